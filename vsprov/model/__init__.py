@@ -1,0 +1,1 @@
+"""The values vsprov works with: pure data, no I/O, no kernel."""

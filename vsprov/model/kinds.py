@@ -1,0 +1,220 @@
+"""The kinds of value a knob can have: how each is spelt in a manifest, read, kept as JSON, shown to people
+and joined.
+
+For every kind and value: `parse(dump(v)) == v`. Where a manifest spells the value as one scalar, `format`
+gives that scalar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.model import units
+from vsprov.model.units import MAX, UnitError
+
+MOST_IOPS = 2**32 - 2  # one more is how block/blk-throttle.c keeps "no limit"
+SMALLEST_CPU = 10  # thousandths of a CPU; sched-bwc.rst: a quota is at least 1 ms, our period is 100 ms
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`schema` is the manifest's spelling as JSON Schema; `parse` raises UnitError; `dump` gives JSON that
+    `parse` reads; `format` text for people.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    parse: Callable[[Any], Any]
+    dump: Callable[[Any], Any] = _same
+    format: Callable[[Any], str] = str
+
+
+def _quantity(pattern: str, *, also_max: bool, number: str = "integer") -> dict[str, Any]:
+    body = pattern[1:-1]
+    return {"type": [number, "string"], "pattern": f"^(max|{body})$" if also_max else pattern, "minimum": 0}
+
+
+def parse_count(low: int, high: int, *, also_max: bool = False) -> Callable[[Any], Any]:
+    """A reader of whole numbers within bounds."""
+
+    def parse(raw: Any) -> Any:
+        if also_max and raw == MAX:
+            return MAX
+        if isinstance(raw, bool) or not isinstance(raw, int):
+            hint = "write max for no limit" if also_max and raw in ("unlimited", "infinity", "-1") else ""
+            raise UnitError(f"{units.short(raw, repr)} is not a whole number", hint)
+        if not low <= raw <= high:
+            raise UnitError(
+                f"{units.short(raw)} is not between {low} and {high}",
+                "write max for no limit" if also_max else "",
+            )
+        return raw
+
+    return parse
+
+
+def _parse_cpu_limit(raw: Any) -> Any:
+    limit = units.parse_cpu_or_max(raw)
+    if limit != MAX and limit < SMALLEST_CPU:
+        raise UnitError(
+            f"{units.short(raw, repr)} is below {SMALLEST_CPU}m, "
+            "the least the scheduler can give (1 ms in each 100 ms)"
+        )
+    return limit
+
+
+def _parse_flag(raw: Any) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    raise UnitError(f"{units.short(raw, repr)} is not true or false")
+
+
+def _parse_rlimit(raw: Any) -> tuple[Any, Any]:
+    """(soft, hard) of `{soft: 1024, hard: 4096}`, or of one number for both."""
+    if isinstance(raw, tuple):
+        raw = dict(zip(("soft", "hard"), raw, strict=True))
+    one = parse_count(0, units.LARGEST, also_max=True)
+    if not isinstance(raw, Mapping):
+        both = one(raw)
+        return both, both
+    hard = one(raw.get("hard", raw.get("soft")))
+    soft = one(raw.get("soft", hard))
+    if hard != MAX and (soft == MAX or soft > hard):
+        raise UnitError(f"soft {soft} is above hard {hard}", "the hard limit is the ceiling of the soft one")
+    return soft, hard
+
+
+_IO_FIELDS = ("readBps", "writeBps", "readIops", "writeIops")
+
+
+def _parse_io_devices(raw: Any) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    """One row of (key, value) pairs per device, sorted; a limit that is not given is "max"."""
+    rows: dict[str, tuple[tuple[str, Any], ...]] = {}
+    for given in raw:
+        entry = dict(given)
+        device = entry["device"]
+        if device in rows:
+            raise UnitError(f"device {device} is listed twice")
+        limits = []
+        for key in _IO_FIELDS:
+            limit = entry.get(key, MAX)
+            limit = (
+                units.parse_bytes_or_max(limit)
+                if key.endswith("Bps")
+                else parse_count(1, MOST_IOPS, also_max=True)(limit)
+            )
+            if limit == 0:
+                raise UnitError(f"{key}: 0 would stop the device", "write max for no limit, or at least 1")
+            limits.append((key, limit))
+        rows[device] = (("device", device), *limits)
+    return tuple(rows[device] for device in sorted(rows))
+
+
+def _dump_io_devices(value: Any) -> list[dict[str, Any]]:
+    return [{key: limit for key, limit in row if limit != MAX} for row in value]
+
+
+def _format_io_devices(value: Any) -> str:
+    out = []
+    for row in value:
+        (_, device), *limits = row
+        shown = (
+            f"{key}={units.format_bytes(v) if key.endswith('Bps') else v}" for key, v in limits if v != MAX
+        )
+        out.append(f"{device} {' '.join(shown)}")
+    return ", ".join(out)
+
+
+_COUNT_OR_MAX = {"type": ["integer", "string"], "minimum": 0, "pattern": "^max$"}
+
+BYTES = Kind(
+    "bytes",
+    _quantity(units.BYTES_PATTERN, also_max=False),
+    units.parse_bytes,
+    format=units.format_bytes,
+)
+LIMIT_BYTES = Kind(
+    "bytes or max",
+    _quantity(units.BYTES_PATTERN, also_max=True),
+    units.parse_bytes_or_max,
+    format=units.format_bytes,
+)
+CPU = Kind(
+    "CPUs",
+    _quantity(units.CPU_PATTERN, also_max=False, number="number"),
+    units.parse_cpu,
+    dump=units.format_cpu,
+    format=units.format_cpu,
+)
+CPU_OR_MAX = Kind(
+    "CPUs or max",
+    _quantity(units.CPU_PATTERN, also_max=True, number="number"),
+    _parse_cpu_limit,
+    dump=units.format_cpu,
+    format=units.format_cpu,
+)
+DURATION = Kind(
+    "duration",
+    {"type": ["string", "integer"], "pattern": units.DURATION_PATTERN, "maximum": 0, "minimum": 0},
+    units.parse_duration,
+    dump=units.format_duration,
+    format=units.format_duration,
+)
+WEIGHT = Kind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
+COUNT = Kind("count", {"type": "integer", "minimum": 0}, parse_count(0, units.LARGEST))
+LIMIT_COUNT = Kind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
+FLAG = Kind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())
+ID_LIST = Kind(
+    "list of numbers",
+    {
+        "type": ["string", "integer"],
+        "minimum": 0,
+        "pattern": "^[0-9, -]+$",
+        "patternErrorMessage": 'is not a list of numbers; write "0-3,8"',
+    },
+    units.parse_id_list,
+)
+RLIMIT = Kind(
+    "soft and hard limit",
+    {
+        "type": ["object", "integer", "string"],
+        "pattern": "^max$",
+        "minimum": 0,
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": {"soft": _COUNT_OR_MAX, "hard": _COUNT_OR_MAX},
+    },
+    _parse_rlimit,
+    dump=lambda value: {"soft": value[0], "hard": value[1]},
+    format=lambda value: f"{value[0]}:{value[1]}",
+)
+IO_DEVICES = Kind(
+    "list of devices",
+    {
+        "type": "array",
+        "maxItems": 256,
+        "items": {
+            "type": "object",
+            "required": ["device"],
+            "additionalProperties": False,
+            "properties": {
+                "device": {
+                    "type": "string",
+                    "pattern": "^/dev/[A-Za-z0-9._/-]+$",
+                    "patternErrorMessage": "is not the path of a device, such as /dev/vda",
+                    "description": "Path of a whole block device.",
+                },
+                **{key: LIMIT_BYTES.schema if key.endswith("Bps") else _COUNT_OR_MAX for key in _IO_FIELDS},
+            },
+        },
+    },
+    _parse_io_devices,
+    dump=_dump_io_devices,
+    format=_format_io_devices,
+)
