@@ -1,0 +1,74 @@
+"""The record of what was applied to a server: kept on its home cgroup and in its directory, compared with
+what is wanted.
+
+{"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vsprov.model import objects
+from vsprov.model.objects import Object, Server
+
+
+def record(server: Object, image_digest: str) -> dict[str, Any]:
+    """The record of a server that runs on this image. Whether it should run is not part of it: that the kernel
+    shows, and `vsprov stop` must not make it wrong.
+    """
+    assert isinstance(server.spec, Server)
+    spec = objects.write_spec(server.spec)
+    del spec["state"]
+    return {
+        "spec": spec,
+        "labels": dict(server.labels),
+        "annotations": dict(server.annotations),
+        "image": image_digest,
+    }
+
+
+def to_text(applied: Mapping[str, Any]) -> str:
+    return json.dumps(applied, sort_keys=True, separators=(",", ":"))
+
+
+# An extended attribute holds 64 kB; a longer record stays on disk alone and the mark says which one it is.
+LONGEST_MARK = 48_000
+_ON_DISK = "@disk"
+
+
+def seal(text: str) -> str:
+    """The text of a mark: a checksum, so that an edited mark shows, and the record."""
+    checksum = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{checksum} {text if len(text) <= LONGEST_MARK else _ON_DISK}"
+
+
+def unseal(mark: str | None, disk: str | None) -> str | None:
+    """The record in a mark; None when there is none or it was edited. `disk` is the record in the server's
+    directory.
+    """
+    checksum, _, text = (mark or "").partition(" ")
+    if text == _ON_DISK:
+        text = disk or ""
+    return text if text and seal(text).startswith(checksum + " ") else None
+
+
+def to_object(name: str, applied: Mapping[str, Any]) -> Object:
+    """The server that a record describes; raises UnitError for a record no version of vsprov wrote."""
+
+    def fail(path: Any, error: Any) -> None:
+        raise error
+
+    spec = objects.read_spec("Server", applied["spec"], fail)
+    assert isinstance(spec, Server)
+    return Object(
+        kind="Server", name=name, spec=spec, labels=applied["labels"], annotations=applied["annotations"]
+    )
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """The record that `to_text` wrote."""
+    record: dict[str, Any] = json.loads(text)
+    return record

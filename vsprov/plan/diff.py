@@ -1,0 +1,42 @@
+"""Differences between two canonical specs, key by key, in the words of the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Lists whose items have a natural key, so that a changed item is not the whole list.
+KEYS = {"mounts": "target", "dependsOn": "name"}
+
+
+def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted path: leaf}; items of keyed lists as `mounts[/srv].readOnly`, other lists are leaves."""
+    out: dict[str, Any] = {}
+
+    def walk(value: Any, at: str) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, item in value.items():
+                walk(item, f"{at}.{key}" if at else key)
+        elif at in KEYS and isinstance(value, list | tuple):
+            for item in value:
+                walk({k: v for k, v in item.items() if k != KEYS[at]}, f"{at}[{item[KEYS[at]]}]")
+        elif value not in ({}, [], ()):
+            out[at] = value
+
+    walk(spec, "")
+    return out
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(path, before, after) for every leaf that differs, None for a leaf that one side lacks; in order of
+    `after`, then `before`.
+    """
+    old, new = flatten(before), flatten(after)
+    paths = [*new, *(path for path in old if path not in new)]
+    return [(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+def row_of(path: str) -> str:
+    """The path without list keys, to look a cost up: `mounts[/srv].readOnly` is `mounts.readOnly`."""
+    head, bracket, rest = path.partition("[")
+    return head + rest.rpartition("]")[2] if bracket else head

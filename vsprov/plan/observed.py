@@ -1,0 +1,128 @@
+"""What observation found: the machine, and every object of this instance in the kernel and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsprov.model.knobs import Host, Knob, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The host as planning needs it.
+
+    `versions` gives the cgroup version of each controller, by its v2 name; a controller the host lacks is
+    absent. `missing` are controller files this kernel does not have. `limits` are the resource limits a
+    server gets that sets none, {name: (soft, hard)}; `ceilings` the highest hard limits that may be set, {}
+    with CAP_SYS_RESOURCE, without which no hard limit of a running process can be raised either.
+    """
+
+    encoding: Host
+    versions: Mapping[str, int]
+    missing: frozenset[str] = frozenset()
+    cpus: int = 1
+    memory: int = 0
+    limits: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    ceilings: Mapping[str, Any] = field(default_factory=dict)
+
+    def side(self, knob: Knob) -> Side | None:
+        """The knob's files on this machine; None where it has none (`lack` says why)."""
+        side = (
+            knob.side(self.versions.get(knob.controller, 0) or 2)
+            if knob.controller in self.versions
+            else None
+        )
+        return None if side is None or not self.missing.isdisjoint(side.files) else side
+
+    def lack(self, knob: Knob) -> str:
+        """Why this machine cannot apply the knob; "" when it can."""
+        if not knob.controller or self.side(knob):
+            return ""
+        version = self.versions.get(knob.controller)
+        if version is None:
+            return f"this host has no {knob.controller} controller"
+        if knob.side(version) is None:
+            return (
+                f"cgroup v{version}, where this host has the {knob.controller} controller, has no counterpart"
+            )
+        absent = sorted(self.missing.intersection(knob.side(version).files))  # type: ignore[union-attr]
+        return f"this kernel has no {', '.join(absent)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedGroup:
+    """A control group of ours, or one that stands where ours would: its path below every hierarchy
+    ("vsprov/web1").
+
+    `owner` is the mark ("instance/set"), None without one. `texts` are the knob files by name; `controllers`
+    the hierarchies it exists in, by name ("" is cgroup2).
+    """
+
+    path: str
+    owner: str | None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    controllers: frozenset[str] = frozenset()
+    subtree: frozenset[str] = frozenset()
+    applied: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A server's pid 1 as the host sees it; `start` is its start time in clock ticks since boot, so that a
+    reused pid shows.
+    """
+
+    pid: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedServer:
+    """`applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark
+    on the home cgroup or else from disk; `mark` and `disk` are the texts of those two, None where one is
+    missing or was edited. `strays` are hierarchies in which init is not in its group. `populated`: some
+    process is in the home. `limits` are init's, None when not looked at.
+    """
+
+    name: str
+    group: ObservedGroup | None = None
+    owner: str | None = None
+    directory: bool = False
+    id_base: int | None = None
+    applied: Mapping[str, Any] | None = None
+    mark: str | None = None
+    disk: str | None = None
+    init: Process | None = None
+    strays: tuple[str, ...] = ()
+    populated: bool = False
+    hostname: str | None = None
+    limits: Mapping[str, tuple[Any, Any]] | None = None
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        return "Running" if self.init else "Stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedImage:
+    name: str
+    digest: str
+    owner: str | None
+    source: Mapping[str, Any]
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything of one instance. `parent` is the group above all servers; `subtree` the controllers
+    cgroup2's root passes down.
+    """
+
+    servers: Mapping[str, ObservedServer] = field(default_factory=dict)
+    pools: Mapping[str, ObservedGroup] = field(default_factory=dict)
+    images: Mapping[str, ObservedImage] = field(default_factory=dict)
+    parent: ObservedGroup | None = None
+    subtree: frozenset[str] = frozenset()

@@ -1,0 +1,161 @@
+"""The plan: per object what changes, what it costs and the steps that do it.
+
+One path makes create, update and delete: every server's steps are composed from the same pieces, each present
+only if its object is not yet what it should be. Nothing here knows whether a server is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from vsprov.errors import Problem
+from vsprov.plan.costs import Cost
+from vsprov.plan.steps import Step, to_json
+
+FORMAT_VERSION = "1.0"
+Action = Literal["no-op", "create", "update", "replace", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """One key that changes; `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people
+    read them.
+    """
+
+    path: str
+    before: Any
+    after: Any
+    cost: Cost
+    shown: tuple[str, str] = ("", "")
+
+    @property
+    def pointer(self) -> str:
+        """The path as a JSON pointer (RFC 6901)."""
+        head, bracket, rest = self.path.partition("[")
+        if bracket:  # one item of a keyed list
+            key, _, leaf = rest.rpartition("]")
+            parts = [*head.split("."), key, *leaf.split(".")[1:]]
+        else:  # the keys of labels and annotations have dots of their own
+            parts = self.path.split(".", 2 if self.path.startswith("metadata.") else -1)
+        return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to one object. `after` names the changes (by key) that come first.
+
+    `reason` says why ("missing", "drift", "changed", "not in the manifest"); `notes` are remarks that do not
+    stop the plan. An object whose steps have to be done in two parts has a second change, told apart by its
+    `phase`.
+    """
+
+    kind: str
+    name: str
+    action: Action
+    cost: Cost
+    reason: str
+    paths: tuple[PathChange, ...] = ()
+    before: Mapping[str, Any] | None = None
+    desired: Mapping[str, Any] | None = None
+    steps: tuple[Step, ...] = ()
+    after: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    phase: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.address}#{self.phase}" if self.phase else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All changes, in an order that respects their `after`. `problems` is not empty when the plan cannot be
+    applied.
+    """
+
+    changes: tuple[Change, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unchanged: tuple[str, ...] = ()
+    inputs_digest: str = ""
+    observed_digest: str = ""
+
+    @property
+    def empty(self) -> bool:
+        return not self.changes
+
+    @property
+    def objects(self) -> tuple[Change, ...]:
+        """The changes of objects people named: one per object, without those of the host's own groups."""
+        return tuple(change for change in self.changes if change.kind != "Host" and not change.phase)
+
+    def summary(self) -> dict[str, int]:
+        """Numbers of objects by what happens to them; `restart` counts running servers that are restarted."""
+        count = {"add": 0, "change": 0, "replace": 0, "destroy": 0, "restart": 0}
+        words = {"create": "add", "update": "change", "replace": "replace", "delete": "destroy"}
+        for change in self.objects:
+            if change.action in words:
+                count[words[change.action]] += 1
+            count["restart"] += change.cost == "restart"
+        return count
+
+
+def to_document(plan: Plan, *, version: str, timestamp: str, host: str, owner_set: str) -> dict[str, Any]:
+    """The plan as JSON, Terraform-shaped (schemas/plan.json)."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "vsprov_version": version,
+        "timestamp": timestamp,
+        "host": host,
+        "set": owner_set,
+        "inputs_digest": plan.inputs_digest,
+        "observed_digest": plan.observed_digest,
+        "resource_changes": [_change_document(change) for change in plan.objects],
+        "unchanged": list(plan.unchanged),
+        "problems": [{"subject": p.subject, "message": p.message, "hint": p.hint} for p in plan.problems],
+        "summary": plan.summary(),
+    }
+
+
+def _change_document(change: Change) -> dict[str, Any]:
+    actions = ["delete", "create"] if change.action == "replace" else [change.action]
+    return {
+        "address": change.address,
+        "kind": change.kind,
+        "name": change.name,
+        "change": {
+            "actions": actions,
+            "before": change.before,
+            "after": change.desired,
+            "replace_paths": [path.pointer for path in change.paths if path.cost == "recreate"],
+        },
+        "disruption": change.cost,
+        "paths": [
+            {"path": path.pointer, "before": path.before, "after": path.after, "disruption": path.cost}
+            for path in change.paths
+        ],
+        "action_reason": change.reason,
+        "depends_on": list(change.after),
+        "notes": list(change.notes),
+        "steps": [to_json(step) for step in change.steps],
+    }
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON; dataclasses are objects, sets sorted lists."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return sorted(value) if isinstance(value, frozenset | set) else dict(value)

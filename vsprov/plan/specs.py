@@ -1,0 +1,171 @@
+"""The specs of what was observed: the record of what was applied, with every value that the kernel shows in
+place of the recorded one. A plan for them is empty, so they can be handed out as a manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from vsprov.model.kinds import BYTES, LIMIT_BYTES
+from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Host
+from vsprov.model.objects import parse_resources, write_resources
+from vsprov.model.units import format_bytes
+from vsprov.plan import admission
+from vsprov.plan.admission import Claim
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
+from vsprov.plan.servers import resources_of
+
+
+def weights(observed: Observed, machine: Machine) -> dict[str, int]:
+    """{address: the CPU weight that the recorded weights and reservations lead to}."""
+    return admission.weights(_claims(observed), machine)
+
+
+def _claims(observed: Observed) -> Iterator[Claim]:
+    for name, pool in observed.pools.items():
+        yield Claim.of(f"Quota/{name}", "", parse_resources(_tree(pool)))
+    for seen in observed.servers.values():
+        if seen.applied:
+            parent = seen.applied["spec"].get("quota", "")
+            yield Claim.of(f"Server/{seen.name}", parent, resources_of(seen.applied))
+
+
+def server_spec(
+    seen: ObservedServer, observed: Observed, machine: Machine, by_address: Mapping[str, int]
+) -> dict[str, Any]:
+    """A server's spec; where its record is lost, only what the kernel tells. `by_address` is what `weights`
+    gave.
+    """
+    spec: dict[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
+    if seen.applied and seen.group:
+        within = replace(machine, encoding=_encoding(machine, observed.pools.get(spec.get("quota", ""))))
+        weight = by_address.get(f"Server/{seen.name}")
+        resources = group_resources(resources_of(seen.applied), seen.group, within, weight=weight)
+        spec.pop("resources", None)
+        if resources := with_limits(resources, seen):
+            spec["resources"] = write_resources(resources)
+    if seen.hostname is not None:
+        spec["hostname"] = seen.hostname
+    return {**spec, "state": seen.state}
+
+
+def pool_spec(
+    name: str, pool: ObservedGroup, machine: Machine, by_address: Mapping[str, int]
+) -> dict[str, Any]:
+    """A pool's spec."""
+    recorded = parse_resources(_tree(pool))
+    found = group_resources(recorded, pool, machine, weight=by_address.get(f"Quota/{name}"))
+    return {"scope": "pool", **write_resources(found)}
+
+
+def group_resources(
+    recorded: Mapping[str, Any], group: ObservedGroup, machine: Machine, *, weight: int | None = None
+) -> dict[str, Any]:
+    """{knob path: value} of a group. A recorded value stays as it was written while the kernel shows just
+    that; `weight` is the CPU weight that the recorded reservations lead to.
+    """
+    out = dict(recorded)
+    expected = dict(recorded)
+    if weight is not None and (weight != admission.DEFAULT_WEIGHT or "cpu.weight" in recorded):
+        expected["cpu.weight"] = weight
+    for knob in KNOBS:
+        side = machine.side(knob)
+        if side is None or any(file not in group.texts for file in side.files):
+            continue
+        if _has_devices(knob.path, expected, machine):
+            texts = side.encode(expected.get(knob.path), expected, machine.encoding)
+            if all(group.texts[file] == texts[file] for file in side.files):
+                continue
+        value = side.decode(group.texts, machine.encoding)
+        if value is None:
+            out.pop(knob.path, None)
+        else:
+            out[knob.path] = value
+    return {knob.path: out[knob.path] for knob in KNOBS if knob.path in out}
+
+
+def with_limits(resources: Mapping[str, Any], seen: ObservedServer) -> dict[str, Any]:
+    """The resources with the resource limits its init really has, of those that were set."""
+    out = dict(resources)
+    for knob in RLIMITS:
+        if knob.path in out and seen.limits and knob.rlimit in seen.limits:
+            out[knob.path] = seen.limits[knob.rlimit]
+    return out
+
+
+def settled(kind: str, spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """The spec with its resources as this kernel keeps them, and without those that are its defaults: two
+    specs that are settled differ only where groups would.
+    """
+    pool = kind == "Quota"
+    tree = (
+        {key: value for key, value in spec.items() if key != "scope"} if pool else spec.get("resources", {})
+    )
+    if kind == "Image" or not tree:
+        return dict(spec)
+    resources = _settle(parse_resources(tree), machine)
+    written = write_resources(resources)
+    if pool:
+        return {"scope": spec["scope"], **written}
+    rest = {key: value for key, value in spec.items() if key != "resources"}
+    return {**rest, "resources": written} if written else rest
+
+
+def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same spec with sizes as people write them, 64Mi."""
+    tree = spec if kind == "Quota" else spec.get("resources", {})
+    shown = {
+        group: {key: _sized(f"{group}.{key}", value) for key, value in keys.items()}
+        if isinstance(keys, Mapping)
+        else keys
+        for group, keys in tree.items()
+    }
+    if kind == "Image" or not shown:
+        return dict(spec)
+    return shown if kind == "Quota" else {**spec, "resources": shown}
+
+
+def _sized(path: str, value: Any) -> Any:
+    knob = BY_PATH.get(path)
+    return format_bytes(value) if knob and knob.kind in (BYTES, LIMIT_BYTES) else value
+
+
+def _settle(resources: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    texts: dict[str, str] = {}
+    rows = [
+        (knob, side)
+        for knob in KNOBS
+        if (side := machine.side(knob)) and _has_devices(knob.path, resources, machine)
+    ]
+    for knob, side in rows:
+        texts.update(side.encode(resources.get(knob.path), resources, machine.encoding))
+    out = dict(resources)
+    for knob, side in rows:
+        if knob.path in out:
+            value = side.decode(texts, machine.encoding)
+            if value is None:
+                del out[knob.path]
+            else:
+                out[knob.path] = value
+    return out
+
+
+def _has_devices(path: str, resources: Mapping[str, Any], machine: Machine) -> bool:
+    """Whether every device that is named has a number; one that was taken out of the machine has none."""
+    rows = resources.get(path) or () if path == "io.devices" else ()
+    return all(dict(row)["device"] in machine.encoding.devices for row in rows)
+
+
+def _encoding(machine: Machine, pool: ObservedGroup | None) -> Host:
+    """A server without CPUs or nodes of its own has its pool's."""
+    own = parse_resources(_tree(pool))
+    here = machine.encoding
+    return replace(here, cpus=own.get("cpu.cpus", here.cpus), mems=own.get("cpu.mems", here.mems))
+
+
+def _tree(pool: ObservedGroup | None) -> dict[str, Any]:
+    """The recorded resources of a pool, as a manifest has them."""
+    recorded = pool.applied if pool and pool.applied else {}
+    return {key: tree for key, tree in recorded.items() if key != "scope"}
