@@ -1,0 +1,1 @@
+"""One module per kernel object; they import each other only through `syscall` and `proc`."""

@@ -1,0 +1,33 @@
+"""Files of /proc that more than one module reads."""
+
+from __future__ import annotations
+
+import functools
+
+
+def read(path: str) -> str | None:
+    """A /proc file's text; None when the process is gone."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+@functools.cache
+def boot_id() -> str:
+    """A value that is another after each boot of the host (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def groups_of(pid: int) -> dict[str, str]:
+    """{v1 controller, or "" for cgroup2: path of the process's group}; {} when it is gone. cgroups(7),
+    /proc/PID/cgroup.
+    """
+    out = {}
+    for line in (read(f"/proc/{pid}/cgroup") or "").splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            out[name] = path
+    return out

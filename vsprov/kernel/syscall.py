@@ -1,0 +1,121 @@
+"""System calls Python 3.11 has no function for, used on the host's side.
+
+Each wrapper carries the call's name, raises OSError with the path when there is one, and lets other threads
+run. The numbers are the same on every architecture (they were all added after 2019).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong
+from struct import pack
+from typing import NoReturn
+
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
+MOUNT_ATTR_IDMAP = 0x100000
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 1 << 18
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Function:
+    """A libc function of fixed argument types, or with a number a bare system call; -1 becomes OSError."""
+
+    __slots__ = ("_function", "_number")
+
+    def __init__(self, *types: type, name: str = "syscall", number: int | None = None) -> None:
+        self._function = _libc[name]
+        self._function.restype = c_long if number is not None else c_int
+        self._function.argtypes = types if number is None else (c_long, *types)
+        self._number = () if number is None else (number,)
+
+    def __call__(self, *arguments: int | bytes | None, path: str | bytes | None = None) -> int:
+        result: int = self._function(*self._number, *arguments)
+        return result if result != -1 else _fail(path)
+
+
+def _fail(path: str | bytes | None) -> NoReturn:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), path)
+
+
+_open_tree = _Function(c_int, c_char_p, c_uint, number=428)
+_move_mount = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, number=429)
+_fsopen = _Function(c_char_p, c_uint, number=430)
+_fsconfig = _Function(c_int, c_uint, c_char_p, c_char_p, c_int, number=431)
+_fsmount = _Function(c_int, c_uint, c_uint, number=432)
+_openat2 = _Function(c_int, c_char_p, c_char_p, c_size_t, number=437)
+_mount_setattr = _Function(c_int, c_char_p, c_uint, c_char_p, c_size_t, number=442)
+_mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount")
+_umount2 = _Function(c_char_p, c_int, name="umount2")
+_unshare = _Function(c_int, name="unshare")
+_setns = _Function(c_int, c_int, name="setns")
+
+
+def open_tree(dfd: int, path: str, flags: int) -> int:
+    """A CLOEXEC fd of the mount at `path`, or with OPEN_TREE_CLONE of a detached copy; open_tree(2)."""
+    return _open_tree(dfd, os.fsencode(path), flags | os.O_CLOEXEC, path=path)
+
+
+def move_mount(tree: int, target_dfd: int, target: str = "") -> None:
+    """Attach the mount `tree` at a path, or when that is empty at what the fd stands for; move_mount(2)."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if target else MOVE_MOUNT_T_EMPTY_PATH)
+    _move_mount(tree, b"", target_dfd, os.fsencode(target), flags, path=target or None)
+
+
+def fsopen(kind: str) -> int:
+    """A CLOEXEC fd that configures a new file system of this kind; fsopen(2)."""
+    return _fsopen(kind.encode(), 1, path=kind)
+
+
+def fsconfig(fd: int, command: int, key: str | None = None, value: bytes | None = None, aux: int = 0) -> None:
+    """One step of configuration; fsconfig(2)."""
+    _fsconfig(fd, command, key.encode() if key else None, value, aux, path=key)
+
+
+def fsmount(fd: int, attributes: int = 0) -> int:
+    """A CLOEXEC fd of a detached mount of the configured file system; fsmount(2)."""
+    return _fsmount(fd, 1, attributes)
+
+
+def mount_setattr(fd: int, path: str, attributes: int, *, recursive: bool = False, userns: int = 0) -> None:
+    """Set attributes (MOUNT_ATTR_…) of a mount, of the fd's own when `path` is empty; mount_setattr(2)."""
+    flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
+    _mount_setattr(fd, os.fsencode(path), flags, pack("4Q", attributes, 0, 0, userns), 32, path=path or None)
+
+
+def openat2(dfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """A CLOEXEC fd of `path`, found by the RESOLVE_… rules; openat2(2)."""
+    how = pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
+    return _openat2(dfd, os.fsencode(path), how, len(how), path=path)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    options = None if data is None else os.fsencode(data)
+    kind_name = None if kind is None else kind.encode()
+    _mount(os.fsencode(source), os.fsencode(target), kind_name, flags, options, path=target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _umount2(os.fsencode(target), flags, path=target)
+
+
+def unshare(flags: int) -> None:
+    """Give this thread new namespaces of these kinds; unshare(2)."""
+    _unshare(flags)
+
+
+def setns(fd: int, kinds: int) -> None:
+    """Move this thread into the namespace, or those kinds of a pidfd's process; setns(2)."""
+    _setns(fd, kinds)
