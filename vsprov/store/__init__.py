@@ -1,0 +1,1 @@
+"""What vsprov keeps on disk: images, server directories. Everything here outlives a reboot."""
