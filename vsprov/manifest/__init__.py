@@ -1,0 +1,1 @@
+"""From the text of manifests to the model: files, templates, YAML with positions, schema."""

@@ -1,0 +1,176 @@
+"""What no schema can say of a manifest: checks across its documents.
+
+A check is one function in `CHECKS`, called once, that yields the problems it finds. Those that look at one
+object by itself are in `check_object`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vsprov.errors import Problem
+from vsprov.manifest import check_object
+from vsprov.manifest.check_object import MOST_SUGGESTIONS, NAME
+from vsprov.manifest.problems import Path, did_you_mean, position_of
+from vsprov.manifest.resolve import Item
+from vsprov.model.objects import Quota, Server
+
+# Every cgroup v1 directory has a file `tasks`, so that no group can be made there (mkdir(2): EEXIST).
+RESERVED = {"tasks": "every cgroup has a file of this name", "host": "it means the machine itself"}
+SPEC_IMAGE: Path = ("spec", "image")
+SPEC_QUOTA: Path = ("spec", "quota")
+MOST_CYCLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A manifest before it is accepted. `images` are those that are there without it."""
+
+    items: Sequence[Item]
+    by_address: Mapping[str, Item]
+    images: frozenset[str]
+
+    def names(self, kind: str) -> set[str]:
+        """The names of a kind, also of those that could not be read further."""
+        return {address.partition("/")[2] for address in self.by_address if address.startswith(f"{kind}/")}
+
+    def servers(self) -> Iterator[tuple[Item, Server]]:
+        for item in self.items:
+            if item.object is not None and isinstance(item.object.spec, Server):
+                yield item, item.object.spec
+
+
+def check(items: Sequence[Item], images: frozenset[str] = frozenset()) -> list[Problem]:
+    """The problems of the manifest as a whole and of its objects, warnings among them."""
+    by_address: dict[str, Item] = {}
+    for item in items:
+        by_address.setdefault(item.address, item)
+    draft = Draft(items, by_address, images)
+    found = [problem for one in CHECKS for problem in one(draft)]
+    for item in items:
+        found += check_object.check(item)
+    return found
+
+
+def duplicates(draft: Draft) -> Iterator[Problem]:
+    for item in draft.items:
+        first = draft.by_address[item.address]
+        if item.address and first is not item:
+            place = position_of(first.document, NAME)
+            where = f" in {place}" if place else ""
+            yield item.problem(NAME, f"{item.address} is already described{where}")
+
+
+def groups(draft: Draft) -> Iterator[Problem]:
+    """Servers and pools are groups next to each other."""
+    for item in draft.items:
+        spec = item.object.spec if item.object else None
+        if isinstance(spec, Server) or (isinstance(spec, Quota) and spec.scope == "pool"):
+            name = item.address.split("/")[1]
+            if name in RESERVED:
+                yield item.problem(NAME, f"no server or pool can have the name {name}: {RESERVED[name]}")
+            other = draft.by_address.get(f"Server/{name}")
+            if isinstance(spec, Quota) and other is not None:
+                place = position_of(other.document, NAME)
+                where = f" in {place}" if place else ""
+                message = f"a pool cannot have the name of a server, and there is a Server {name}{where}"
+                yield item.problem(NAME, message, "their groups would stand in the same place")
+
+
+def missing_images(draft: Draft) -> Iterator[Problem]:
+    uses = ((item, SPEC_IMAGE, server.image) for item, server in draft.servers())
+    yield from _missing("Image", draft.names("Image") | draft.images, uses)
+
+
+def missing_quotas(draft: Draft) -> Iterator[Problem]:
+    uses = ((item, SPEC_QUOTA, server.quota) for item, server in draft.servers() if server.quota is not None)
+    yield from _missing("Quota", draft.names("Quota"), uses)
+
+
+def missing_dependencies(draft: Draft) -> Iterator[Problem]:
+    uses = (
+        (item, _dependency(i), dependency.name)
+        for item, server in draft.servers()
+        for i, dependency in enumerate(server.depends_on)
+    )
+    yield from _missing("Server", draft.names("Server"), uses)
+
+
+def idle_dependencies(draft: Draft) -> Iterator[Problem]:
+    """A dependency that is there twice, or that waits for what is not to run."""
+    for item, server in draft.servers():
+        seen = set()
+        for i, dependency in enumerate(server.depends_on):
+            if dependency.name in seen:
+                yield item.problem(_dependency(i), f"{dependency.name} is listed twice")
+            elif server.state == "Running" and _is_stopped(draft, dependency.name):
+                message = f"{dependency.name} is to be Stopped, and this server waits for it to start"
+                hint = "stop this server too, or drop the dependency"
+                yield item.problem(_dependency(i), message, hint, warning=True)
+            seen.add(dependency.name)
+
+
+def cycles(draft: Draft) -> Iterator[Problem]:
+    """Cycles, each at the dependency that closes it, and not more than a few."""
+    yield from itertools.islice(_cycles(draft), MOST_CYCLES)
+
+
+def _cycles(draft: Draft) -> Iterator[Problem]:
+    after = {}
+    for item, server in draft.servers():
+        after[item.address.partition("/")[2]] = [dependency.name for dependency in server.depends_on]
+    done: set[str] = set()
+    for start in after:
+        # The servers from `start` to where we are, each with what is left of its dependencies.
+        way: dict[str, Iterator[str]] = {}
+        name: str | None = start
+        while name is not None:
+            if name in way:
+                yield _cycle(draft, [*way], name, after)
+            elif name in after and name not in done:
+                way[name] = iter(after[name])
+            name = None
+            while way and name is None:
+                last = next(reversed(way))
+                name = next(way[last], None)
+                if name is None:
+                    done.add(last)
+                    del way[last]
+
+
+def _cycle(draft: Draft, way: list[str], closing: str, after: Mapping[str, list[str]]) -> Problem:
+    shown = [*way[way.index(closing) :], closing]
+    if len(shown) > 12:
+        shown = [*shown[:8], "…", *shown[-3:]]
+    path = _dependency(after[way[-1]].index(closing))
+    return draft.by_address[f"Server/{way[-1]}"].problem(path, f"depends on itself: {' → '.join(shown)}")
+
+
+def _missing(kind: str, known: set[str], uses: Iterable[tuple[Item, Path, str]]) -> Iterator[Problem]:
+    """A problem for each name that is used and not known; for the first ones with a suggestion."""
+    for number, (item, path, name) in enumerate(use for use in uses if use[2] not in known):
+        close = did_you_mean(name, known) if number < MOST_SUGGESTIONS else ""
+        yield item.problem(path, f"there is no {kind} {name}{close}", f"add a document of kind {kind} for it")
+
+
+def _dependency(place: int) -> Path:
+    return ("spec", "dependsOn", place, "name")
+
+
+def _is_stopped(draft: Draft, name: str) -> bool:
+    item = draft.by_address.get(f"Server/{name}")
+    spec = item.object.spec if item and item.object else None
+    return isinstance(spec, Server) and spec.state == "Stopped"
+
+
+CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
+    duplicates,
+    groups,
+    missing_images,
+    missing_quotas,
+    missing_dependencies,
+    idle_dependencies,
+    cycles,
+)

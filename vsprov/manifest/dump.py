@@ -1,0 +1,51 @@
+"""Documents as YAML that every reader takes for the same values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from vsprov.manifest.scalar import ScalarError, plain
+
+# What readers of YAML 1.1 other than this library take for a boolean or a number in base 60.
+_MISREAD = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+# What a block of lines cannot hold, or would have other line breaks in.
+_UNUSUAL = re.compile("[^\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_STRING = "tag:yaml.org,2002:str"
+
+
+class _Dumper(yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _string(dumper: Any, text: str) -> Any:
+    style = '"'
+    if not _UNUSUAL.search(text):
+        style = "|" if "\n" in text else "" if _is_plain(dumper, text) else '"'
+    return dumper.represent_scalar(_STRING, text, style=style or None)
+
+
+def _is_plain(dumper: Any, text: str) -> bool:
+    """Readers of YAML 1.1 and 1.2 take the text, unquoted, for itself."""
+    if _MISREAD.fullmatch(text) or dumper.resolve(yaml.ScalarNode, text, (True, False)) != _STRING:
+        return False
+    try:
+        return plain(text) == text
+    except ScalarError:
+        return False
+
+
+_Dumper.add_representer(str, _string)
+
+
+def to_yaml(documents: Iterable[Any]) -> str:
+    """The documents in block style, one after the other; the keys keep their order."""
+    return "".join(
+        ("---\n" if i else "")
+        + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+        for i, document in enumerate(documents)
+    )

@@ -1,0 +1,143 @@
+"""Which files a command means, and what is in them.
+
+Nothing here waits: FIFOs and devices are refused and never opened. Standard input, `-`, is the exception.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+
+from vsprov.errors import ManifestError, Problem, reason
+from vsprov.manifest.text import MAX_TEXT, decode
+
+STDIN = "-"
+SUFFIXES = (".yaml", ".yml", ".json", ".yaml.j2", ".yml.j2")
+PROJECT = "vsprov.yaml"  # says things of the manifests beside it and is none itself
+
+
+def find(paths: Sequence[str], recursive: bool) -> list[str]:
+    """The files meant by `paths`, each file once, in the order of `paths` and by name within a directory.
+
+    A directory stands for its manifests (`SUFFIXES`) that are not hidden, with `recursive` also for those in
+    the directories below it; links to directories are not followed. Raises ManifestError with all that is
+    missing, empty, unreadable or no file.
+    """
+    problems: list[Problem] = []
+    found: dict[tuple[int, int] | str, str] = {}
+    for path in paths:
+        for file in _expand(path, recursive, problems):
+            if file == STDIN:
+                found.setdefault(STDIN, STDIN)
+                continue
+            try:
+                fd = _open(file)
+            except OSError as error:
+                problems.append(_problem(file, error))
+                continue
+            status = os.fstat(fd)
+            os.close(fd)
+            found.setdefault((status.st_dev, status.st_ino), file)
+    if problems:
+        raise ManifestError(problems)
+    return list(found.values())
+
+
+def read(path: str) -> str:
+    """The text of a file, or of standard input for `-`.
+
+    Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes, or is not UTF-8 (and where).
+    """
+    try:
+        data = _read_stdin() if path == STDIN else _read_file(path)
+    except OSError as error:
+        raise ManifestError([_problem(path, error)]) from None
+    if len(data) > MAX_TEXT:
+        message = f"larger than {MAX_TEXT >> 20} MiB"
+        raise ManifestError([Problem(message, subject=path, hint="split it into several files")])
+    return decode(data, path)
+
+
+def _expand(path: str, recursive: bool, problems: list[Problem]) -> list[str]:
+    """What a path of the command line stands for: itself, or the manifests of a directory."""
+    if path == STDIN or not os.path.isdir(path):
+        return [path]
+    before = len(problems)
+    files = list(_walk(path, os.path.realpath(path), recursive, problems))
+    if not files and len(problems) == before:
+        hint = f"manifests end in {', '.join(SUFFIXES)}" + ("" if recursive else "; -R descends")
+        problems.append(Problem("no manifest in this directory", subject=path, hint=hint))
+    return files
+
+
+def _walk(directory: str, top: str, recursive: bool, problems: list[Problem]) -> Iterator[str]:
+    try:
+        with os.scandir(directory) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        problems.append(_problem(directory, error))
+        return
+    for entry in listed:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if recursive:
+                yield from _walk(entry.path, top, recursive, problems)
+        elif entry.name.endswith(SUFFIXES) and entry.name != PROJECT and not os.path.isdir(entry.path):
+            target = os.path.realpath(entry.path)
+            if os.path.commonpath((top, target)) == top:
+                yield entry.path
+            else:
+                hint = "name the file itself if it is meant"
+                message = f"this link leads out of the directory, to {target}"
+                problems.append(Problem(message, subject=entry.path, hint=hint))
+
+
+def _open(path: str) -> int:
+    """A file descriptor of a regular file. Raises OSError, also for everything that is not a regular file."""
+    # Before opening, because opening a device may do something (a watchdog, a tape); after it, because
+    # the name may by then stand for something else, which O_NONBLOCK keeps from waiting (fifo(7)).
+    _check_regular(os.stat(path))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(fd))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def _read_file(path: str) -> bytes:
+    """At most one byte more than MAX_TEXT."""
+    with open(_open(path), "rb") as file:
+        return file.read(MAX_TEXT + 1)
+
+
+def _read_stdin() -> bytes:
+    """At most one byte more than MAX_TEXT."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise OSError(errno.EBADF, "standard input is closed")
+    data = b""
+    # None: a process that shares the pipe made it non-blocking; taking that for the end would cut the text.
+    while (piece := sys.stdin.buffer.read(MAX_TEXT + 1 - len(data))) != b"":
+        if piece is None:
+            select.select([sys.stdin], [], [])
+        else:
+            data += piece
+    return data
+
+
+def _problem(path: str, error: OSError) -> Problem:
+    hint = "pipe it into '-'" if error.errno == errno.EINVAL else ""
+    return Problem(f"read the manifest: {reason(error)}", subject=path, hint=hint)

@@ -1,0 +1,366 @@
+"""What is wrong with one document by its schema, in the words of the manifest."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from heapq import nsmallest
+from itertools import chain, islice
+from operator import eq
+from typing import Any
+
+from vsprov.errors import Position, Problem
+from vsprov.manifest.schema import OPEN, document_schema
+from vsprov.manifest.text import Document
+from vsprov.model import fields, kinds, objects
+from vsprov.model.knobs import KNOBS
+from vsprov.model.units import LARGEST, UnitError
+
+MOST_LINES = 500  # about one document; what is beyond is not looked at
+_ITEM = "[]"  # stands for any place in a list
+MISSING = "this key is missing"
+LATER = "is not supported by this version of vsprov"
+
+Path = tuple[str | int, ...]
+Parse = Callable[[Any], Any]
+
+# Keys and values that the format has names for and this version does nothing with yet.
+LATER_KINDS = ("Network", "Volume")
+LATER_KEYS = frozenset(
+    "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices "
+    "oci bootstrap build disk network".split()
+)
+LATER_VALUES = frozenset(("systemd", "volume", "ready"))
+
+_TYPES = {
+    "object": "a map",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+}
+
+
+def problems(document: Document) -> list[Problem]:
+    """All that the schema finds wrong with a document."""
+    return validate(document)[0]
+
+
+def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
+    """The problems of a document, and what of it can be read: all, all but the bad parts, or None."""
+    raw = document.value
+    if not isinstance(raw, dict):
+        message = f"a document is a map of apiVersion, kind, metadata and spec; this is {_type_of(raw)}"
+        return [problem_at(document, (), message)], None
+    kind = raw.get("kind")
+    if not isinstance(kind, str) or kind not in objects.KINDS:
+        return _unknown_kind(document, raw), None
+    errors = list(islice(_validator(kind).iter_errors(raw), MOST_LINES))
+    if not errors:
+        return [], raw
+    errors.sort(key=lambda error: error.validator != "type")  # of several lines about a value, this one stays
+    lines = list(islice(chain.from_iterable(_translate(error, kind) for error in errors), MOST_LINES))
+    found: dict[Path, Problem] = {}
+    for path, message, hint in lines:
+        if path not in found:
+            found[path] = problem_at(document, path, message, hint)
+    rest = _without(raw, found)
+    return list(found.values()), rest if _validator(kind).is_valid(rest) else None
+
+
+def problem_at(
+    document: Document, path: Path, message: str, hint: str = "", *, warning: bool = False
+) -> Problem:
+    """A problem with the value at a path of the document."""
+    return Problem(
+        shorten(message),
+        position_of(document, path),
+        dotted(path),
+        subject_of(document.value),
+        shorten(hint),
+        "warning" if warning else "error",
+    )
+
+
+def position_of(document: Document, path: Path) -> Position | None:
+    """Where the path is in the text, or the nearest thing around it; None for a document without a text."""
+    while path and path not in document.positions:
+        path = path[:-1]
+    return document.positions.get(path)
+
+
+def subject_of(value: object) -> str:
+    """`Server/web1`; without what is not known."""
+    if not isinstance(value, dict) or value.get("kind") not in objects.KINDS:
+        return ""
+    metadata = value.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    named = isinstance(name, str) and compiled(objects.NAME_PATTERN).search(name)
+    return f"{value['kind']}/{name}" if named else str(value["kind"])
+
+
+def dotted(path: Path) -> str:
+    """`spec.mounts[0].target`; a key that is no plain word is quoted."""
+    out = ""
+    for part in path:
+        if isinstance(part, int):
+            out += f"[{part}]"
+        elif re.fullmatch(r"[A-Za-z0-9_/-]{1,80}", part):
+            out += f".{part}" if out else part
+        else:
+            out += f"[{shorten(json.dumps(part), 80)}]"
+    return out
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'limit'?`, or nothing when no choice is close."""
+    by_lower = {choice.lower().replace("_", ""): choice for choice in choices}
+    word = word[:80].lower().replace("_", "")
+
+    def distance(choice: str) -> tuple[int, str]:
+        same = sum(map(eq, word, choice)) + sum(map(eq, reversed(word), reversed(choice)))
+        return len(choice) - same, choice
+
+    # Comparing properly takes long: only those that begin and end alike are worth it.
+    alike = nsmallest(50, (choice for choice in by_lower if abs(len(choice) - len(word)) <= 3), key=distance)
+    close = difflib.get_close_matches(word, alike, n=1, cutoff=0.66)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """The text with its middle left out where it is longer than a line can be."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 4 :]}"
+
+
+def quoted(value: object) -> str:
+    """A value in a message: printable, short."""
+    return shorten(repr(value) if isinstance(value, str) else json.dumps(value, default=str), 80)
+
+
+def _unknown_kind(document: Document, raw: dict[str, Any]) -> list[Problem]:
+    out = []
+    version, kind = raw.get("apiVersion"), raw.get("kind")
+    if version != objects.API_VERSION:
+        out.append(problem_at(document, ("apiVersion",), *_wrong_version(raw)))
+    choices = ", ".join(objects.KINDS)
+    if "kind" not in raw:
+        out.append(problem_at(document, ("kind",), MISSING, f"the kinds are {choices}"))
+    elif kind in LATER_KINDS:
+        out.append(problem_at(document, ("kind",), f"{quoted(kind)} {LATER}"))
+    elif isinstance(kind, str):
+        close = did_you_mean(kind, objects.KINDS) or f"; the kinds are {choices}"
+        out.append(problem_at(document, ("kind",), f"{quoted(kind)} is not a kind{close}"))
+    else:
+        out.append(
+            problem_at(
+                document, ("kind",), f"expected text, this is {_type_of(kind)}", f"the kinds are {choices}"
+            )
+        )
+    return out
+
+
+def _wrong_version(raw: Mapping[str, Any]) -> tuple[str, str]:
+    hint = f"write apiVersion: {objects.API_VERSION}"
+    if "apiVersion" not in raw:
+        return MISSING, hint
+    return f"{quoted(raw['apiVersion'])} is not a version of this format that is known here", hint
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A schema's pattern, whose `$` is the end of the text; Python's own lets a newline follow."""
+    return re.compile(pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern)
+
+
+@cache
+def _validator(kind: str) -> Any:
+    return strict(document_schema(kind))
+
+
+def strict(schema: Mapping[str, Any]) -> Any:
+    """A validator whose patterns end where the text does: Python's `$` would let a last newline pass."""
+    from jsonschema import Draft202012Validator, validators
+
+    def pattern(validator: Any, given: str, instance: Any, schema: Any) -> Iterator[Any]:
+        from jsonschema import ValidationError
+
+        if isinstance(instance, str) and not compiled(given).search(instance):
+            yield ValidationError("pattern")
+
+    return validators.extend(Draft202012Validator, {"pattern": pattern})(schema)  # type: ignore[no-untyped-call]
+
+
+def _without(raw: dict[str, Any], bad: Iterable[Path]) -> dict[str, Any]:
+    """A copy without the keys that hold something bad; a list is left out whole, as its items would move."""
+    rest = copy.deepcopy(raw)
+    for path in bad:
+        keys = path[: next((i for i, part in enumerate(path) if isinstance(part, int)), len(path))]
+        holder: Any = rest
+        for key in keys[:-1]:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if keys and isinstance(holder, dict):
+            holder.pop(keys[-1], None)
+    return rest
+
+
+Line = tuple[Path, str, str]
+
+
+def _translate(error: Any, kind: str) -> Iterator[Line]:
+    """(path, message, hint) of each thing that one error of jsonschema says."""
+    path: Path = tuple(error.absolute_path)
+    value, wanted, schema = error.instance, error.validator_value, error.schema
+    if path == ("apiVersion",):
+        yield path, *_wrong_version({"apiVersion": value})
+    elif "propertyNames" in error.absolute_schema_path:
+        yield (*path, value), f"{quoted(value)} {schema['patternErrorMessage']}", ""
+    elif error.validator == "additionalProperties":
+        for key in value:
+            if key not in schema["properties"] and not re.match(OPEN, key):
+                yield (*path, key), *_unknown_key(key, schema["properties"])
+    elif error.validator == "required":
+        for key in wanted:
+            if key not in value:
+                yield (*path, key), MISSING, f"{key}: {schema['properties'][key]['description']}"
+    elif error.validator == "oneOf":
+        if not isinstance(value, dict):
+            return  # its type has an error of its own
+        names = [option["required"][0] for option in wanted]
+        given = " and ".join(name for name in names if name in value)
+        here = f"here are {given}" if given else "here is none"
+        yield path, f"exactly one of {', '.join(names)} is needed, {here}", ""
+    else:
+        yield path, *_bad_value(error, kind, path)
+
+
+def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
+    if key in LATER_KEYS:
+        return f"this key {LATER}", ""
+    inside = [name for name, schema in properties.items() if key in schema.get("properties", ())]
+    if inside:
+        return f"unknown key; it belongs in '{inside[0]}'", ""
+    close = did_you_mean(key, properties)
+    return f"unknown key{close or '; known here: ' + ', '.join(properties)}", ""
+
+
+def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
+    """Message and hint for a value that is not what its key takes."""
+    value, wanted, schema = error.instance, error.validator_value, error.schema
+    parse = _parsers(kind).get(tuple(_ITEM if isinstance(part, int) else part for part in path))
+    if parse and isinstance(value, str | int | float) and _takes_scalar(schema):
+        try:
+            parse(value)
+        except UnitError as wrong:
+            return str(wrong), wrong.hint
+    match error.validator:
+        case "enum":
+            return _not_a_choice(value, wanted)
+        case "pattern" if "patternErrorMessage" in schema:
+            return f"{quoted(value)} {schema['patternErrorMessage']}", ""
+        case "pattern":
+            return f"{quoted(value)} is not what this key takes", schema.get("description", "")
+        case "minimum":
+            return f"{quoted(value)} is less than {wanted}", ""
+        case "maximum":
+            return f"{quoted(value)} is more than {wanted}", ""
+        case "maxLength":
+            return f"a text of {len(value)} characters is too long, at most {wanted}", ""
+        case "minItems":
+            return "the list is empty", schema.get("description", "")
+        case "maxItems":
+            return f"{len(value)} items are too many, at most {wanted}", ""
+        case "minProperties":
+            return "the map is empty", f"known here: {', '.join(schema['properties'])}"
+        case "maxProperties":
+            return f"{len(value)} keys are too many, at most {wanted}", ""
+        case _ if "enum" in schema and isinstance(value, str | int | float):
+            return _not_a_choice(value, schema["enum"])
+        case _:
+            return _wrong_type(value, schema)
+
+
+def _takes_scalar(schema: Mapping[str, Any]) -> bool:
+    types = schema.get("type", ())
+    return not {"string", "integer", "number", "boolean"}.isdisjoint(
+        [types] if isinstance(types, str) else types
+    )
+
+
+def _wrong_type(value: Any, schema: Mapping[str, Any]) -> tuple[str, str]:
+    types = schema["type"]
+    names = [types] if isinstance(types, str) else list(types)
+    message = f"expected {' or '.join(_TYPES[name] for name in names)}, this is {_type_of(value)}"
+    if value is None:
+        return message, "give the key a value, or remove it"
+    if "string" in names and isinstance(value, bool | int | float):
+        return message, f'write it in quotes: "{_yaml(value)}"'
+    if names == ["array"] and isinstance(value, str):
+        return message, shorten(f"write [{', '.join(json.dumps(word) for word in value.split())}]", 120)
+    return message, f"known here: {', '.join(schema['properties'])}" if "properties" in schema else ""
+
+
+def _not_a_choice(value: Any, choices: Sequence[str]) -> tuple[str, str]:
+    if isinstance(value, str) and value in LATER_VALUES:
+        return f"{quoted(value)} {LATER}", f"supported: {', '.join(choices)}"
+    close = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"{quoted(value)} is not one of {', '.join(choices)}{close}", ""
+
+
+def _type_of(value: object) -> str:
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return f"{_yaml(value)}"
+    if isinstance(value, int | float):
+        return f"the number {quoted(value)}"
+    return (
+        f"the text {quoted(value)}"
+        if isinstance(value, str)
+        else "a list"
+        if isinstance(value, list)
+        else "a map"
+    )
+
+
+def _yaml(value: object) -> str:
+    return shorten(json.dumps(value), 40)
+
+
+@cache
+def _parsers(kind: str) -> dict[Path, Parse]:
+    """How what is written at each path is read: its errors say more than a pattern can."""
+    out: dict[Path, Parse] = {}
+    under: Path = ("spec",)
+    if kind != "Quota":
+        out.update(_field_parsers(objects.Image if kind == "Image" else objects.Server, under))
+        under = ("spec", "resources")
+    iops = kinds.parse_count(1, kinds.MOST_IOPS, also_max=True)
+    rlimit = kinds.parse_count(0, LARGEST, also_max=True)
+    for knob in KNOBS:
+        path = (*under, *knob.path.split(".", 1))
+        out[path] = knob.kind.parse
+        if knob.kind is kinds.RLIMIT:
+            out.update({(*path, key): rlimit for key in ("soft", "hard")})
+        if knob.kind is kinds.IO_DEVICES:
+            out.update({(*path, _ITEM, key): kinds.LIMIT_BYTES.parse for key in ("readBps", "writeBps")})
+            out.update({(*path, _ITEM, key): iops for key in ("readIops", "writeIops")})
+    return out
+
+
+def _field_parsers(kind: type, under: Path) -> dict[Path, Parse]:
+    out: dict[Path, Parse] = {}
+    for field in dataclasses.fields(kind):
+        path = (*under, fields.camel(field.name))
+        if one := field.metadata.get("one"):
+            out.update(_field_parsers(one, path))
+        elif item := field.metadata.get("many"):
+            out.update(_field_parsers(item, (*path, _ITEM)))
+        elif field.metadata.get("parse"):
+            out[path] = field.metadata["parse"]
+    return out

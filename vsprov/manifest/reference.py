@@ -1,0 +1,158 @@
+"""The manifest's reference for people, made from the schemas and the knobs.
+
+`python -m vsprov.manifest.reference FILE` writes it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vsprov.manifest import words
+from vsprov.manifest.schema import document_schema
+from vsprov.model import objects
+from vsprov.model.knobs import KNOBS, Knob, Side
+
+Cost = Callable[[str], str]
+Row = tuple[str, str, str, str]
+
+_INTRO = f"""# Manifest reference
+
+<!-- Made by `python -m vsprov.manifest.reference`; changes made here are lost. -->
+
+A manifest is one or more YAML documents, each with four keys: `apiVersion: {objects.API_VERSION}`, `kind`,
+`metadata` and `spec`. Unknown keys are errors; keys that begin with `x-` are allowed in every map, and
+ignored. Scalars are those of YAML 1.2: `no`, `on` and `22:22` are text.
+
+A key that is absent has its default. For a resource that is the kernel's own, and vsprov owns it too: a value
+that was changed by hand is put back by the next `apply`, unless the annotation `{objects.IGNORE}` names the
+knob.
+
+| quantity | written | refused |
+|---|---|---|
+| bytes | `512Mi`, `2Gi`, `1048576`; `M` and `G` count in thousands, with a warning | `512MB`, `128m`, `-1` |
+| CPUs | `1500m`, `1.5` | `150%` |
+| durations | `1m30s`, `250ms` | `90` |
+| no limit | `max` | `-1`, `unlimited` |
+
+## Every document
+
+"""
+_RESOURCES = """## Resources
+
+The keys of a Quota's `spec` and of a Server's `spec.resources`, with the files that carry them under cgroup
+v1 and v2. All of them change without a restart. A dash: this version of cgroups cannot do it.
+
+| key | value | cgroup v1 | cgroup v2 | what it does |
+|---|---|---|---|---|
+"""
+_RLIMITS = """### Limits of each process
+
+| key | value | what it limits |
+|---|---|---|
+"""
+
+
+def to_markdown(cost: Cost) -> str:
+    """The whole reference; `cost` says what a change of a key of a Server ("init.env") costs it."""
+    metadata = document_schema("Server")["properties"]["metadata"]
+    out = [_INTRO, _table(_rows(metadata, "metadata."))]
+    for kind in objects.KINDS:
+        spec = document_schema(kind)["properties"]["spec"]
+        costs = cost if kind == "Server" else None
+        hidden = ("resources",) if kind == "Server" else tuple(words.GROUPS) if kind == "Quota" else ()
+        out.append(f"\n## {kind}\n\n{words.KINDS[kind]} {_NOTES[kind]}\n\n")
+        out.append(_table(_rows(spec, "", hidden), costs))
+    out.append("\n" + _RESOURCES)
+    out += [_knob(knob) for knob in KNOBS if not knob.rlimit]
+    out.append("\n" + _RLIMITS)
+    out += [f"| `{knob.path}` | {knob.kind.name} | {_cell(knob.doc)} |\n" for knob in KNOBS if knob.rlimit]
+    return "".join(out)
+
+
+_NOTES = {
+    "Image": "The keys of its `spec`:",
+    "Quota": "The keys of its `spec`, besides the [resources](#resources):",
+    "Server": "The keys of its `spec`, and what a change of each costs a server that runs:",
+}
+
+
+def _rows(schema: dict[str, Any], prefix: str, hidden: tuple[str, ...] = ()) -> Iterator[Row]:
+    """(key, type, default, description) of each key of a map, and of the maps below it."""
+    needed = schema.get("required", ())
+    for key, inner in schema["properties"].items():
+        path = f"{prefix}{key}"
+        default = "required" if key in needed else _code(inner["default"]) if "default" in inner else ""
+        yield path, _type(inner), default, inner["description"]
+        if key in hidden:
+            continue
+        if "properties" in inner:
+            yield from _rows(inner, f"{path}.")
+        elif "properties" in inner.get("items", {}):
+            yield from _rows(inner["items"], f"{path}[].")
+
+
+def _table(rows: Iterator[Row], cost: Cost | None = None) -> str:
+    titles = ["key", "type", "default", *(["a change"] if cost else []), "what it is"]
+    out = [f"| {' | '.join(titles)} |\n", "|---" * len(titles) + "|\n"]
+    for path, kind, default, about in rows:
+        cells = [f"`{path}`", kind, default, *([cost(path.replace("[]", ""))] if cost else []), _cell(about)]
+        out.append(f"| {' | '.join(cells)} |\n")
+    return "".join(out)
+
+
+_TYPES = {
+    "object": "map",
+    "array": "list",
+    "string": "text",
+    "integer": "number",
+    "boolean": "true or false",
+}
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(f"`{choice}`" for choice in schema["enum"])
+    types = schema["type"]
+    words = {
+        "object": "map",
+        "array": "list",
+        "string": "text",
+        "integer": "number",
+        "boolean": "true or false",
+    }
+    return " or ".join(words[name] for name in ([types] if isinstance(types, str) else types))
+
+
+def _knob(knob: Knob) -> str:
+    files = ["by weight"] * 2 if knob.admission else [_files(side) for side in (knob.v1, knob.v2)]
+    return f"| `{knob.path}` | {knob.kind.name} | {files[0]} | {files[1]} | {_cell(knob.doc)} |\n"
+
+
+def _files(side: Side | None) -> str:
+    return ", ".join(f"`{file}`" for file in side.files) if side else "–"
+
+
+def _code(value: Any) -> str:
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(path: str) -> None:
+    """Writes the reference into a file; its folder is made if need be."""
+    # `manifest` and `plan` know nothing of each other; only in this text do they meet.
+    costs = importlib.import_module("vsprov.plan.costs")
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(to_markdown(costs.cost_of))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,230 @@
+"""Documents to objects: every default filled in, quotas merged, paths of files made absolute."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.errors import Position, Problem
+from vsprov.manifest.problems import Path, position_of, problem_at, subject_of, validate
+from vsprov.manifest.text import Document
+from vsprov.model import units
+from vsprov.model.kinds import BYTES, LIMIT_BYTES
+from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.objects import Image, Object, Quota, Server, Source, Spec, read_resources, read_spec
+from vsprov.model.units import UnitError
+
+_ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from: "manifest", "default", or the Quota that gives it ("Quota/small")."""
+
+    text: str
+    position: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A document and what was read from it.
+
+    `address` is "" where kind or name cannot be read; `object` is None where the rest cannot. `quota` is the
+    item whose resources were merged in. `sound` is False when a problem may be why a resource is missing.
+    """
+
+    document: Document
+    address: str
+    object: Object | None
+    quota: Item | None
+    sound: bool
+
+    def raw_path(self, path: Path) -> Path:
+        """The path in the document of a path in the object: mounts are in another order there."""
+        spec = self.object.spec if self.object else None
+        if path[:2] != ("spec", "mounts") or len(path) == 2 or not isinstance(spec, Server):
+            return path
+        place = path[2]
+        if not isinstance(place, int) or place >= len(spec.mounts):
+            return path
+        target = spec.mounts[place].target
+        given = [mount["target"] for mount in mounts_in(self.document)]
+        return (*path[:2], given.index(target), *path[3:])
+
+    def origin(self, path: Path) -> Origin:
+        """Where the object's value at `path` comes from. A knob is taken as a whole, from one place."""
+        raw = self.raw_path(path)
+        depth = {"Quota": 3, "Server": 4 if path[1:2] == ("resources",) else len(path)}
+        whole = raw[: depth.get(self.address.partition("/")[0], len(raw))]
+        if _holds(self.document.value, whole):
+            return Origin("manifest", position_of(self.document, raw))
+        if self.quota is not None and path[:2] == ("spec", "resources"):
+            there: Path = ("spec", *raw[2:])
+            if _holds(self.quota.document.value, there[:3]):
+                return Origin(self.quota.address, position_of(self.quota.document, there))
+        return Origin("default")
+
+    def problem(self, path: Path, message: str, hint: str = "", *, warning: bool = False) -> Problem:
+        """A problem with the object's value at `path`."""
+        return problem_at(self.document, self.raw_path(path), message, hint, warning=warning)
+
+    def position(self, path: Path) -> Position | None:
+        """The place in the text that decides the object's value at `path`, or the nearest thing around it."""
+        found = self.origin(path).position
+        return found or position_of(self.document, self.raw_path(path))
+
+
+def mounts_in(document: Document) -> list[Any]:
+    """The mounts of a Server's document, as they are written there."""
+    value: Any = document.value
+    mounts: list[Any] = value["spec"]["mounts"]
+    return mounts
+
+
+def resolve(documents: Sequence[Document]) -> tuple[list[Item], list[Problem]]:
+    """An item for each document, in their order, and the problems of each, warnings among them."""
+    problems: list[Problem] = []
+    values: list[tuple[Document, str, dict[str, Any] | None, bool]] = []
+    for document in documents:
+        found, value = validate(document)
+        problems += found
+        subject = subject_of(document.value)
+        sound = not any(map(_spoils, found))
+        values.append((document, subject if "/" in subject else "", value, sound))
+    quotas: dict[str, Item] = {}
+    for document, address, value, sound in values:
+        if address.startswith("Quota/"):
+            quotas.setdefault(address, _item(document, address, value, sound, None, problems))
+    items = []
+    for document, address, value, sound in values:
+        known = quotas.get(address)
+        if known is not None and known.document is document:
+            items.append(known)
+        elif address.startswith("Quota/"):
+            items.append(Item(document, address, None, None, False))
+        else:
+            items.append(_item(document, address, value, sound, _quota_of(value, quotas), problems))
+    return items, problems
+
+
+def _quota_of(value: Mapping[str, Any] | None, quotas: Mapping[str, Item]) -> Item | None:
+    return quotas.get(f"Quota/{value['spec'].get('quota')}") if value and value["kind"] == "Server" else None
+
+
+def _spoils(problem: Problem) -> bool:
+    """A resource may be missing because of this problem: it is in one, or a key beside them is unknown."""
+    parts = problem.path.split(".")
+    if problem.severity == "warning" or parts[0] != "spec":
+        return False
+    return problem.subject.startswith("Quota") or len(parts) < 3 or parts[1] == "resources"
+
+
+def _item(
+    document: Document,
+    address: str,
+    value: dict[str, Any] | None,
+    sound: bool,
+    quota: Item | None,
+    problems: list[Problem],
+) -> Item:
+    if value is None or not address:
+        return Item(document, address, None, None, False)
+    before = len(problems)
+
+    def report(path: Path, error: UnitError) -> None:
+        problems.append(problem_at(document, ("spec", *path), str(error), error.hint))
+
+    name = value["metadata"]["name"]
+    spec: Spec | None
+    if value["kind"] == "Server":
+        spec, merged = _server(value["spec"], name, quota, report)
+    else:
+        spec, merged = read_spec(value["kind"], value["spec"], report), False
+    if isinstance(spec, Image):
+        spec = _with_absolute_paths(spec, document)
+    sound = sound and (quota is None or quota.sound) and not any(map(_spoils, problems[before:]))
+    problems += _decimal_sizes(document, value)
+    read = None
+    if spec is not None:
+        metadata = value["metadata"]
+        labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
+        read = Object(kind=value["kind"], name=name, spec=spec, labels=labels, annotations=annotations)
+    return Item(document, address, read, quota if merged else None, sound)
+
+
+def _server(raw: Mapping[str, Any], name: str, quota: Item | None, report: Any) -> tuple[Spec | None, bool]:
+    """The spec, and whether the quota's resources were merged into it."""
+    resources = read_resources(raw.get("resources", {}), report)
+    given = quota.object.spec if quota is not None and quota.object is not None else None
+    merged = isinstance(given, Quota) and given.scope == "server"
+    if isinstance(given, Quota) and merged:
+        resources = {**given.resources, **resources}
+    filled = {"hostname": name, **raw, "resources": {}}
+    if merged:
+        filled["quota"] = None
+    spec = read_spec("Server", filled, report)
+    if not isinstance(spec, Server):
+        return None, merged
+    mounts = tuple(sorted(spec.mounts, key=lambda mount: mount.target))  # parents before what is in them
+    ordered = {path: resources[path] for path in sorted(resources, key=_ORDER.__getitem__)}
+    return dataclasses.replace(spec, resources=ordered, mounts=mounts), merged
+
+
+def _with_absolute_paths(image: Image, document: Document) -> Image:
+    source = image.source
+    where = document.positions.get(())
+    folder = os.path.realpath(os.path.dirname(where.file) if where else "")
+    tar = source.tar and dataclasses.replace(source.tar, path=_absolute(folder, source.tar.path))
+    directory = source.directory and _absolute(folder, source.directory)
+    return Image(source=Source(host=source.host, directory=directory, tar=tar))
+
+
+def _absolute(folder: str, path: str) -> str:
+    return os.path.normpath(os.path.join(folder, path))
+
+
+def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterable[Problem]:
+    spec = value["spec"]
+    if value["kind"] == "Image":
+        return
+    at: Path = ("spec", "resources") if value["kind"] == "Server" else ("spec",)
+    resources = spec.get("resources", {}) if value["kind"] == "Server" else spec
+    for group, keys in resources.items():
+        if not isinstance(keys, dict) or group.startswith("x-"):
+            continue
+        for key, given in keys.items():
+            knob = BY_PATH.get(f"{group}.{key}")
+            if knob is None:
+                continue
+            if knob.kind in (BYTES, LIMIT_BYTES):
+                yield from _decimal_size(document, (*at, group, key), given)
+            elif knob.path == "io.devices":
+                for i, device in enumerate(given):
+                    for name in ("readBps", "writeBps"):
+                        yield from _decimal_size(document, (*at, group, key, i, name), device.get(name))
+    for i, mount in enumerate(spec.get("mounts", ())):
+        yield from _decimal_size(document, ("spec", "mounts", i, "size"), mount.get("size"))
+
+
+def _decimal_size(document: Document, path: Path, given: Any) -> Iterable[Problem]:
+    if units.is_decimal_size(given):
+        try:
+            size = units.parse_bytes(given)
+        except UnitError:
+            return  # reported where it was read
+        message = f"{given} is {size} bytes: {given[-1]} counts in thousands"
+        yield problem_at(document, path, message, f"write {given}i if powers of 1024 are meant", warning=True)
+
+
+def _holds(value: Any, path: Path) -> bool:
+    for part in path:
+        if isinstance(value, dict):
+            if part not in value:
+                return False
+        elif not isinstance(value, list) or not isinstance(part, int) or part >= len(value):
+            return False
+        value = value[part]
+    return True
