@@ -97,7 +97,8 @@ def _private_mount() -> str:
         finally:
             os.close(context)
     except OSError as error:
-        raise HostError(f"cgroup2 cannot be mounted: {error.strerror}", hint="vsprov needs CONFIG_CGROUPS") from error
+        hint = "vsprov needs a kernel with CONFIG_CGROUPS"
+        raise HostError(f"cgroup2 cannot be mounted: {error.strerror}", hint=hint) from error
     return f"/proc/{os.getpid()}/fd/{mount}"
 
 
@@ -121,10 +122,13 @@ def read(path: str) -> str | None:
 
 
 def write(path: str, data: str) -> None:
-    """One write(2), so that the kernel's answer is about all of `data`; never creates the file."""
+    """One write(2), so that the kernel's answer is about all of `data`; never creates the file.
+
+    Nothing is written as a newline: a write of no bytes never reaches the file, and cpuset.cpus is emptied so.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, data.encode())
+        os.write(fd, data.encode() or b"\n")
     finally:
         os.close(fd)
 

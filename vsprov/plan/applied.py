@@ -16,8 +16,8 @@ from vsprov.model.objects import Object, Server
 
 
 def record(server: Object, image_digest: str) -> dict[str, Any]:
-    """The record of a server that runs on this image. Whether it should run is not part of it: that the kernel
-    shows, and `vsprov stop` must not make it wrong.
+    """The record of a server that runs on this image. Whether it should run is not part of it: that is what
+    the kernel shows, and `vsprov stop` must not make it wrong.
     """
     assert isinstance(server.spec, Server)
     spec = objects.write_spec(server.spec)

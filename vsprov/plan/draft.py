@@ -42,6 +42,7 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unchanged: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
     needed: set[str] = field(default_factory=set)
     populated: bool = False
     pools: dict[str, Object] = field(default_factory=dict)
@@ -84,7 +85,8 @@ class Draft:
         if want.annotations.get(REQUIRE) == "hard":
             for path, lack in lacking.items():
                 hint = f"drop the annotation {REQUIRE}: hard to apply the rest"
-                self.problem(want.address, f"{path} cannot be applied: {lack}", hint, f"spec.{path}")
+                place = f"spec.resources.{path}" if isinstance(want.spec, Server) else f"spec.{path}"
+                self.problem(want.address, f"{path} cannot be applied: {lack}", hint, place)
         elif lacking:
             self.notes[want.address] = tuple(
                 f"{path} is not applied: {lack}" for path, lack in lacking.items()

@@ -85,6 +85,7 @@ class Plan:
     problems: tuple[Problem, ...] = ()
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unchanged: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
     inputs_digest: str = ""
     observed_digest: str = ""
 
@@ -120,6 +121,7 @@ def to_document(plan: Plan, *, version: str, timestamp: str, host: str, owner_se
         "observed_digest": plan.observed_digest,
         "resource_changes": [_change_document(change) for change in plan.objects],
         "unchanged": list(plan.unchanged),
+        "unlisted": list(plan.unlisted),
         "problems": [{"subject": p.subject, "message": p.message, "hint": p.hint} for p in plan.problems],
         "summary": plan.summary(),
     }

@@ -31,7 +31,13 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
         _server(draft, want, weights[want.address])
     removals.plan(draft)
     _parent(draft)
-    return Plan(_in_order(draft.changes), tuple(draft.problems), draft.notes, tuple(draft.unchanged))
+    return Plan(
+        _in_order(draft.changes),
+        tuple(draft.problems),
+        draft.notes,
+        tuple(draft.unchanged),
+        tuple(draft.unlisted),
+    )
 
 
 def _image(draft: Draft, want: Object) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vsprov.model.objects import Object
 from vsprov.plan import servers
+from vsprov.plan.costs import Cost
 from vsprov.plan.draft import Draft
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
@@ -112,6 +113,8 @@ def _goes(draft: Draft, kind: str, name: str, owner: str | None, kept: Mapping[s
         return False
     if f"{kind}/{name}" in draft.wanted.remove:
         return not draft.foreign(f"{kind}/{name}", owner, f"{kind.lower()} {name}")
+    if draft.wanted.objects and owner == draft.wanted.owner and not draft.wanted.prune:
+        draft.unlisted.append(f"{kind}/{name}")
     return would_go(draft, kind, name, owner)
 
 
@@ -121,4 +124,5 @@ def would_go(draft: Draft, kind: str, name: str, owner: str | None) -> bool:
 
 
 def _removal(kind: str, name: str, steps: list[Step], before: Mapping[str, Any]) -> Change:
-    return Change(kind, name, "delete", "none", "not in the manifest", before=before, steps=tuple(steps))
+    cost: Cost = "recreate" if kind == "Server" else "none"  # what a server has written goes with it
+    return Change(kind, name, "delete", cost, "not in the manifest", before=before, steps=tuple(steps))

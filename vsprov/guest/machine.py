@@ -1,0 +1,200 @@
+"""Children that run a list of system calls instead of Python.
+
+A server's first process makes some 130 calls before execve. Were it a copy of this interpreter, most of its
+time would go into copying: the page tables at clone, every page that either side then writes (and Python
+writes to all it looks at), the taking down of it all at execve. So the child shares the spawner's memory,
+as vfork(2) children do, and is driven through a prepared list by the 142 bytes of machine code below. It
+has no stack, runs no Python and writes nothing but the result of each call beside the call, where the
+spawner reads it.
+
+Where there is no such code for the processor, or memory may not be made executable, the child is an
+ordinary fork that walks through the same list in Python.
+
+A list lies in memory shared with forked children too: 16 bytes of which the first 8 become the address of
+the call that failed, then for each call sixteen 64 bit words:
+
+0      number of the call 1 - 6  its arguments 7      its result 8      the result that is wanted, -1 for
+any that is no error 9      how many bytes on the next call is 10, 11  an errno and how many bytes on the
+next call is after it; 12, 13 and 14, 15 likewise
+
+Any other error, or another result than the wanted one, ends the child with exit code 1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, mmap
+from struct import Struct, pack, unpack_from
+
+from .sys_calls import clone3, clone_arguments, mprotect, raw_syscall
+
+TYPE_CHECKING = False  # importing typing would double the heap every child copies
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HEADER = 16
+CALL = Struct("16q")
+SIZE = CALL.size
+
+# fmt: off
+CODE = {"x86_64": bytes.fromhex(  # entry(clone_args, its size, the list), System V calling convention
+    "4989d1"            #         mov    r9, rdx
+    "b8b3010000"        #         mov    eax, 435           clone3
+    "0f05"              #         syscall
+    "4885c0"            #         test   rax, rax
+    "7401"              #         jz     child
+    "c3"                #         ret                       to Python: the pid, or minus the errno
+    "4d89cc"            # child:  mov    r12, r9
+    "498d5910"          #         lea    rbx, [r9 + 16]
+    "488b03"            # next:   mov    rax, [rbx]
+    "488b7b08"          #         mov    rdi, [rbx + 8]
+    "488b7310"          #         mov    rsi, [rbx + 16]
+    "488b5318"          #         mov    rdx, [rbx + 24]
+    "4c8b5320"          #         mov    r10, [rbx + 32]
+    "4c8b4328"          #         mov    r8, [rbx + 40]
+    "4c8b4b30"          #         mov    r9, [rbx + 48]
+    "0f05"              #         syscall
+    "48894338"          #         mov    [rbx + 56], rax
+    "483d01f0ffff"      #         cmp    rax, -4095
+    "7315"              #         jae    error
+    "488b4b40"          #         mov    rcx, [rbx + 64]
+    "4883f9ff"          #         cmp    rcx, -1
+    "7405"              #         je     done
+    "4839c1"            #         cmp    rcx, rax
+    "752d"              #         jne    fail
+    "48035b48"          # done:   add    rbx, [rbx + 72]
+    "ebc2"              #         jmp    next
+    "48f7d8"            # error:  neg    rax
+    "483b4350"          #         cmp    rax, [rbx + 80]
+    "7506"              #         jne    second
+    "48035b58"          #         add    rbx, [rbx + 88]
+    "ebb3"              #         jmp    next
+    "483b4360"          # second: cmp    rax, [rbx + 96]
+    "7506"              #         jne    third
+    "48035b68"          #         add    rbx, [rbx + 104]
+    "eba7"              #         jmp    next
+    "483b4370"          # third:  cmp    rax, [rbx + 112]
+    "7506"              #         jne    fail
+    "48035b78"          #         add    rbx, [rbx + 120]
+    "eb9b"              #         jmp    next
+    "49891c24"          # fail:   mov    [r12], rbx
+    "bf01000000"        #         mov    edi, 1
+    "b8e7000000"        #         mov    eax, 231           exit_group
+    "0f05"              #         syscall
+    "0f0b"              #         ud2
+)}
+# fmt: on
+
+CLONE_VM = 0x100
+
+
+class Memory:
+    """A piece of shared memory: a list of calls from its beginning on, what they point to from `texts` on."""
+
+    __slots__ = ("address", "bytes", "cursor", "size", "texts")
+
+    def __init__(self, size: int, texts: int) -> None:
+        self.size, self.texts = size, texts
+        self.bytes = mmap(-1, size, MAP_SHARED | MAP_ANONYMOUS)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
+        self.cursor = texts
+
+    def release(self) -> None:
+        """Leave it to the next server."""
+        self.cursor = self.texts
+        _spare.append(self)
+
+    def text(self, content: bytes) -> int:
+        """Put these bytes there, with a NUL after them: their address, a multiple of 8."""
+        start = self.cursor
+        end = start + len(content)
+        if end >= self.size:
+            raise OSError(7, "the request is too large")
+        self.bytes[start:end] = content
+        self.bytes[end] = 0
+        self.cursor = end + 8 & ~7
+        return self.address + start
+
+    def load(self, calls: bytes) -> None:
+        """Put the list there."""
+        if HEADER + len(calls) > self.texts:
+            raise OSError(7, "the request asks for too much")
+        self.bytes[: HEADER + len(calls)] = bytes(HEADER) + calls
+
+    def failed(self) -> int | None:
+        """The position in the list of the call that failed; None when none has."""
+        (address,) = unpack_from("Q", self.bytes)
+        return (address - self.address - HEADER) // SIZE if address else None
+
+    def result(self, position: int) -> int:
+        """What a call has returned: minus the errno if it failed, 0 if it was not made."""
+        value: int = unpack_from("q", self.bytes, HEADER + position * SIZE + 56)[0]
+        return value
+
+    def change(self, position: int, *arguments: int) -> None:
+        """Change the first arguments of a call."""
+        start = HEADER + position * SIZE + 8
+        self.bytes[start : start + 8 * len(arguments)] = pack(f"{len(arguments)}q", *arguments)
+
+
+_spare: list[Memory] = []
+
+
+def obtain(calls: int, texts: int) -> Memory:
+    """Memory for so many bytes of calls and so many they point to: one that has been used before, if one
+    will do.
+    """
+    for position, memory in enumerate(_spare):
+        if memory.texts >= calls and memory.size - memory.texts >= texts:
+            return _spare.pop(position)
+    return Memory(calls + texts, calls)
+
+
+_code = CODE.get(os.uname().machine, b"")
+_page = mmap(-1, 4096, MAP_SHARED | MAP_ANONYMOUS, PROT_READ | PROT_WRITE)
+
+
+def _load_code() -> Callable[[bytes, int, int], int] | None:
+    _page[: len(_code)] = _code
+    address = ctypes.addressof(ctypes.c_char.from_buffer(_page))
+    try:
+        mprotect(address, 4096, PROT_READ | PROT_EXEC)
+    except PermissionError:  # a security module forbids it
+        return None
+    return ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t)(address)
+
+
+_entry = _load_code() if _code else None
+
+
+def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False) -> int:
+    """Clone a child that makes the calls of the list; its pid. OSError as clone3(2)."""
+    if _entry and not in_python:
+        arguments = clone_arguments(flags | CLONE_VM, cgroup)
+        pid = _entry(arguments, len(arguments), memory.address)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return pid
+    pid = clone3(flags, cgroup)
+    if pid == 0:
+        walk(memory)
+        os._exit(1)
+    return pid
+
+
+def walk(memory: Memory) -> None:
+    """What the machine code does; returns when a call fails."""
+    at = HEADER
+    while True:
+        words = CALL.unpack_from(memory.bytes, at)
+        result = raw_syscall(*words[:7])
+        memory.bytes[at + 56 : at + 64] = pack("q", result)
+        jumps = {words[10]: words[11], words[12]: words[13], words[14]: words[15]}
+        if result >= 0 and words[8] in (-1, result):
+            at += words[9]
+        elif result < 0 and -result in jumps:
+            at += jumps[-result]
+        else:
+            memory.bytes[:8] = pack("Q", memory.address + at)
+            return
