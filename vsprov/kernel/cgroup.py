@@ -124,7 +124,7 @@ def read(path: str) -> str | None:
 def write(path: str, data: str) -> None:
     """One write(2), so that the kernel's answer is about all of `data`; never creates the file.
 
-    Nothing is written as a newline: a write of no bytes never reaches the file, and cpuset.cpus is emptied so.
+    Nothing is written as a newline: a write of no bytes never reaches the file, and that empties cpuset.cpus.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:

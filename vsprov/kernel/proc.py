@@ -21,6 +21,12 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def first_id(pid: int) -> int | None:
+    """The host's id that is 0 in the process's user namespace; None when it is gone. user_namespaces(7)."""
+    words = (read(f"/proc/{pid}/uid_map") or "").split()
+    return int(words[1]) if words else None
+
+
 def groups_of(pid: int) -> dict[str, str]:
     """{v1 controller, or "" for cgroup2: path of the process's group}; {} when it is gone. cgroups(7),
     /proc/PID/cgroup.

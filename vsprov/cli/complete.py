@@ -1,0 +1,44 @@
+"""Completion of names on the command line; silent about whatever cannot be read."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vsprov.cli.options import settings
+
+KINDS = ("servers", "images", "quotas")
+
+
+def servers(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    """Names of servers that have a directory."""
+    return _names(_instance(ctx).servers, "")
+
+
+def objects(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    """Names of what the kind on the command line stands for."""
+    if str(ctx.params.get("kind", "")).startswith("image"):
+        return _names(_instance(ctx).images, ".json")
+    return servers(ctx, args, incomplete)
+
+
+def kinds(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    return list(KINDS)
+
+
+def _instance(ctx: Any) -> Any:
+    given = {
+        **(ctx.parent.params if ctx.parent else {}),
+        **{key: value for key, value in ctx.params.items() if value},
+    }
+    return settings(instance=given.get("instance"), root=given.get("root")).instance
+
+
+def _names(folder: str, suffix: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []  # not root, or nothing yet
+    return sorted(
+        name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith(".")
+    )

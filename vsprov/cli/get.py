@@ -1,0 +1,122 @@
+"""`vsprov get`: what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from vsprov.cli import complete, selector
+from vsprov.cli.options import Selector, require_root, settings_of, verb
+from vsprov.engine import documents
+from vsprov.errors import FailedError, UsageError
+from vsprov.plan import specs
+from vsprov.render import tables
+from vsprov.render.problems import dump
+from vsprov.render.screen import Screen, out
+
+# What may be asked for, by every name it goes by, and kinds this version does not have.
+KINDS = {"image": "Image", "quota": "Quota", "server": "Server"}
+LATER = ("network", "volume")
+
+
+@verb(
+    """
+vsprov get                                  # everything
+vsprov get servers -o wide
+vsprov get server web1 -o json
+vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml` has nothing to do
+""",
+)
+def get(
+    ctx: typer.Context,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="servers, images, quotas; all without it.", autocompletion=complete.kinds
+        ),
+    ] = "",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...", help="Only these.", show_default=False, autocompletion=complete.objects
+        ),
+    ] = None,
+    labels: Selector = None,
+) -> None:
+    """Shows servers, images and quotas as the kernel and the disk have them at this moment; no recorded
+    state is asked.
+
+    Outputs (-o): text, wide, name, json, yaml.
+    """
+    settings = settings_of(ctx)
+    form = settings.choose("text", "wide", "name", "json", "yaml")
+    require_root("get: reading what servers there are")
+    wanted, chosen = _kinds(kind), list(names or ())
+    if "/" in kind:
+        chosen.insert(0, kind.partition("/")[2])
+    now = documents.look(settings.instance)
+    match = selector.parse(labels) if labels is not None else None
+    items: dict[str, list[dict[str, Any]]] = {}
+    for each in wanted:
+        made = [
+            documents.document(each, name, now) for name in _names(each, chosen, documents.names(each, now))
+        ]
+        items[each] = [
+            one
+            for one in made
+            if match is None or (each == "Server" and match(one["metadata"].get("labels", {})))
+        ]
+    flat = [one for made in items.values() for one in made]
+    match form:
+        case "json":
+            out(dump(flat[0] if len(chosen) == 1 else {"items": flat}))
+        case "yaml":
+            from vsprov.manifest.dump import to_yaml
+
+            out(to_yaml(_as_manifest(one) for one in flat))
+        case "name":
+            out("\n".join(f"{one['kind']}/{one['metadata']['name']}" for one in flat))
+        case _:
+            _tables(items, settings.stdout, form == "wide")
+
+
+def _as_manifest(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without what a manifest does not have."""
+    spec = specs.readable(document["kind"], document["spec"])
+    return {key: value for key, value in document.items() if key != "status"} | {"spec": spec}
+
+
+def _kinds(word: str) -> tuple[str, ...]:
+    """The kinds that a word of the command line means. Raises UsageError."""
+    if not word or word.lower() == "all":
+        return tuple(KINDS.values())
+    name = word.partition("/")[0].lower().removesuffix("s")
+    if name in KINDS:
+        return (KINDS[name],)
+    if name in LATER:
+        raise UsageError(f"get {word}: this version of vsprov has no {name}s")
+    near = difflib.get_close_matches(name, KINDS, 1)
+    hint = f"did you mean {near[0]}s?" if near else f"vsprov get servers {word} shows a server of that name"
+    raise UsageError(f"get {word}: no such kind", hint=hint)
+
+
+def _names(kind: str, chosen: list[str], known: list[str]) -> list[str]:
+    """The chosen ones, or all. Raises FailedError for one that there is not."""
+    for name in chosen:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"vsprov get {kind.lower()}s lists them"
+            raise FailedError(f"{kind}/{name}: there is none", hint=hint)
+    return chosen or known
+
+
+def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, wide: bool) -> None:
+    order = [kind for kind in ("Server", "Image", "Quota") if kind in items]
+    parts = []
+    for kind in order:
+        if items[kind] or len(order) == 1:
+            parts.append(tables.text(tables.objects(kind, items[kind], wide=wide), screen))
+    out("\n\n".join(parts) if parts else "There is nothing yet; `vsprov apply` makes servers.")

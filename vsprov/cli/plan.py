@@ -1,0 +1,135 @@
+"""Verbs that look at manifest and kernel and change nothing: plan, diff."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vsprov.cli import saved
+from vsprov.cli.manifest import read, warn
+from vsprov.cli.options import (
+    AllowEmpty,
+    DetailedExitcode,
+    ManifestVerb,
+    Prune,
+    Selector,
+    SetName,
+    Settings,
+    inputs_of,
+    require_root,
+    settings_of,
+    verb,
+)
+from vsprov.cli.project import owner_set
+from vsprov.cli.selector import select
+from vsprov.engine import converge
+from vsprov.errors import UsageError
+from vsprov.manifest.load import Manifest
+from vsprov.plan.reconcile import Wanted
+from vsprov.render import plan as text
+from vsprov.render.problems import dump, error_lines
+from vsprov.render.screen import err, out
+
+
+def wanted(
+    settings: Settings, manifest: Manifest, owner: str, selector: str | None, prune: bool, allow_empty: bool
+) -> Wanted:
+    """What an apply of the manifest asks for. Raises UsageError for a --prune that could take more than was
+    meant.
+    """
+    if prune and selector is not None:
+        raise UsageError("--prune: not together with -l", hint="a selection must not decide what is removed")
+    if prune and not manifest.objects and not allow_empty:
+        raise UsageError(
+            f"--prune: the manifest is empty, so everything of set {owner} would go",
+            hint="give --allow-empty if that is meant",
+        )
+    objects = select(manifest.objects, selector)
+    return Wanted(settings.instance.name, f"{settings.instance.name}/{owner}", objects, prune=prune)
+
+
+@verb(
+    """
+vsprov plan servers/
+vsprov plan servers/ --out tonight.plan     # then: vsprov apply tonight.plan
+vsprov plan servers/ -o json --detailed-exitcode
+""",
+    ManifestVerb,
+)
+def plan(
+    ctx: typer.Context,
+    file: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Also save the plan, for `vsprov apply FILE`.")
+    ] = None,
+    detailed_exitcode: DetailedExitcode = False,
+    selector: Selector = None,
+    prune: Prune = False,
+    allow_empty: AllowEmpty = False,
+    set_name: SetName = None,
+) -> None:
+    """Compares the manifest with what the kernel has, field by field, and shows what apply would change and
+    what each change costs: live (nothing is interrupted), restart (the server is restarted, its files
+    stay), recreate (its files go, too). Nothing is changed and no lock is taken.
+
+    Outputs (-o): text, json (as terraform shapes it; see `vsprov schema plan`).
+    """
+    settings, given = settings_of(ctx), inputs_of(ctx)
+    form = settings.choose("text", "json")
+    require_root("plan: reading what servers there are")
+    owner = owner_set(set_name, given.paths)
+    manifest = read(given, settings.instance)
+    warn(manifest, settings)
+    draft = converge.draft(settings.instance, wanted(settings, manifest, owner, selector, prune, allow_empty))
+    if file or form == "json":
+        document = saved.document(draft, manifest, owner)
+        if file and not draft.plan.problems:
+            saved.write(file, document | saved.recorded(draft, given))
+        if form == "json":
+            out(dump(document))
+    if form == "text" and (draft.plan.changes or not draft.plan.problems):
+        out(text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
+    if draft.plan.problems:
+        for line in error_lines(placed(converge.PlanError(draft.plan.problems), manifest)):
+            err(line)
+        raise typer.Exit(1)
+    if file and form == "text" and not settings.quiet:
+        err(f"Saved to {file}; apply it with: vsprov apply {file}")
+    if detailed_exitcode and not draft.plan.empty:
+        raise typer.Exit(2)
+
+
+def placed(error: converge.PlanError, manifest: Manifest) -> converge.PlanError:
+    """The error with the place in the manifest of each problem that has one."""
+    from dataclasses import replace
+
+    return converge.PlanError(
+        replace(problem, position=problem.position or manifest.position(problem.subject, problem.path))
+        for problem in error.problems
+    )
+
+
+@verb(
+    """
+vsprov diff servers/
+vsprov diff servers/ | less -R
+""",
+    ManifestVerb,
+)
+def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None) -> None:
+    """Prints a unified diff between the manifest of what is there and the given one, both as the kernel
+    rounds them.
+
+    Exit code 0 when they are the same, 1 when they differ, above 1 when something went wrong.
+    """
+    from vsprov.cli.diff import compare
+
+    settings, given = settings_of(ctx), inputs_of(ctx)
+    settings.choose("text")
+    require_root("diff: reading what servers there are")
+    manifest = read(given, settings.instance)
+    warn(manifest, settings)
+    lines = compare(settings, select(manifest.objects, selector))
+    if lines:
+        out("\n".join(lines))
+        raise typer.Exit(1)

@@ -1,0 +1,69 @@
+"""`vsprov ps`: the processes of all servers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from vsprov.cli import complete
+from vsprov.cli.options import require_root, settings_of, verb
+from vsprov.engine import processes
+from vsprov.engine.lifecycle import unknown_server
+from vsprov.render.problems import dump
+from vsprov.render.screen import out
+from vsprov.render.tables import Table, size, text
+
+COLUMNS = ("SERVER", "PID", "NSPID", "USER", "STATE", "RSS", "TIME", "COMMAND")
+
+
+@verb(
+    """
+vsprov ps
+vsprov ps web1
+vsprov ps -o json
+"""
+)
+def ps(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...",
+            help="Only of these servers.",
+            show_default=False,
+            autocompletion=complete.servers,
+        ),
+    ] = None,
+) -> None:
+    """Lists the processes of servers: PID is the host's number, NSPID the server's own, USER the user id
+    inside. What a command line holds that is not plain text is shown as escapes.
+
+    Outputs (-o): text, json.
+    """
+    settings = settings_of(ctx)
+    form = settings.choose("text", "json")
+    require_root("ps: looking at other users' processes")
+    known = processes.servers(settings.instance)
+    for name in names or ():
+        if name not in known:
+            raise unknown_server(name, known)
+    found = [one for one in processes.listing(settings.instance) if not names or one.server in names]
+    if form == "json":
+        out(dump({"items": [asdict(one) for one in found]}))
+        return
+    rows = tuple(
+        (
+            one.server,
+            str(one.pid),
+            str(one.inner),
+            "-" if one.user is None else str(one.user),
+            one.state,
+            size(one.resident),
+            f"{one.seconds:.1f}s",
+            one.command,
+        )
+        for one in found
+    )
+    out(text(Table(COLUMNS, rows, frozenset({"PID", "NSPID", "USER", "RSS", "TIME"})), settings.stdout))

@@ -1,0 +1,166 @@
+"""Saved plans: what `plan --out` writes and `apply` takes, JSON with the documents the plan was made from.
+
+Mode 0600, for a document may hold what only root should read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vsprov import __version__
+from vsprov.cli.options import Inputs
+from vsprov.engine import converge
+from vsprov.engine.converge import Draft
+from vsprov.errors import FailedError, StalePlanError, UsageError, reason
+from vsprov.manifest import load as manifests
+from vsprov.manifest.load import Manifest
+from vsprov.plan.plan import FORMAT_VERSION, to_document
+from vsprov.plan.reconcile import Wanted
+from vsprov.store.instance import Instance
+
+LARGEST = 256 << 20
+
+
+def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
+    """The plan as -o json prints it."""
+    plan = replace(
+        draft.plan, inputs_digest=manifest.digest, observed_digest=converge.observed_digest(draft.observed)
+    )
+    return to_document(
+        plan,
+        version=__version__,
+        timestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        host=socket.gethostname(),
+        owner_set=owner,
+    )
+
+
+def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
+    """What a saved plan has besides: all that is needed to make the plan again."""
+    places = replace(
+        given,
+        paths=tuple(path if path == "-" else os.path.abspath(path) for path in given.paths),
+        values=tuple(map(os.path.abspath, given.values)),
+    )
+    options = {"instance": draft.wanted.instance, "prune": draft.wanted.prune, "inputs": asdict(places)}
+    return {
+        "options": options,
+        "documents": [manifests.document_of(one) for one in draft.wanted.objects],
+    }
+
+
+def write(path: str, made: Mapping[str, Any]) -> None:
+    """Put the plan in a file, whole or not at all. Raises FailedError."""
+    folder, name = os.path.split(os.path.abspath(path))
+    making = os.path.join(folder, f".{name}.{os.getpid()}")
+    try:
+        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                json.dump(made, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(making, path)
+        except BaseException:
+            os.unlink(making)
+            raise
+    except OSError as error:
+        raise FailedError(f"{path}: save the plan: {reason(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """A plan from a file. `known_images` are those its servers use."""
+
+    path: str
+    content: Mapping[str, Any]
+    owner: str
+    prune: bool
+    inputs: Inputs
+    manifest: Manifest
+    known_images: frozenset[str]
+
+    def wanted(self, instance: Instance) -> Wanted:
+        """What it asks for."""
+        owner = f"{instance.name}/{self.owner}"
+        return Wanted(instance.name, owner, self.manifest.objects, prune=self.prune)
+
+
+def is_plan(path: str) -> bool:
+    """Whether the file holds a saved plan, by its content: a JSON object with a format version among its
+    first keys.
+    """
+    if not os.path.isfile(path):  # a pipe would wait, and lose what is read here
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(1) == b"{" and b'"format_version"' in file.read(512)
+    except OSError:
+        return False
+
+
+def read(path: str, instance: Instance) -> SavedPlan:
+    """The plan in a file. Raises UsageError for what is none, or is one of another instance or version."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.loads(file.read(LARGEST))
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"of format {content['format_version']}")
+        options, documents = content["options"], content["documents"]
+        made_for = str(options["instance"])
+        inputs = Inputs(**{key: _frozen(value) for key, value in options["inputs"].items()})
+        known = frozenset(name for one in documents if (name := one["spec"].get("image")))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        hint = "make it again with: vsprov plan PATH --out FILE"
+        raise UsageError(
+            f"{path}: not a plan that this version of vsprov saved: {error}", hint=hint
+        ) from error
+    if made_for != instance.name:
+        raise UsageError(f"{path}: a plan for instance {made_for}, not for {instance.name}")
+    manifest = manifests.load_documents(documents, known_images=known)
+    return SavedPlan(path, content, str(content["set"]), bool(options["prune"]), inputs, manifest, known)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def refuse_changed_inputs(plan: SavedPlan) -> None:
+    """Raise StalePlanError when the manifest it was made from now says something else; what is not there any
+    more is not asked for.
+    """
+    given = plan.inputs
+    if any(path == "-" or not os.path.exists(path) for path in (*given.paths, *given.values)):
+        return
+    now = manifests.load(
+        given.paths,
+        recursive=given.recursive,
+        template=given.template,
+        values=given.values,
+        sets=given.sets,
+        known_images=plan.known_images,
+    )
+    if now.digest != plan.content["inputs_digest"]:
+        raise _stale(plan, f"the manifest has changed since ({', '.join(given.paths)})")
+
+
+def refuse_changed_world(plan: SavedPlan, draft: Draft) -> None:
+    """Raise StalePlanError when what is there, or what follows from it, is not what the plan was made of."""
+    if converge.observed_digest(draft.observed) != plan.content["observed_digest"]:
+        raise _stale(plan, "the servers, images or quotas of this host have changed since")
+    made = to_document(draft.plan, version="", timestamp="", host="", owner_set="")
+    if json.loads(json.dumps(made["resource_changes"], default=dict)) != plan.content["resource_changes"]:
+        raise _stale(plan, "an image's source or this host has changed since")
+
+
+def _stale(plan: SavedPlan, why: str) -> StalePlanError:
+    return StalePlanError(
+        f"{plan.path}: the saved plan is stale: {why}", hint="plan again, and look at it again"
+    )

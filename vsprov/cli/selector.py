@@ -1,0 +1,58 @@
+"""Label selectors: `-l tier=web,env!=dev,zone in (a,b),ready,!old`, as kubectl has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from vsprov.errors import UsageError
+from vsprov.model.objects import Object, Server
+
+Labels = Mapping[str, str]
+_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"
+_VALUE = r"([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?"
+_TERM = re.compile(
+    rf"(?P<not>!?)(?P<key>{_KEY})(\s*(?P<op>==|=|!=)\s*(?P<value>{_VALUE})|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?",
+    re.ASCII,
+)
+
+
+def parse(text: str) -> Callable[[Labels], bool]:
+    """Whether labels are selected; a key that is not there is unlike every value. Raises UsageError."""
+    terms = [_term(part) for part in re.split(r",(?![^(]*\))", text)]
+    return lambda labels: all(term(labels) for term in terms)
+
+
+def _term(text: str) -> Callable[[Labels], bool]:
+    match = _TERM.fullmatch(text.strip())
+    if match is None or (match["not"] and (match["op"] or match["set"])):
+        raise UsageError(
+            f"-l {text.strip()!r}: not a selector",
+            hint="write key=value, key!=value, key in (a,b), key or !key",
+        )
+    key, value = match["key"], match["value"]
+    if match["op"] == "!=":
+        return lambda labels: labels.get(key) != value
+    if match["op"]:
+        return lambda labels: labels.get(key) == value
+    if match["set"]:
+        values = {word.strip() for word in match["values"].split(",")}
+        wanted = match["set"] == "in"
+        return lambda labels: (labels.get(key) in values) == wanted
+    present = not match["not"]
+    return lambda labels: (key in labels) == present
+
+
+def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
+    """The servers whose labels are selected, with the images and quotas they use; all objects without a
+    selector.
+    """
+    if text is None:
+        return tuple(objects)
+    selected = parse(text)
+    servers = [one for one in objects if isinstance(one.spec, Server) and selected(one.labels)]
+    if not servers:
+        raise UsageError(f"-l {text}: no server of the manifest has such labels")
+    used = {f"Image/{one.spec.image}" for one in servers if isinstance(one.spec, Server)}
+    used |= {f"Quota/{one.spec.quota}" for one in servers if isinstance(one.spec, Server)}
+    return tuple(one for one in objects if one in servers or one.address in used)

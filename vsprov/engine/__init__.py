@@ -1,0 +1,1 @@
+"""Observe, plan, apply, observe again: the only part that changes the world."""

@@ -1,0 +1,171 @@
+"""A server's console log: what its init and all that inherited from it wrote to their standard output and
+error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import stat
+import struct
+from collections.abc import Iterator
+
+from vsprov.errors import FailedError, reason
+from vsprov.store.instance import Instance
+
+_CHUNK = 1 << 16
+IN_MODIFY, IN_ATTRIB, IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF = (
+    0x2,
+    0x4,
+    0x100,
+    0x80,
+    0x400,
+    0x800,
+)
+IN_CLOEXEC = 0x80000
+
+
+def path_of(instance: Instance, name: str) -> str:
+    return f"{instance.servers}/{name}/console.log"
+
+
+def open_log(instance: Instance, name: str) -> int | None:
+    """A file descriptor of the log; None before the server's first start. FailedError when it is no regular
+    file.
+    """
+    path = path_of(instance, name)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = "it is a symbolic link" if error.errno == errno.ELOOP else reason(error)
+        raise FailedError(f"Server/{name}: open {path}: {why}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FailedError(f"Server/{name}: open {path}: it is not a regular file")
+    return fd
+
+
+def tail(fd: int, lines: int | None) -> int:
+    """The offset at which the last so many lines of a file begin; 0 for all of them."""
+    end = os.fstat(fd).st_size
+    if lines is None:
+        return 0
+    if lines == 0:
+        return end
+    wanted, at = lines, end
+    while at > 0:
+        start = max(0, at - _CHUNK)
+        block = os.pread(fd, at - start, start)
+        # The line end that closes the last line does not begin another one.
+        stop = len(block) - 1 if at == end and block.endswith(b"\n") else len(block)
+        while (stop := block.rfind(b"\n", 0, stop)) >= 0:
+            wanted -= 1
+            if wanted == 0:
+                return start + stop + 1
+        at = start
+    return 0
+
+
+def read(fd: int, offset: int) -> Iterator[bytes]:
+    """What is in the file from an offset on, piece by piece."""
+    while block := os.pread(fd, _CHUNK, offset):
+        offset += len(block)
+        yield block
+
+
+def last_lines(instance: Instance, name: str, lines: int) -> list[str]:
+    """The last lines of a server's log; [] when it has none."""
+    fd = open_log(instance, name)
+    if fd is None:
+        return []
+    try:
+        text = b"".join(read(fd, tail(fd, lines)))
+    finally:
+        os.close(fd)
+    return text.decode(errors="replace").splitlines()
+
+
+def follow(instance: Instance, name: str, offset: int, fd: int | None) -> Iterator[bytes]:
+    """What is written to the log from an offset on, for ever; ends when the server is removed.
+
+    The kernel tells of writes (inotify(7)); a log that was cut short is read from its start, one that was
+    replaced is opened anew.
+    """
+    folder = os.path.dirname(path_of(instance, name))
+    watch = _inotify()
+    try:
+        home = _watch(watch, folder, IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF)
+        log = _watch(watch, path_of(instance, name), IN_MODIFY | IN_ATTRIB) if fd is not None else -1
+        while True:
+            if fd is None and (fd := open_log(instance, name)) is not None:
+                log, offset = _watch(watch, path_of(instance, name), IN_MODIFY | IN_ATTRIB), 0
+            if fd is not None:
+                if os.fstat(fd).st_size < offset:
+                    offset = 0
+                for block in read(fd, offset):
+                    offset += len(block)
+                    yield block
+            events = _events(watch)
+            if any(
+                descriptor == home and mask & (IN_DELETE_SELF | IN_MOVE_SELF) for descriptor, mask in events
+            ):
+                return
+            if fd is not None and _replaced(instance, name, fd):
+                os.close(fd)
+                fd = None
+                _forget(watch, log)
+    finally:
+        os.close(watch)
+        if fd is not None:
+            os.close(fd)
+
+
+def _replaced(instance: Instance, name: str, fd: int) -> bool:
+    try:
+        there = os.stat(path_of(instance, name), follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return not os.path.samestat(there, os.fstat(fd))
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _inotify() -> int:
+    fd: int = _libc().inotify_init1(IN_CLOEXEC)
+    if fd < 0:
+        raise FailedError(
+            f"inotify_init1: {os.strerror(ctypes.get_errno())}",
+            hint="fs.inotify.max_user_instances may be used up",
+        )
+    return fd
+
+
+def _watch(watch: int, path: str, mask: int) -> int:
+    descriptor: int = _libc().inotify_add_watch(watch, os.fsencode(path), mask)
+    if descriptor < 0:
+        raise FailedError(f"{path}: watch: {os.strerror(ctypes.get_errno())}")
+    return descriptor
+
+
+def _forget(watch: int, descriptor: int) -> None:
+    _libc().inotify_rm_watch(
+        watch, descriptor
+    )  # EINVAL when the file is gone: then there is nothing to forget
+
+
+def _events(watch: int) -> list[tuple[int, int]]:
+    """(watch descriptor, mask) of what has happened; waits until something has."""
+    select.select([watch], [], [])
+    raw = os.read(watch, _CHUNK)
+    out, at = [], 0
+    while at < len(raw):
+        descriptor, mask, _cookie, length = struct.unpack_from("iIII", raw, at)
+        out.append((descriptor, mask))
+        at += 16 + length
+    return out

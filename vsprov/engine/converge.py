@@ -1,0 +1,343 @@
+"""Plan and apply: observe, compare, do, observe again.
+
+`draft` only reads. `apply` takes the lock, clears away what a died apply left, plans, asks, does, and then
+plans once more: what is left to do after a successful apply is an error, for then the kernel shows something
+else than was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from vsprov.engine import execute, lock, machine, observe
+from vsprov.engine.schedule import Loop
+from vsprov.engine.spawn import is_at_gate
+from vsprov.engine.world import SECONDS_TO_DIE, World
+from vsprov.errors import FailedError, NotPermittedError, Problem, StepError, VsprovError
+from vsprov.kernel import cgroup, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.objects import Image, Object
+from vsprov.plan.observed import Machine, Observed
+from vsprov.plan.plan import Change, Plan, digest
+from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.steps import MakeGroup, Spawn, Step, describe, undo_of
+from vsprov.store import images, servers
+from vsprov.store.images import Resolved
+from vsprov.store.instance import Instance
+
+PARALLELISM = 32
+FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die without a word after so many steps
+
+
+class Report(Protocol):
+    """Who is told how an apply goes."""
+
+    def started(self, change: Change) -> None: ...
+    def finished(self, change: Change, error: VsprovError | None) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan with all it was made from."""
+
+    plan: Plan
+    wanted: Wanted
+    observed: Observed
+    machine: Machine
+    hierarchies: Hierarchies
+    resolved: Mapping[str, Resolved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended: `errors` by change, `left` what a second plan still wants, `approved` False when
+    the user said no.
+    """
+
+    draft: Draft
+    approved: bool = True
+    errors: Mapping[str, VsprovError] = field(default_factory=dict)
+    left: Plan | None = None
+    exits: Mapping[str, str] = field(default_factory=dict)
+
+
+def situation(instance: Instance, objects: Iterable[Object] = ()) -> tuple[Hierarchies, Machine, Observed]:
+    """The host and everything of the instance on it, as they are now. Reads only."""
+    hierarchies = cgroup.find()
+    host = machine.look(hierarchies, objects, instance.name)
+    return hierarchies, host, observe.observe(instance, hierarchies, host)
+
+
+def draft(instance: Instance, wanted: Wanted) -> Draft:
+    """The plan for what is wanted, as things are now. Reads only."""
+    hierarchies, host, observed = situation(instance, wanted.objects)
+    resolved = resolve_images(instance, wanted.objects)
+    wanted = replace(wanted, digests={name: image.digest for name, image in resolved.items()})
+    plan = reconcile(wanted, observed, host)
+    return Draft(plan, wanted, observed, host, hierarchies, resolved)
+
+
+def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
+    """{image name: what its source is now}; contents are read only when the source has changed since it was
+    imported.
+    """
+    records = images.observe(instance)
+    return {
+        o.name: images.resolve(o.spec.source, record=records.get(o.name))
+        for o in objects
+        if isinstance(o.spec, Image)
+    }
+
+
+def apply(
+    instance: Instance,
+    wanted: Wanted,
+    report: Report,
+    *,
+    approve: Callable[[Draft], bool] = lambda draft: True,
+    parallelism: int = PARALLELISM,
+    lock_timeout: float = 0.0,
+) -> Outcome:
+    """Make things as wanted. Raises what stands against the plan as a whole; failures of single objects are
+    in the outcome.
+    """
+    require_root()
+    with lock.locked(instance, lock_timeout):
+        try:
+            sweep(instance, report)
+            first = draft(instance, wanted)
+            collect_layers(instance, first.observed)
+            return perform(instance, first, report, approve=approve, parallelism=parallelism)
+        finally:
+            withdraw(instance)
+
+
+def perform(
+    instance: Instance,
+    first: Draft,
+    report: Report,
+    *,
+    approve: Callable[[Draft], bool] = lambda draft: True,
+    parallelism: int = PARALLELISM,
+) -> Outcome:
+    """Carry out a plan that was made under the lock, and look again."""
+    refuse_problems(first.plan)
+    if not approve(first):
+        return Outcome(first, approved=False)
+    if first.plan.empty:
+        return Outcome(first)
+    world = World(
+        instance,
+        first.hierarchies,
+        first.machine,
+        first.observed,
+        first.wanted.owner,
+        {o.address: o for o in first.wanted.objects},
+        first.resolved,
+        report.say,
+    )
+    with_intent(instance, first.plan)
+    if any(isinstance(step, Spawn) for change in first.plan.changes for step in change.steps):
+        world.start_spawner()  # it gets ready while images and groups are made
+    try:
+        errors = run(world, first.plan.changes, report, parallelism)
+        servers.flush(instance)
+        second = None if errors else draft(instance, first.wanted)
+        exits = endings(world)
+    finally:
+        world.close()
+    if second:
+        os.unlink(observe.intent_file(instance))
+        collect_layers(instance, second.observed)
+        servers.tidy(instance)
+    return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
+
+
+def withdraw(instance: Instance) -> None:
+    """Leave no trace of an instance that has nothing any more. The lock, which we hold, goes with the run
+    directory: who waits for it then sees that it is no longer the one.
+    """
+    if os.path.exists(observe.intent_file(instance)):
+        return
+    if not os.path.isdir(cgroup.find().directory("", instance.name)):
+        servers.tidy(instance)
+        if not os.path.isdir(instance.root):
+            with suppress(FileNotFoundError):
+                os.unlink(instance.lock)
+            with suppress(OSError):
+                os.rmdir(instance.run)
+
+
+def collect_layers(instance: Instance, observed: Observed) -> None:
+    """Remove the layers that no image has and no server runs on."""
+    used = {seen.applied["image"] for seen in observed.servers.values() if seen.applied}
+    for layer in images.unused_layers(instance, used):
+        images.remove_layer(instance, layer)
+
+
+def refuse_problems(plan: Plan) -> None:
+    """Raise everything that stands against the plan as one error."""
+    if plan.problems:
+        raise PlanError(plan.problems)
+
+
+class PlanError(FailedError):
+    """Problems that only the host shows: strangers' objects, too little of something, features it lacks."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise NotPermittedError("making servers needs root", hint="run it with sudo")
+
+
+def sweep(instance: Instance, report: Report) -> None:
+    """Remove what an apply that died left half-made: servers at their gates, unmarked groups it was about to
+    mark, folders under their temporary names.
+    """
+    hierarchies = cgroup.find()
+    end_spawner(instance, hierarchies)
+    for group in reversed(observe.read_intent(instance)):
+        for controller in ("", *hierarchies.v1):
+            directory = hierarchies.directory(controller, group)
+            there, mark = observe.owner_mark(directory)
+            if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
+                cgroup.remove(directory)
+                report.say(f"removed {directory}, left by an apply that died")
+    for path in servers.sweep(instance):
+        report.say(f"removed {path}, left by an apply that died")
+
+
+def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
+    """Wait until the spawner of an apply that died is gone, and the servers it held at their gates: they end
+    by themselves, but not at once, and until then look as if they ran.
+    """
+    spawner = observe.read_spawner(instance)
+    if spawner is None:
+        return
+    end(spawner.pid, spawner.start)
+    for group in cgroup.walk(hierarchies.directory("", instance.name)):
+        pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
+        if pid and is_at_gate(pid) and (found := process.identity(pid)):
+            end(found.pid, found.start)
+
+
+def end(pid: int, start: int) -> None:
+    """Kill that very process and wait until it is dead; StepError when it does not die."""
+    pidfd = process.open_pidfd(pid, start)
+    if pidfd is None:
+        return
+    try:
+        process.send_signal(pidfd, signal.SIGKILL)
+        if not select.select([pidfd], [], [], SECONDS_TO_DIE)[0]:
+            raise StepError(f"end {pid}, left by an apply that died: still there after {SECONDS_TO_DIE:g} s")
+    finally:
+        os.close(pidfd)
+
+
+def with_intent(instance: Instance, plan: Plan) -> None:
+    """Write down which groups are about to be made, for `sweep`. In /run: after a reboot there are none."""
+    groups = dict.fromkeys(
+        step.group for change in plan.changes for step in change.steps if isinstance(step, MakeGroup)
+    )
+    with open(observe.intent_file(instance), "w") as file:
+        file.write("\n".join(groups))
+
+
+def run(world: World, changes: Iterable[Change], report: Report, parallelism: int) -> dict[str, VsprovError]:
+    """Do the changes, those at once that do not wait for each other; {key: why it failed} of those that did
+    not succeed.
+    """
+    by_key = {change.key: change for change in changes}
+    errors: dict[str, VsprovError] = {}
+    budget = Budget(os.environ.get(FAIL_AFTER))
+
+    def done(key: str, error: VsprovError | None) -> None:
+        if error:
+            errors[key] = error
+        report.finished(by_key[key], error)
+
+    def work(change: Change) -> Callable[[], execute.Doing]:
+        return lambda: perform_change(world, change, report, budget)
+
+    loop = Loop(lambda: world.spawner, parallelism, lambda event: world.exits.update({event["id"]: event}))
+    loop.run({key: (change.after, work(change)) for key, change in by_key.items()}, done)
+    return errors
+
+
+def perform_change(world: World, change: Change, report: Report, budget: Budget) -> execute.Doing:
+    """The steps of one change; when one fails those before it are taken back, latest first, and the error
+    says so.
+    """
+    report.started(change)
+    finished: list[Step] = []
+    try:
+        for step in change.steps:
+            yield from execute.do(world, step)
+            finished.append(step)
+            budget.spend()
+    except VsprovError as error:
+        undone, stuck = yield from take_back(world, finished)
+        message = f"{change.address}: {error}"
+        if undone:
+            message += "; what had been done before it was taken back"
+        for problem in stuck:
+            message += f"\n{change.address}: not undone: {problem}"
+        raise StepError(message, hint=error.hint) from error
+
+
+def take_back(world: World, finished: list[Step]) -> Any:
+    undone, stuck = [], []
+    for step in reversed(finished):
+        back = undo_of(step)
+        if back is None:
+            continue
+        try:
+            yield from execute.do(world, back)
+            undone.append(describe(step))
+        except VsprovError as error:
+            stuck.append(str(error))
+    return undone, stuck
+
+
+class Budget:
+    """Counts steps; dies like a power cut would when VSPROV_FAIL_AFTER of them are done."""
+
+    def __init__(self, limit: str | None) -> None:
+        self.left = int(limit) if limit else -1
+        self.spend(0)
+
+    def spend(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endings(world: World) -> dict[str, str]:
+    """{server: how its init ended} of those that ended while we looked on."""
+    if world.spawner:
+        for event in world.spawner.events():
+            world.exits[event["id"]] = event
+    names = {number: name for name, number in world.spawned.items()}
+    return {
+        names[number]: f"killed by signal {event['signal']}"
+        if "signal" in event
+        else f"exited with code {event['code']}"
+        for number, event in world.exits.items()
+        if event["event"] == "exited"
+    }
+
+
+def observed_digest(observed: Observed) -> str:
+    """What a saved plan remembers of what it was made from."""
+    return digest(observed)

@@ -1,0 +1,254 @@
+"""Starting, stopping and restarting servers as they were last applied, and removing everything of an
+instance.
+
+What a server should be is not changed: its record stays, so a server that was stopped here is drift in the
+next plan.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vsprov.engine import converge, lock
+from vsprov.engine.converge import Draft, Outcome, Report
+from vsprov.errors import FailedError
+from vsprov.model.objects import Object, Server
+from vsprov.plan import applied
+from vsprov.plan.observed import Machine, Observed, ObservedServer
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.servers import stop_step
+from vsprov.plan.steps import DiscardUpper, MarkInit, Release, RemoveGroup, Spawn, Step
+from vsprov.store.instance import Instance
+
+Action = Literal["start", "stop", "restart"]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """How it went: `outcome` of the servers that had to change, names of those that were `already` as asked
+    for.
+    """
+
+    outcome: Outcome
+    already: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which servers are meant: these names, those whose labels are selected, or all."""
+
+    names: tuple[str, ...] = ()
+    selected: Callable[[Mapping[str, str]], bool] | None = None
+    everything: bool = False
+
+    def of(self, observed: Observed) -> list[str]:
+        """Their names, each once. Raises FailedError for a name no server has."""
+        unknown = [name for name in self.names if name not in observed.servers]
+        if unknown:
+            raise unknown_server(unknown[0], observed.servers)
+        found = list(self.names)
+        for seen in observed.servers.values():
+            if self.everything or (self.selected and seen.applied and self.selected(seen.applied["labels"])):
+                found.append(seen.name)
+        return list(dict.fromkeys(found))
+
+
+def unknown_server(name: str, known: Iterable[str]) -> FailedError:
+    """The error for a name that no server has."""
+    near = difflib.get_close_matches(name, known, 1)
+    return FailedError(
+        f"Server/{name}: there is no such server",
+        hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
+    )
+
+
+def change_state(
+    instance: Instance,
+    action: Action,
+    choice: Choice,
+    report: Report,
+    *,
+    timeout: int | None = None,
+    parallelism: int = converge.PARALLELISM,
+    lock_timeout: float = 0.0,
+) -> Changed:
+    """Start, stop or restart the servers; those that are so already are left alone. `timeout`, in
+    microseconds, replaces each server's own time to end. Raises FailedError for a server that cannot be
+    started as it is, before any is touched.
+    """
+    with alone(instance, lock_timeout, report):
+        hierarchies, machine, observed = converge.situation(instance)
+        names = choice.of(observed)
+        chosen = [observed.servers[name] for name in names]
+        already = tuple(seen.name for seen in chosen if _is_so(action, seen))
+        chosen = [seen for seen in chosen if seen.name not in already]
+        wanted = Wanted(
+            instance.name, "", () if action == "stop" else tuple(_recorded(seen) for seen in chosen)
+        )
+        plan = _plan(action, chosen, wanted, observed, machine, timeout)
+        outcome = converge.perform(
+            instance, Draft(plan, wanted, observed, machine, hierarchies), report, parallelism=parallelism
+        )
+        return Changed(outcome, already)
+
+
+@contextmanager
+def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
+    """Hold the instance's lock, with what a died apply left cleared away; afterwards an instance that has
+    nothing leaves no trace.
+    """
+    converge.require_root()
+    with lock.locked(instance, lock_timeout):
+        try:
+            converge.sweep(instance, report)
+            yield
+        finally:
+            converge.withdraw(instance)
+
+
+def _is_so(action: Action, seen: ObservedServer) -> bool:
+    if action == "stop":
+        return not (seen.init or seen.populated)
+    return action == "start" and seen.init is not None
+
+
+def _recorded(seen: ObservedServer) -> Object:
+    """The server as it was last applied, to be running."""
+    if seen.applied is None:
+        raise FailedError(
+            f"Server/{seen.name}: start: its record is lost or was edited, so what it should run is unknown",
+            hint="apply its manifest",
+        )
+    found = applied.to_object(seen.name, seen.applied)
+    assert isinstance(found.spec, Server)
+    return replace(found, spec=replace(found.spec, state="Running"))
+
+
+def _plan(
+    action: Action,
+    chosen: Sequence[ObservedServer],
+    wanted: Wanted,
+    observed: Observed,
+    machine: Machine,
+    timeout: int | None,
+) -> Plan:
+    changes: dict[str, Change] = {}
+    for seen in chosen:
+        steps: list[Step] = []
+        if seen.init or seen.populated:
+            stop = stop_step(seen)
+            steps.append(stop if timeout is None else replace(stop, timeout=timeout))
+        if action != "stop":
+            if seen.group is None or not seen.directory:
+                # After a reboot the groups are gone: all of the server has to be made again.
+                changes.update(_made_again(seen, wanted, observed, machine))
+                continue
+            if seen.applied and seen.applied["spec"].get("ephemeral"):
+                steps.append(DiscardUpper(seen.name))
+            steps += [Spawn(seen.name), MarkInit(seen.name), Release(seen.name)]
+        address = f"Server/{seen.name}"
+        changes[address] = Change("Server", seen.name, "update", "none", action, steps=tuple(steps))
+    waits = _order(action, chosen)
+    ordered = [replace(change, after=(*change.after, *waits.get(key, ()))) for key, change in changes.items()]
+    return Plan(tuple(ordered))
+
+
+def _made_again(
+    seen: ObservedServer, wanted: Wanted, observed: Observed, machine: Machine
+) -> dict[str, Change]:
+    address = f"Server/{seen.name}"
+    owner = seen.owner or (seen.group.owner if seen.group else None) or ""
+    objects = tuple(one for one in wanted.objects if one.address == address)
+    plan = reconcile(replace(wanted, owner=owner, objects=objects), observed, machine)
+    converge.refuse_problems(plan)
+    return {
+        change.key: replace(change, reason="start") if change.kind == "Server" else change
+        for change in plan.changes
+    }
+
+
+def _order(action: Action, chosen: Sequence[ObservedServer]) -> dict[str, tuple[str, ...]]:
+    """{address: those that come first}: a server starts after what it depends on, and stops before it."""
+    names = {seen.name for seen in chosen}
+    after: dict[str, list[str]] = {}
+    for seen in chosen:
+        for dependency in (seen.applied or {"spec": {}})["spec"].get("dependsOn", ()):
+            if dependency["name"] in names:
+                first, second = (
+                    (seen.name, dependency["name"]) if action == "stop" else (dependency["name"], seen.name)
+                )
+                after.setdefault(f"Server/{second}", []).append(f"Server/{first}")
+    return {address: tuple(first) for address, first in after.items()}
+
+
+# -- everything
+
+
+def destroy_all(
+    instance: Instance,
+    report: Report,
+    *,
+    approve: Callable[[Draft], bool] = lambda draft: True,
+    parallelism: int = converge.PARALLELISM,
+    lock_timeout: float = 0.0,
+) -> Outcome:
+    """Remove all that bears this instance's mark, whichever set it belongs to, and what is left then of the
+    instance itself.
+    """
+    with alone(instance, lock_timeout, report):
+        hierarchies, machine, seen = converge.situation(instance)
+        observed = _as_one_set(seen, instance)
+        owner = f"{instance.name}/*"
+        remove = frozenset(_addresses(observed, owner))
+        for name in observed.servers:
+            if f"Server/{name}" not in remove:
+                report.say(f"Server/{name}: left alone: some of it does not carry our mark")
+        wanted = Wanted(instance.name, owner, remove=remove)
+        plan = reconcile(wanted, observed, machine)
+        if (
+            plan.empty
+            and observed.parent
+            and observed.parent.owner
+            and not (observed.servers or observed.pools)
+        ):
+            steps = (RemoveGroup(instance.name),)
+            plan = replace(
+                plan, changes=(Change("Host", instance.name, "delete", "none", "empty", steps=steps),)
+            )
+        draft = Draft(plan, wanted, observed, machine, hierarchies)
+        return converge.perform(instance, draft, report, approve=approve, parallelism=parallelism)
+
+
+def _as_one_set(observed: Observed, instance: Instance) -> Observed:
+    """The same, where every owner of this instance is the set "*"."""
+
+    def one(owner: str | None) -> str | None:
+        return f"{instance.name}/*" if owner and owner.partition("/")[0] == instance.name else owner
+
+    def server(seen: ObservedServer) -> ObservedServer:
+        group = replace(seen.group, owner=one(seen.group.owner)) if seen.group else None
+        return replace(seen, owner=one(seen.owner), group=group)
+
+    return replace(
+        observed,
+        servers={name: server(seen) for name, seen in observed.servers.items()},
+        pools={name: replace(pool, owner=one(pool.owner)) for name, pool in observed.pools.items()},
+        images={name: replace(image, owner=one(image.owner)) for name, image in observed.images.items()},
+    )
+
+
+def _addresses(observed: Observed, owner: str) -> Iterable[str]:
+    for seen in observed.servers.values():
+        parts = [
+            part
+            for part in (seen.owner if seen.directory else owner, seen.group.owner if seen.group else owner)
+        ]
+        if all(part == owner for part in parts):
+            yield f"Server/{seen.name}"
+    yield from (f"Quota/{name}" for name, pool in observed.pools.items() if pool.owner == owner)
+    yield from (f"Image/{name}" for name, image in observed.images.items() if image.owner == owner)

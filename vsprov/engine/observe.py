@@ -1,0 +1,225 @@
+"""What there is of an instance: read from the kernel and from disk, changing nothing."""
+
+from __future__ import annotations
+
+import json
+
+from vsprov.engine.machine import limits_of
+from vsprov.kernel import cgroup, namespace, proc, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.knobs import KNOBS, Side, normal
+from vsprov.plan import applied
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
+from vsprov.store import images, marks, servers
+from vsprov.store.instance import Instance
+from vsprov.store.servers import ServerDirectory
+
+
+def observe(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Observed:
+    """Everything of the instance. Groups an interrupted apply left unmarked and empty count as absent;
+    `sweep` removes them.
+    """
+    return _Observer(instance, hierarchies, machine).observe()
+
+
+class _Observer:
+    def __init__(self, instance: Instance, hierarchies: Hierarchies, machine: Machine) -> None:
+        self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
+        self.intended = frozenset(read_intent(instance))
+        self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
+        for knob in KNOBS:
+            if side := machine.side(knob):
+                self.sides.setdefault(
+                    "" if machine.versions[knob.controller] == 2 else side.controller, []
+                ).append(side)
+
+    def observe(self) -> Observed:
+        parent = self.group(self.instance.name)
+        directories = servers.observe(self.instance)
+        pools: dict[str, ObservedGroup] = {}
+        homes: dict[str, ObservedGroup] = {}
+        for name in cgroup.children(self.path("", self.instance.name)) if parent else ():
+            found, role = self.group_and_role(f"{self.instance.name}/{name}")
+            if found is None:
+                continue
+            if role != "pool":
+                homes[name] = found
+                continue
+            pools[name] = found
+            for child in cgroup.children(self.path("", found.path)):
+                if inner := self.group(f"{found.path}/{child}"):
+                    homes[child] = inner
+        names = sorted({*homes, *directories})
+        return Observed(
+            servers={name: self.server(name, homes.get(name), directories.get(name)) for name in names},
+            pools=pools,
+            images={name: _image(record) for name, record in images.observe(self.instance).items()},
+            parent=parent,
+            subtree=self.subtree(""),
+        )
+
+    def path(self, controller: str, group: str) -> str:
+        return self.hierarchies.directory(controller, group)
+
+    def subtree(self, group: str) -> frozenset[str]:
+        return frozenset((cgroup.read(f"{self.path('', group)}/cgroup.subtree_control") or "").split())
+
+    # -- groups
+
+    def group(self, path: str) -> ObservedGroup | None:
+        return self.group_and_role(path)[0]
+
+    def group_and_role(self, path: str) -> tuple[ObservedGroup | None, str]:
+        """(the group or None, its role). A v1 directory without our mark makes the whole group a stranger's."""
+        there, mark = owner_mark(self.path("", path))
+        if not there or (mark is None and self.leftover("", path)):
+            return None, ""
+        role, _, owner = (mark or "").partition(" ")
+        controllers = {""}
+        texts = self.texts("", path)
+        for controller in self.hierarchies.v1:
+            there, other = owner_mark(self.path(controller, path))
+            if not there or (other is None and self.leftover(controller, path)):
+                continue
+            if other != mark:
+                owner = ""
+            controllers.add(controller)
+            texts.update(self.texts(controller, path))
+        spec = None
+        if role == "pool":
+            text = applied.unseal(marks.read_mark(self.path("", path), "applied"), None)
+            spec = json.loads(text) if text else None
+        return ObservedGroup(
+            path, owner or None, texts, frozenset(controllers), self.subtree(path), spec
+        ), role
+
+    def leftover(self, controller: str, path: str) -> bool:
+        """Whether an unmarked group is one that an apply was about to make and mark when it died."""
+        return (
+            path in self.intended
+            and not cgroup.children(self.path(controller, path))
+            and not cgroup.processes(self.path(controller, path))
+        )
+
+    def texts(self, hierarchy: str, group: str) -> dict[str, str]:
+        """{file: text} of every knob file of the group in one hierarchy."""
+        out = {}
+        directory = self.path(hierarchy, group)
+        for side in self.sides.get(hierarchy, ()):
+            for file in side.files:
+                raw = cgroup.read(f"{directory}/{file}")
+                if raw is not None:
+                    out[file] = normal(file, raw)
+        return out
+
+    # -- servers
+
+    def server(
+        self, name: str, group: ObservedGroup | None, directory: ServerDirectory | None
+    ) -> ObservedServer:
+        disk = applied.to_text(directory.applied) if directory and directory.applied else None
+        mark = None
+        init: Process | None = None
+        populated = False
+        if group:
+            home = self.path("", group.path)
+            mark = applied.unseal(marks.read_mark(home, "applied"), disk)
+            populated = cgroup.populated(home)
+            init = self.init(group, populated, directory.id_base if directory else None)
+        strays = self.strays(group, init) if group and init else ()
+        if init and strays and process.is_ending(init.pid):
+            init, strays = None, ()
+        text = mark or disk
+        record = json.loads(text) if text else None
+        return ObservedServer(
+            name,
+            group,
+            owner=str(directory.owner) if directory and directory.owner else None,
+            directory=directory is not None,
+            id_base=directory.id_base if directory else None,
+            applied=record,
+            mark=mark,
+            disk=disk,
+            init=init,
+            strays=strays,
+            populated=populated,
+            hostname=namespace.hostname(init.pid) if init else None,
+            limits=limits_of(init.pid) or None if init else None,
+        )
+
+    def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
+        """The server's pid 1: the marked one while it lives, wherever it was moved to, else the process in
+        the home that is pid 1 of its namespace.
+
+        A mark alone is not believed: outside the home only pid 1 of a namespace with this server's ids is it.
+        """
+        home = self.path("", group.path)
+        words = (marks.read_mark(home, "init") or "").split()
+        if len(words) == 3 and words[2] == proc.boot_id() and words[0].isdigit() and words[1].isdigit():
+            found = process.identity(int(words[0]))
+            if found and found.start == int(words[1]):
+                within = _inside(proc.groups_of(found.pid).get("", ""), f"/{group.path}")
+                if within or (process.find_init([found.pid]) and proc.first_id(found.pid) == id_base):
+                    return Process(found.pid, found.start)
+        pid = process.find_init(cgroup.all_processes(home)) if populated else None
+        found = process.identity(pid) if pid else None
+        return Process(found.pid, found.start) if found else None
+
+    def strays(self, group: ObservedGroup, init: Process) -> tuple[str, ...]:
+        actual = proc.groups_of(init.pid)
+        expected = {
+            name: f"/{group.path}" if name else f"/{group.path}/payload" for name in group.controllers
+        }
+        return tuple(
+            sorted(
+                name for name, path in expected.items() if actual and not _inside(actual.get(name, ""), path)
+            )
+        )
+
+
+def _inside(path: str, group: str) -> bool:
+    # A guest may make groups of its own below its payload.
+    return path == group or path.startswith(f"{group}/")
+
+
+def owner_mark(directory: str) -> tuple[bool, str | None]:
+    """(whether the directory exists, its owner mark)."""
+    try:
+        return True, marks.read_mark(directory, marks.OWNER)
+    except FileNotFoundError:
+        return False, None
+
+
+def _image(record: images.ImageRecord) -> ObservedImage:
+    # A record that cannot be read, or whose layer is gone, is as good as another digest: the image is
+    # imported again.
+    return ObservedImage(
+        record.name,
+        "" if record.problem else record.digest,
+        str(record.owner) if record.owner else None,
+        record.source,
+    )
+
+
+# -- intent: what an apply is about to make, for the next one to clear away should it die
+
+
+def intent_file(instance: Instance) -> str:
+    return f"{instance.run}/intent"
+
+
+def read_intent(instance: Instance) -> list[str]:
+    """Paths of the groups an apply that did not end was about to make. mkdir and mark are two system calls; a
+    crash between them leaves a group without mark, which only this file tells from a stranger's.
+    """
+    lines = (proc.read(intent_file(instance)) or "").splitlines()
+    return [line for line in lines if line and " " not in line]
+
+
+def read_spawner(instance: Instance) -> Process | None:
+    """The spawner of an apply that did not end; it may be on its way out yet, its servers at their gates."""
+    for line in (proc.read(intent_file(instance)) or "").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == "spawner" and words[1].isdigit() and words[2].isdigit():
+            return Process(int(words[1]), int(words[2]))
+    return None

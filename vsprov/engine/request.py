@@ -1,0 +1,167 @@
+"""From a server to what the spawner is asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+from vsprov.engine.world import World
+from vsprov.errors import HostError
+from vsprov.kernel import process
+from vsprov.model.knobs import RLIMITS
+from vsprov.model.objects import CAPABILITIES, Mount, Object, Server
+from vsprov.model.units import MAX
+from vsprov.plan.observed import Machine
+from vsprov.store import images, servers
+from vsprov.store.images import ImageRecord
+
+# What else of /proc and /sys an unprivileged root could read or write that is the host's business; the OCI
+# runtimes' list.
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# With less than this a server may run out of memory before its command is executed; a pool's may be used
+# up by the others in it.
+SCANT_MEMORY = 1 << 20
+REAPERS = ("catatonit", "tini")
+DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+
+
+def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
+    """The spawner's request for a server whose directory and groups are made."""
+    spec = server.spec
+    assert isinstance(spec, Server)
+    image = world.image(spec.image)
+    path = f"{world.instance.servers}/{server.name}"
+    v1 = sorted({world.directory(name, group) for name in world.hierarchies.v1})
+    return {
+        "hostname": spec.hostname,
+        "argv": list(spec.init.command),
+        "env": environment(spec),
+        "cwd": spec.init.working_dir,
+        "user": spec.init.user,
+        "umask": 0o022,
+        "no_new_privs": spec.security.no_new_privileges,
+        "capabilities": capabilities(spec),
+        "rlimits": rlimits(spec, world.machine),
+        "oom_score_adj": None,
+        "own_memory": bool(spec.quota) or spec.resources.get("memory.max", MAX) in range(SCANT_MEMORY),
+        "id_map": {"base": servers.id_base(world.instance, server.name), "size": 65536},
+        "root": {
+            "lower": [images.layer_path(world.instance, layer) for layer in reversed(image.layers)],
+            "upper": f"{path}/upper",
+            "work": f"{path}/work",
+            "read_only": spec.security.read_only_root,
+            "mount_at": world.instance.run,
+        },
+        "mounts": [*_image_binds(image), *(_mount(mount) for mount in spec.mounts)],
+        "masks": list(MASKED),
+        "read_only_paths": list(READ_ONLY),
+        "cgroup": {
+            "payload": f"{world.directory('', group)}/payload",
+            "attach": [where for where in v1 if os.path.isdir(where)],
+        },
+        "console": f"{path}/console.log",
+        "reaper": find_reaper() if spec.init.reaper else None,
+    }
+
+
+def enter_request(
+    spec: Server, argv: list[str], *, user: str | None, cwd: str | None, env: dict[str, str], machine: Machine
+) -> dict[str, Any]:
+    """What a command that joins a running server is executed with: the server's own confinement, environment
+    and limits.
+    """
+    return {
+        "argv": argv,
+        "env": {**environment(spec), **env},
+        "cwd": cwd or spec.init.working_dir,
+        "user": spec.init.user if user is None else user,
+        "umask": 0o022,
+        "no_new_privs": spec.security.no_new_privileges,
+        "capabilities": capabilities(spec),
+        "rlimits": rlimits(spec, machine),
+    }
+
+
+def environment(spec: Server) -> dict[str, str]:
+    return {**DEFAULT_ENV, **spec.init.env}
+
+
+def capabilities(spec: Server) -> list[int]:
+    """Numbers of the capabilities in the bounding set."""
+    return [CAPABILITIES.index(name) for name in spec.security.kept()]
+
+
+def rlimits(spec: Server, machine: Machine) -> list[tuple[int, int, int]]:
+    """(RLIMIT number, soft, hard) of every limit, -1 for no limit: those of the server, else the host's."""
+    out = []
+    for knob in RLIMITS:
+        limits = spec.resources.get(knob.path, machine.limits.get(knob.rlimit))
+        if limits:
+            soft, hard = (-1 if limit == MAX else limit for limit in limits)
+            out.append((process.LIMITS[knob.rlimit], soft, hard))
+    return out
+
+
+def find_reaper() -> str:
+    """Path of a static catatonit or tini on the host; raises HostError without one."""
+    for name in REAPERS:
+        if path := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"):
+            return path
+    raise HostError(
+        "init.reaper: neither catatonit nor tini is installed on the host", hint="apt install catatonit"
+    )
+
+
+def _image_binds(image: ImageRecord) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "bind",
+            "source": bind.source,
+            "target": bind.target,
+            "read_only": True,
+            "recursive": True,
+            "idmap": True,
+            "nosuid": False,
+            "nodev": True,
+            "create": True,
+        }
+        for bind in image.binds
+    ]
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    if mount.type == "tmpfs":
+        return {
+            "type": "tmpfs",
+            "target": mount.target,
+            "size": mount.size,
+            "mode": int(mount.mode, 8),
+            "read_only": mount.read_only,
+            "nosuid": True,
+            "nodev": True,
+            "create": True,
+        }
+    return {
+        "type": "bind",
+        "source": mount.source,
+        "target": mount.target,
+        "read_only": mount.read_only,
+        "recursive": mount.recursive,
+        "idmap": mount.id_map,
+        "nosuid": True,
+        "nodev": True,
+        "create": True,
+    }

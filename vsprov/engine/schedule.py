@@ -1,0 +1,177 @@
+"""Running the changes of a plan at once where they do not wait for each other, in one thread.
+
+Each change is a generator that does its steps and yields what it waits for: `Readable` for an fd, `Event` for
+the spawner. Nothing is polled: the loop sleeps in poll(2) until the kernel or the spawner has something to
+say.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vsprov.errors import VsprovError
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """Wait until the fd has one of the poll(2) events; the answer is False when `seconds` passed first."""
+
+    fd: int
+    seconds: float
+    events: int = select.POLLIN
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Wait for the spawner's next event about this server; the answer is the event."""
+
+    number: int
+
+
+Wait = Readable | Event
+Work = Generator[Wait, Any, None]
+
+
+class Source(Protocol):
+    """Where `Event`s come from."""
+
+    def fileno(self) -> int: ...
+    def events(self) -> list[dict[str, Any]]: ...
+
+
+class Loop:
+    """Runs works by key; `after` names the keys each waits for. One whose predecessor failed is skipped."""
+
+    def __init__(
+        self, source: Callable[[], Source | None], limit: int, stray: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._source, self._limit, self._stray = source, limit, stray
+        self._poll = select.poll()
+        self._by_fd: dict[int, tuple[str, Work, int]] = {}
+        self._by_number: dict[int, tuple[str, Work]] = {}
+        self._deadlines: list[
+            tuple[float, int, int]
+        ] = []  # (when, serial, fd); an fd number is used again, a serial is not
+        self._serial = 0
+        self._watched = -1
+
+    def run(
+        self,
+        works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
+        done: Callable[[str, VsprovError | None], None],
+    ) -> None:
+        """Run all; `done(key, error)` is called as each ends, with None when it went well. Works are started
+        in their given order.
+        """
+        waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
+        holds: dict[str, list[str]] = {key: [] for key in works}
+        for key, names in waits.items():
+            for name in names:
+                holds[name].append(key)
+        ready = deque(key for key in works if not waits[key])
+        failed: dict[str, str] = {}
+        running = 0
+        resumed: deque[tuple[str, Work, Any]] = deque()
+        while ready or running:
+            while ready and running < self._limit:
+                key = ready.popleft()
+                running += 1
+                resumed.append((key, works[key][1](), None))
+            while resumed:
+                key, work, answer = resumed.popleft()
+                error: VsprovError | None = None
+                try:
+                    self._park(key, work, work.send(answer))
+                    continue
+                except StopIteration:
+                    pass
+                except VsprovError as caught:
+                    error = caught
+                running -= 1
+                self._finish(key, error, holds, waits, ready, failed, done)
+                if ready:
+                    break
+            if not resumed and running and (not ready or running >= self._limit):
+                resumed.extend(self._wake())
+
+    def _finish(
+        self,
+        key: str,
+        error: VsprovError | None,
+        holds: Mapping[str, list[str]],
+        waits: Mapping[str, set[str]],
+        ready: deque[str],
+        failed: dict[str, str],
+        done: Callable[[str, VsprovError | None], None],
+    ) -> None:
+        """Tell how a work ended, and let those that waited for it start, or skip them."""
+        ended = deque([(key, error)])
+        while ended:
+            name, error = ended.popleft()
+            done(name, error)
+            if error:
+                failed[name] = name
+            for follower in holds[name]:
+                if follower in failed:
+                    continue
+                if error:
+                    failed[follower] = name
+                    ended.append((follower, Skipped(f"{follower}: skipped, because {name} failed")))
+                else:
+                    waits[follower].discard(name)
+                    if not waits[follower]:
+                        ready.append(follower)
+
+    def _park(self, key: str, work: Work, wait: Wait) -> None:
+        if isinstance(wait, Event):
+            self._by_number[wait.number] = (key, work)
+        else:
+            self._serial += 1
+            self._by_fd[wait.fd] = (key, work, self._serial)
+            self._poll.register(wait.fd, wait.events)
+            heapq.heappush(self._deadlines, (time.monotonic() + wait.seconds, self._serial, wait.fd))
+
+    def _wake(self) -> list[tuple[str, Work, Any]]:
+        """Sleep until something happens; the works that go on, with their answers."""
+        source = self._source()
+        if source and self._watched != source.fileno():
+            self._watched = source.fileno()
+            self._poll.register(self._watched, select.POLLIN)
+        while self._deadlines and not self._is_due(*self._deadlines[0][1:]):
+            heapq.heappop(self._deadlines)
+        timeout = max(0.0, self._deadlines[0][0] - time.monotonic()) * 1000 if self._deadlines else None
+        out: list[tuple[str, Work, Any]] = []
+        for fd, _ in self._poll.poll(timeout):
+            if source and fd == self._watched:
+                for event in source.events():
+                    if event["id"] in self._by_number:
+                        out.append((*self._by_number.pop(event["id"]), event))
+                    else:
+                        self._stray(event)
+            elif fd in self._by_fd:
+                out.append((*self._resume(fd), True))
+        now = time.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, serial, fd = heapq.heappop(self._deadlines)
+            if self._is_due(serial, fd):
+                out.append((*self._resume(fd), False))
+        return out
+
+    def _is_due(self, serial: int, fd: int) -> bool:
+        """Whether the wait that a deadline was set for is still on."""
+        return fd in self._by_fd and self._by_fd[fd][2] == serial
+
+    def _resume(self, fd: int) -> tuple[str, Work]:
+        self._poll.unregister(fd)
+        key, work, _ = self._by_fd.pop(fd)
+        return key, work
+
+
+class Skipped(VsprovError):
+    """A change that was not tried, because one it depends on failed."""

@@ -1,0 +1,61 @@
+"""What a server uses now, as the kernel counts it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from vsprov.kernel import cgroup, proc
+from vsprov.kernel.cgroup import Hierarchies
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU time since the group was made, memory and number of processes and threads now; None where no
+    controller counts it.
+    """
+
+    cpu_seconds: float | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+
+
+def read(hierarchies: Hierarchies, group: str) -> Usage:
+    """What the processes of a group, and of those below it, use.
+
+    cgroup2's cpu.stat counts CPU time whether or not the controller is there (cgroup-v2.rst); cgroup v1's
+    memory.usage_in_bytes stands for memory.current.
+    """
+    versions = hierarchies.versions()
+    stat = cgroup.read(f"{hierarchies.directory('', group)}/cpu.stat") or ""
+    microseconds = next(
+        (int(line.split()[1]) for line in stat.splitlines() if line.startswith("usage_usec ")), None
+    )
+    memory = "memory.current" if versions.get("memory") == 2 else "memory.usage_in_bytes"
+    return Usage(
+        cpu_seconds=None if microseconds is None else microseconds / 1_000_000,
+        memory_bytes=_number(hierarchies, "memory", group, memory) if "memory" in versions else None,
+        pids=_number(hierarchies, "pids", group, "pids.current") if "pids" in versions else None,
+    )
+
+
+def _number(hierarchies: Hierarchies, controller: str, group: str, file: str) -> int | None:
+    text = cgroup.read(f"{hierarchies.directory(controller, group)}/{file}")
+    return int(text) if text else None
+
+
+def uptime() -> float:
+    """Seconds since boot, as process start times count them."""
+    return float((proc.read("/proc/uptime") or "0").split()[0])
+
+
+def age(start: int, now: float) -> float:
+    """Seconds since a process started; `start` in clock ticks since boot, `now` from `uptime`."""
+    return max(0.0, now - start / os.sysconf("SC_CLK_TCK"))
+
+
+def started_at(start: int, now: float) -> str:
+    """The same as a point in time, RFC 3339 in UTC, to the second."""
+    moment = datetime.now(UTC) - timedelta(seconds=age(start, now))
+    return moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")

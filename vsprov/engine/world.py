@@ -1,0 +1,88 @@
+"""What the steps of an apply work on: the instance, the host, the objects wanted and what was found out on
+the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsprov.engine import observe
+from vsprov.engine.spawn import Spawner
+from vsprov.kernel import process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.objects import Object
+from vsprov.plan.observed import Machine, Observed, Process
+from vsprov.store import images, servers
+from vsprov.store.images import ImageRecord, Resolved
+from vsprov.store.instance import Instance
+
+SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the kernel
+
+
+@dataclass(slots=True)
+class World:
+    """Mutable: one per apply. `wanted` and `resolved` are by name; `spawned` maps a server to the spawner's
+    number for it; `fresh` are groups whose payload nothing has run in yet.
+    """
+
+    instance: Instance
+    hierarchies: Hierarchies
+    machine: Machine
+    observed: Observed
+    owner: str
+    wanted: Mapping[str, Object] = field(default_factory=dict)
+    resolved: Mapping[str, Resolved] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: None
+    inits: dict[str, Process] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    spawned: dict[str, int] = field(default_factory=dict)
+    exits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
+    spawner: Spawner | None = None
+    _ranges: Iterator[int] | None = None
+    _records: dict[str, ImageRecord] | None = None
+
+    def __post_init__(self) -> None:
+        for seen in self.observed.servers.values():
+            if seen.init:
+                self.inits[seen.name] = seen.init
+            if seen.group:
+                self.groups[seen.name] = seen.group.path
+
+    def directory(self, controller: str, group: str) -> str:
+        return self.hierarchies.directory(controller, group)
+
+    def start_spawner(self) -> Spawner:
+        """The one spawner of this apply, started when first needed, and written down for the next apply to
+        end should we die.
+        """
+        if self.spawner is None:
+            self.spawner = Spawner()
+            if found := process.identity(self.spawner.pid):
+                with open(observe.intent_file(self.instance), "a") as file:
+                    file.write(f"\nspawner {found.pid} {found.start}\n")
+        return self.spawner
+
+    def close(self) -> None:
+        """End the spawner: what waits at a gate ends with it."""
+        if self.spawner is not None:
+            self.spawner.close()
+            self.spawner = None
+
+    def next_range(self) -> int:
+        """An id range no server has."""
+        if self._ranges is None:
+            taken = [seen.id_base for seen in self.observed.servers.values() if seen.id_base]
+            self._ranges = servers.free_ranges(self.instance, taken)
+        return next(self._ranges)
+
+    def image(self, name: str) -> ImageRecord:
+        """The record of an image in the store."""
+        if self._records is None or name not in self._records:
+            self._records = images.observe(self.instance)
+        return self._records[name]
+
+    def forget_images(self) -> None:
+        self._records = None

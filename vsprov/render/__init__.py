@@ -1,0 +1,1 @@
+"""What people and programs are shown: data in, text out. The only importer of rich."""

@@ -1,0 +1,131 @@
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vsprov.plan.plan import Change, PathChange, Plan
+from vsprov.plan.steps import describe
+from vsprov.render.problems import count_kinds
+from vsprov.render.screen import Screen, clean
+
+# What happens: (sign, its ASCII form, color, the word when it is done).
+ACTIONS = {
+    "create": ("+", "+", "green", "created"),
+    "update": ("~", "~", "yellow", "updated"),
+    "replace": ("-/+", "-/+", "red", "replaced"),
+    "delete": ("-", "-", "red", "destroyed"),
+}
+# Costs worth a warning, with the sign that stands for each.
+COSTS = {"restart": ("↻ restart", "! restart"), "recreate": ("↻ recreate", "! recreate")}
+_LONGEST = 160  # characters of a value; a longer one is cut in the middle
+
+
+def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
+    """The whole plan: each object with what changes, then the sum; for an empty plan one line says so."""
+    if plan.empty:
+        return "\n".join([nothing_to_do(plan), *_unlisted(plan)])
+    shown = plan.changes if verbose or not plan.objects else plan.objects
+    parts = [_change(change, screen, verbose) for change in shown]
+    return "\n".join([*parts, "", screen.paint(summary(plan), "bold"), *_unlisted(plan)])
+
+
+def _unlisted(plan: Plan) -> list[str]:
+    """What of this set the manifest does not have, and stays."""
+    if not plan.unlisted:
+        return []
+    names = ", ".join(plan.unlisted[:5]) + (", …" if len(plan.unlisted) > 5 else "")
+    kept = "stays" if len(plan.unlisted) == 1 else "stay"
+    return [f"Not in the manifest, and {kept} unless you give --prune: {names}"]
+
+
+def nothing_to_do(plan: Plan) -> str:
+    """The line for an empty plan: "Nothing to do: 3 servers, 1 image are as in the manifest."."""
+    if not plan.unchanged:
+        return "Nothing to do."
+    total = count_kinds(plan.unchanged)
+    return (
+        f"Nothing to do: {', '.join(total)} {'is' if len(plan.unchanged) == 1 else 'are'} as in the manifest."
+    )
+
+
+def summary(plan: Plan) -> str:
+    """The last line of a plan: "Plan: 3 to add, 1 to change, 0 to destroy; 1 restart"."""
+    count = plan.summary()
+    parts = [f"{count['add']} to add", f"{count['change']} to change"]
+    if count["replace"]:
+        parts.append(f"{count['replace']} to replace")
+    parts.append(f"{count['destroy']} to destroy")
+    return f"Plan: {', '.join(parts)}" + (
+        f"; {_plural(count['restart'], 'restart')}" if count["restart"] else ""
+    )
+
+
+def result(changes: Iterable[Change]) -> str:
+    """What was made, as "3 added, 1 changed, 0 destroyed; 1 restarted"."""
+    count = Plan(tuple(changes)).summary()
+    parts = [f"{count['add']} added", f"{count['change']} changed"]
+    if count["replace"]:
+        parts.append(f"{count['replace']} replaced")
+    parts.append(f"{count['destroy']} destroyed")
+    return ", ".join(parts) + (f"; {count['restart']} restarted" if count["restart"] else "")
+
+
+_ASKED_FOR = {"start": "started", "stop": "stopped", "restart": "restarted"}
+
+
+def done(change: Change) -> str:
+    """The word for a change that was made: "created", "restarted"."""
+    if change.reason in _ASKED_FOR:
+        return _ASKED_FOR[change.reason]
+    if change.action == "update" and change.cost == "restart":
+        return "restarted"
+    return ACTIONS[change.action][3] if change.action in ACTIONS else "done"
+
+
+def _change(change: Change, screen: Screen, verbose: bool) -> str:
+    sign, plain, color, _ = ACTIONS.get(change.action, ("~", "~", "yellow", ""))
+    mark = screen.paint(f"{screen.sign(sign, plain):>3}", color, "bold")
+    head = f"{mark} {screen.paint(clean(change.address), 'bold')}"
+    if change.phase:
+        head += f" ({change.phase})"
+    if change.cost in COSTS and change.action != "delete":
+        warning = "red" if change.cost == "recreate" else "yellow"
+        head += f"  {screen.paint(screen.sign(*COSTS[change.cost]), warning)}"
+    if change.reason == "drift":
+        head += f"  {screen.paint(f'({change.reason})', 'dim')}"
+    lines = [head, *(f"      {_path(path, screen)}" for path in change.paths)]
+    lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
+    if verbose:
+        lines += [f"      {screen.paint(clean(describe(step)), 'dim')}" for step in change.steps]
+    return "\n".join(lines)
+
+
+def _path(path: PathChange, screen: Screen) -> str:
+    before, after = (clean(_short(value)) for value in path.shown)
+    if not screen.unicode:
+        before, after = (value.replace("—", "-") for value in (before, after))
+    cost = screen.paint(f" ({path.cost})" if path.cost != "none" else "", "dim")
+    change = f"{screen.paint(before, 'red')} {screen.sign('→', '->')} {screen.paint(after, 'green')}"
+    return f"{clean(path.path)}: {change}{cost}"
+
+
+def _short(value: str) -> str:
+    if len(value) <= _LONGEST:
+        return value
+    half = _LONGEST // 2 - 2
+    return f"{value[:half]} … {value[-half:]}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def left_over(plan: Plan, exits: Mapping[str, str], screen: Screen) -> str:
+    """What a second plan still wants right after an apply, and which servers' commands have ended already."""
+    lines = [
+        "after the apply, the kernel shows something else than was asked for; a second plan is not empty:"
+    ]
+    lines += [_change(change, screen, False) for change in plan.objects or plan.changes]
+    lines += [f"Server/{clean(name)}: its command {clean(how)}" for name, how in exits.items()]
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""What a stream can show, and making foreign text fit to be shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.errors import FailedError, reason
+
+_SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+# Control characters of C0 and C1, and those that turn the direction of text (CVE-2021-42574): a terminal
+# obeys them.
+_HARMFUL = [
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    0x61C,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+]
+_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _HARMFUL}
+_VISIBLE |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x1B: "\\e"}
+_VISIBLE |= {code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)}  # bytes that were no UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """`width` is in columns. `color` and `unicode` say what may be used, `terminal` whether somebody is
+    looking on.
+    """
+
+    terminal: bool = False
+    color: bool = False
+    unicode: bool = False
+    width: int = 80
+
+    def paint(self, text: str, *styles: str) -> str:
+        """The text in these styles, or as it is where colors are not wanted."""
+        codes = ";".join(_SGR[style] for style in styles if style)
+        return f"\x1b[{codes}m{text}\x1b[0m" if self.color and codes and text else text
+
+    def sign(self, sign: str, plain: str) -> str:
+        """`plain` where the sign cannot be shown."""
+        return sign if self.unicode else plain
+
+
+def screen_of(stream: Any, environment: Mapping[str, str] = os.environ, *, color: bool = True) -> Screen:
+    """What an output stream can show; `stream` may be None, as sys.stdout is when it was closed."""
+    try:
+        terminal = stream is not None and stream.isatty()
+    except ValueError:
+        terminal = False
+    dumb = environment.get("TERM", "dumb") == "dumb"
+    return Screen(
+        terminal=terminal,
+        color=color and terminal and not dumb and not environment.get("NO_COLOR"),
+        unicode=_speaks_utf8(stream, environment),
+        width=_width(stream, environment),
+    )
+
+
+def _speaks_utf8(stream: Any, environment: Mapping[str, str]) -> bool:
+    # Python itself takes UTF-8 in the C locale (PEP 540), where terminals may not.
+    word = next((environment[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "C")
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
+    return (
+        encoding == "utf8" and word.partition(".")[0] not in ("C", "POSIX")
+    ) or "UTF8" in word.upper().replace("-", "")
+
+
+def _width(stream: Any, environment: Mapping[str, str]) -> int:
+    columns = environment.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
+
+
+def clean(text: object) -> str:
+    """The text on one line without anything a terminal would obey: line ends, escapes, turns of direction
+    are spelt out.
+    """
+    return str(text).translate(_VISIBLE)
+
+
+def write(stream: Any, text: str) -> None:
+    """Write to an output stream what its encoding allows, the rest as escapes; nothing when it is closed.
+
+    Raises BrokenPipeError when nobody reads it any more, FailedError when it cannot be written to.
+    """
+    if stream is None:
+        return
+    try:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FailedError(f"write the output: {reason(error)}") from error
+
+
+def out(text: str) -> None:
+    """A text, and the end of its line, to standard output."""
+    write(sys.stdout, text if text.endswith("\n") or not text else f"{text}\n")
+
+
+def err(text: str) -> None:
+    """A text, and the end of its line, to standard error, which is not buffered."""
+    if sys.stderr is not None:
+        write(sys.stderr, f"{text}\n")
+        sys.stderr.flush()

@@ -1,0 +1,162 @@
+"""Tables: rows of words, as columns that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.model import units
+from vsprov.render.screen import Screen, clean
+
+_COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
+_WIDEST = 48  # columns of one word in a table that is not the last of its row
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`right` names the columns of numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: frozenset[str] = frozenset()
+
+
+def text(table: Table, screen: Screen) -> str:
+    """The table with two spaces between its columns; on a terminal what is too long for a line is cut."""
+    rows = [tuple(clean(word) for word in row) for row in table.rows]
+    widths = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(table.columns)]
+    head = _line(table.columns, table, widths)
+    out = [screen.paint(_cut(head, screen), "bold")]
+    for row in rows:
+        line = _cut(_line(row, table, widths), screen)
+        for word in row:
+            if word in _COLORS:
+                line = line.replace(f" {word}", f" {screen.paint(word, _COLORS[word])}", 1)
+        out.append(line)
+    return "\n".join(out)
+
+
+def _line(row: Sequence[str], table: Table, widths: Sequence[int]) -> str:
+    words = [
+        word.rjust(width) if name in table.right else word.ljust(width)
+        for word, name, width in zip(row, table.columns, widths, strict=True)
+    ]
+    return "  ".join(words).rstrip()
+
+
+def _cut(line: str, screen: Screen) -> str:
+    if not screen.terminal or len(line) <= screen.width:
+        return line
+    return line[: screen.width - 1] + screen.sign("…", "~")
+
+
+def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
+    """The table of `vsprov get` for documents of one kind."""
+    columns, row, right = {
+        "Server": (_SERVER, _server, _NUMBERS),
+        "Image": (_IMAGE, _image, ()),
+        "Quota": (_QUOTA, _quota, _NUMBERS),
+    }[kind]
+    extra = _WIDE[kind] if wide else ()
+    return Table((*columns, *extra), tuple(row(one, wide) for one in documents), frozenset(right))
+
+
+_NUMBERS = ("PID", "CPU", "MEMORY", "PIDS", "UPTIME")
+_SERVER = ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME")
+_IMAGE = ("NAME", "SOURCE", "DIGEST")
+_QUOTA = ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS")
+_WIDE = {
+    "Server": ("HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
+    "Image": ("SET",),
+    "Quota": ("SET", "CGROUP"),
+}
+
+
+def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
+    spec, status = document["spec"], document["status"]
+    row = (
+        document["metadata"]["name"],
+        status["state"],
+        _or_dash(status["pid"]),
+        _or_dash(spec.get("image")),
+        _or_dash(spec.get("quota")),
+        *_usage(document),
+        duration(status["uptimeSeconds"]),
+    )
+    if not wide:
+        return row
+    ids = status["idRange"]
+    span = f"{ids['first']}-{ids['first'] + ids['count'] - 1}" if ids else "-"
+    command = " ".join(spec.get("init", {}).get("command", ()))
+    return (
+        *row,
+        _or_dash(spec.get("hostname")),
+        _or_dash(status["set"]),
+        span,
+        _or_dash(status["cgroup"]),
+        _or_dash(command),
+    )
+
+
+def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
+    source = document["spec"]["source"]
+    told = next(
+        (
+            f"{name} {value if isinstance(value, str) else value.get('path', '')}".rstrip()
+            for name, value in source.items()
+        ),
+        "-",
+    )
+    digest = (document["status"]["digest"] or "-").removeprefix("sha256:")[:12]
+    row = (document["metadata"]["name"], told, digest)
+    return (*row, _or_dash(document["status"]["set"])) if wide else row
+
+
+def _quota(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
+    row = (document["metadata"]["name"], document["spec"]["scope"], *_usage(document))
+    return (*row, _or_dash(document["status"]["set"]), document["status"]["cgroup"]) if wide else row
+
+
+def _usage(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """CPU time, memory and processes in use, with what limits each."""
+    used, resources = document["status"]["usage"], document["spec"].get("resources", document["spec"])
+    cpu = "-" if used["cpuSeconds"] is None else f"{used['cpuSeconds']:.1f}s"
+    memory = _of(size(used["memoryBytes"]), resources.get("memory", {}).get("max"), size)
+    pids = _of(_or_dash(used["pids"]), resources.get("pids", {}).get("max"), str)
+    return cpu, memory, pids
+
+
+def _of(used: str, limit: Any, show: Any) -> str:
+    return used if limit in (None, "max") else f"{used}/{show(limit)}"
+
+
+def _or_dash(value: Any) -> str:
+    return "-" if value in (None, "") else str(value)
+
+
+def size(count: Any) -> str:
+    """`12.3Mi` of a number of bytes, "-" of None; exact where a suffix divides it."""
+    if count is None:
+        return "-"
+    count = units.parse_bytes(count)
+    exact = units.format_bytes(count)
+    if exact != str(count) and len(exact) <= 6:
+        return exact
+    for suffix, factor in reversed(units.BINARY.items()):
+        if count >= factor:
+            return f"{count / factor:.1f}{suffix}"
+    return str(count)
+
+
+def duration(seconds: float | None) -> str:
+    """`3d4h`, `5m12s`, `8s`: the two largest units; "-" of None."""
+    if seconds is None:
+        return "-"
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, factor in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, factor)
+        if count or (parts and len(parts) < 2):
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
