@@ -1,0 +1,409 @@
+"""What servers cost: vsprov beside the floor (floor.c) and every peer that is installed, in one run.
+
+    make bench                                   1, 10, 100 and 1000 servers, three times each
+    make bench BENCH='--servers 100 --repeat 5'
+    make bench BENCH='--folder /dev/shm'         the servers' files on a tmpfs
+
+For vsprov: the whole process's time to bring the servers up, to find that nothing is to be done, to change
+one knob on all of them, and to take them down. Prints medians and their ratio to the floor; --json FILE keeps
+every single time. Then: what ordinary work costs inside a server and on the host (inside.c).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import secrets
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import peers
+from tests import leaks
+from tests.features import SERVERS, hierarchies
+from tests.instance import Instance, own_instance
+
+HERE = Path(__file__).resolve().parent
+PAIRS_INSIDE = 9
+PATIENCE = 900.0  # seconds for one command
+SECONDS_TO_END = 15.0  # for what peers leave running
+
+MANIFEST = """\
+apiVersion: vsprov/v1
+kind: Image
+metadata: {{name: bench}}
+spec: {{source: {{directory: {lower}}}}}
+---
+apiVersion: vsprov/v1
+kind: Quota
+metadata: {{name: bench}}
+spec: {{scope: server, cpu: {{limit: 500m}}, memory: {{max: {memory}}}, pids: {{max: 128}}}}
+"""
+SERVER = """\
+---
+apiVersion: vsprov/v1
+kind: Server
+metadata: {{name: s{number}}}
+spec: {{image: bench, quota: bench, init: {{command: [/bin/sleep, infinity]}}}}
+"""
+WORKSHOP = """\
+apiVersion: vsprov/v1
+kind: Image
+metadata: {{name: bench}}
+spec: {{source: {{directory: {lower}}}}}
+---
+apiVersion: vsprov/v1
+kind: Server
+metadata: {{name: workshop}}
+spec:
+  image: bench
+  init: {{command: [/bin/sleep, infinity]}}
+  mounts: [{{type: tmpfs, target: /tmp}}]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement. Times in milliseconds, `action` being up, again, change or down; or kB, for memory."""
+
+    subject: str
+    servers: int
+    action: str
+    value: float
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1e3
+
+
+def held_kb() -> int:
+    """Memory that the kernel could not free by dropping caches, in kB. proc_meminfo(5)."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    table = {words[0]: int(words[1]) for words in lines}
+    return sum(
+        table[f"{name}:"] for name in ("AnonPages", "SUnreclaim", "KernelStack", "PageTables", "Percpu")
+    )
+
+
+def beside_the_servers(before: set[int]) -> tuple[int, int]:
+    """How many processes have come since `before` that are not the servers' own, and their Pss in kB.
+
+    Counted are this process's children and orphans, with what they have begun, and nobody else's here.
+    """
+    new = processes() - before
+    number = memory = 0
+    for pid in new:
+        with suppress(OSError):  # it has ended meanwhile
+            if status(pid)["Name"] == "sleep" or not ours(pid, new):
+                continue
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    number, memory = number + 1, memory + int(line.split()[1])
+    return number, memory
+
+
+def ours(pid: int, new: set[int]) -> bool:
+    while pid in new:
+        pid = int(status(pid)["PPid"])
+    return pid in (1, os.getpid())
+
+
+def status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
+
+
+def processes() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def make_root(folder: Path) -> Path:
+    """A root with a shell and the programs that are measured, for all to share."""
+    lower = folder / "root"
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "usr"):
+        (lower / name).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise RuntimeError("no program busybox, which Debian's busybox-static brings")
+    shutil.copy(busybox, lower / "bin/busybox")
+    for name in ("sh", "sleep"):
+        (lower / "bin" / name).symlink_to("busybox")
+    for name, options in (("floor", []), ("inside", ["-static"])):
+        target = folder / name
+        peers.call("gcc", "-O2", *options, "-o", target, HERE / f"{name}.c")
+    shutil.copy(folder / "inside", lower / "bin/inside")
+    return lower
+
+
+def measure_floor(program: Path, lower: Path, folder: Path, servers: int) -> list[Sample]:
+    samples = []
+    for subject, options in (("floor", []), ("floor, all at once", ["-p"])):
+        place = folder / "floor.servers"
+        place.mkdir()
+        name = f"vt-floor-{secrets.token_hex(4)}"
+        command: list[str | Path] = [
+            program,
+            "-n",
+            str(servers),
+            "-l",
+            lower,
+            "-d",
+            place,
+            "-g",
+            name,
+            *options,
+        ]
+        found = json.loads(peers.call(*command))
+        place.rmdir()
+        samples += [
+            Sample(subject, servers, "up", found["up_ms"]),
+            Sample(subject, servers, "down", found["down_ms"]),
+            Sample(subject, servers, "memory", found["memory_kb"]),
+            *(Sample(subject, servers, f"step {step}", us / 1e3) for step, us in found["step_us"].items()),
+        ]
+    return samples
+
+
+def measure_vsprov(lower: Path, folder: Path, servers: int) -> list[Sample]:
+    first, second = folder / "first.yaml", folder / "second.yaml"
+    for path, memory in ((first, "64Mi"), (second, "96Mi")):
+        documents = [MANIFEST.format(lower=lower, memory=memory)]
+        documents += [SERVER.format(number=number) for number in range(1, servers + 1)]
+        path.write_text("".join(documents))
+    with own_instance(folder) as vsprov:
+        before, memory_before = processes(), held_kb()
+        samples = [_timed(vsprov, servers, "up", "apply", "-y", first)]
+        time.sleep(0.2)
+        number, kb = beside_the_servers(before)
+        samples += [
+            Sample("vsprov", servers, "memory", held_kb() - memory_before),
+            Sample("vsprov", servers, "processes beside", number),
+            Sample("vsprov", servers, "kB beside", kb),
+            _timed(vsprov, servers, "again", "apply", "-y", first),
+            _timed(vsprov, servers, "change", "apply", "-y", second),
+            _timed(vsprov, servers, "down", "destroy", "-y", second),
+        ]
+    return samples
+
+
+def _timed(vsprov: Instance, servers: int, action: str, *arguments: str | Path) -> Sample:
+    return Sample("vsprov", servers, action, milliseconds(lambda: vsprov(*arguments, timeout=PATIENCE)))
+
+
+def measure_peer(peer: peers.Peer, servers: int) -> list[Sample]:
+    names = [f"vt-{secrets.token_hex(4)}-{number}" for number in range(1, servers + 1)]
+    peer.prepare(names)
+    before, memory_before = processes(), held_kb()
+    try:
+        up = milliseconds(lambda: peer.up(names))
+        time.sleep(0.2)
+        memory = held_kb() - memory_before
+        number, kb = beside_the_servers(before)
+    finally:
+        down = milliseconds(lambda: peer.down(names))
+    return [
+        Sample(peer.name, servers, "up", up),
+        Sample(peer.name, servers, "memory", memory),
+        Sample(peer.name, servers, "processes beside", number),
+        Sample(peer.name, servers, "kB beside", kb),
+        Sample(peer.name, servers, "down", down),
+    ]
+
+
+def measure_inside(program: Path, lower: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Medians of each operation's nanoseconds on the host and in a server, the two measured in turns."""
+    manifest = folder / "workshop.yaml"
+    manifest.write_text(WORKSHOP.format(lower=lower))
+    native: list[Mapping[str, float]] = []
+    inside: list[Mapping[str, float]] = []
+    scratch = Path("/dev/shm") / f"vt-{secrets.token_hex(4)}"
+    scratch.mkdir()
+    try:
+        with own_instance(folder) as vsprov:
+            vsprov("apply", "-y", manifest)
+            for _ in range(PAIRS_INSIDE):
+                native.append(json.loads(peers.call(program, scratch)))
+                inside.append(json.loads(vsprov("exec", "workshop", "--", "/bin/inside", "/tmp").stdout))
+            vsprov("destroy", "-y", manifest)
+    finally:
+        scratch.rmdir()
+    return {
+        operation: {
+            "native_ns": statistics.median(each[operation] for each in native),
+            "inside_ns": statistics.median(each[operation] for each in inside),
+        }
+        for operation in native[0]
+    }
+
+
+def medians(samples: Sequence[Sample]) -> dict[tuple[str, int, str], float]:
+    values: dict[tuple[str, int, str], list[float]] = {}
+    for sample in samples:
+        values.setdefault((sample.subject, sample.servers, sample.action), []).append(sample.value)
+    return {key: statistics.median(found) for key, found in values.items()}
+
+
+def print_table(found: Mapping[tuple[str, int, str], float]) -> None:
+    actions = ("up", "again", "change", "down")
+    heads = [
+        *(f"{action} ms" for action in actions),
+        "per server",
+        "up/floor",
+        "down/floor",
+        "kB/server",
+        "beside",
+    ]
+    print(f"{'':8}{'':22}" + "".join(f"{head:>12}" for head in heads))
+    order = dict.fromkeys((servers, subject) for subject, servers, _ in found)
+    for servers, subject in sorted(order, key=lambda each: each[0]):
+
+        def value(action: str, of: str = subject, n: int = servers) -> float | None:
+            return found.get((of, n, action))
+
+        up, down = value("up"), value("down")
+        floor_up, floor_down = value("up", "floor"), value("down", "floor")
+        memory, beside = value("memory"), value("processes beside")
+        cells = [
+            *(_cell(value(action), "{:.1f}") for action in actions),
+            _cell(up, "{:.2f}", servers),
+            _cell(up, "{:.2f}", floor_up),
+            _cell(down, "{:.2f}", floor_down),
+            _cell(memory, "{:.0f}", servers),
+            _cell(beside, "{:.0f}"),
+        ]
+        print(f"{servers:>7} {subject:22}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def _cell(value: float | None, form: str, divisor: float | None = 1) -> str:
+    return "" if value is None or not divisor else form.format(value / divisor)
+
+
+def print_inside(found: Mapping[str, Mapping[str, float]]) -> None:
+    print(f"\n{'inside a server':30}{'native us':>12}{'inside us':>12}{'speed':>12}")
+    for operation, each in found.items():
+        native, inside = each["native_ns"], each["inside_ns"]
+        print(f"{operation:30}{native / 1e3:>12.2f}{inside / 1e3:>12.2f}{native / inside:>12.2f}")
+
+
+def describe_host(folder: Path) -> dict[str, Any]:
+    return {
+        "kernel": platform.release(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "folder": str(folder),
+        "file_system": peers.call("stat", "--file-system", "--format=%T", folder).strip(),
+        "cgroups": "v1 and v2" if set(hierarchies()) - {""} else "v2",
+    }
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--servers", default="1,10,100,1000", help="how many at a time (1,10,100,1000)")
+    parser.add_argument("--repeat", type=int, default=3, help="how often, of which the median is shown (3)")
+    parser.add_argument(
+        "--folder", type=Path, default=SERVERS, help="where the servers' files lie (/var/tmp)"
+    )
+    parser.add_argument("--peers", default="all", help="names of peers, all or none; none is ever installed")
+    parser.add_argument(
+        "--peer-servers", type=int, default=100, help="no peer has to start more than this (100)"
+    )
+    parser.add_argument("--only", default="floor,vsprov,peers,inside", help="what to measure (all four)")
+    parser.add_argument("--json", type=Path, help="write every single time to this file")
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Sample], dict[str, dict[str, float]]]:
+    only = options.only.split(",")
+    lower = make_root(folder)
+    here = peers.installed(lower, folder) if "peers" in only and options.peers != "none" else []
+    if options.peers not in ("all", "none"):
+        here = [peer for peer in here if peer.name in options.peers.split(",")]
+    for peer in here:
+        print(f"{peer.name} {peer.version}: {peer.note}")
+    samples: list[Sample] = []
+    counts = map(int, options.servers.split(",")) if {"floor", "vsprov", "peers"} & set(only) else ()
+    for servers in counts:
+        for _ in range(options.repeat):
+            print(f"{servers} servers ...", file=sys.stderr)
+            if "floor" in only:
+                samples += measure_floor(folder / "floor", lower, folder, servers)
+            if "vsprov" in only:
+                samples += measure_vsprov(lower, folder, servers)
+            for peer in list(here):
+                try:
+                    samples += measure_peer(peer, servers) if servers <= options.peer_servers else []
+                except RuntimeError as error:
+                    print(f"{peer.name}, left out from here on: {error}", file=sys.stderr)
+                    here.remove(peer)
+    inside = measure_inside(folder / "inside", lower, folder) if "inside" in only else {}
+    return samples, inside
+
+
+def remove(folder: Path) -> None:
+    """Delete the folder, once nothing works in it and nothing (it may be the host itself) is mounted there.
+
+    podman cleans up in the background, and leaves a mount.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    while leaks.processes(folder.name) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for mount in reversed(mounts_below(folder)):
+        subprocess.run(["umount", mount], check=False)
+    if mounted := mounts_below(folder):
+        print(f"make bench: not removed, because of mounts below: {folder}: {mounted}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    return [each.point for each in leaks.mounts() if each.point.startswith(f"{folder}/")]
+
+
+def main() -> int:
+    options = read_options()
+    if os.geteuid() != 0:
+        print("make bench: starting servers needs root", file=sys.stderr)
+        return 77
+    folder = options.folder / f"vt-bench-{secrets.token_hex(4)}"
+    folder.mkdir()
+    groups = peers.groups()
+    host = describe_host(folder)
+    print(", ".join(f"{name.replace('_', ' ')} {text}" for name, text in host.items()))
+    try:
+        samples, inside = measure(options, folder)
+    except (RuntimeError, subprocess.TimeoutExpired, pytest.fail.Exception) as error:
+        print(f"make bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        remove(folder)
+        peers.remove_groups(groups)
+    if samples:
+        print_table(medians(samples))
+    if inside:
+        print_inside(inside)
+    if options.json:
+        times = [
+            {"subject": s.subject, "servers": s.servers, "action": s.action, "value": s.value}
+            for s in samples
+        ]
+        options.json.write_text(
+            json.dumps({"host": host, "samples": times, "inside": inside}, indent=1) + "\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

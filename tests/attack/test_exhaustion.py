@@ -1,0 +1,178 @@
+"""A server that takes all it can get: the host and the server beside it do not notice."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, image, server, status, wait_until
+
+BOMB = """
+import os, time
+print("begin", flush=True)
+while True:
+    try:
+        if not os.fork():
+            continue
+    except OSError:
+        if os.getpid() == 1:
+            print("full", flush=True)
+            time.sleep(1e6)
+        time.sleep(1e6)
+"""
+
+
+def python(name: str, script: str, **spec: object) -> dict[str, object]:
+    return server(name, "/usr/bin/env", "python3", "-c", script, **spec)
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """A lab with a server that must not notice anything."""
+    lab.apply(image(), server("beside"))
+    return lab
+
+
+def unharmed(lab: Lab) -> None:
+    assert lab.run("beside", "echo", "fine").stdout == "fine\n"
+
+
+def test_a_fork_bomb_ends_at_its_limit(pair: Lab) -> None:
+    """F01."""
+    pair.apply(
+        image(), server("beside"), python("bomb", BOMB, resources={"pids": {"max": 25}, "cpu": {"weight": 1}})
+    )
+    group = pair.group("bomb", "pids")
+    wait_until(lambda: (group / "pids.current").read_text() == "25\n")
+    wait_until(lambda: any(int(line.split()[1]) for line in (group / "pids.events").read_text().splitlines()))
+    unharmed(pair)
+    pair.vsprov("stop", "bomb")
+    assert pair.processes("bomb") == []
+
+
+HOG = """
+print("begin", flush=True)
+held = []
+while True:
+    held.append(bytearray(b"x" * (1 << 20)))
+"""
+
+
+def test_memory_runs_out_inside_only(pair: Lab) -> None:
+    """F02: the OOM killer acts in the server; the host's memory is not touched."""
+    before = pair.init("beside")
+    pair.apply(
+        image(),
+        server("beside"),
+        python("hog", HOG, resources={"memory": {"max": "32Mi", "swapMax": 0}}),
+        check=False,
+    )
+    wait_until(lambda: pair.processes("hog") == [])
+    unharmed(pair)
+    assert pair.init("beside") == before
+
+
+def test_an_oom_in_a_process_leaves_the_server_running(pair: Lab) -> None:
+    """F02: what is killed is the one that asked for too much."""
+    limits = {"memory": {"max": "48Mi", "swapMax": 0}}
+    pair.apply(image(), server("beside"), server("a", resources=limits))
+    init = pair.init("a")
+    done = pair.run("a", "python3", "-c", HOG, check=False)
+    assert done.returncode == 137  # 128 + SIGKILL
+    assert pair.init("a") == init
+
+
+def test_shared_memory_is_limited(pair: Lab) -> None:
+    """F02: /dev/shm holds 64 MiB."""
+    said = pair.run(
+        "beside", "sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=100 2>&1; rm /dev/shm/x"
+    ).stdout
+    assert "No space left on device" in said
+
+
+def test_a_tmpfs_mount_is_limited_in_bytes(pair: Lab) -> None:
+    """F03."""
+    pair.apply(
+        image(), server("beside"), server("a", mounts=[{"type": "tmpfs", "target": "/t", "size": "1Mi"}])
+    )
+    said = pair.run("a", "sh", "-c", "dd if=/dev/zero of=/t/x bs=1M count=3 2>&1; :").stdout
+    assert "No space left on device" in said
+
+
+def test_terminals_are_the_servers_own_and_limited(pair: Lab) -> None:
+    """F06: 1024 in its own devpts; the host still gets one."""
+    script = (
+        "import os, resource\nhard = resource.getrlimit(7)[1]\nresource.setrlimit(7, (hard, hard))\nn = 0\n"
+        "try:\n while n < 5000:\n  os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY); n += 1\n"
+        "except OSError as error: print(n, os.strerror(error.errno))"
+    )
+    pair.apply(image(), server("beside"), server("a", resources={"rlimits": {"nofile": 3000}}))
+    assert pair.run("a", "python3", "-c", script).stdout == "1024 No space left on device\n"
+    master, slave = os.openpty()
+    os.close(master)
+    os.close(slave)
+
+
+def test_open_files_are_limited(pair: Lab) -> None:
+    """F10."""
+    script = "import os\nn = 0\ntry:\n while True: os.dup(0); n += 1\n"
+    script += "except OSError as error: print(n < 100, os.strerror(error.errno))"
+    pair.apply(image(), server("beside"), server("a", resources={"rlimits": {"nofile": 100}}))
+    assert pair.run("a", "python3", "-c", script).stdout == "True Too many open files\n"
+
+
+def test_no_real_time_priority(pair: Lab) -> None:
+    """F16: a real-time process would starve the host."""
+    script = "import os\ntry: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)); "
+    script += "print('BAD')\nexcept PermissionError: print('no')"
+    assert pair.run("beside", "python3", "-c", script).stdout == "no\n"
+    assert (
+        pair.run(
+            "beside",
+            "python3",
+            "-c",
+            "import os\ntry: os.nice(-5); print('BAD')\nexcept OSError: print('no')",
+        ).stdout
+        == "no\n"
+    )
+
+
+def test_memory_cannot_be_locked_beyond_the_limit(pair: Lab) -> None:
+    """F13."""
+    script = "import mmap, ctypes\nm = mmap.mmap(-1, 1 << 24)\n"
+    script += "print(ctypes.CDLL(None).mlock(ctypes.c_void_p.from_buffer(m), 1 << 24))"
+    pair.apply(image(), server("beside"), server("a", resources={"rlimits": {"memlock": 65536}}))
+    assert pair.run("a", "python3", "-c", script, check=False).stdout.strip() != "0"
+
+
+def test_ipc_objects_are_the_servers_own_and_go_with_it(pair: Lab) -> None:
+    """F15: System V shared memory of a server is not the host's."""
+    host = Path("/proc/sysvipc/shm").read_text()
+    pair.run(
+        "beside", "python3", "-c", "import ctypes\nprint(ctypes.CDLL(None).shmget(0x7674, 4096, 0o1666))"
+    )
+    assert Path("/proc/sysvipc/shm").read_text() == host
+
+
+def test_applies_that_fail_leave_nothing_to_pile_up(pair: Lab) -> None:
+    """F21."""
+    bad = server("bad", "no-such-program")
+    pair.apply(image(), server("beside"), bad, check=False)
+    before = pair.vsprov.left()
+    for _ in range(3):
+        pair.apply(image(), server("beside"), bad, check=False)
+    assert pair.vsprov.left() == before
+
+
+def test_starting_and_stopping_leaves_nothing_to_pile_up(pair: Lab) -> None:
+    """Mounts, groups, files: the same after one round and after five."""
+    pair.vsprov("restart", "beside")
+    before = [line for line in pair.vsprov.left() if not line.startswith("process")]
+    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    for _ in range(4):
+        pair.vsprov("restart", "beside")
+    assert [line for line in pair.vsprov.left() if not line.startswith("process")] == before
+    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
+    assert status(pair.init("beside").pid, "State").startswith("S")

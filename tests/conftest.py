@@ -1,0 +1,88 @@
+"""What every test shares: features, an instance of one's own, and no skip that is not explained."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.features import EXPLAINED, required, requires
+from tests.instance import Instance, own_instance
+
+__all__ = ["Instance", "requires"]
+
+# Tests in these folders carry the folder's name as their marker, and run in this order, after the pure ones.
+ON_THE_KERNEL = ("kernel", "e2e", "attack", "fault")
+FOLDERS = (*ON_THE_KERNEL, "vm")
+HERE = Path(__file__).resolve().parent
+
+
+# No example is too slow on a busy machine, and an automatic run fails today as it fails tomorrow.
+settings.register_profile("vsprov", deadline=None, derandomize=required())
+settings.load_profile("vsprov")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return max((FOLDERS.index(name) + 1 for name in FOLDERS if item.get_closest_marker(name)), default=0)
+
+    for item in items:
+        for parent in item.path.parents:
+            if parent.parent == HERE and parent.name in FOLDERS:
+                item.add_marker(parent.name)
+    items.sort(key=rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if any(item.get_closest_marker(name) for name in ON_THE_KERNEL):
+        requires("root", "unshare", "namespaces")
+    if item.get_closest_marker("vm"):
+        requires("root", "vm")
+    for marker in item.iter_markers("requires"):
+        requires(*marker.args)
+
+
+def _refuse_unexplained_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """With VSPROV_REQUIRE=1, make a failure of a skip or expected failure that `requires` did not decide."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if required() and report.skipped and not reason.startswith(f"Skipped: {EXPLAINED}"):
+        report.outcome = "failed"
+        report.longrepr = f"VSPROV_REQUIRE=1: skipped, but not by requires(): {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_unexplained_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_unexplained_skip(report)
+    return report
+
+
+@pytest.fixture
+def instance() -> Iterator[Instance]:
+    """An instance of this test's own; afterwards nothing of it may be left on the machine."""
+    requires("root")
+    with own_instance() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_instance() -> Iterator[Instance]:
+    """One instance for all tests of a module, for servers that are dear to start and that no test changes."""
+    requires("root")
+    with own_instance() as made:
+        yield made
+
+
+@pytest.fixture
+def vsprov(instance: Instance) -> Instance:
+    """The command line of `instance`: `vsprov("get", "servers").stdout`."""
+    return instance

@@ -1,0 +1,356 @@
+"""Only what is ours: strangers' objects, other sets, prune, destroy, two applies at once, saved plans,
+Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Document, Lab, hierarchy, image, pool, server, to_yaml, version, wait_until
+
+# -- strangers
+
+
+@pytest.mark.parametrize("controller", ["", "memory"])
+def test_a_cgroup_without_our_mark_is_refused_and_untouched(lab: Lab, controller: str) -> None:
+    lab.apply(image(), server("a"))
+    foreign = lab.group("b", controller)
+    foreign.mkdir()
+    stranger = subprocess.Popen(["sleep", "infinity"])
+    try:
+        (foreign / "cgroup.procs").write_text(str(stranger.pid))
+        before = lab.init("a")
+        said = lab.refused(image(), server("a"), server("b"))
+        assert "Server/b" in said and "does not carry our mark" in said
+        assert (foreign / "cgroup.procs").read_text() == f"{stranger.pid}\n"
+        assert os.listxattr(foreign) == []
+        assert lab.init("a") == before
+        lab.vsprov("destroy", "--all", "-y", check=False)
+        assert stranger.poll() is None and foreign.is_dir()
+    finally:
+        stranger.kill()
+        stranger.wait()
+        wait_until(lambda: removed(foreign))
+
+
+def removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return not folder.exists()
+    return True
+
+
+def test_the_group_of_the_whole_instance_is_refused_when_it_is_a_strangers(lab: Lab) -> None:
+    foreign = hierarchy("") / lab.vsprov.name
+    foreign.mkdir()
+    try:
+        said = lab.refused(image(), server("a"))
+        assert f"cgroup {lab.vsprov.name} exists and does not carry our mark" in said
+        assert os.listxattr(foreign) == [] and not (foreign / "a").exists()
+    finally:
+        foreign.rmdir()
+
+
+def test_a_server_directory_without_our_mark_is_refused_and_untouched(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    foreign = lab.directory("b")
+    foreign.mkdir()
+    (foreign / "precious").write_text("data")
+    said = lab.refused(image(), server("a"), server("b"))
+    assert "Server/b" in said and "does not carry our mark" in said
+    assert (foreign / "precious").read_text() == "data"
+    assert not lab.group("b").exists()
+    (foreign / "precious").unlink()
+    foreign.rmdir()
+
+
+def test_an_image_without_our_mark_is_refused_and_untouched(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    (record,) = (lab.vsprov.root / "images").iterdir()
+    name = "trusted.vsprov.owner"
+    mark = os.getxattr(record, name)
+    os.removexattr(record, name)
+    before = record.read_bytes() if record.is_file() else b""
+    said = lab.refused(image(directory="/usr/share/doc"), server("a"))
+    assert "Image/host" in said and "does not carry our mark" in said
+    assert (record.read_bytes() if record.is_file() else b"") == before
+    os.setxattr(record, name, mark)
+
+
+# -- sets
+
+
+def test_another_sets_objects_are_refused_and_untouched(lab: Lab) -> None:
+    documents = (image(), server("a", resources={"pids": {"max": 9}}))
+    lab.apply(*documents, flags=("--set-name", "one"))
+    before = lab.init("a")
+    said = lab.refused(image(), server("a", resources={"pids": {"max": 5}}), flags=("--set-name", "two"))
+    assert "belongs to" in said and "/one" in said
+    assert lab.init("a") == before and lab.limit("a", "pids.max") == "9"
+    assert lab.is_settled(*documents, flags=("--set-name", "one"))
+
+
+def test_prune_removes_what_this_set_made_and_nothing_else(lab: Lab) -> None:
+    lab.apply(image("other"), server("theirs", image="other"), flags=("--set-name", "other"))
+    lab.apply(image(), image("old"), pool("team"), server("a"), server("b", quota="team", image="old"))
+    theirs, ours = lab.init("theirs"), lab.init("a")
+    lab.apply(image(), server("a"))  # without --prune nothing goes
+    assert lab.init("team/b")
+    lab.apply(image(), server("a"), flags=("--prune",))
+    assert not lab.group("team").exists() and not lab.directory("b").exists()
+    assert sorted(path.name.partition(".")[0] for path in (lab.vsprov.root / "images").iterdir()) == [
+        "host",
+        "other",
+    ]
+    assert (lab.init("theirs"), lab.init("a")) == (theirs, ours)
+
+
+def test_an_empty_manifest_prunes_only_when_told_so(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    before = lab.init("a")
+    refused = lab.vsprov("apply", "-y", "--prune", "-", input="# nothing\n", check=False)
+    assert refused.returncode != 0 and "--allow-empty" in refused.stderr
+    assert lab.init("a") == before
+    lab.vsprov("apply", "-y", "--prune", "--allow-empty", "-", input="# nothing\n")
+    assert lab.vsprov.left() == []
+
+
+def test_prune_with_a_selector_is_refused(lab: Lab) -> None:
+    done = lab.vsprov("apply", "-y", "--prune", "-l", "a=b", "-", input=to_yaml(image()), check=False)
+    assert done.returncode == 64 and "--prune" in done.stderr
+
+
+def test_a_selector_touches_only_the_servers_it_means(lab: Lab) -> None:
+    lab.apply(image(), server("a", labels={"tier": "web"}), server("b"))
+    before = lab.inits("a", "b")
+    lab.apply(
+        image(),
+        server("a", labels={"tier": "web"}, resources={"pids": {"max": 9}}),
+        server("b", resources={"pids": {"max": 9}}),
+        flags=("-l", "tier=web"),
+    )
+    assert (lab.limit("a", "pids.max"), lab.limit("b", "pids.max")) == ("9", "max")
+    assert lab.inits("a", "b") == before
+
+
+def test_a_truncated_manifest_changes_nothing(lab: Lab) -> None:
+    lab.apply(image(), server("a"), server("b"))
+    before = lab.inits("a", "b")
+    text = to_yaml(image(), server("a"), server("b"))
+    done = lab.vsprov("apply", "-y", "--prune", "-", input=text[: len(text) - 20], check=False)
+    assert done.returncode == 65
+    assert lab.inits("a", "b") == before
+
+
+# -- destroy
+
+
+def test_destroying_a_manifest_leaves_the_rest(lab: Lab) -> None:
+    lab.apply(image(), pool("team"), server("a", quota="team"), server("b"))
+    before = lab.init("b")
+    lab.vsprov(
+        "destroy", "-y", "-", input=to_yaml(pool("team"), server("a", image="host", quota="team"), image("x"))
+    )
+    assert lab.init("b") == before
+    assert not lab.group("team").exists() and not lab.directory("a").exists()
+
+
+def test_destroying_everything_leaves_nothing(lab: Lab) -> None:
+    lab.apply(image(), server("theirs"), flags=("--set-name", "other"))
+    lab.apply(image("second"), pool("team"), server("a", image="second", quota="team"))
+    lab.vsprov("destroy", "--all", "-y")
+    wait_until(lambda: lab.vsprov.left() == [])
+    assert "Nothing" in lab.vsprov("destroy", "--all", "-y").stdout  # twice is well
+
+
+def test_destroying_what_is_not_there_is_well(lab: Lab) -> None:
+    lab.vsprov("destroy", "-y", "-", input=to_yaml(image(), server("a")))
+    assert lab.vsprov.left() == []
+
+
+def test_an_image_in_use_is_not_removed(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    before = lab.init("a")
+    done = lab.vsprov("destroy", "-y", "-", input=to_yaml(image()), check=False)
+    assert done.returncode == 1 and "Image/host" in done.stderr and "used by a" in done.stderr
+    assert lab.init("a") == before
+
+
+def test_without_a_terminal_nothing_is_done_unless_yes_is_said(lab: Lab) -> None:
+    for verb in ("apply", "destroy"):
+        if verb == "destroy":
+            lab.apply(image(), server("a"))
+        done = lab.vsprov(verb, "-", input=to_yaml(image(), server("a")), check=False)
+        assert done.returncode == 64 and "-y" in done.stderr
+        assert lab.directory("a").exists() == (verb == "destroy")
+
+
+# -- at once
+
+
+STUBBORN = "trap 'echo asked' TERM; echo up; while :; do sleep 0.02; done"
+
+
+def slow_to_stop(name: str, seconds: str = "60s") -> Document:
+    return server(name, "/bin/sh", "-c", STUBBORN, init={"stopTimeout": seconds})
+
+
+def start(lab: Lab, *arguments: str, documents: tuple[Document, ...]) -> subprocess.Popen[str]:
+    """Start an apply and give it its manifest."""
+    process = subprocess.Popen(
+        lab.vsprov.command("apply", "-y", *arguments, "-"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=lab.vsprov.environment,
+    )
+    assert process.stdin
+    process.stdin.write(to_yaml(*documents))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def stopping(lab: Lab, name: str, documents: tuple[Document, ...]) -> subprocess.Popen[str]:
+    """An apply that waits for a server to stop."""
+    process = start(lab, documents=documents)
+    wait_until(lambda: "asked\n" in lab.console(name))
+    return process
+
+
+@pytest.fixture
+def slow(lab: Lab) -> tuple[Document, ...]:
+    """A manifest that stops a server that takes a minute, and makes another."""
+    lab.apply(image(), slow_to_stop("slow"))
+    wait_until(lambda: lab.console("slow") == "up\n")
+    stopped = slow_to_stop("slow")
+    stopped["spec"]["state"] = "Stopped"
+    return (image(), stopped, server("late", dependsOn=[{"name": "slow"}]))
+
+
+def test_a_second_apply_is_turned_away_and_told_by_whom(lab: Lab, slow: tuple[Document, ...]) -> None:
+    first = stopping(lab, "slow", slow)
+    try:
+        said = lab.refused(image(), server("b"), code=75)
+        assert f"pid {first.pid}" in said and "apply -y -" in said
+        assert not lab.group("b").exists()
+        # reading needs no lock
+        assert lab.plan(image(), server("b"))["summary"]["add"] == 1
+        assert "slow" in lab.vsprov("get", "servers").stdout
+    finally:
+        os.kill(lab.init("slow").pid, signal.SIGKILL)
+        first.communicate(timeout=60)
+    assert first.returncode == 0
+    lab.apply(image(), server("b"))
+
+
+def test_a_second_apply_waits_when_it_is_told_to(lab: Lab, slow: tuple[Document, ...]) -> None:
+    first = stopping(lab, "slow", slow)
+    second = start(lab, "--lock-timeout", "2m", documents=(image(), server("b")))
+    try:
+        lock = lab.vsprov.run / "lock"
+        wait_until(lambda: second.poll() is not None or waits_for_a_lock(second.pid))
+        assert second.poll() is None and lock.exists()
+        assert not lab.group("b").exists()
+    finally:
+        os.kill(lab.init("slow").pid, signal.SIGKILL)
+    assert first.wait(60) == 0
+    assert second.wait(60) == 0
+    first.communicate()
+    second.communicate()
+    assert lab.init("b")
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    return any(
+        "->" in line and str(pid) in line.split() for line in Path("/proc/locks").read_text().splitlines()
+    )
+
+
+def test_a_wait_for_the_lock_ends_in_time(lab: Lab, slow: tuple[Document, ...]) -> None:
+    first = stopping(lab, "slow", slow)
+    try:
+        lab.refused(image(), server("b"), flags=("--lock-timeout", "100ms"), code=75)
+    finally:
+        os.kill(lab.init("slow").pid, signal.SIGKILL)
+        first.communicate(timeout=60)
+
+
+def test_no_server_keeps_the_lock_of_the_apply_that_made_it(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    with open(lab.vsprov.run / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_apply_says_so_and_the_next_one_converges(
+    lab: Lab, slow: tuple[Document, ...], number: int, code: int
+) -> None:
+    first = stopping(lab, "slow", slow)
+    first.send_signal(number)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == code
+    assert "Traceback" not in said
+    assert lab.init("slow")  # it was asked to end, and has not been killed
+    os.kill(lab.init("slow").pid, signal.SIGKILL)
+    lab.converge(*slow)
+    assert lab.init("late")
+
+
+# -- saved plans
+
+
+def save(lab: Lab, tmp_path: Path, *documents: Document) -> tuple[Path, Path]:
+    manifest, plan = tmp_path / "site.yaml", tmp_path / "saved.plan"
+    manifest.write_text(to_yaml(*documents))
+    lab.vsprov("plan", "--out", plan, manifest)
+    return manifest, plan
+
+
+def test_a_saved_plan_is_applied_without_a_question(lab: Lab, tmp_path: Path) -> None:
+    manifest, plan = save(lab, tmp_path, image(), server("a"))
+    assert plan.stat().st_mode & 0o777 == 0o600
+    lab.vsprov("apply", plan)
+    assert lab.init("a")
+    assert "Nothing to do" in lab.vsprov("plan", manifest).stdout
+
+
+def test_a_saved_plan_is_refused_when_the_manifest_has_changed(lab: Lab, tmp_path: Path) -> None:
+    manifest, plan = save(lab, tmp_path, image(), server("a"))
+    manifest.write_text(to_yaml(image(), server("a", hostname="other")))
+    done = lab.vsprov("apply", plan, check=False)
+    assert done.returncode == 1 and "site.yaml" in done.stderr
+    assert not lab.group("a").exists()
+
+
+def test_a_saved_plan_is_refused_when_the_kernel_has_changed(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(image(), server("a", resources={"pids": {"max": 9}}))
+    _, plan = save(lab, tmp_path, image(), server("a", resources={"pids": {"max": 20}}))
+    (lab.group("a", "pids") / "pids.max").write_text("7")
+    done = lab.vsprov("apply", plan, check=False)
+    assert done.returncode == 1
+    assert lab.limit("a", "pids.max") == "7"
+
+
+def test_a_plan_writes_nothing_anywhere(lab: Lab) -> None:
+    empty = lab.vsprov.left()
+    for words in (("plan",), ("diff",), ("validate",), ("render",)):
+        lab.vsprov(*words, "-", input=to_yaml(image(), pool("team"), server("a", quota="team")), check=False)
+    lab.vsprov("get")
+    assert lab.vsprov.left() == empty == []
+
+
+def test_versions_are_decided_controller_by_controller(lab: Lab) -> None:
+    lab.converge(image(), server("a"))
+    found: dict[str, Any] = {name: lab.group("a", name).is_dir() for name in ("", "cpu", "memory", "pids")}
+    assert all(found.values())
+    assert version("memory") in (1, 2)

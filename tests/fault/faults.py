@@ -1,0 +1,135 @@
+"""Applies that go wrong on purpose, in a process of their own, and what an instance has on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests import leaks
+from tests.lab import Document, Lab
+from vsprov.engine import converge, execute
+from vsprov.engine.world import World
+from vsprov.errors import VsprovError
+from vsprov.manifest.load import load_documents
+from vsprov.plan.plan import Change
+from vsprov.plan.reconcile import Wanted
+from vsprov.plan.steps import Step
+from vsprov.store.instance import Instance
+
+KILLED = -9
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def started(self, change: Change) -> None: ...
+    def finished(self, change: Change, error: VsprovError | None) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An apply of documents, or with `remove` the removal of what they describe; run by fork, so that many
+    of them take little time.
+    """
+
+    lab: Lab
+    documents: tuple[Document, ...]
+    remove: bool = False
+
+    def run(self, prepare: Callable[[], None] = lambda: None) -> int:
+        """Do it in a child; 0 when all went well, 1 when something failed, -9 when the child was killed.
+
+        `prepare` runs in the child before.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = 2
+            try:
+                prepare()
+                code = self._apply()
+            except VsprovError as error:
+                print(error, file=sys.stderr)
+                code = error.exit_code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert ended in (0, 1, KILLED), ended
+        return ended
+
+    def _apply(self) -> int:
+        instance = Instance(self.lab.vsprov.name, str(self.lab.vsprov.root))
+        owner = f"{instance.name}/default"
+        if self.remove:
+            # as `destroy`: what there is of it
+            _, _, observed = converge.situation(instance)
+            there = {f"Server/{name}" for name in observed.servers}
+            there |= {f"Quota/{name}" for name in observed.pools} | {
+                f"Image/{name}" for name in observed.images
+            }
+            named = {f"{each['kind']}/{each['metadata']['name']}" for each in self.documents}
+            wanted = Wanted(instance.name, owner, remove=frozenset(there & named))
+        else:
+            wanted = Wanted(instance.name, owner, load_documents(list(self.documents)).objects)
+        outcome = converge.apply(instance, wanted, Silent())
+        for error in outcome.errors.values():
+            print(error, file=sys.stderr)
+        if outcome.errors:
+            return 1
+        if outcome.left is not None and not outcome.left.empty:
+            print(f"left: {outcome.left}", file=sys.stderr)
+            return 1
+        return 0
+
+    def dies_after(self, steps: int) -> bool:
+        """Do it in a child that dies, as in a power cut, after so many steps; False when it ended well
+        before.
+        """
+
+        def prepare() -> None:
+            os.environ[converge.FAIL_AFTER] = str(steps)
+
+        ended = self.run(prepare)
+        assert ended in (0, KILLED), (ended, steps)
+        return ended == KILLED
+
+    def loses_its_spawner_after(self, steps: int) -> bool:
+        """Do it in a child whose spawner is killed after so many steps; False when there were fewer."""
+        told, tell = os.pipe()
+
+        def prepare() -> None:
+            left = steps
+            do = execute.do
+
+            def do_and_kill(world: World, step: Step) -> execute.Doing:
+                nonlocal left
+                yield from do(world, step)
+                left -= 1
+                if left == 0:
+                    os.write(tell, b"k")
+                    if world.spawner:
+                        os.kill(world.spawner.pid, 9)
+
+            execute.do = do_and_kill
+
+        try:
+            assert self.run(prepare) in (0, 1)
+            os.close(tell)
+            return os.read(told, 1) == b"k"
+        finally:
+            os.close(told)
+
+
+def footprint(lab: Lab) -> list[str]:
+    """A line for each thing the instance has on this machine; processes only by how many there are."""
+    found = leaks.found(lab.vsprov.name, lab.vsprov.folder)
+    processes = [line for line in found if line.startswith("process ")]
+    return sorted({*found} - {*processes}) + [f"{len(processes)} processes"]

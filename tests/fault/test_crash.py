@@ -1,0 +1,206 @@
+"""vsprov dies at every single step of making, changing and removing; what comes next mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.fault.faults import KILLED, Apply, footprint
+from tests.instance import own_instance
+from tests.lab import Document, Init, Lab, image, pool, server, to_yaml, wait_until
+
+BYSTANDER = (image("other"), server("bystander", image="other"))
+BEFORE: tuple[Document, ...] = (
+    image(),
+    pool("team", cpu={"limit": "1500m"}, memory={"max": "128Mi"}),
+    server("live", quota="team", resources={"memory": {"max": "32Mi"}, "pids": {"max": 40}}),
+    server("restarted", dependsOn=[{"name": "live"}]),
+)
+AFTER: tuple[Document, ...] = (
+    image(),
+    pool("team", cpu={"limit": "1000m"}, memory={"max": "96Mi"}, pids={"max": 90}),
+    server("live", quota="team", hostname="renamed", labels={"a": "b"},
+           resources={"memory": {"max": "48Mi"}, "cpu": {"limit": "500m", "burst": "5ms"}}),
+    server("restarted", "sleep", "123456"),
+    server("added", quota="team", ephemeral=True),
+)  # fmt: skip
+RECREATED = (*AFTER[:3], server("restarted", "sleep", "123456", ephemeral=True), AFTER[4])
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A lab with a server of another set, which must never be touched; `empty` is all there is of it."""
+
+    lab: Lab
+    bystander: Init
+    empty: list[str]
+
+    def make(self, documents: tuple[Document, ...]) -> list[str]:
+        """Apply, which must go well; what there is then."""
+        assert Apply(self.lab, documents).run() == 0
+        self.settle()
+        return footprint(self.lab)
+
+    def remove(self, documents: tuple[Document, ...]) -> None:
+        assert Apply(self.lab, documents, remove=True).run() == 0
+        wait_until(lambda: footprint(self.lab) == self.empty)
+
+    def settle(self) -> None:
+        """Wait until no process is on its way out any more, the spawner of an apply that died for one."""
+        names = ("live", "restarted", "added")
+        places = [self.lab.group(place) for name in names for place in (name, f"team/{name}")]
+        inits = sum(
+            place.exists() and bool(self.lab.processes(str(place.relative_to(self.lab.group("")))))
+            for place in places
+        )
+        wait_until(lambda: footprint(self.lab)[-1] == f"{1 + inits} processes")
+
+    def holds(self, expected: list[str], step: int) -> None:
+        """The instance has this and nothing else, and the other set's server is the process it was."""
+        assert self.lab.init("bystander") == self.bystander, f"after step {step}"
+        try:
+            wait_until(lambda: footprint(self.lab) == expected)
+        except AssertionError:
+            now = footprint(self.lab)
+            extra, missing = set(now) - set(expected), set(expected) - set(now)
+            pytest.fail(f"after step {step}: too much: {extra}; missing: {missing}", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Base]:
+    with own_instance() as instance:
+        lab = Lab(instance)
+        lab.apply(*BYSTANDER, flags=("--set-name", "elsewhere"))
+        yield Base(lab, lab.init("bystander"), footprint(lab))
+
+
+def every_step(base: Base, change: Apply, prepare: Callable[[], object], mend: Callable[[int], None]) -> int:
+    """Die after each step of a change, mend it, and begin anew; how many steps there are."""
+    for step in count(1):
+        prepare()
+        if not change.dies_after(step):
+            return step - 1
+        mend(step)
+    raise AssertionError
+
+
+@pytest.mark.slow
+def test_a_server_that_died_while_being_made_is_finished_by_the_next_apply(base: Base) -> None:
+    made = base.make(BEFORE)
+
+    def mend(step: int) -> None:
+        assert Apply(base.lab, BEFORE).run() == 0, f"after step {step}"
+        base.holds(made, step)
+
+    steps = every_step(base, Apply(base.lab, BEFORE), lambda: base.remove(BEFORE), mend)
+    assert steps > 20
+    base.remove(BEFORE)
+
+
+def test_a_server_that_died_while_being_made_can_be_removed(base: Base) -> None:
+    def mend(step: int) -> None:
+        assert Apply(base.lab, BEFORE, remove=True).run() == 0, f"after step {step}"
+        base.holds(base.empty, step)
+
+    assert every_step(base, Apply(base.lab, BEFORE), lambda: None, mend) > 20
+    base.remove(BEFORE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [AFTER, RECREATED], ids=["live and restart", "recreate"])
+def test_a_change_that_died_is_finished_by_the_next_apply(base: Base, after: tuple[Document, ...]) -> None:
+    changed = base.make(after)
+    base.remove(after)
+
+    def mend(step: int) -> None:
+        assert Apply(base.lab, after).run() == 0, f"after step {step}"
+        base.holds(changed, step)
+        base.remove(after)
+
+    assert every_step(base, Apply(base.lab, after), lambda: base.make(BEFORE), mend) > 10
+    base.remove(after)
+
+
+@pytest.mark.slow
+def test_a_change_that_died_can_be_taken_back(base: Base) -> None:
+    before = base.make(BEFORE)
+
+    def mend(step: int) -> None:
+        assert Apply(base.lab, (AFTER[4],), remove=True).run() == 0
+        assert Apply(base.lab, BEFORE).run() == 0, f"after step {step}"
+        base.holds(before, step)
+
+    def prepare() -> None:
+        assert Apply(base.lab, (AFTER[4],), remove=True).run() == 0
+        base.make(BEFORE)
+
+    assert every_step(base, Apply(base.lab, AFTER), prepare, mend) > 10
+    base.remove(AFTER)
+
+
+def test_a_removal_that_died_is_finished_by_the_next(base: Base) -> None:
+    def mend(step: int) -> None:
+        assert Apply(base.lab, BEFORE, remove=True).run() == 0, f"after step {step}"
+        base.holds(base.empty, step)
+
+    change = Apply(base.lab, BEFORE, remove=True)
+    assert every_step(base, change, lambda: base.make(BEFORE), mend) >= 5
+
+
+def test_a_removal_that_died_can_be_taken_back(base: Base) -> None:
+    made = base.make(BEFORE)
+
+    def mend(step: int) -> None:
+        assert Apply(base.lab, BEFORE).run() == 0, f"after step {step}"
+        base.holds(made, step)
+
+    change = Apply(base.lab, BEFORE, remove=True)
+    assert every_step(base, change, lambda: base.make(BEFORE), mend) >= 5
+
+
+def test_an_apply_whose_spawner_is_killed_fails_and_the_next_one_mends_it(base: Base) -> None:
+    made = base.make(BEFORE)
+    base.remove(BEFORE)
+    for step in count(1):
+        if not Apply(base.lab, BEFORE).loses_its_spawner_after(step):
+            break
+        assert base.lab.init("bystander") == base.bystander
+        assert Apply(base.lab, BEFORE).run() == 0, f"after step {step}"
+        base.holds(made, step)
+        base.remove(BEFORE)
+    assert step > 20
+    base.remove(BEFORE)
+
+
+def test_the_command_itself_can_be_killed(base: Base) -> None:
+    lab = base.lab
+    done = lab.apply(*BEFORE, check=False, env={"VSPROV_FAIL_AFTER": "25"})
+    assert done.returncode == KILLED
+    lab.converge(*BEFORE)
+    lab.vsprov("destroy", "-y", "-", input=to_yaml(*BEFORE))
+    base.holds(base.empty, 25)
+
+
+def test_a_group_that_was_made_but_not_yet_marked_is_swept_away(base: Base) -> None:
+    """mkdir and the mark are two system calls; the intent file tells such a group from a stranger's."""
+    group = base.lab.group("live")
+    group.mkdir()
+    intent = base.lab.vsprov.run / "intent"
+    intent.write_text(f"{base.lab.vsprov.name}/live")
+    assert Apply(base.lab, (image(), server("live"))).run() == 0
+    assert not intent.exists()
+    base.remove((image(), server("live")))
+
+
+def test_an_apply_says_what_it_swept_away(base: Base) -> None:
+    group = base.lab.group("leftover")
+    group.mkdir()
+    (base.lab.vsprov.run / "intent").write_text(f"{base.lab.vsprov.name}/leftover")
+    done = base.lab.apply(image())
+    assert f"removed {group}, left by an apply that died" in done.stderr
+    assert not Path(group).exists()
+    base.remove((image(),))

@@ -1,0 +1,263 @@
+"""The kernel or the disk says no half way: a clear error, nothing half made, and the next apply mends it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.features import requires
+from tests.instance import own_instance
+from tests.lab import FILES, Lab, busybox_image, image, pool, server, to_yaml, version, wait_until
+
+BUSY = server("a", resources={"memory": {"max": "64Mi"}, "pids": {"max": 20}, "cpu": {"limit": "500m"}})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on an ext4 of 8 MiB of its own."""
+    requires("loop", "ext4", "mkfs_ext4")
+    backing, folder = tmp_path / "disk", tmp_path / "mounted"
+    with open(backing, "wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-N", "4096", str(backing)], check=True)
+    folder.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(backing), str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_lab(small_disk: Path) -> Iterator[Lab]:
+    with own_instance(small_disk) as instance:
+        yield Lab(instance)
+
+
+def fill(folder: Path, free: int) -> Path:
+    """Leave only so many bytes free on the disk of this folder."""
+    ballast = folder / "ballast"
+    stat = os.statvfs(folder)
+    with open(ballast, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(stat.f_bavail * stat.f_bsize - free, 1))
+    return ballast
+
+
+@pytest.mark.parametrize("free", [0, 16 << 10, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 512 << 10])
+def test_a_full_disk_is_named_and_what_was_begun_is_taken_back(
+    small_lab: Lab, small_disk: Path, tmp_path: Path, free: int
+) -> None:
+    (tmp_path / "source/etc").mkdir(parents=True)
+    (tmp_path / "source/etc/blob").write_bytes(os.urandom(150_000))
+    documents = (image(), image("blob", directory=str(tmp_path / "source")), server("a"))
+    ballast = fill(small_disk, free)
+    done = small_lab.apply(*documents, check=False)
+    if done.returncode:
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert not small_lab.group("a").exists() or small_lab.processes("a")
+    ballast.unlink()
+    small_lab.converge(*documents)
+    small_lab.vsprov("destroy", "--all", "-y")
+
+
+def test_a_full_disk_does_not_harm_a_record_that_is_there(small_lab: Lab, small_disk: Path) -> None:
+    before = server("a", labels={"a": "b"})
+    long = server("a", labels={f"l{number}": "x" * 60 for number in range(60)})
+    small_lab.converge(image(), before)
+    init = small_lab.init("a")
+    ballast = fill(small_disk, 0)
+    said = small_lab.refused(image(), long)
+    assert "No space left on device" in said and "Server/a" in said
+    ballast.unlink()
+    assert small_lab.init("a") == init
+    small_lab.converge(image(), before)
+    assert small_lab.init("a") == init
+
+
+def test_a_read_only_state_root_can_be_planned_on_but_not_applied_to(
+    small_lab: Lab, small_disk: Path
+) -> None:
+    asleep = server("a", state="Stopped")
+    small_lab.converge(image(), asleep)
+    changed = (image(), server("a", labels={"new": "label"}), server("b"))
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
+    try:
+        assert small_lab.plan(*changed)["summary"]["add"] == 1
+        said = small_lab.refused(*changed)
+        assert "Read-only file system" in said
+        assert small_lab.processes("a") == []
+        assert not small_lab.group("b").exists()
+    finally:
+        subprocess.run(["mount", "-o", "remount,bind,rw", str(small_disk)], check=True)
+    small_lab.converge(*changed)
+
+
+@pytest.mark.parametrize("files", [10, 16, 24])
+def test_with_few_open_files_it_fails_cleanly_or_not_at_all(lab: Lab, files: int) -> None:
+    documents = (image(), *(server(name) for name in "abcdefgh"))
+    command = lab.vsprov.command("apply", "-y", "-")
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command],
+        input=to_yaml(*documents),
+        capture_output=True,
+        text=True,
+        env=lab.vsprov.environment,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "Too many open files" in done.stderr or "not enough" in done.stderr
+    lab.converge(*documents)
+
+
+# -- commands that cannot be run
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, object]:
+    """An image with programs that cannot be executed."""
+    top = busybox_image(tmp_path / "image")
+    (top / "srv/plain").write_text("#!/bin/sh\n")
+    (top / "srv/script").write_text("#!/bin/missing\n")
+    (top / "srv/garbage").write_bytes(b"\x7fELF and no more")
+    for name in ("script", "garbage"):
+        (top / "srv" / name).chmod(0o755)
+    return image("broken", directory=str(top))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("no-such-program", "No such file or directory"),
+        ("/srv/missing", "No such file or directory"),
+        ("/srv/plain", "Permission denied"),
+        ("/srv", "Permission denied"),
+        ("/srv/script", "No such file or directory"),
+        ("/srv/garbage", "Exec format error"),
+    ],
+)
+def test_a_command_that_cannot_be_executed_is_named_and_nothing_is_left_of_the_server(
+    lab: Lab, broken: dict[str, object], command: str, said: str
+) -> None:
+    documents = (broken, server("good", image="broken"), server("bad", command, image="broken"))
+    told = lab.refused(*documents)
+    assert "Server/bad" in told and command in told and said in told
+    assert "Server/good: created" in told
+    assert not lab.group("bad").exists()
+    assert not lab.directory("bad").exists()
+    good = lab.init("good")
+    lab.converge(broken, server("good", image="broken"), server("bad", image="broken"))
+    assert lab.init("good") == good
+
+
+def test_a_working_directory_that_is_missing_is_named(lab: Lab) -> None:
+    told = lab.refused(image(), server("a", init={"workingDir": "/no/such/place"}))
+    assert "working directory /no/such/place" in told and "No such file or directory" in told
+    assert not lab.group("a").exists()
+
+
+def test_a_user_that_the_image_does_not_know_is_named(lab: Lab) -> None:
+    told = lab.refused(image(), server("a", init={"user": "nobodyknows"}))
+    assert "nobodyknows" in told
+    assert not lab.group("a").exists()
+
+
+def test_a_bind_of_nothing_is_named(lab: Lab) -> None:
+    mount = {"type": "bind", "source": "/no/such/source", "target": "/srv/x"}
+    told = lab.refused(image(), server("a", mounts=[mount]))
+    assert "/no/such/source" in told and "No such file or directory" in told
+    assert not lab.group("a").exists()
+
+
+def test_what_depends_on_a_server_that_fails_is_not_tried(lab: Lab) -> None:
+    told = lab.refused(
+        image(),
+        server("bad", "no-such-program"),
+        server("needs", dependsOn=[{"name": "bad"}]),
+        server("free"),
+    )
+    assert "Server/needs: skipped, because Server/bad failed" in told
+    assert not lab.group("needs").exists()
+    assert lab.init("free")
+
+
+def test_a_changed_command_that_cannot_be_executed_stops_the_server_and_says_so(lab: Lab) -> None:
+    lab.converge(image(), server("a", resources={"pids": {"max": 9}}))
+    told = lab.refused(image(), server("a", "no-such-program", resources={"pids": {"max": 9}}))
+    assert "Server/a" in told and "no-such-program" in told
+    assert lab.processes("a") == []
+    lab.converge(image(), server("a", resources={"pids": {"max": 9}}))
+    assert lab.init("a")
+
+
+def test_a_failed_dying_server_does_not_keep_its_pool_from_being_removed(lab: Lab) -> None:
+    team = pool("team", memory={"max": "64Mi"})
+    lab.refused(image(), team, server("bad", "no-such-program", quota="team"))
+    lab.vsprov("destroy", "-y", "-", input=to_yaml(image(), team))
+    assert not lab.group("team").exists()
+
+
+# -- limits the kernel refuses
+
+
+def sealed(lab: Lab, knob: str, *documents: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """An apply in a mount namespace where the first file of a limit of server a cannot be written to."""
+    controller, old, new = FILES[knob]
+    file = lab.group("a", controller) / (old if version(controller) == 1 else new)[0]
+    script = 'mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"; shift; exec "$@"'
+    command = lab.vsprov.command("apply", "-y", "-")
+    return subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh", str(file), *command],
+        input=to_yaml(*documents),
+        capture_output=True,
+        text=True,
+        env=lab.vsprov.environment,
+    )
+
+
+@pytest.mark.parametrize("knob", ["memory.max", "pids.max", "cpu.limit"])
+def test_when_one_limit_is_refused_the_others_are_taken_back(lab: Lab, knob: str) -> None:
+    lab.converge(image(), BUSY)
+    init = lab.init("a")
+    limits = {"memory": {"max": "96Mi"}, "pids": {"max": 30}, "cpu": {"limit": "700m"}}
+    done = sealed(lab, knob, image(), server("a", resources=limits))
+    assert done.returncode == 1, done.stderr
+    assert "Server/a" in done.stderr and "Read-only file system" in done.stderr
+    assert lab.limit("a", "memory.max") == str(64 << 20)
+    assert lab.limit("a", "pids.max") == "20"
+    assert lab.limit("a", "cpu.limit") == "50000 100000"
+    assert lab.init("a") == init
+    assert lab.is_settled(image(), BUSY)
+    lab.converge(image(), server("a", resources=limits))
+    assert lab.init("a") == init
+
+
+def test_standard_output_that_nobody_reads_is_no_fault(lab: Lab) -> None:
+    command = lab.vsprov.command("apply", "-y", "-")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            command,
+            input=to_yaml(image(), server("a")).encode(),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=lab.vsprov.environment,
+        )
+    finally:
+        os.close(writer)
+    assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr, done.stderr
+    lab.converge(image(), server("a"))
+
+
+def test_an_empty_path_of_programs_does_not_matter(lab: Lab) -> None:
+    done = lab.apply(image(), server("a"), env={"PATH": "/nonexistent"})
+    assert done.returncode == 0
+    assert sys.executable
+    wait_until(lambda: len(lab.processes("a")) == 1)

@@ -1,0 +1,485 @@
+"""Commands that join a running guest: what they are there, and what they hand back."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.instance import CHECKOUT
+from tests.kernel.guests import KEPT, MASK, SECONDS, Guest, Workshop, ended, members, open_workshop
+from vsprov.kernel import process
+
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+JOIN = """
+import ast, sys
+from vsprov.engine.enter import enter
+from vsprov.errors import VsprovError
+try:
+    code = enter(ast.literal_eval(sys.argv[1]), tty=sys.argv[2] == "tty")
+except VsprovError as error:
+    print(f"refused {error.exit_code}: {error}", file=sys.stderr)
+    code = error.exit_code
+sys.exit(code)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A workshop with one running guest."""
+
+    workshop: Workshop
+    guest: Guest
+    spawned: dict[str, Any]
+
+    def request(self, *argv: str, **changes: Any) -> dict[str, Any]:
+        """A request to run these words in the guest, as confined as it is."""
+        number = self.workshop.made
+        request = {
+            key: self.spawned[key] for key in ("env", "cwd", "user", "umask", "no_new_privs", "capabilities")
+        }
+        return {
+            **request,
+            "argv": list(argv),
+            "rlimits": [],
+            "pid": self.guest.pid,
+            "start": self.guest.start,
+            "cgroup": {
+                "payload": str(self.workshop.group(number) / "exec"),
+                "attach": self.spawned["cgroup"]["attach"],
+            },
+            **changes,
+        }
+
+    def run(self, *argv: str, input: str | None = None, **changes: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in the guest to its end, through pipes."""
+        return subprocess.run(
+            join(self.request(*argv, **changes), "pipes"),
+            cwd=CHECKOUT,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+
+    def said(self, script: str, **changes: Any) -> list[str]:
+        """The lines a script in the guest writes; it must end well."""
+        done = self.run("sh", "-euc", script, **changes)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.splitlines()
+
+
+def join(request: dict[str, Any], how: str) -> list[str]:
+    return [sys.executable, "-c", JOIN, repr(request), how]
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with open_workshop() as workshop:
+        spawned = workshop.request("sleep", "1000")
+        yield House(workshop, workshop.run(spawned), spawned)
+
+
+@pytest.mark.vm_subset
+def test_a_command_is_in_every_namespace_of_the_guest(house: House) -> None:
+    listing = " ".join(f"/proc/self/ns/{name}" for name in NAMESPACES)
+    said = house.said(f"for n in {listing}; do readlink $n; done; hostname; pwd")
+    theirs = [os.readlink(f"/proc/{house.guest.pid}/ns/{name}") for name in NAMESPACES]
+    assert said == [*theirs, "guest1", "/"]
+
+
+@pytest.mark.vm_subset
+def test_a_command_has_the_guests_capabilities_and_no_inheritable_ones(house: House) -> None:
+    said = house.said("grep -E '^(Cap|NoNew)' /proc/self/status")
+    zero, mask = f"{0:016x}", f"{MASK:016x}"
+    assert said == [
+        f"CapInh:\t{zero}",
+        f"CapPrm:\t{mask}",
+        f"CapEff:\t{mask}",
+        f"CapBnd:\t{mask}",
+        f"CapAmb:\t{zero}",
+        "NoNewPrivs:\t1",
+    ]
+    init = Path(f"/proc/{house.guest.pid}/status").read_text().splitlines()
+    assert [line for line in init if line.startswith(("Cap", "NoNew"))] == said
+
+
+@pytest.mark.vm_subset
+def test_a_command_is_in_the_groups_of_the_guest_and_its_own_of_cgroup2(house: House) -> None:
+    with subprocess.Popen(join(house.request("sleep", "1000"), "pipes"), cwd=CHECKOUT) as client:
+        group = house.workshop.group(1) / "exec"
+        pid = arrived(group, "sleep")
+        for attached in house.spawned["cgroup"]["attach"]:
+            assert sorted(members(Path(attached))) == sorted([pid, house.guest.pid])
+        assert members(group) == [pid]
+        client.terminate()
+        assert client.wait(SECONDS) == 128 + signal.SIGTERM
+    assert members(group) == []
+
+
+def arrived(group: Path, name: str) -> int:
+    """The one process of a group, once it has executed the program of that name."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for pid in members(group):
+            if name in Path(f"/proc/{pid}/comm").read_text():
+                return pid
+        time.sleep(0.01)
+    raise AssertionError(f"no {name} in {group}")
+
+
+def test_a_command_has_a_session_and_default_signals_of_its_own(house: House) -> None:
+    done = house.run("cat", "/proc/self/stat", "/proc/self/status")
+    stat, *status = done.stdout.splitlines()
+    fields = stat.split()
+    assert fields[0] == fields[4] == fields[5]  # pid, process group, session
+    assert [line for line in status if line.startswith(("SigBlk", "SigIgn"))] == [
+        f"SigBlk:\t{0:016x}",
+        f"SigIgn:\t{0:016x}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+)
+@pytest.mark.vm_subset
+def test_the_exit_code_is_passed_on(house: House, script: str, code: int) -> None:
+    assert house.run("sh", "-c", script).returncode == code
+
+
+def test_standard_input_and_output_are_the_callers(house: House) -> None:
+    done = house.run("sh", "-c", "cat; echo error >&2", input="x" * 300_000)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x" * 300_000, "error\n")
+
+
+def test_no_descriptor_but_the_standard_three_is_open(house: House) -> None:
+    spare = os.open("/etc", os.O_RDONLY)
+    try:
+        done = subprocess.run(
+            join(house.request("sh", "-c", "ls /proc/self/fd"), "pipes"),
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            pass_fds=[spare],
+            text=True,
+            check=True,
+        )
+    finally:
+        os.close(spare)
+    assert done.stdout.split() == ["0", "1", "2", "3"]  # 3 is the directory ls reads
+
+
+def test_environment_user_directory_and_limits_are_those_of_the_request(house: House) -> None:
+    said = house.said(
+        "echo $A; pwd; umask; ulimit -n; grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status",
+        env={"PATH": "/bin", "A": "ä b"},
+        user="app",
+        cwd="/srv",
+        umask=0o077,
+        rlimits=[(7, 64, 64)],
+    )
+    ids = ["Uid:" + "\t1000" * 4, "Gid:" + "\t1001" * 4, "Groups:\t29 44 ", f"CapEff:\t{0:016x}"]
+    assert said == ["ä b", "/srv", "0077", "64", *ids]
+
+
+@pytest.mark.parametrize("user", ["0x1", "01", "+1", "1 ", "-1", "4294967295", "4294967296", "1_0"])
+def test_a_user_that_is_neither_name_nor_number_is_refused(house: House, user: str) -> None:
+    done = house.run("id", "-u", user=user)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"refused 1: user {user}: neither a name nor a number from 0 to 65535\n"
+
+
+def test_a_number_is_that_user_even_when_another_is_called_so(house: House) -> None:
+    assert house.said("echo '1000:x:0:0::/:/bin/sh' >> /etc/passwd") == []
+    assert house.said("id -u", user="1000") == ["1000"]
+    assert house.said("id -u", user="1") == ["1"]
+
+
+@pytest.mark.parametrize("number", range(3, 16))
+def test_a_working_directory_through_a_descriptor_is_refused(house: House, number: int) -> None:
+    done = house.run("pwd", cwd=f"/proc/self/fd/{number}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"refused 1: working directory /proc/self/fd/{number}: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("none", 127, "refused 127: exec none: No such file or directory\n"),
+        ("/etc/probe", 126, "refused 126: exec /etc/probe: Permission denied\n"),
+        ("/etc", 126, "refused 126: exec /etc: Permission denied\n"),
+    ],
+)
+def test_a_command_that_cannot_be_executed_is_named(house: House, command: str, code: int, said: str) -> None:
+    done = house.run(command)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+@pytest.mark.vm_subset
+def test_a_pid_that_is_another_process_now_is_not_joined(house: House) -> None:
+    done = house.run("true", start=house.guest.start + 1)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"refused 1: join: {house.guest.pid}: the server's first process has ended\n",
+    )
+
+
+def test_a_group_that_is_gone_is_named_and_nothing_runs(house: House) -> None:
+    missing = str(house.workshop.group(1) / "missing")
+    done = house.run("touch", "/ran", cgroup={"payload": missing, "attach": []})
+    assert done.stderr == f"refused 1: cgroup: {missing}: No such file or directory\n"
+    assert not (house.workshop.folder / "1/upper/ran").exists()
+
+
+def test_the_guest_cannot_look_into_a_command_that_is_joining(house: House) -> None:
+    spy = (
+        "while :; do for p in /proc/[0-9]*; do"
+        " case $p in /proc/1|/proc/$$) continue; esac;"
+        ' readlink $p/exe $p/cwd $p/fd/* 2>/dev/null | grep -v "^pipe:";'
+        " done; done"
+    )
+    client = subprocess.Popen(
+        join(house.request("sh", "-c", spy), "pipes"), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    )
+    for _ in range(10):
+        assert house.run("true").returncode == 0
+    client.terminate()
+    seen = client.communicate(timeout=SECONDS)[0].split("\n")
+    assert not [
+        line for line in seen if "python" in line or str(CHECKOUT) in line or line.startswith("socket:")
+    ]
+
+
+def test_a_command_ends_when_its_client_is_killed(house: House) -> None:
+    with subprocess.Popen(join(house.request("sleep", "1000"), "pipes"), cwd=CHECKOUT) as client:
+        pid = arrived(house.workshop.group(1) / "exec", "sleep")
+        client.kill()
+    assert ended(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_client_reach_the_command(house: House, number: signal.Signals) -> None:
+    script = f"trap 'echo caught; exit 5' {number:d}; echo waiting; while :; do sleep 0.05; done"
+    with subprocess.Popen(
+        join(house.request("sh", "-c", script), "pipes"), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout
+        assert client.stdout.readline() == "waiting\n"
+        client.send_signal(number)
+        assert client.stdout.read() == "caught\n"
+        assert client.wait(SECONDS) == 5
+
+
+def test_a_guest_without_a_user_namespace_is_joined_too() -> None:
+    with open_workshop() as workshop:
+        spawned = workshop.request("sleep", "1000", id_map=None)
+        house = House(workshop, workshop.run(spawned), spawned)
+        assert house.said("readlink /proc/self/ns/user; grep ^CapEff /proc/self/status") == [
+            os.readlink("/proc/self/ns/user"),
+            f"CapEff:\t{MASK:016x}",
+        ]
+
+
+def test_a_command_has_the_capabilities_it_is_given(house: House) -> None:
+    kept = [number for number in KEPT if number != 5]
+    assert house.said("grep ^CapBnd /proc/self/status", capabilities=kept) == [f"CapBnd:\t{MASK & ~32:016x}"]
+
+
+# -- with a terminal
+
+
+@dataclass(slots=True)
+class Screen:
+    """A terminal whose user is the test; the client runs on its other side."""
+
+    master: int
+    client: subprocess.Popen[bytes]
+    shown: str = ""
+
+    def until(self, text: str) -> None:
+        """Wait until the screen has shown the text."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self.shown:
+            assert select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))[0], self.shown
+            self.shown += os.read(self.master, 65536).decode()
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@pytest.fixture
+def screens() -> Iterator[list[int]]:
+    fds: list[int] = []
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def open_screen(house: House, screens: list[int], *argv: str, **changes: Any) -> Screen:
+    master, slave = pty.openpty()
+    screens += [master, slave]
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 33, 77, 0, 0))
+    client = subprocess.Popen(
+        join(house.request(*argv, **changes), "tty"), cwd=CHECKOUT, stdin=slave, stdout=slave, stderr=slave
+    )
+    return Screen(master, client)
+
+
+@pytest.mark.vm_subset
+def test_a_terminal_is_the_guests_own_and_has_our_size(house: House, screens: list[int]) -> None:
+    screen = open_screen(
+        house, screens, "sh", "-c", "tty; stty size; stat -c %u $(tty); : > /dev/tty; exit 4"
+    )
+    assert screen.client.wait(SECONDS) == 4
+    screen.until("33 77\r\n0\r\n")
+    assert screen.shown == "/dev/pts/0\r\n33 77\r\n0\r\n"
+
+
+def test_the_terminal_belongs_to_the_user_of_the_command(house: House, screens: list[int]) -> None:
+    script = "stat -c %u $(tty); echo again > $(tty)"
+    screen = open_screen(house, screens, "sh", "-c", script, user="app")
+    assert screen.client.wait(SECONDS) == 0
+    screen.until("again\r\n")
+    assert screen.shown == "1000\r\nagain\r\n"
+
+
+def test_typing_reaches_the_command_and_interrupts_it(house: House, screens: list[int]) -> None:
+    screen = open_screen(house, screens, "sh", "-c", "read line; echo got $line; sleep 1000")
+    screen.type("hello\n")
+    screen.until("got hello\r\n")
+    screen.type("\x03")
+    assert screen.client.wait(SECONDS) == 128 + signal.SIGINT
+
+
+def test_a_change_of_size_is_passed_on(house: House, screens: list[int]) -> None:
+    script = "trap 'stty size; exit 0' WINCH; echo waiting; while :; do sleep 0.05; done"
+    screen = open_screen(house, screens, "sh", "-c", script)
+    screen.until("waiting\r\n")
+    fcntl.ioctl(screen.master, termios.TIOCSWINSZ, struct.pack("4H", 11, 22, 0, 0))
+    screen.client.send_signal(signal.SIGWINCH)  # the test's terminal controls no session that would be told
+    screen.until("11 22\r\n")
+    assert screen.client.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("ending", ["exit", "signal", "refused"])
+def test_our_terminal_is_afterwards_what_it_was(house: House, screens: list[int], ending: str) -> None:
+    script = "echo waiting; sleep 1000" if ending == "signal" else "exit 0"
+    argv = ("none",) if ending == "refused" else ("sh", "-c", script)
+    master, slave = pty.openpty()
+    screens += [master, slave]
+    before = termios.tcgetattr(slave)
+    with subprocess.Popen(
+        join(house.request(*argv), "tty"), cwd=CHECKOUT, stdin=slave, stdout=slave, stderr=slave
+    ) as client:
+        if ending == "signal":
+            Screen(master, client).until("waiting")
+            assert termios.tcgetattr(slave) != before
+            client.terminate()
+        assert client.wait(SECONDS) == {"exit": 0, "signal": 143, "refused": 127}[ending]
+    assert termios.tcgetattr(slave) == before
+
+
+def test_a_terminal_is_given_though_our_input_is_none(house: House) -> None:
+    done = subprocess.run(
+        join(house.request("sh", "-c", "tty; cat"), "tty"),
+        cwd=CHECKOUT,
+        input=b"typed\n",
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    # What the terminal echoes may come before the command has written its first line.
+    assert sorted(done.stdout.split()) == [b"/dev/pts/0", b"typed", b"typed"]
+
+
+def test_much_output_arrives_whole(house: House) -> None:
+    done = subprocess.run(
+        join(house.request("sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"), "tty"),
+        cwd=CHECKOUT,
+        input=b"",
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    assert done.stdout.replace(b"^D\b\b", b"") == b"x" * 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_a_multiplexer_replaced_by_the_guest_is_refused(kind: str) -> None:
+    make = {"file": "echo trap > ptmx", "link": "ln -s /etc/probe ptmx", "fifo": "mkfifo ptmx"}[kind]
+    with open_workshop() as workshop:
+        (workshop.image / "bin/mkfifo").symlink_to("busybox")
+        script = f"mount -t tmpfs none /dev/pts; cd /dev/pts; {make}; echo made; exec sleep 1000"
+        spawned = workshop.request("sh", "-euc", script, capabilities=[*KEPT, 21])
+        house = House(workshop, workshop.run(spawned), spawned)
+        deadline = time.monotonic() + SECONDS
+        while workshop.output() != "made\n" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        done = subprocess.run(
+            join(house.request("true"), "tty"),
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("refused 1: terminal: /dev/pts/ptmx: ")
+
+
+# -- processes of the host
+
+
+def test_an_identity_is_of_one_process_only(house: House) -> None:
+    who = process.identity(house.guest.pid)
+    assert who is not None and (who.pid, who.start) == (house.guest.pid, house.guest.start)
+    assert process.alive(who)
+    assert process.open_pidfd(who.pid, who.start + 1) is None
+    fd = process.open_pidfd(who.pid, who.start)
+    assert fd is not None
+    try:
+        assert process.find_init([os.getpid(), who.pid]) == who.pid
+        assert process.find_init([os.getpid()]) is None
+        assert not process.catches(who.pid, signal.SIGTERM)
+        assert process.send_signal(fd, signal.SIGKILL)
+        house.workshop.wait(house.guest.number, "exited")
+        assert not process.send_signal(fd, signal.SIGKILL)
+        assert process.exit_info(fd) in (None, process.ExitInfo(None, signal.SIGKILL))
+    finally:
+        os.close(fd)
+    assert not process.alive(who)
+    assert process.identity(who.pid) is None
+    assert process.limits(who.pid) == {}
+
+
+def test_a_limit_of_a_running_process_is_set_and_read(house: House) -> None:
+    process.set_limit(house.guest.pid, "nofile", 50, 60)
+    process.set_limit(
+        house.guest.pid, "core", 0, -1 if process.limits(house.guest.pid)["core"][1] == -1 else 0
+    )
+    limits = process.limits(house.guest.pid)
+    assert limits["nofile"] == (50, 60)
+    assert limits["core"][0] == 0
+    assert list(limits) == list(process.LIMITS)
+
+
+def test_a_handler_is_seen(house: House) -> None:
+    spawned = house.workshop.request("sh", "-c", "trap 'exit 0' TERM; echo set; while :; do sleep 1; done")
+    guest = house.workshop.run(spawned)
+    deadline = time.monotonic() + SECONDS
+    while house.workshop.output() != "set\n" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.catches(guest.pid, signal.SIGTERM)
+    assert not process.catches(guest.pid, signal.SIGUSR1)

@@ -1,0 +1,172 @@
+"""What an instance of vsprov has on this machine, seen without the help of vsprov.
+
+`found` reads only the kernel and the disk, so it can say that nothing is left; `remove` is the axe for the
+end of a test that failed. Both go by the instance's name, which is random, so they never see what others
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.features import hierarchies
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/PID/mountinfo, its octal escapes undone."""
+
+    point: str
+    kind: str
+    text: str
+
+
+def mounts() -> list[Mount]:
+    """Every mount of this process's namespace, in the order of mounting. proc_pid_mountinfo(5)."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        text = line.decode("utf-8", "surrogateescape")
+        fields = text.split()
+        text = _unescape(text)
+        found.append(Mount(_unescape(fields[4]), fields[fields.index("-") + 1], text))
+    return found
+
+
+def _unescape(text: str) -> str:
+    for code, sign in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(code, sign)
+    return text
+
+
+def groups(name: str) -> list[Path]:
+    """Every cgroup directory called `name` or below one, in every hierarchy, deepest first."""
+    found: list[Path] = []
+    for mount in sorted(set(hierarchies().values())):
+        for folder, _, _ in os.walk(mount):
+            if name in Path(folder).parts:
+                found.append(Path(folder))
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+
+
+def processes(name: str) -> dict[int, str]:
+    """Pid and command of each living process in the groups of `name`, or with the name in its words."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            told = [(entry / part).read_bytes() for part in ("cgroup", "cmdline", "environ")]
+        except OSError:
+            continue  # it ended while being looked at
+        if state not in "ZX" and any(name.encode() in text for text in told):
+            found[int(entry.name)] = told[1].replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def links(name: str) -> list[str]:
+    """Every network link of this namespace whose alias carries the mark of instance `name`."""
+    found = []
+    for link in Path("/sys/class/net").iterdir():
+        try:
+            alias = (link / "ifalias").read_text()
+        except OSError:
+            continue  # a bond's control file, or a link that has just gone
+        if alias.startswith(f"vsprov:{name}:") or alias.strip() == f"vsprov:{name}":
+            found.append(link.name)
+    return sorted(found)
+
+
+def tables(name: str) -> list[tuple[str, str]]:
+    """Family and name of each nft table that carries the instance's name, in its own name or in a comment."""
+    if shutil.which("nft") is None or os.geteuid() != 0:
+        return []
+    done = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, text=True, check=True)
+    spellings = (name, name.replace("-", "_"))
+    return [
+        (entry["table"]["family"], entry["table"]["name"])
+        for entry in json.loads(done.stdout)["nftables"]
+        if "table" in entry and any(spelling in json.dumps(entry) for spelling in spellings)
+    ]
+
+
+def loops(root: Path) -> list[str]:
+    """Every loop device whose file is, or was, below `root`."""
+    return [
+        f"/dev/{device.parent.parent.name}"
+        for device in Path("/sys/block").glob("loop*/loop/backing_file")
+        if device.read_text().startswith(f"{root}/")
+    ]
+
+
+def files(name: str, root: Path) -> Iterator[Path]:
+    """What the instance has on disk: its places in the system's folders, and whatever lies below `root`.
+
+    Never looks into what is mounted there.
+    """
+    for parent in ("/run", "/run/netns", "/run/lock", "/var/lib", "/var/log", "/var/cache", "/etc", "/tmp"):
+        yield from Path(parent).glob(f"{name}*")
+    mounted = {each.point for each in mounts()}
+    for folder, below, names in os.walk(root):
+        below[:] = [each for each in below if f"{folder}/{each}" not in mounted]
+        yield from (Path(folder, each) for each in (*below, *names))
+
+
+def found(name: str, root: Path) -> list[str]:
+    """A line for each thing that instance `name`, with its files in `root`, has on this machine now."""
+    return [
+        *(f"process {pid}: {command}" for pid, command in processes(name).items()),
+        *(f"mount {each.text}" for each in mounts() if name in each.text),
+        *(f"cgroup {path}" for path in groups(name)),
+        *(f"link {link}" for link in links(name)),
+        *(f"nft table {family} {table}" for family, table in tables(name)),
+        *(f"loop device {device}" for device in loops(root)),
+        *(f"on disk {path}" for path in files(name, root)),
+    ]
+
+
+def remove(name: str, root: Path) -> None:
+    """Take away whatever `found` shows, by force and in the order in which one thing holds another."""
+    for pid in processes(name):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    for mount in reversed([each for each in mounts() if name in each.text]):
+        subprocess.run(["umount", "--lazy", mount.point], capture_output=True)
+    for device in loops(root):
+        subprocess.run(["losetup", "--detach", device], capture_output=True)
+    for family, table in tables(name):
+        subprocess.run(["nft", "delete", "table", family, table], capture_output=True)
+    for link in links(name):
+        subprocess.run(["ip", "link", "delete", link], capture_output=True)
+    for group in groups(name):
+        try:
+            group.rmdir()
+        except OSError:
+            continue  # still populated: what is left is told by `found`
+    if any(name in each.text for each in mounts()):
+        return  # it may be a bind of the host's own files: better to leave rubbish than to delete through it
+    for path in [root, *files(name, root)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def descriptors() -> dict[int, str]:
+    """The open files of this process: number and what /proc shows behind it."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(entry.name)] = os.readlink(entry)
+        except FileNotFoundError:
+            continue  # the one that was listing the folder
+    return found

@@ -1,0 +1,440 @@
+"""A world of control groups, directories, images and processes that steps can be done to.
+
+It refuses what the kernel and the engine refuse: v1's nesting of quotas and CPUs, memsw below memory, a burst
+above its quota, a process in a group without CPUs, files of controllers that were not passed down, a guest
+without its payload group. What was measured on Linux 6.18 is cited where it is checked.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsprov.model import objects
+from vsprov.model.knobs import KNOBS, RLIMITS, Side, normal
+from vsprov.model.objects import Object, Server
+from vsprov.model.units import MAX, expand_ids
+from vsprov.plan import applied
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
+from vsprov.plan.plan import Plan
+from vsprov.plan.reconcile import Wanted
+from vsprov.plan.steps import (
+    DiscardUpper,
+    ImportImage,
+    MakeDirectory,
+    MakeGroup,
+    MakePayload,
+    MarkInit,
+    MoveProcesses,
+    PassDown,
+    Release,
+    RemoveDirectory,
+    RemoveGroup,
+    RemoveImage,
+    SetHostname,
+    SetLimit,
+    Spawn,
+    Step,
+    Stop,
+    WriteApplied,
+    WriteFile,
+    WriteMark,
+    describe,
+    undo_of,
+)
+
+HOME = ""  # the name of the cgroup2 hierarchy
+
+
+class Refused(Exception):
+    """What the kernel or the engine would not do."""
+
+
+@dataclass
+class Directory:
+    owner: str
+    applied: str | None
+    id_base: int
+    written: bool = False
+
+
+@dataclass
+class Guest:
+    """A server's init; `where` is the group it is in, by hierarchy; it waits at its gate until `released`."""
+
+    pid: int
+    image: str
+    hostname: str
+    limits: dict[str, tuple[Any, Any]]
+    where: dict[str, str]
+    released: bool = False
+
+
+@dataclass
+class World:
+    machine: Machine
+    instance: str = "vsprov"
+    files: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # by (hierarchy, group)
+    owners: dict[tuple[str, str], str] = field(default_factory=dict)  # "role owner"
+    marks: dict[str, str] = field(default_factory=dict)  # the record on a home
+    subtree: dict[str, set[str]] = field(default_factory=dict)
+    payloads: dict[str, int] = field(default_factory=dict)
+    directories: dict[str, Directory] = field(default_factory=dict)
+    images: dict[str, ObservedImage] = field(default_factory=dict)
+    guests: dict[str, Guest] = field(default_factory=dict)
+    next_pid: int = 1000
+    next_base: int = 524288
+
+    def __post_init__(self) -> None:
+        for hierarchy in self.hierarchies():
+            self.files.setdefault((hierarchy, ""), {})
+        self.subtree.setdefault("", set())
+
+    def copy(self) -> World:
+        out = copy.copy(self)
+        for name in ("files", "owners", "marks", "subtree", "payloads", "directories", "images", "guests"):
+            setattr(out, name, {key: copy.copy(value) for key, value in getattr(self, name).items()})
+        for guest in out.guests.values():
+            guest.limits, guest.where = dict(guest.limits), dict(guest.where)
+        return out
+
+    # -- the host
+
+    def sides(self, hierarchy: str) -> Iterable[tuple[str, Side]]:
+        """(controller by its v2 name, side) of the knobs in a hierarchy."""
+        for knob in KNOBS:
+            side = self.machine.side(knob)
+            if (
+                side
+                and (HOME if self.machine.versions[knob.controller] == 2 else side.controller) == hierarchy
+            ):
+                yield knob.controller, side
+
+    def hierarchies(self) -> list[str]:
+        versions = self.machine.versions
+        return [HOME, *("blkio" if name == "io" else name for name in versions if versions[name] == 1)]
+
+    def fresh_files(self, hierarchy: str, group: str) -> dict[str, str]:
+        passed = self.subtree[group.rpartition("/")[0]] if hierarchy == HOME else None
+        out: dict[str, str] = {}
+        for controller, side in self.sides(hierarchy):
+            if passed is None or controller in passed:
+                fresh = side.encode(None, {}, self.machine.encoding)
+                out |= fresh if side.fresh is None else dict.fromkeys(side.files, side.fresh)
+        return out
+
+    def children(self, hierarchy: str, group: str) -> list[str]:
+        return [
+            path
+            for name, path in self.files
+            if name == hierarchy and path.rpartition("/")[0] == group and path
+        ]
+
+    def inside(self, hierarchy: str, group: str) -> list[str]:
+        """Servers whose processes are in a group or below it."""
+        return [
+            name
+            for name, guest in self.guests.items()
+            if f"{guest.where[hierarchy]}/".startswith(f"{group}/")
+        ]
+
+    # -- the kernel's own doing
+
+    def write(self, hierarchy: str, group: str, file: str, text: str) -> None:
+        """One write(2) to a file of a group."""
+        files = self.files.get((hierarchy, group))
+        if files is None or file not in files:
+            raise Refused(f"no {file} in {group}")
+        side = next(side for _, side in self.sides(hierarchy) if file in side.files)
+        before = files[file]
+        if side.reset:
+            number, _, rest = text.partition(" ")
+            lines = {line.split(" ", 1)[0]: line for line in before.splitlines()}
+            lines.pop(number, None)
+            if rest != side.reset:
+                lines[number] = text
+            text = "\n".join(lines[key] for key in lines)
+        files[file] = normal(file, text)
+        if why := self.wrong(hierarchy, group):
+            files[file] = before
+            raise Refused(f"{group}/{file} = {text} (was {before}): {why}")
+
+    def wrong(self, hierarchy: str, group: str) -> str:
+        """Why a group's files cannot be as they are; "" when they can."""
+        files = self.files[hierarchy, group]
+        if "memory.memsw.limit_in_bytes" in files and number(files["memory.limit_in_bytes"]) > number(
+            files["memory.memsw.limit_in_bytes"]
+        ):
+            return "memory above memsw"
+        for quota, burst in (("cpu.cfs_quota_us", "cpu.cfs_burst_us"), ("cpu.max", "cpu.max.burst")):
+            if burst in files and number(files[burst]) > number(files[quota]):
+                return "burst above quota"
+        above, below = group.rpartition("/")[0], self.children(hierarchy, group)
+        for around, inner in ((above, group), *((group, child) for child in below)):
+            if why := self.outgrows(hierarchy, around, inner):
+                return why
+        if (
+            "cpuset.cpus" in files
+            and hierarchy == "cpuset"
+            and "" in (files["cpuset.cpus"], files["cpuset.mems"])
+        ):
+            if any(guest.where[hierarchy] == group for guest in self.guests.values()):
+                return "processes are left without CPUs or memory"
+        return ""
+
+    def outgrows(self, hierarchy: str, around: str, inner: str) -> str:
+        """v1: EINVAL for a quota above the parent's, EACCES and EBUSY for CPUs beyond it."""
+        outer, files = self.files.get((hierarchy, around)), self.files[hierarchy, inner]
+        if hierarchy == HOME or outer is None or not inner:
+            return ""
+        if hierarchy == "cpu":
+            ratio, most = (share(files), share(outer)) if outer else (0.0, 0.0)
+            return f"quota beyond {around}" if outer and most < ratio < float("inf") else ""
+        if hierarchy == "cpuset":
+            host = self.machine.encoding
+            for file, all_of_it in (("cpuset.cpus", host.cpus), ("cpuset.mems", host.mems)):
+                if not expand_ids(files[file]) <= expand_ids(outer[file] if around else all_of_it):
+                    return f"{file} beyond {around}"
+        return ""
+
+    def enter(self, name: str, hierarchy: str, group: str) -> None:
+        files = self.files.get((hierarchy, group))
+        if files is None:
+            raise Refused(f"no {group} in {hierarchy}")
+        if hierarchy == "cpuset" and "" in (files.get("cpuset.cpus", "0"), files.get("cpuset.mems", "0")):
+            raise Refused(f"{group} has no CPUs or memory to attach {name} to (ENOSPC)")
+        self.guests[name].where[hierarchy] = group
+
+    # -- observation
+
+    def observe(self) -> Observed:
+        homes: dict[str, ObservedGroup] = {}
+        pools: dict[str, ObservedGroup] = {}
+        for hierarchy, path in self.files:
+            if hierarchy == HOME and path.startswith(f"{self.instance}/"):
+                role = self.owners.get((HOME, path), "").partition(" ")[0]
+                (pools if role == "pool" else homes)[path.rpartition("/")[2]] = self.group(path)
+        names = sorted({*homes, *self.directories})
+        parent = self.group(self.instance) if (HOME, self.instance) in self.files else None
+        return Observed(
+            {name: self.server(name, homes.get(name)) for name in names},
+            pools,
+            dict(self.images),
+            parent,
+            frozenset(self.subtree[""]),
+        )
+
+    def group(self, path: str) -> ObservedGroup:
+        texts: dict[str, str] = {}
+        mark = self.owners.get((HOME, path))
+        role, _, owner = (mark or "").partition(" ")
+        controllers = [name for name in self.hierarchies() if (name, path) in self.files]
+        for name in controllers:
+            texts |= self.files[name, path]
+            owner = owner if self.owners.get((name, path)) == mark else ""
+        text = applied.unseal(self.marks.get(path), None) if role == "pool" else None
+        return ObservedGroup(
+            path,
+            owner or None,
+            texts,
+            frozenset(controllers),
+            frozenset(self.subtree[path]),
+            json.loads(text) if text else None,
+        )
+
+    def server(self, name: str, group: ObservedGroup | None) -> ObservedServer:
+        directory = self.directories.get(name)
+        disk = directory.applied if directory else None
+        mark = applied.unseal(self.marks.get(group.path), disk) if group else None
+        text = mark or disk
+        record = json.loads(text) if text else None
+        guest = self.guests.get(name) if group else None
+        strays = [h for h in group.controllers if guest and guest.where[h] != group.path] if group else []
+        return ObservedServer(
+            name,
+            group,
+            directory.owner if directory else None,
+            directory is not None,
+            directory.id_base if directory else None,
+            record,
+            mark,
+            disk,
+            Process(guest.pid, guest.pid) if guest else None,
+            tuple(sorted(strays)),
+            guest is not None,
+            guest.hostname if guest else None,
+            dict(guest.limits) if guest else None,
+        )
+
+    # -- steps
+
+    def do(self, step: Step, wanted: Wanted) -> None:
+        """Bring about what a step says, or raise Refused."""
+        want = {one.address: one for one in wanted.objects}
+        match step:
+            case MakeGroup(hierarchy, group):
+                if (hierarchy, group.rpartition("/")[0]) not in self.files:
+                    raise Refused(f"{describe(step)}: nothing above it")
+                if (hierarchy, group) in self.files:
+                    raise Refused(f"{describe(step)}: it exists")
+                self.owners[hierarchy, group] = f"{step.role} {step.owner}"
+                if hierarchy == HOME:
+                    self.subtree[group] = set()
+                self.files[hierarchy, group] = self.fresh_files(hierarchy, group)
+            case MakePayload(group, server):
+                self.need_group(group)
+                self.payloads[group] = self.directories[server].id_base
+            case PassDown(group, controllers):
+                above = None if group == "" else self.subtree[group.rpartition("/")[0]]
+                for controller in controllers:
+                    if above is not None and controller not in above:
+                        raise Refused(f"{describe(step)}: {controller} does not reach it")
+                    self.subtree[group].add(controller)
+                for child in self.children(HOME, group):
+                    self.files[HOME, child] = self.fresh_files(HOME, child) | self.files[HOME, child]
+            case WriteFile(controller, group, file, data):
+                for part in data:
+                    self.write(self.hierarchy(controller), group, file, part)
+            case MoveProcesses(hierarchy, group):
+                self.enter(group.rpartition("/")[2], hierarchy, group)
+            case RemoveGroup(group):
+                self.remove_group(group)
+            case WriteMark(group, "applied", text):
+                self.need_group(group)
+                self.marks[group] = text
+            case ImportImage(image):
+                spec = objects.write_spec(want[f"Image/{image}"].spec)
+                digest = wanted.digests[image]
+                self.images[image] = ObservedImage(image, digest, wanted.owner, spec["source"])
+            case RemoveImage(image):
+                if any(guest.image.startswith(f"{image}@") for guest in self.guests.values()):
+                    raise Refused(f"{describe(step)}: it is in use")
+                del self.images[image]
+            case MakeDirectory(server, owner, text):
+                if server in self.directories:
+                    raise Refused(f"{describe(step)}: it exists")
+                self.directories[server] = Directory(owner, text, self.next_base)
+                self.next_base += 65536
+            case WriteApplied(server, text):
+                self.directories[server].applied = text
+            case DiscardUpper(server) | RemoveDirectory(server):
+                if server in self.guests:
+                    raise Refused(f"{describe(step)}: it runs")
+                self.directories[server].written = False
+                if isinstance(step, RemoveDirectory):
+                    del self.directories[server]
+            case SetLimit(server, limit, soft, hard):
+                self.set_limit(server, limit, (limit_value(soft), limit_value(hard)))
+            case SetHostname(server, hostname):
+                self.guests[server].hostname = hostname
+            case Stop(server):
+                self.guests.pop(server, None)
+            case Spawn(server):
+                self.spawn(want[f"Server/{server}"], wanted)
+            case MarkInit(server):
+                assert not self.guests[server].released
+            case Release(server):
+                self.guests[server].released = True
+            case _:
+                raise AssertionError(step)
+
+    def hierarchy(self, controller: str) -> str:
+        v2 = "io" if controller == "blkio" else controller
+        return HOME if self.machine.versions[v2] == 2 else controller
+
+    def need_group(self, group: str) -> None:
+        if (HOME, group) not in self.files:
+            raise Refused(f"no cgroup {group}")
+
+    def remove_group(self, group: str) -> None:
+        if self.inside(HOME, group) or self.children(HOME, group):
+            raise Refused(f"cgroup {group} is in use")
+        self.forget_group(group)
+
+    def forget_group(self, group: str) -> None:
+        for key in [key for key in self.files if f"{key[1]}/".startswith(f"{group}/")]:
+            del self.files[key]
+            self.owners.pop(key, None)
+        for kept in (self.marks, self.subtree, self.payloads):
+            for path in [path for path in kept if f"{path}/".startswith(f"{group}/")]:
+                del kept[path]
+
+    def set_limit(self, server: str, limit: str, values: tuple[Any, Any]) -> None:
+        guest = self.guests[server]
+        if self.machine.ceilings and number(str(values[1])) > number(str(guest.limits[limit][1])):
+            raise Refused(f"raising {limit} of {server} takes CAP_SYS_RESOURCE")
+        guest.limits[limit] = values
+
+    def spawn(self, want: Object, wanted: Wanted) -> None:
+        spec, name = want.spec, want.name
+        assert isinstance(spec, Server)
+        group = "/".join(part for part in (self.instance, spec.quota, name) if part)
+        self.need_group(group)
+        if name in self.guests:
+            raise Refused(f"{name} runs already")
+        if self.payloads.get(group) != self.directories[name].id_base:
+            raise Refused(f"{name} has no payload group of its own")
+        image = self.images[spec.image]
+        if spec.image in wanted.digests and image.digest != wanted.digests[spec.image]:
+            raise Refused(f"{name} would start from an outdated image")
+        for dependency in spec.depends_on:
+            other = {one.address: one for one in wanted.objects}[f"Server/{dependency.name}"].spec
+            assert isinstance(other, Server)
+            if other.state == "Running" and not self.is_up(dependency.name):
+                raise Refused(f"{name} starts before {dependency.name}")
+        if spec.ephemeral and self.directories[name].written:
+            raise Refused(f"{name} would find what it wrote before")
+        self.directories[name].written = True
+        limits = {k.rlimit: self.machine.limits.get(k.rlimit, (MAX, MAX)) for k in RLIMITS}
+        limits |= {k.rlimit: spec.resources[k.path] for k in RLIMITS if k.path in spec.resources}
+        self.next_pid += 1
+        where = dict.fromkeys(self.hierarchies(), "")
+        shown = f"{spec.image}@{image.digest}"
+        self.guests[name] = Guest(self.next_pid, shown, spec.hostname, limits, where)
+        for hierarchy in self.hierarchies():
+            if (hierarchy, group) in self.files:
+                self.enter(name, hierarchy, group)
+
+    def is_up(self, name: str) -> bool:
+        return name in self.guests and self.guests[name].released
+
+    def die(self) -> None:
+        """The maker of guests is killed: those at the gate see its end and exit."""
+        self.guests = {name: guest for name, guest in self.guests.items() if guest.released}
+
+
+def number(text: str) -> float:
+    word = text.split(" ", 1)[0]
+    return float("inf") if word in (MAX, "-1") else float(word)
+
+
+def share(files: Mapping[str, str]) -> float:
+    """CPUs that a v1 group may use."""
+    return number(files["cpu.cfs_quota_us"]) / int(files["cpu.cfs_period_us"])
+
+
+def limit_value(text: str) -> Any:
+    return MAX if text == MAX else int(text)
+
+
+def apply(plan: Plan, wanted: Wanted, world: World, steps: int = -1) -> int:
+    """Do the steps of a plan, at most `steps`, as if then killed. Returns how many were done."""
+    done = 0
+    for change in plan.changes:
+        for step in change.steps:
+            if done == steps:
+                world.die()
+                return done
+            world.do(step, wanted)
+            done += 1
+    return done
+
+
+def take_back(done: Iterable[Step], wanted: Wanted, world: World) -> None:
+    """Undo steps, latest first."""
+    for step in reversed(list(done)):
+        if back := undo_of(step):
+            world.do(back, wanted)

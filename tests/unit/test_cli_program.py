@@ -1,0 +1,308 @@
+"""The command line as a whole: verbs, shared options, exit codes, what is loaded, how it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli import CHECKOUT, SERVER, Cli, process
+from vsprov import __version__
+from vsprov.cli import app, options
+from vsprov.errors import UsageError
+
+NOWHERE = {"VSPROV_INSTANCE": "vt-nowhere", "VSPROV_ROOT": "/nonexistent/vt-nowhere"}
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    for name, value in NOWHERE.items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGTERM)
+    yield Cli(capsys)
+    signal.signal(signal.SIGTERM, before)
+
+
+# -- help
+
+
+def test_help_lists_every_verb_with_what_it_does(cli: Cli) -> None:
+    told = cli("--help")
+    assert told.code == 0
+    for name, (_, summary) in app.VERBS.items():
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", told.out, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_every_verb_explains_itself_with_an_example(cli: Cli, verb: str) -> None:
+    told = cli(verb, "--help")
+    assert told.code == 0
+    assert told.out.startswith(f"Usage: vsprov {verb} [OPTIONS]")
+    assert app.VERBS[verb][1] in told.out
+    assert re.search(rf"Examples:\n(    .*\n)*    .*vsprov {verb}", told.out)
+    assert "Options of every verb:" in told.out
+
+
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_no_two_options_of_a_verb_share_a_name(verb: str) -> None:
+    names = [name for param in app.load(verb).params for name in (*param.opts, *param.secondary_opts)]
+    assert len(names) == len(set(names))
+
+
+def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usage(cli: Cli) -> None:
+    told = cli()
+    assert (told.code, told.out) == (64, "")
+    assert told.err.startswith("Usage: vsprov ")
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["aply"], "vsprov: No such command 'aply'. Did you mean 'apply'?\n  hint: vsprov --help\n"),
+        (["plan", "--prun"], "--prune"),
+        (["exec"], "vsprov: Missing argument 'NAME'\n  hint: vsprov exec --help\n"),
+        (["validate"], "vsprov: validate: no manifest given\n  hint: name files"),
+        (
+            ["validate", "-o", "xml", "f"],
+            "vsprov: -o xml: not an output of this verb\n  hint: choose one of text, json",
+        ),
+        (["--instance", "../etc", "get"], "vsprov: --instance '../etc': not a name\n"),
+        (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose one of manifest, image"),
+        (["start"], "vsprov: start: give either names of servers, -l, or --all\n"),
+        (["destroy", "f", "--all"], "vsprov: destroy: give either PATHs or --all\n"),
+        (["apply", "f", "--lock-timeout", "10"], "vsprov: --lock-timeout: '10' is not a duration\n"),
+        (["apply", "f", "--parallelism", "0"], "vsprov: --parallelism 0: not a number between 1 and 1024\n"),
+        (["get", "pods"], "vsprov: get pods: no such kind\n"),
+        (["get", "networks"], "vsprov: get networks: this version of vsprov has no networks\n"),
+        (["logs", "a", "-n", "-3"], "vsprov: --tail -3: not a number of lines\n"),
+        (["exec", "a", "-e", "1X=2", "--", "true"], "vsprov: --env '1X=2': not a variable\n"),
+    ],
+)
+def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[str], said: str) -> None:
+    told = cli(*words)
+    assert (told.code, told.out) == (64, "")
+    assert said in told.err
+
+
+@pytest.mark.parametrize(
+    "words", [["-o", "json", "validate"], ["validate", "-o", "json"], ["validate", "--output=json"]]
+)
+def test_shared_options_may_stand_before_or_after_the_verb(
+    cli: Cli, tmp_path: Path, words: list[str]
+) -> None:
+    (tmp_path / "m.yaml").write_text(SERVER)
+    assert cli(*words, tmp_path / "m.yaml").json()["valid"] is True
+
+
+def test_an_option_after_the_verb_wins_over_one_before_it_and_both_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VSPROV_INSTANCE", "of-environment")
+    monkeypatch.delenv("VSPROV_ROOT", raising=False)
+    assert options.settings().instance.name == "of-environment"
+    assert options.settings(instance="given").instance.root == "/var/lib/given"
+    command = app.program()
+    with command.make_context(
+        "vsprov", ["--instance", "before", "version", "--instance", "after"]
+    ) as context:
+        verb = app.load("version").make_context("version", ["--instance", "after"], parent=context)
+        app.load("version").invoke(verb)
+        assert verb.obj["settings"].instance.name == "after"
+        verb = app.load("version").make_context("version", [], parent=context)
+        app.load("version").invoke(verb)
+        assert verb.obj["settings"].instance.name == "before"
+
+
+def test_the_root_is_where_the_instance_keeps_things_unless_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VSPROV_ROOT", "/srv/state/")
+    assert options.settings().instance.root == "/srv/state"
+    assert options.settings(root="there").instance.root == os.path.abspath("there")
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a" * 64, "a\n"])
+def test_an_instance_name_is_a_label(name: str) -> None:
+    if not name:
+        return  # the same as not given
+    with pytest.raises(UsageError, match="not a name"):
+        options.settings(instance=name)
+
+
+# -- what is loaded
+
+FORBIDDEN = {
+    "version": {"typer", "yaml", "json", "re", "vsprov.cli.app"},
+    "--help": {"yaml", "rich", "pydantic", "vsprov.engine", "vsprov.manifest"},
+    "validate {}": {"rich", "pydantic", "jinja2", "pyroute2", "vsprov.engine", "ctypes"},
+    "plan {}": {"rich", "pydantic", "jinja2", "pyroute2"},
+    "apply {}": {"rich", "pydantic", "jinja2", "pyroute2"},
+    "get -o json": {
+        "rich",
+        "pydantic",
+        "jinja2",
+        "pyroute2",
+        "jsonschema",
+        "yaml",
+        "vsprov.manifest",
+        "vsprov.engine.spawn",
+    },
+    "get": {"rich", "pydantic", "jinja2", "pyroute2", "jsonschema", "yaml", "vsprov.manifest"},
+}
+
+
+@pytest.mark.parametrize("words", FORBIDDEN)
+def test_a_verb_loads_only_what_it_needs(words: str, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("")
+    command = [sys.executable, "-X", "importtime", "-m", "vsprov", *words.format(tmp_path / "m.yaml").split()]
+    env = {key: text for key, text in os.environ.items() if not key.startswith("VSPROV_")} | NOWHERE
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=env)
+    assert done.returncode in (0, 77), done.stderr[-500:]
+    loaded = {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    assert "vsprov.cli" in loaded
+    assert FORBIDDEN[words] & loaded == set()
+
+
+# -- how it ends
+
+
+def test_version_tells_the_version(capfd: pytest.CaptureFixture[str]) -> None:
+    done = process("version")
+    out, err = done.communicate()
+    assert (done.returncode, err) == (0, "")
+    assert re.fullmatch(rf"vsprov {re.escape(__version__)} \(Python 3\.\d+\.\d+, Linux [^ ]+, [^ ]+\)\n", out)
+
+
+def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object, **named: object) -> None:
+        raise RuntimeError("the first line\nand the second")
+
+    monkeypatch.setattr(app, "load", fail)
+    monkeypatch.delenv("VSPROV_DEBUG", raising=False)
+    told = cli("plan", "x")
+    assert (told.code, told.out) == (70, "")
+    assert told.err.splitlines()[0] == "vsprov: internal error: RuntimeError: the first line and the second"
+
+
+def test_with_vsprov_debug_a_fault_shows_where_it_happened() -> None:
+    program = "from vsprov.cli import app; app.load = None; raise SystemExit(app.run(['plan']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env={**os.environ, "VSPROV_DEBUG": "1"},
+    )
+    assert done.returncode == 70
+    assert "Traceback (most recent call last)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_with_the_code_of_that_signal(number: signal.Signals, code: int, said: str) -> None:
+    running = process("validate", "-")
+    assert running.stdin and running.stderr
+    try:
+        deadline = time.monotonic() + 60
+        while "pipe" not in _waits_in(running.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(number)
+        assert running.wait(60) == code
+        assert running.stderr.read() == f"vsprov: {said}\n"
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def _waits_in(pid: int) -> str:
+    """Where in the kernel the process sleeps, as proc_pid_wchan(5) has it."""
+    return Path(f"/proc/{pid}/wchan").read_text()
+
+
+def test_it_ends_quietly_when_nobody_reads_its_output() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    running = process("schema", stdout=writer)
+    os.close(writer)
+    _, err = running.communicate()
+    assert (running.returncode, err) == (141, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_an_error(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        running = process("schema", stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
+        _, err = running.communicate()
+    assert (running.returncode, err) == (1, "vsprov: write the output: No space left on device\n")
+
+
+def test_it_works_with_standard_streams_closed() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m vsprov schema <&- >&- 2>&-', sys.executable],
+        cwd=CHECKOUT,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("apiVersion: vsprov/v1\nkind: Größe\n")
+    running = process("validate", str(tmp_path / "m.yaml"), env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    _, err = running.communicate()
+    assert running.returncode == 65
+    assert "Gr\\xf6\\xdfe" in err
+
+
+# -- completion
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "offered"),
+    [
+        ("vsprov st", 1, {"start", "stop"}),
+        ("vsprov plan --det", 2, {"--detailed-exitcode"}),
+        ("vsprov get i", 2, {"images"}),
+    ],
+)
+def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:
+    env = {"_VSPROV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    out, _ = process(env=env).communicate()
+    assert set(out.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> None:
+    for name in ("web1", "web2", "db1", ".making-web3"):
+        (tmp_path / "servers" / name).mkdir(parents=True)
+    words = "vsprov stop we"
+    env = {
+        "VSPROV_ROOT": str(tmp_path),
+        "_VSPROV_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": words,
+        "COMP_CWORD": "2",
+        "_TYPER_COMPLETE_ARGS": words,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    out, _ = process(env=env).communicate()
+    assert set(re.findall(r"[a-z]+\d", out)) == {"web1", "web2"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_function_of_a_shell_is_shown(shell: str) -> None:
+    out, _ = process(env={"_VSPROV_COMPLETE": f"source_{shell}"}).communicate()
+    assert f"_VSPROV_COMPLETE=complete_{shell}" in out

@@ -1,0 +1,123 @@
+"""A server's console log on disk: its last lines, and following it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vsprov.engine import console
+from vsprov.errors import FailedError
+from vsprov.store.instance import Instance
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    (tmp_path / "servers/web1").mkdir(parents=True)
+    return Instance("vt-console", str(tmp_path))
+
+
+def log_of(instance: Instance) -> Path:
+    return Path(console.path_of(instance, "web1"))
+
+
+def last(content: bytes, lines: int) -> bytes:
+    """The last lines of a text, the plain way."""
+    kept = content.split(b"\n")
+    closed = kept[-1:] == [b""]
+    return b"\n".join(kept[-lines - closed :]) if lines else b""
+
+
+@given(
+    content=st.lists(st.sampled_from([b"", b"a", b"bc", b"x" * 70000])).map(b"\n".join),
+    lines=st.integers(0, 6),
+)
+def test_the_last_lines_are_found_from_the_end(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, lines: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "log"
+    path.write_bytes(content)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert b"".join(console.read(fd, console.tail(fd, lines))) == last(content, lines)
+        assert console.tail(fd, None) == 0
+    finally:
+        os.close(fd)
+
+
+def test_a_server_without_a_log_has_no_lines(instance: Instance) -> None:
+    assert console.open_log(instance, "web1") is None
+    assert console.last_lines(instance, "web1", 5) == []
+
+
+def test_what_is_no_regular_file_is_refused(instance: Instance) -> None:
+    log_of(instance).symlink_to("/etc/passwd")
+    with pytest.raises(FailedError, match="symbolic link"):
+        console.open_log(instance, "web1")
+    log_of(instance).unlink()
+    os.mkfifo(log_of(instance))
+    with pytest.raises(FailedError, match="not a regular file"):
+        console.open_log(instance, "web1")
+
+
+@pytest.fixture
+def followed(instance: Instance) -> Iterator[tuple[Instance, Iterator[bytes]]]:
+    log_of(instance).write_bytes(b"first\n")
+    following = console.follow(instance, "web1", 0, console.open_log(instance, "web1"))
+    yield instance, following
+    following.close()  # type: ignore[attr-defined]
+
+
+def test_following_shows_what_is_appended(followed: tuple[Instance, Iterator[bytes]]) -> None:
+    instance, following = followed
+    assert next(following) == b"first\n"
+    for line in (b"second\n", b"third\n"):
+        with open(log_of(instance), "ab") as log:
+            log.write(line)
+        assert next(following) == line
+
+
+def test_following_goes_on_in_a_log_that_was_cut_or_replaced(
+    followed: tuple[Instance, Iterator[bytes]],
+) -> None:
+    instance, following = followed
+    assert next(following) == b"first\n"
+    os.truncate(log_of(instance), 0)
+    with open(log_of(instance), "ab") as log:
+        log.write(b"cut\n")
+    assert next(following) == b"cut\n"
+    (log_of(instance).parent / "new").write_bytes(b"replaced\n")
+    os.rename(log_of(instance).parent / "new", log_of(instance))
+    assert next(following) == b"replaced\n"
+
+
+def test_following_a_server_that_has_no_log_yet_waits_for_it(instance: Instance) -> None:
+    following = console.follow(instance, "web1", 0, None)
+    child = os.fork()
+    if child == 0:
+        log_of(instance).write_bytes(b"first\n")
+        os._exit(0)
+    assert next(following) == b"first\n"
+    os.waitpid(child, 0)
+    following.close()  # type: ignore[attr-defined]
+
+
+def test_following_ends_when_the_server_is_removed(followed: tuple[Instance, Iterator[bytes]]) -> None:
+    instance, following = followed
+    assert next(following) == b"first\n"
+    log_of(instance).unlink()
+    log_of(instance).parent.rmdir()
+    assert list(following) == []
+
+
+def test_following_leaves_no_file_open(instance: Instance) -> None:
+    before = os.listdir("/proc/self/fd")
+    log_of(instance).write_bytes(b"first\n")
+    following = console.follow(instance, "web1", 0, console.open_log(instance, "web1"))
+    next(following)
+    following.close()  # type: ignore[attr-defined]
+    assert os.listdir("/proc/self/fd") == before

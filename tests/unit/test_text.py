@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from vsprov.errors import ManifestError, Position, Problem
+from vsprov.manifest import text as module
+from vsprov.manifest.text import MAX_PROBLEMS, Document, decode, parse
+
+
+def only(text: str) -> Any:
+    """The value of the one document of a text that has nothing wrong."""
+    documents, problems = parse(text, "f.yaml")
+    assert problems == []
+    (document,) = documents
+    return document.value
+
+
+def wrong(text: str) -> list[str]:
+    return [str(problem) for problem in parse(text, "f.yaml")[1]]
+
+
+def typed(value: object) -> object:
+    """Tells 1 from 1.0 and True, which are equal."""
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    return [typed(item) for item in value] if isinstance(value, list) else (type(value).__name__, value)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("", None), ("~", None), ("null", None), ("Null", None), ("NULL", None), ("nULL", "nULL"),
+        ("true", True), ("True", True), ("TRUE", True), ("false", False), ("tRUE", "tRUE"),
+        ("yes", "yes"), ("no", "no"), ("on", "on"), ("off", "off"), ("y", "y"), ("n", "n"),
+        ("0", 0), ("-0", 0), ("12", 12), ("+12", 12), ("-12", -12), ("0o17", 15), ("0x1F", 31),
+        ("-0x1F", "-0x1F"), ("0o8", "0o8"), ("0b1", "0b1"), ("1_000", "1_000"), ("22:22", "22:22"),
+        ("52:54:00:12:34:56", "52:54:00:12:34:56"), ("2026-01-01", "2026-01-01"), ("=", "="),
+        ("1.5", 1.5), (".5", 0.5), ("5.", 5.0), ("1e3", 1000.0),
+        ("-1.5E-1", -0.15), ("1e", "1e"), (".", "."), ("+", "+"), ("...x", "...x"), ("1.2.3", "1.2.3"),
+        ("1２", "1２"), ("512Mi", "512Mi"), ("500m", "500m"), ("10.20.0.0/24", "10.20.0.0/24"),
+        ('"1"', "1"), ("'true'", "true"), ('"<<"', "<<"), ("!!str 12", "12"), ("!!str", ""),
+        ('!!int "12"', 12), ("!!float 1", 1.0), ("!!bool 'true'", True), ("!!null ''", None),
+        ("!!seq [1]", [1]), ("!!map {a: 1}", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_a_scalar_means_what_the_core_schema_says(written: str, value: object) -> None:
+    assert typed(only(f"k: {written}")) == {"k": typed(value)}
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("mode: 0755", ["f.yaml:1:7: '0755' has a leading zero"]),
+        ("mode: -007", ["f.yaml:1:7: '-007' has a leading zero"]),
+        ("a: .inf", ["f.yaml:1:4: '.inf' is not a finite number"]),
+        ("a: -.INF", ["f.yaml:1:4: '-.INF' is not a finite number"]),
+        ("a: .nan", ["f.yaml:1:4: '.nan' is not a finite number"]),
+        ("a: 1e999", ["f.yaml:1:4: '1e999' is not a finite number"]),
+        ("a: " + "9" * 4301, ["f.yaml:1:4: a number of 4301 characters is too long"]),
+        ("a: 0x" + "f" * 4301, ["f.yaml:1:4: a number of 4303 characters is too long"]),
+        ("a: 1." + "0" * 4301, ["f.yaml:1:4: a number of 4303 characters is too long"]),
+        ("a: 1\nb: 2\na: 3\n", ["f.yaml:3:1: key 'a' stands twice, in lines 1 and 3"]),
+        ("s: {a: 1, 'a': 2}", ["f.yaml:1:11: key 'a' stands twice, in lines 1 and 1"]),
+        ("1: x", ["f.yaml:1:1: the key 1 is not a string"]),
+        ("true: x", ["f.yaml:1:1: the key true is not a string"]),
+        ("~: x", ["f.yaml:1:1: the key ~ is not a string"]),
+        ("? [a]\n: b", ["f.yaml:1:3: a key must be a string"]),
+        ("a: &k b\n*k : c", ["f.yaml:2:1: a key must be a string"]),
+        ("a: &m {b: 1}\nc:\n  <<: *m", ["f.yaml:3:3: merge keys are not supported"]),
+        ("a: !foo x", ["f.yaml:1:4: the tag '!foo' is not supported"]),
+        ("a: ! x", ["f.yaml:1:4: the tag '!' is not supported"]),
+        ("a: !!binary x", ["f.yaml:1:4: the tag '!!binary' is not supported"]),
+        ("a: !!python/object/apply:os.system [id]",
+         ["f.yaml:1:4: the tag '!!python/object/apply:os.system' is not supported"]),
+        ("a: !!int x\nb: !!bool 1\nc: !!map [1]",
+         ["f.yaml:1:4: 'x' is no !!int", "f.yaml:2:4: '1' is no !!bool",
+          "f.yaml:3:4: the tag '!!map' is not supported"]),
+        ("a: !e!x y", ["f.yaml:1:4: tags are not supported"]),
+        ("a: *b", ["f.yaml:1:4: no anchor &b stands before this alias"]),
+        ("a: &a [*a]", ["f.yaml:1:8: the alias *a stands within its own anchor"]),
+        ("a: &a 1\n---\nb: *a", ["f.yaml:3:4: no anchor &a stands before this alias"]),
+        ("a: 1\n\tb: 2", ["f.yaml:2:1: a tab cannot indent"]),
+        ("a:\n  \tb: 2", ["f.yaml:2:3: a tab cannot indent"]),
+        ("a: b: c", ["f.yaml:1:5: a ':' where no key can stand"]),
+        ("a: 1\nb\nc: 2", ["f.yaml:2:1: a key without ':'"]),
+        ("- a\nb: 1", ["f.yaml:2:1: expected '- ' or the end of the list"]),
+        ("a: @x", ["f.yaml:1:4: '@' cannot begin a value"]),
+        ("a:\n  b: {c: 1\n", ["f.yaml:2:6: this bracket is never closed"]),
+        ("a: 'x\nb: 1\n", ["f.yaml:1:4: this quote is never closed"]),
+        ('a: "\\q"', ["f.yaml:1:5: no such escape"]),
+        ("a: é\nb: \0x\n", ["f.yaml:2:4: character U+0000 is not allowed"]),
+        ("a: \x1b[0m", ["f.yaml:1:4: character U+001B is not allowed"]),
+        ("a: x\u2028b", ["f.yaml:1:5: character U+2028 is not allowed"]),
+        ("a: \ud800", ["f.yaml:1:4: character U+D800 is not allowed"]),
+        ("a: 1\n\ufeffb: 2", ["f.yaml:2:1: character U+FEFF is not allowed"]),
+        ("a: 1\rb", ["f.yaml:1:5: character U+000D is not allowed"]),
+        ('a: "x\\0y"', ["f.yaml:1:4: a NUL character is not allowed, not even as an escape"]),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_named_with_its_place(text: str, problems: list[str]) -> None:
+    assert wrong(text) == problems
+
+
+def test_a_leading_zero_is_answered_with_both_spellings() -> None:
+    (problem,) = parse("mode: 0755", "f.yaml")[1]
+    assert problem.hint == "quote it if text is meant, or 0o755 for an octal number"
+
+
+def test_all_problems_of_a_text_are_found_and_the_sound_documents_kept() -> None:
+    text = "a: 1\n---\nb: [x\n---\nc: 0755\n---\n\td: 1\n--- 'x\n---\ne: 5\ne: 6\n---\nf: 7\n"
+    documents, problems = parse(text, "f.yaml")
+    assert [document.value for document in documents] == [{"a": 1}, {"c": "0755"}, {"e": 5}, {"f": 7}]
+    assert [str(problem) for problem in problems] == [
+        "f.yaml:3:4: this bracket is never closed",
+        "f.yaml:5:4: '0755' has a leading zero",
+        "f.yaml:7:1: a tab cannot indent",
+        "f.yaml:8:5: this quote is never closed",
+        "f.yaml:11:1: key 'e' stands twice, in lines 10 and 11",
+    ]
+    assert documents[3].positions[("f",)] == Position("f.yaml", 13, 1)
+
+
+def test_positions_are_those_of_keys_and_of_items() -> None:
+    text = """\
+# é
+--- # first
+kind: Server
+spec:
+  ports:
+    - port: 80
+    - {port: 81}
+  ü: [a, 'b']
+"""
+    (document,) = parse("\ufeff" + text.replace("\n", "\r\n"), "f.yaml")[0]
+    assert {path: (at.line, at.column) for path, at in document.positions.items()} == {
+        (): (3, 1),
+        ("kind",): (3, 1),
+        ("spec",): (4, 1),
+        ("spec", "ports"): (5, 3),
+        ("spec", "ports", 0): (6, 7),
+        ("spec", "ports", 0, "port"): (6, 7),
+        ("spec", "ports", 1): (7, 7),
+        ("spec", "ports", 1, "port"): (7, 8),
+        ("spec", "ü"): (8, 3),
+        ("spec", "ü", 0): (8, 7),
+        ("spec", "ü", 1): (8, 10),
+    }
+    assert len(document.positions) == 11
+    assert ("spec", "ports", 2) not in document.positions
+    assert ("kind", "x") not in document.positions
+    with pytest.raises(KeyError):
+        document.positions[("spec", "none")]
+
+
+def test_an_alias_has_its_own_position_and_its_content_that_of_the_anchor() -> None:
+    (document,) = parse("a: &a\n  k: &s v\nb: *a\nc: *s\n", "f.yaml")[0]
+    assert document.value == {"a": {"k": "v"}, "b": {"k": "v"}, "c": "v"}
+    assert document.positions[("b",)] == Position("f.yaml", 3, 1)
+    assert document.positions[("b", "k")] == Position("f.yaml", 2, 3)
+
+
+def test_an_alias_means_the_latest_anchor_of_its_name() -> None:
+    assert only("a: &x 1\nb: &x [&x 2, *x]\nc: *x") == {"a": 1, "b": [2, 2], "c": 2}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "---\n", "---\n---\n# x\n---\n", "\ufeff", "%YAML 1.2\n---\n"]
+)
+def test_empty_documents_are_left_out(text: str) -> None:
+    assert parse(text, "f.yaml") == ([], [])
+
+
+def test_a_document_may_be_a_scalar_and_null_when_written_out() -> None:
+    assert [document.value for document in parse("null\n---\n''\n--- 3\n", "f.yaml")[0]] == [None, "", 3]
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_nesting_ends_at_32() -> None:
+    assert wrong(nested(32)) == []
+    assert wrong(nested(33)) == ["f.yaml:1:33: more than 32 mappings and lists within each other"]
+    assert wrong("[" * 20_000) == ["f.yaml:1:33: more than 32 mappings and lists within each other"]
+    assert wrong("- " * 20_000) == ["f.yaml:1:65: more than 32 mappings and lists within each other"]
+
+
+def test_nesting_by_aliases_counts_too() -> None:
+    chain = "a0: &a0 {}\n" + "".join(f"a{i}: &a{i} {{x: *a{i - 1}}}\n" for i in range(1, 40))
+    assert wrong(chain) == ["f.yaml:32:15: more than 32 mappings and lists within each other"]
+
+
+def test_an_alias_bomb_is_refused_without_walking_it() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    bomb += "".join(
+        f"{chr(i)}: &{chr(i)} [{','.join(['*' + chr(i - 1)] * 9)}]\n" for i in range(ord("b"), ord("j"))
+    )
+    assert parse(bomb, "f.yaml")[0] == []
+    assert wrong(bomb) == ["f.yaml:6:11: aliases stand for more than 200000 values"]
+
+
+def test_aliases_may_add_200_000_values_to_a_text() -> None:
+    def text(count: int) -> str:
+        return f"a: &a [{','.join('x' * 999)}]\nb: [{','.join(['*a'] * count)}]\n"
+
+    assert wrong(text(200)) == []
+    assert wrong(text(201)) == ["f.yaml:2:605: aliases stand for more than 200000 values"]
+
+
+def test_a_text_has_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrong("a: '" + "x" * 1024 * 1024 + "'") == []
+    assert wrong("a: '" + "x" * (1024 * 1024 + 1) + "'") == ["f.yaml:1:4: a value of more than 1 MiB"]
+    assert wrong("x" * (16 * 1024 * 1024 + 1)) == ["f.yaml:1:1: the text is larger than 16 MiB"]
+    documents, problems = parse("--- 1\n" * 20_001, "f.yaml")
+    assert len(documents) == 20_000
+    assert [str(problem) for problem in problems] == ["f.yaml:20001:1: more than 20000 documents"]
+    monkeypatch.setattr(module, "MAX_NODES", 3)
+    assert wrong("[1, 2, 3]") == []
+    assert wrong("[1, 2, 3, 4]") == ["f.yaml:1:11: more than 3 values in one text"]
+
+
+@pytest.mark.parametrize("text", ["---\na: [\n" * 500, "\0" * 500, "\n".join(f"{i}: x" for i in range(500))])
+def test_reading_ends_after_a_hundred_problems(text: str) -> None:
+    problems = wrong(text)
+    assert len(problems) == MAX_PROBLEMS + 1
+    assert problems[-1].endswith("100 problems found, the rest was not read")
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "hint"),
+    [
+        (b"a: 1\nb: \xc3\xa9\xff\n", "f.yaml:2:5: byte 0xff is not UTF-8", "save the file as UTF-8"),
+        ("a: 1".encode("utf-16"), "f.yaml:1:1: byte 0xff is not UTF-8",
+         "save the file as UTF-8, it looks like UTF-16"),
+        (b"\xed\xa0\x80", "f.yaml:1:1: byte 0xed is not UTF-8", "save the file as UTF-8"),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_not_utf_8_are_named_with_their_place(data: bytes, message: str, hint: str) -> None:
+    with pytest.raises(ManifestError) as raised:
+        decode(data, "f.yaml")
+    assert str(raised.value) == message
+    assert raised.value.problems[0].hint == hint
+
+
+def test_json_is_read_as_it_is() -> None:
+    value = {"a": [1, 1.5, True, None, 'é\n\t"\\/'], "b": {}, "c": {"d": []}}
+    assert only(json.dumps(value, indent="\t")) == value
+    assert only(json.dumps(value)) == value
+
+
+def check_places(text: str, documents: list[Document], problems: list[Problem]) -> None:
+    lines = text.removeprefix("\ufeff").split("\n")
+    places = [place for document in documents for place in document.positions.values()]
+    for place in places + [problem.position for problem in problems if problem.position]:
+        assert place.file == "f.yaml"
+        assert 1 <= place.line <= len(lines)
+        assert 1 <= place.column <= len(lines[place.line - 1]) + 1
+    assert all(problem.position for problem in problems)
+
+
+FRAGMENTS = [
+    "a", "b: ", "- ", "? ", ": ", "\n", "\n  ", "\n    ", "\n---\n", "---", "...\n", "[", "]", "{", "}",
+    ",", "'", '"', "|\n", ">-\n", "&a ", "*a", "!!int ", "!x ", "!<%ff> ", "#", "%YAML 1.2\n",
+    "%TAG ! x\n", "\t", "\r\n", "\r", "é", "\ufeff", "\0", "\\x", "\u2028", "0755", "0x1", "1e999", "<<",
+    "~", "@", "`", "\ud800", "\U0001f600", "a: 1\n",
+]  # fmt: skip
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)))
+@example("a: !<%ff> x")
+@example('"\\udc00"')
+@example("{a: 1")
+def test_reading_never_raises_and_every_place_is_in_the_text(text: str) -> None:
+    documents, problems = parse(text, "f.yaml")
+    check_places(text, documents, problems)
+
+
+@given(st.binary())
+def test_bytes_are_text_or_refused(data: bytes) -> None:
+    try:
+        text = decode(data, "f.yaml")
+    except ManifestError as error:
+        check_places(data.decode("utf-8", "replace"), [], list(error.problems))
+    else:
+        check_places(text, *parse(text, "f.yaml"))
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    st.sampled_from(
+        [
+            "no",
+            "0755",
+            "22:22",
+            "1_000",
+            "~",
+            "",
+            "=",
+            "<<",
+            "2026-01-01",
+            ".inf",
+            "0o17",
+            "1e3",
+            " x",
+            "- x",
+            "#",
+        ]
+    ),
+)
+STRUCTURES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.text("abcé:#- 1", max_size=8), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+
+
+class Quoting(yaml.SafeDumper):
+    """Quotes every string, because the plain strings of YAML 1.1 and 1.2 differ."""
+
+
+def represent_quoted(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"')
+
+
+Quoting.add_representer(str, represent_quoted)
+
+
+@given(STRUCTURES, st.booleans())
+def test_what_is_written_is_what_is_read(value: object, flow: bool) -> None:
+    text = yaml.dump(value, Dumper=Quoting, default_flow_style=flow, allow_unicode=False)
+    assert typed(only(text)) == typed(value)
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1), st.sampled_from(["no", "1:30:00", "=", "2026-01-01", "0b1"])
+    )
+)
+def test_strings_that_only_yaml_1_1_has_to_quote_are_read_back(value: dict[str, str]) -> None:
+    assert only(yaml.safe_dump(value)) == value
+    assert only("".join(f"x{key}: {item}\n" for key, item in value.items()) or "{}") == {
+        f"x{key}": item for key, item in value.items()
+    }
