@@ -81,8 +81,7 @@ def to_yaml(*documents: Document) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """A server's pid 1 as the host sees it. Two that are equal are the same process: a pid may be used again.
-    """
+    """A server's pid 1 as the host sees it. Two that are equal are the same process: a pid can be reused."""
 
     pid: int
     start: int

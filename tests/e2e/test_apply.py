@@ -52,7 +52,7 @@ class Full:
         return Path(f"/proc/{self.init.pid}/root{path}")
 
     def mount(self, target: str) -> list[str]:
-        """Mount options, type and options of its file system, of what is mounted at `target` in the server."""
+        """Mount options, type and options of the file system that is mounted at `target` in the server."""
         for line in Path(f"/proc/{self.init.pid}/mountinfo").read_text().splitlines():
             head, _, tail = line.partition(" - ")
             if head.split()[4] == target:

@@ -1,4 +1,4 @@
-"""Every example does what it says: it is applied, comes back from the kernel as it was, and leaves nothing."""
+"""Every example does what it says: it is applied, comes back from the kernel as it was, leaves nothing."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_knob_added_to_a_server_that_has_none_of_its_controller_moves_its_proc
 
 @pytest.mark.vm_subset
 def test_burst_limit_and_memory_with_swap_grow_and_shrink_together(lab: Lab) -> None:
-    """Each bounds the other, so the order of the writes matters, and differs for growing and for shrinking."""
+    """Each bounds the other, so the order of the writes matters, and differs for growing and shrinking."""
     small = {"cpu": {"limit": "200m", "burst": "15ms"}, "memory": {"max": "32Mi", "swapMax": "8Mi"}}
     large = {"cpu": {"limit": "900m", "burst": "80ms"}, "memory": {"max": "256Mi", "swapMax": "64Mi"}}
     lab.apply(image(), server("a", resources=small))

@@ -311,7 +311,6 @@ def test_a_thousand_servers_are_a_thousand_objects(folder: pathlib.Path) -> None
     assert sum(isinstance(one.spec, Server) for one in manifest.objects) == 1000
 
 
-
 def test_documents_that_are_nested_too_deeply_are_a_problem_and_no_traceback() -> None:
     deep: Any = []
     for _ in range(600):

@@ -70,7 +70,7 @@ class _Observer:
         return self.group_and_role(path)[0]
 
     def group_and_role(self, path: str) -> tuple[ObservedGroup | None, str]:
-        """(the group or None, its role). A v1 directory without our mark makes the whole group a stranger's."""
+        """(the group or None, its role). With a v1 directory that is not ours, the group is a stranger's."""
         there, mark = owner_mark(self.path("", path))
         if not there or (mark is None and self.leftover("", path)):
             return None, ""
