@@ -40,7 +40,7 @@ docs: schemas ## the manifest reference in docs/, from the schemas
 
 schemas: ## the JSON Schemas in schemas/, from the model
 	@scripts/prepare check
-	@$(VENV)/python -m vsprov.manifest.schema schemas
+	@$(VENV)/python -m vsprov.manifest.schema schemas/
 
 clean: ## remove what the other targets made in this folder (servers stay: vsprov destroy --all)
 	@rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -193,7 +193,7 @@ def test_the_limits_of_processes_are_those_of_setrlimit() -> None:
         ("cpu.limit", 1, MAX, {"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}),
         ("cpu.limit", 2, 10, {"cpu.max": "1000 100000"}),
         ("cpu.cpus", 1, None, {"cpuset.cpus": "0-3"}),
-        ("cpu.cpus", 2, None, {"cpuset.cpus": ""}),
+        ("cpu.cpus", 2, None, {"cpuset.cpus": "0-3"}),
         ("memory.max", 1, 10_000, {"memory.limit_in_bytes": "8192"}),
         ("memory.max", 2, 10_000, {"memory.max": "8192"}),
         ("memory.max", 1, 2**63 - 1, {"memory.limit_in_bytes": "-1"}),

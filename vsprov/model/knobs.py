@@ -60,7 +60,8 @@ class Side:
     group (None: the default). `at_most` names a file that must never hold less than `files[0]` does, or the
     kernel refuses the write. `reset` is what, written after a device's number, removes that device's line
     from a file with one line per device. `fresh` is what a new group's file holds where that is not the
-    default. `nested`: the kernel refuses a child beyond its parent.
+    default. `nested`: the kernel refuses a child beyond its parent. `blank`: an empty file stands for the
+    default too, but cannot be emptied while processes are in the group (ENOSPC).
     """
 
     controller: str
@@ -71,6 +72,7 @@ class Side:
     reset: str = ""
     fresh: str | None = None
     nested: bool = False
+    blank: bool = False
 
     def decode(self, texts: Texts, host: Host) -> Any:
         """The value in the texts of the whole group; None for the default, and for texts no kernel wrote."""
@@ -126,6 +128,7 @@ def scalar(
     read: Callable[[str], Any] = read_number,
     fresh: str | None = None,
     nested: bool = False,
+    blank: bool = False,
 ) -> Side:
     """A knob that is one word in one file; `unlimited` is how this file spells "max"."""
 
@@ -146,11 +149,11 @@ def scalar(
 
     def decode(texts: Texts, host: Host) -> Any:
         text = texts[file]
-        if text == initial(host):
+        if text == initial(host) or (blank and not text):
             return None
         return MAX if text == unlimited else read(text)
 
-    return Side(controller, (file,), encode, decode, at_most, fresh=fresh, nested=nested)
+    return Side(controller, (file,), encode, decode, at_most, fresh=fresh, nested=nested, blank=blank)
 
 
 def to_multiple(value: Any, size: int) -> Any:
@@ -357,14 +360,14 @@ KNOBS: tuple[Knob, ...] = (
         ID_LIST,
         "CPUs the server may run on.",
         v1=scalar("cpuset", "cpuset.cpus", lambda host: host.cpus, read=read_ids, fresh="", nested=True),
-        v2=scalar("cpuset", "cpuset.cpus", "", read=read_ids),
+        v2=scalar("cpuset", "cpuset.cpus", lambda host: host.cpus, read=read_ids, fresh="", blank=True),
     ),
     Knob(
         "cpu.mems",
         ID_LIST,
         "Memory nodes the server may allocate from.",
         v1=scalar("cpuset", "cpuset.mems", lambda host: host.mems, read=read_ids, fresh="", nested=True),
-        v2=scalar("cpuset", "cpuset.mems", "", read=read_ids),
+        v2=scalar("cpuset", "cpuset.mems", lambda host: host.mems, read=read_ids, fresh="", blank=True),
     ),
     Knob(
         "memory.min",

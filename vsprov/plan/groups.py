@@ -68,9 +68,11 @@ def compare(
     needs = needed(resources, machine) | also
     texts: dict[str, str] = dict(seen.texts) if seen else {}
     for knob, side in rows:
+        default = side.encode(None, {}, machine.encoding)
         if side.files[0] not in texts and knob.controller in needs:
-            default = side.encode(None, {}, machine.encoding)
             texts.update(default if side.fresh is None else dict.fromkeys(side.files, side.fresh))
+        if side.blank and texts.get(side.files[0]) == "":
+            texts.update(default)
     differences = tuple(
         Difference(knob, side.decode(texts, machine.encoding), resources.get(knob.path))
         for knob, side in rows
