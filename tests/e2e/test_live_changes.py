@@ -126,8 +126,8 @@ def shares(knob: str, controller: str, texts: tuple[str, ...]) -> set[str]:
 
 
 def host_cpus() -> str:
-    """What a group without CPUs of its own shows: on v1 all of them, on v2 nothing."""
-    return "" if version("cpuset") == 2 else Path("/sys/devices/system/cpu/online").read_text().strip()
+    """What a group shows that has had CPUs of its own, and has none any more: all of them."""
+    return Path("/sys/devices/system/cpu/online").read_text().strip()
 
 
 def test_a_knob_added_to_a_server_that_has_none_of_its_controller_moves_its_processes_there(lab: Lab) -> None:

@@ -71,7 +71,7 @@ def compare(
         default = side.encode(None, {}, machine.encoding)
         if side.files[0] not in texts and knob.controller in needs:
             texts.update(default if side.fresh is None else dict.fromkeys(side.files, side.fresh))
-        if side.blank and texts.get(side.files[0]) == "":
+        if side.blank and texts.get(side.files[0]) == "" and resources.get(knob.path) is None:
             texts.update(default)
     differences = tuple(
         Difference(knob, side.decode(texts, machine.encoding), resources.get(knob.path))
@@ -93,7 +93,7 @@ def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
         side, value = machine.side(knob), resources.get(knob.path)
         if side and value is not None:
             host = machine.encoding
-            if side.encode(value, resources, host) != side.encode(None, {}, host):
+            if side.blank or side.encode(value, resources, host) != side.encode(None, {}, host):
                 found.add(knob.controller)
     return frozenset(found)
 
