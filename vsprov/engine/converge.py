@@ -8,19 +8,16 @@ else than was asked for.
 from __future__ import annotations
 
 import os
-import select
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import execute, lock, machine, observe
+from vsprov.engine import execute, intent, lock, machine, observe, recover
 from vsprov.engine.schedule import Loop
-from vsprov.engine.spawn import is_at_gate
-from vsprov.engine.world import SECONDS_TO_DIE, World
+from vsprov.engine.world import World
 from vsprov.errors import FailedError, NotPermittedError, Problem, StepError, VsprovError
-from vsprov.kernel import cgroup, process
+from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Image, Object
 from vsprov.plan.observed import Machine, Observed
@@ -111,12 +108,12 @@ def apply(
     require_root()
     with lock.locked(instance, lock_timeout):
         try:
-            sweep(instance, report)
+            recover.sweep(instance, report.say)
             first = draft(instance, wanted)
-            collect_layers(instance, first.observed)
+            recover.collect_layers(instance, first.observed)
             return perform(instance, first, report, approve=approve, parallelism=parallelism)
         finally:
-            withdraw(instance)
+            recover.withdraw(instance)
 
 
 def perform(
@@ -143,8 +140,9 @@ def perform(
         first.resolved,
         report.say,
     )
-    with_intent(instance, first.plan)
-    if any(isinstance(step, Spawn) for change in first.plan.changes for step in change.steps):
+    steps = [step for change in first.plan.changes for step in change.steps]
+    intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
+    if any(isinstance(step, Spawn) for step in steps):
         world.start_spawner()  # it gets ready while images and groups are made
     try:
         errors = run(world, first.plan.changes, report, parallelism)
@@ -154,32 +152,10 @@ def perform(
     finally:
         world.close()
     if second:
-        os.unlink(observe.intent_file(instance))
-        collect_layers(instance, second.observed)
+        intent.forget(instance)
+        recover.collect_layers(instance, second.observed)
         servers.tidy(instance)
     return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
-
-
-def withdraw(instance: Instance) -> None:
-    """Leave no trace of an instance that has nothing any more. The lock, which we hold, goes with the run
-    directory: who waits for it then sees that it is no longer the one.
-    """
-    if os.path.exists(observe.intent_file(instance)):
-        return
-    if not os.path.isdir(cgroup.find().directory("", instance.name)):
-        servers.tidy(instance)
-        if not os.path.isdir(instance.root):
-            with suppress(FileNotFoundError):
-                os.unlink(instance.lock)
-            with suppress(OSError):
-                os.rmdir(instance.run)
-
-
-def collect_layers(instance: Instance, observed: Observed) -> None:
-    """Remove the layers that no image has and no server runs on."""
-    used = {seen.applied["image"] for seen in observed.servers.values() if seen.applied}
-    for layer in images.unused_layers(instance, used):
-        images.remove_layer(instance, layer)
 
 
 def refuse_problems(plan: Plan) -> None:
@@ -199,59 +175,6 @@ class PlanError(FailedError):
 def require_root() -> None:
     if os.geteuid() != 0:
         raise NotPermittedError("making servers needs root", hint="run it with sudo")
-
-
-def sweep(instance: Instance, report: Report) -> None:
-    """Remove what an apply that died left half-made: servers at their gates, unmarked groups it was about to
-    mark, folders under their temporary names.
-    """
-    hierarchies = cgroup.find()
-    end_spawner(instance, hierarchies)
-    for group in reversed(observe.read_intent(instance)):
-        for controller in ("", *hierarchies.v1):
-            directory = hierarchies.directory(controller, group)
-            there, mark = observe.owner_mark(directory)
-            if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
-                cgroup.remove(directory)
-                report.say(f"removed {directory}, left by an apply that died")
-    for path in servers.sweep(instance):
-        report.say(f"removed {path}, left by an apply that died")
-
-
-def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
-    """Wait until the spawner of an apply that died is gone, and the servers it held at their gates: they end
-    by themselves, but not at once, and until then look as if they ran.
-    """
-    spawner = observe.read_spawner(instance)
-    if spawner is None:
-        return
-    end(spawner.pid, spawner.start)
-    for group in cgroup.walk(hierarchies.directory("", instance.name)):
-        pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
-        if pid and is_at_gate(pid) and (found := process.identity(pid)):
-            end(found.pid, found.start)
-
-
-def end(pid: int, start: int) -> None:
-    """Kill that very process and wait until it is dead; StepError when it does not die."""
-    pidfd = process.open_pidfd(pid, start)
-    if pidfd is None:
-        return
-    try:
-        process.send_signal(pidfd, signal.SIGKILL)
-        if not select.select([pidfd], [], [], SECONDS_TO_DIE)[0]:
-            raise StepError(f"end {pid}, left by an apply that died: still there after {SECONDS_TO_DIE:g} s")
-    finally:
-        os.close(pidfd)
-
-
-def with_intent(instance: Instance, plan: Plan) -> None:
-    """Write down which groups are about to be made, for `sweep`. In /run: after a reboot there are none."""
-    groups = dict.fromkeys(
-        step.group for change in plan.changes for step in change.steps if isinstance(step, MakeGroup)
-    )
-    with open(observe.intent_file(instance), "w") as file:
-        file.write("\n".join(groups))
 
 
 def run(world: World, changes: Iterable[Change], report: Report, parallelism: int) -> dict[str, VsprovError]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vsprov.engine import converge, lock
+from vsprov.engine import converge, lock, recover
 from vsprov.engine.converge import Draft, Outcome, Report
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
@@ -105,10 +105,10 @@ def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[N
     converge.require_root()
     with lock.locked(instance, lock_timeout):
         try:
-            converge.sweep(instance, report)
+            recover.sweep(instance, report.say)
             yield
         finally:
-            converge.withdraw(instance)
+            recover.withdraw(instance)
 
 
 def _is_so(action: Action, seen: ObservedServer) -> bool:

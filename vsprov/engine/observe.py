@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from vsprov.engine import intent
 from vsprov.engine.machine import limits_of
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
@@ -25,7 +26,7 @@ def observe(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> O
 class _Observer:
     def __init__(self, instance: Instance, hierarchies: Hierarchies, machine: Machine) -> None:
         self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
-        self.intended = frozenset(read_intent(instance))
+        self.intended = frozenset(intent.groups(instance))
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
         for knob in KNOBS:
             if side := machine.side(knob):
@@ -199,27 +200,3 @@ def _image(record: images.ImageRecord) -> ObservedImage:
         str(record.owner) if record.owner else None,
         record.source,
     )
-
-
-# -- intent: what an apply is about to make, for the next one to clear away should it die
-
-
-def intent_file(instance: Instance) -> str:
-    return f"{instance.run}/intent"
-
-
-def read_intent(instance: Instance) -> list[str]:
-    """Paths of the groups an apply that did not end was about to make. mkdir and mark are two system calls; a
-    crash between them leaves a group without mark, which only this file tells from a stranger's.
-    """
-    lines = (proc.read(intent_file(instance)) or "").splitlines()
-    return [line for line in lines if line and " " not in line]
-
-
-def read_spawner(instance: Instance) -> Process | None:
-    """The spawner of an apply that did not end; it may be on its way out yet, its servers at their gates."""
-    for line in (proc.read(intent_file(instance)) or "").splitlines():
-        words = line.split()
-        if len(words) == 3 and words[0] == "spawner" and words[1].isdigit() and words[2].isdigit():
-            return Process(int(words[1]), int(words[2]))
-    return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.engine import observe
+from vsprov.engine import intent
 from vsprov.engine.spawn import Spawner
 from vsprov.kernel import process
 from vsprov.kernel.cgroup import Hierarchies
@@ -61,8 +61,7 @@ class World:
         if self.spawner is None:
             self.spawner = Spawner()
             if found := process.identity(self.spawner.pid):
-                with open(observe.intent_file(self.instance), "a") as file:
-                    file.write(f"\nspawner {found.pid} {found.start}\n")
+                intent.add_spawner(self.instance, Process(found.pid, found.start))
         return self.spawner
 
     def close(self) -> None:

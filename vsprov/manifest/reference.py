@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from vsprov.manifest import words
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
+from vsprov.model.costs import cost_of
 from vsprov.model.knobs import KNOBS, Knob, Side
 
-Cost = Callable[[str], str]
 Row = tuple[str, str, str, str]
 
 _INTRO = f"""# Manifest reference
@@ -57,16 +56,15 @@ _RLIMITS = """### Limits of each process
 """
 
 
-def to_markdown(cost: Cost) -> str:
-    """The whole reference; `cost` says what a change of a key of a Server ("init.env") costs it."""
+def to_markdown() -> str:
+    """The whole reference."""
     metadata = document_schema("Server")["properties"]["metadata"]
     out = [_INTRO, _table(_rows(metadata, "metadata."))]
     for kind in objects.KINDS:
         spec = document_schema(kind)["properties"]["spec"]
-        costs = cost if kind == "Server" else None
         hidden = ("resources",) if kind == "Server" else tuple(words.GROUPS) if kind == "Quota" else ()
         out.append(f"\n## {kind}\n\n{words.KINDS[kind]} {_NOTES[kind]}\n\n")
-        out.append(_table(_rows(spec, "", hidden), costs))
+        out.append(_table(_rows(spec, "", hidden), with_costs=kind == "Server"))
     out.append("\n" + _RESOURCES)
     out += [_knob(knob) for knob in KNOBS if not knob.rlimit]
     out.append("\n" + _RLIMITS)
@@ -96,12 +94,12 @@ def _rows(schema: dict[str, Any], prefix: str, hidden: tuple[str, ...] = ()) -> 
             yield from _rows(inner["items"], f"{path}[].")
 
 
-def _table(rows: Iterator[Row], cost: Cost | None = None) -> str:
-    titles = ["key", "type", "default", *(["a change"] if cost else []), "what it is"]
+def _table(rows: Iterator[Row], *, with_costs: bool = False) -> str:
+    titles = ["key", "type", "default", *(["a change"] if with_costs else []), "what it is"]
     out = [f"| {' | '.join(titles)} |\n", "|---" * len(titles) + "|\n"]
     for path, kind, default, about in rows:
-        cells = [f"`{path}`", kind, default, *([cost(path.replace("[]", ""))] if cost else []), _cell(about)]
-        out.append(f"| {' | '.join(cells)} |\n")
+        cells = [f"`{path}`", kind, default, *([cost_of(path.replace("[]", ""))] if with_costs else [])]
+        out.append(f"| {' | '.join([*cells, _cell(about)])} |\n")
     return "".join(out)
 
 
@@ -147,11 +145,9 @@ def _cell(text: str) -> str:
 
 def main(path: str) -> None:
     """Writes the reference into a file; its folder is made if need be."""
-    # `manifest` and `plan` know nothing of each other; only in this text do they meet.
-    costs = importlib.import_module("vsprov.plan.costs")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
-        file.write(to_markdown(costs.cost_of))
+        file.write(to_markdown())
 
 
 if __name__ == "__main__":

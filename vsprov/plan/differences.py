@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vsprov.model.costs import Cost, cost_of
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Server
 from vsprov.plan import diff
-from vsprov.plan.costs import Cost, cost_of
 from vsprov.plan.groups import GroupDelta
 from vsprov.plan.limits import LimitDifference
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer

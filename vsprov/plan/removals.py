@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from vsprov.model.costs import Cost
 from vsprov.model.objects import Object
 from vsprov.plan import servers
-from vsprov.plan.costs import Cost
 from vsprov.plan.draft import Draft
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.model import objects
+from vsprov.model.costs import highest
 from vsprov.model.knobs import Group
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied, groups, limits
-from vsprov.plan.costs import highest
 from vsprov.plan.differences import Comparison
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import Change

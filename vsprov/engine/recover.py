@@ -1,0 +1,88 @@
+"""Clearing away: what an apply that died left half-made, and what nothing needs any more.
+
+Only to be called under the lock of the instance.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+
+from vsprov.engine import intent, observe
+from vsprov.engine.spawn import is_at_gate
+from vsprov.engine.world import SECONDS_TO_DIE
+from vsprov.errors import StepError
+from vsprov.kernel import cgroup, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.plan.observed import Observed
+from vsprov.store import images, servers
+from vsprov.store.instance import Instance
+
+
+def sweep(instance: Instance, say: Callable[[str], None]) -> None:
+    """Remove what an apply that died left half-made: servers at their gates, unmarked groups it was about to
+    mark, folders under their temporary names.
+    """
+    hierarchies = cgroup.find()
+    end_spawner(instance, hierarchies)
+    for group in reversed(intent.groups(instance)):
+        for controller in ("", *hierarchies.v1):
+            directory = hierarchies.directory(controller, group)
+            there, mark = observe.owner_mark(directory)
+            if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
+                cgroup.remove(directory)
+                say(f"removed {directory}, left by an apply that died")
+    for path in servers.sweep(instance):
+        say(f"removed {path}, left by an apply that died")
+
+
+def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
+    """Wait until the spawner of an apply that died is gone, and the servers it held at their gates: they end
+    by themselves, but not at once, and until then look as if they ran.
+    """
+    spawner = intent.spawner(instance)
+    if spawner is None:
+        return
+    end(spawner.pid, spawner.start)
+    for group in cgroup.walk(hierarchies.directory("", instance.name)):
+        pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
+        if pid and is_at_gate(pid) and (found := process.identity(pid)):
+            end(found.pid, found.start)
+
+
+def end(pid: int, start: int) -> None:
+    """Kill that very process and wait until it is dead; StepError when it does not die."""
+    pidfd = process.open_pidfd(pid, start)
+    if pidfd is None:
+        return
+    try:
+        process.send_signal(pidfd, signal.SIGKILL)
+        if not select.select([pidfd], [], [], SECONDS_TO_DIE)[0]:
+            raise StepError(f"end {pid}, left by an apply that died: still there after {SECONDS_TO_DIE:g} s")
+    finally:
+        os.close(pidfd)
+
+
+def collect_layers(instance: Instance, observed: Observed) -> None:
+    """Remove the layers that no image has and no server runs on."""
+    used = {seen.applied["image"] for seen in observed.servers.values() if seen.applied}
+    for layer in images.unused_layers(instance, used):
+        images.remove_layer(instance, layer)
+
+
+def withdraw(instance: Instance) -> None:
+    """Leave no trace of an instance that has nothing any more. The lock, which we hold, goes with the run
+    directory: who waits for it then sees that it is no longer the one.
+    """
+    if os.path.exists(intent.path(instance)):
+        return
+    if not os.path.isdir(cgroup.find().directory("", instance.name)):
+        servers.tidy(instance)
+        if not os.path.isdir(instance.root):
+            with suppress(FileNotFoundError):
+                os.unlink(instance.lock)
+            with suppress(OSError):
+                os.rmdir(instance.run)
