@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
+from vsprov.model import costs
 from vsprov.model.objects import (
     CapabilityChange,
     Dependency,
@@ -23,7 +24,7 @@ from vsprov.model.objects import (
     Source,
     write_spec,
 )
-from vsprov.plan import applied, costs, diff
+from vsprov.plan import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.reconcile import Wanted, reconcile
