@@ -377,6 +377,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("make bench: starting servers needs root", file=sys.stderr)
         return 77
+    # An installed program has its bytecode; with this set in a checkout it would be compiled at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     folder = options.folder / f"vt-bench-{secrets.token_hex(4)}"
     folder.mkdir()
     groups = peers.groups()
