@@ -89,9 +89,6 @@ def test_a_knob_is_changed_removed_and_added_live(
     if not (lab.group("a", controller) / (old if version(controller) == 1 else new)[0]).exists():
         pytest.fail(f"{knob}: no such file, though the kernel has the controller")
     init = lab.init("a")
-    without = (
-        lab.limit("plain", knob) if lab.group("plain", controller).exists() and default is None else default
-    )
     assert lab.limit("a", knob) == text
     path = f"Server/a /spec/resources/{knob.replace('.', '/')}"
 
@@ -109,7 +106,7 @@ def test_a_knob_is_changed_removed_and_added_live(
     assert set(lab.differences(*removed)) in ({path}, {"Server/a /status/mark"}, set())
     lab.converge(*removed)
     if lab.group("a", controller).exists():
-        assert lab.limit("a", knob) == (without if without is not None else host_cpus())
+        assert lab.limit("a", knob) == (host_cpus() if default is None else default)
 
     lab.converge(image(), server("a", resources=resources(knob, first)), server("plain"))
     assert lab.limit("a", knob) == text
