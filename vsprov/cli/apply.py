@@ -89,17 +89,7 @@ def apply(
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes or job is not None, job)
-        try:
-            outcome = converge.apply(
-                settings.instance,
-                want,
-                report,
-                approve=approval,
-                parallelism=workers,
-                lock_timeout=seconds,
-            )
-        except PlanError as error:
-            raise placed(error, manifest) from None
+        outcome = _converge(settings, manifest, want, approval, workers, seconds)
     if form == "json":
         plan = saved.document(outcome.draft, manifest, owner)
         out(dump({**plan, "outcome": _outcome(outcome)}))
@@ -249,21 +239,28 @@ def destroy(
             owner = owner_set(set_name, given.paths)
             manifest = read(given, settings.instance)
             want = _to_remove(settings, manifest, owner, selector)
-            try:
-                outcome = converge.apply(
-                    settings.instance,
-                    want,
-                    report,
-                    approve=approval,
-                    parallelism=workers,
-                    lock_timeout=seconds,
-                )
-            except PlanError as error:
-                raise placed(error, manifest) from None
+            outcome = _converge(settings, manifest, want, approval, workers, seconds)
     if form == "json":
         plan = saved.document(outcome.draft, manifest, owner)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     conclude(settings, form, outcome, time.monotonic() - since)
+
+
+def _converge(
+    settings: Settings, manifest: Manifest, want: Wanted, approval: Approval, workers: int, seconds: float
+) -> Outcome:
+    """Apply what is wanted; what only the host shows to be wrong is told with its place in the manifest."""
+    try:
+        return converge.apply(
+            settings.instance,
+            want,
+            approval.report,
+            approve=approval,
+            parallelism=workers,
+            lock_timeout=seconds,
+        )
+    except PlanError as error:
+        raise placed(error, manifest) from None
 
 
 def _to_remove(settings: Settings, manifest: Manifest, owner: str, selector: str | None) -> Wanted:
