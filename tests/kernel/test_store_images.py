@@ -786,6 +786,18 @@ def workers(root: str) -> list[int]:
     return found
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Hold a process still: what it has open does not change meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while ") T " not in Path(f"/proc/{pid}/stat").read_text():
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("kind", ["tar", "directory"])
 def test_an_import_killed_half_way_leaves_nothing_that_the_sweep_does_not_remove(
     store: Store, kind: str
@@ -825,8 +837,11 @@ images.import_image(store, "base", source, images.resolve(source), Owner(store.n
     assert servers.sweep(store.instance) == []
 
 
-def test_an_import_that_is_interrupted_ends_its_worker_and_leaves_nothing(store: Store) -> None:
-    source = tar(archive(store.folder / "image.tar", *(member(f"f{n}", b"x") for n in range(20_000))))
+def test_an_import_that_is_interrupted_ends_its_worker_and_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PACE", 0.0)
+    source = tar(archive(store.folder / "image.tar", *(member(f"f{n}", b"x") for n in range(2_000))))
     resolved = images.resolve(source)
 
     def interrupt(text: str) -> None:
@@ -839,20 +854,24 @@ def test_an_import_that_is_interrupted_ends_its_worker_and_leaves_nothing(store:
     store.holds_nothing()
 
 
-def test_the_worker_has_no_way_out_and_few_capabilities(store: Store) -> None:
+def test_the_worker_has_no_way_out_and_few_capabilities(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PACE", 0.0)
     path = archive(store.folder / "image.tar", *(member(f"f{n}", b"x") for n in range(20_000)))
     source = tar(path)
     seen: dict[str, Any] = {}
 
     def look(_: str) -> None:
+        if seen:
+            return
         (pid,) = workers(store.instance.root)
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        seen["root"] = os.readlink(f"/proc/{pid}/root")
-        seen["open"] = sorted(
-            target
-            for fd in os.listdir(f"/proc/{pid}/fd")
-            if fd not in "12" and (target := os.readlink(f"/proc/{pid}/fd/{fd}"))
-        )
+        with stopped(pid):
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            seen["root"] = os.readlink(f"/proc/{pid}/root")
+            seen["open"] = sorted(
+                os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd") if fd not in "12"
+            )
         seen["caps"] = status["CapEff"].strip(), status["CapPrm"].strip(), status["NoNewPrivs"].strip()
 
     resolved = images.resolve(source)

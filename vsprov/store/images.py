@@ -30,6 +30,7 @@ Progress = Callable[[str], None]
 LAYER = "layer"  # the mark of a layer: the instance that made it
 _SUFFIX = ".json"
 _UNPACK = os.path.join(os.path.dirname(__file__), "unpack.py")
+PACE = 0.5  # seconds between two words of how far an import is
 _COARSE = 5  # CLOCK_REALTIME_COARSE, which the kernel stamps files with
 
 
@@ -304,7 +305,7 @@ def _copy(instance: Instance, path: str, making: str, resolved: Resolved, progre
     if f"{root}/".startswith(f"{real.rstrip('/')}/"):
         raise ImageError(f"{path}: it holds {root}, where the images themselves are kept")
     with tree.opened(path) as top:
-        tree.copy(top, path, making, _paced(progress, "copied"))
+        tree.copy(top, path, making, _paced(progress))
         if f"directory {tree.fingerprint(top, path)[0]}" != resolved.fingerprint:
             raise ImageError(
                 f"{path}: changed while it was being copied", hint="try again when it is at rest"
@@ -315,10 +316,9 @@ def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> N
     """Have unpack.py fill `making`, and see to it that what it read was the archive meant."""
     import subprocess  # dear to load, and seldom needed
 
-    tell = _paced(progress, "unpacked")
     fd = open_tar(path)
     with open(fd, "rb"):
-        job = {"target": making, "parent": os.getpid(), **dataclasses.asdict(limits.LIMITS)}
+        job = {"target": making, "parent": os.getpid(), "pace": PACE, **dataclasses.asdict(limits.LIMITS)}
         child = subprocess.Popen(
             [sys.executable, "-P", "-B", _UNPACK, json.dumps(job)],
             stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
@@ -330,7 +330,7 @@ def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> N
             for line in child.stdout:
                 last = json.loads(line)
                 if "entries" in last:
-                    tell(last["entries"], last["bytes"])
+                    progress(_far("unpacked", last["entries"], last["bytes"]))
         finally:
             child.kill()
     if "error" in last:
@@ -341,17 +341,21 @@ def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> N
         raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
 
 
-def _paced(progress: Progress, verb: str) -> Callable[[int, int], None]:
-    """Turns counts into a line for people, at most twice a second."""
+def _paced(progress: Progress) -> Callable[[int, int], None]:
+    """Tells of each `PACE` seconds of copying."""
     last = time.monotonic()
 
     def tell(entries: int, size: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= 0.5:
+        if time.monotonic() - last >= PACE:
             last = time.monotonic()
-            progress(f"{verb} {entries} files, {size >> 20} MiB")
+            progress(_far("copied", entries, size))
 
     return tell
+
+
+def _far(verb: str, entries: int, size: int) -> str:
+    return f"{verb} {entries} files, {size >> 20} MiB"
 
 
 def remove_image(instance: Instance, name: str) -> None:

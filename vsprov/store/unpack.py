@@ -67,6 +67,7 @@ class Job:
     bytes: int
     depth: int
     path: int
+    pace: float  # seconds between two words of how far it is
 
 
 class Readable(Protocol):
@@ -311,7 +312,7 @@ class Unpacking:
             raise Refused(f"it holds more than {self.job.entries} files")
         if self.bytes > self.job.bytes:
             raise Refused(f"{member.name!r}: makes the image larger than {self.job.bytes} bytes")
-        if time.monotonic() - self.told > 0.5:
+        if time.monotonic() - self.told >= self.job.pace:
             self.told = time.monotonic()
             tell({"entries": self.entries, "bytes": self.bytes})
 
