@@ -380,6 +380,7 @@ class _Reader:
 
 _INDENT = "check the indentation of this line and the one before; a text that holds ': ' or ' #' needs quotes"
 _EXPLAINED = {
+    "exceeded maximum nesting depth": (_TOO_DEEP, ""),  # PyYAML 6.0.4 looks that far ahead
     "mapping values are not allowed in this context": ("a ':' where no key can stand", _INDENT),
     "block sequence entries are not allowed in this context": ("a '- ' where no list can stand", _INDENT),
     "could not find expected ':'": ("a key without ':'", _INDENT),
