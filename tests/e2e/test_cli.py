@@ -22,6 +22,7 @@ from tests.lab import (
     SECONDS,
     Document,
     Lab,
+    busybox_image,
     image,
     own_mounts,
     pool,
@@ -412,6 +413,18 @@ def test_restart_gives_a_new_init_in_the_same_server(lab: Lab) -> None:
     lab.vsprov("stop", "web1")
     lab.vsprov("restart", "web1")
     assert lab.is_settled(HOST, web())
+
+
+def test_a_restart_takes_the_image_as_it_is_now_and_records_it(lab: Lab, tmp_path: Path) -> None:
+    root = busybox_image(tmp_path / "root")
+    box, wanted = image("box", directory=str(root)), web(image="box")
+    lab.apply(box, wanted)
+    (root / "etc/motd").write_text("new\n")
+    lab.apply(box)
+    assert [path for path in lab.differences(box, wanted)] == ["Server/web1 /spec/image"]
+    lab.vsprov("restart", "web1")
+    assert lab.shell("web1", "cat /etc/motd") == "new\n"
+    assert lab.is_settled(box, wanted)
 
 
 def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:

@@ -1,8 +1,8 @@
 """Starting, stopping and restarting servers as they were last applied, and removing everything of an
 instance.
 
-What a server should be is not changed: its record stays, so a server that was stopped here is drift in the
-next plan.
+What a server should be is not changed, so a server that was stopped here is drift in the next plan. It starts
+on its image as the store now has it, and that is recorded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vsprov.plan import applied
 from vsprov.plan.observed import Machine, Observed, ObservedServer
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.servers import stop_step
-from vsprov.plan.steps import DiscardUpper, MarkInit, Release, RemoveGroup, Spawn, Step
+from vsprov.plan.servers import applied_mark, stop_step
+from vsprov.plan.steps import DiscardUpper, MarkInit, Release, RemoveGroup, Spawn, Step, WriteApplied
 from vsprov.store.instance import Instance
 
 Action = Literal["start", "stop", "restart"]
@@ -148,6 +148,7 @@ def _plan(
                 # After a reboot the groups are gone: all of the server has to be made again.
                 changes.update(_made_again(seen, wanted, observed, machine))
                 continue
+            steps += _on_the_image_there_is(seen, observed)
             if seen.applied and seen.applied["spec"].get("ephemeral"):
                 steps.append(DiscardUpper(seen.name))
             steps += [Spawn(seen.name), MarkInit(seen.name), Release(seen.name)]
@@ -156,6 +157,16 @@ def _plan(
     waits = _order(action, chosen)
     ordered = [replace(change, after=(*change.after, *waits.get(key, ()))) for key, change in changes.items()]
     return Plan(tuple(ordered))
+
+
+def _on_the_image_there_is(seen: ObservedServer, observed: Observed) -> list[Step]:
+    """What records that the server will run on its image as that now is, where it has changed since."""
+    assert seen.applied and seen.group
+    image = observed.images.get(seen.applied["spec"]["image"])
+    if image is None or image.digest == seen.applied["image"]:
+        return []
+    text = applied.to_text({**seen.applied, "image": image.digest})
+    return [applied_mark(seen.group.path, text), WriteApplied(seen.name, text)]
 
 
 def _made_again(
