@@ -8,7 +8,7 @@ from vsprov.engine import intent
 from vsprov.engine.machine import limits_of
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.knobs import KNOBS, Side, normal
+from vsprov.model.knobs import Side, normal
 from vsprov.plan import applied
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
 from vsprov.store import images, marks, servers
@@ -28,11 +28,9 @@ class _Observer:
         self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
         self.intended = frozenset(intent.groups(instance))
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
-        for knob in KNOBS:
-            if side := machine.side(knob):
-                self.sides.setdefault(
-                    "" if machine.versions[knob.controller] == 2 else side.controller, []
-                ).append(side)
+        for knob, side in machine.rows:
+            where = "" if machine.versions[knob.controller] == 2 else side.controller
+            self.sides.setdefault(where, []).append(side)
 
     def observe(self) -> Observed:
         parent = self.group(self.instance.name)

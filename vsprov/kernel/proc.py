@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
+
+_PIECE = 1 << 16
 
 
 def read(path: str) -> str | None:
     """A /proc file's text; None when the process is gone."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return None
+    try:
+        text = b""
+        while piece := os.read(fd, _PIECE):
+            text += piece
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+    return text.decode("utf-8", "surrogateescape")
 
 
 @functools.cache

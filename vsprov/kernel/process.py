@@ -95,8 +95,8 @@ def catches(pid: int, number: int) -> bool:
     The first process of a pid namespace never gets any other signal, but for SIGKILL and SIGSTOP from
     outside; pid_namespaces(7).
     """
-    found = _status(pid)
-    taken = int(found.get("SigCgt", "0"), 16) | int(found.get("SigBlk", "0"), 16)
+    status = proc.read(f"/proc/{pid}/status") or ""
+    taken = int(_field(status, "SigCgt") or "0", 16) | int(_field(status, "SigBlk") or "0", 16)
     return bool(taken >> (number - 1) & 1)
 
 
@@ -108,7 +108,7 @@ def find_init(pids: Iterable[int]) -> int | None:
     ours = os.stat("/proc/self/ns/pid").st_ino
     found: list[tuple[int, int]] = []
     for pid in pids:
-        numbers = _status(pid).get("NSpid", "").split()
+        numbers = _field(proc.read(f"/proc/{pid}/status") or "", "NSpid").split()
         if len(numbers) < 2 or numbers[-1] != "1":
             continue
         try:
@@ -172,6 +172,9 @@ def _state(pid: int) -> tuple[str, int] | None:
     return (fields[0], int(fields[19])) if fields else None
 
 
-def _status(pid: int) -> dict[str, str]:
-    lines = (proc.read(f"/proc/{pid}/status") or "").splitlines()
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+def _field(status: str, name: str) -> str:
+    """What a line of /proc/PID/status says; "" without such a line. The first line, the name, is none: a
+    process gives it to itself.
+    """
+    _, found, rest = status.partition(f"\n{name}:")
+    return rest.partition("\n")[0].strip() if found else ""

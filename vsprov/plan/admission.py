@@ -10,7 +10,7 @@ contexts may not exceed the CPUs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.model import units
@@ -67,20 +67,27 @@ def with_pools(claims: Iterable[Claim]) -> list[Claim]:
     more.
     """
     claims = list(claims)
-    top = []
+    inside = _by_pool(claims)
+    return [
+        replace(
+            claim,
+            reservation=max(claim.reservation, sum(child.reservation for child in children)),
+            protected=max(claim.protected, sum(child.protected for child in children)),
+        )
+        if (children := inside.get(claim.address))
+        else claim
+        for claim in claims
+        if not claim.parent
+    ]
+
+
+def _by_pool(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
+    """{a pool's address: the claims in it}"""
+    inside: dict[str, list[Claim]] = {}
     for claim in claims:
-        if not claim.parent:
-            inside = [child for child in claims if child.parent and f"Quota/{child.parent}" == claim.address]
-            top.append(
-                Claim(
-                    claim.address,
-                    "",
-                    claim.weight,
-                    max(claim.reservation, sum(child.reservation for child in inside)),
-                    max(claim.protected, sum(child.protected for child in inside)),
-                )
-            )
-    return top
+        if claim.parent:
+            inside.setdefault(f"Quota/{claim.parent}", []).append(claim)
+    return inside
 
 
 def weights(claims: Iterable[Claim], machine: Machine) -> dict[str, int]:
@@ -93,12 +100,12 @@ def weights(claims: Iterable[Claim], machine: Machine) -> dict[str, int]:
     top = with_pools(claims)
     out = {claim.address: claim.weight for claim in claims}
     out |= _share(top, machine.cpus * 1000)
+    inside = _by_pool(claims)
     for pool in top:
-        inside = [claim for claim in claims if claim.parent and f"Quota/{claim.parent}" == pool.address]
-        if inside:
+        if children := inside.get(pool.address):
             # Inside a pool the siblings compete for what the pool is sure of, or for the host if the pool
             # reserves nothing.
-            out.update(_share(inside, pool.reservation or machine.cpus * 1000))
+            out.update(_share(children, pool.reservation or machine.cpus * 1000))
     return out
 
 

@@ -31,6 +31,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     """(path, before, after) for every leaf that differs, None for a leaf that one side lacks; in order of
     `after`, then `before`.
     """
+    if before == after:
+        return []
     old, new = flatten(before), flatten(after)
     paths = [*new, *(path for path in old if path not in new)]
     return [(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model.kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
-from vsprov.model.knobs import KNOBS, Knob, Side, Texts, writes
+from vsprov.model.knobs import BY_PATH, KNOBS, Knob, Side, Texts, writes
 from vsprov.model.units import MAX, expand_ids, format_ids
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.steps import WriteFile
@@ -59,9 +59,7 @@ def compare(
     `also` names controllers it needs besides those of its own knobs (its pool's). A knob in `ignore` is
     written when the group is made and left alone afterwards.
     """
-    rows = [
-        (knob, side) for knob in KNOBS if (side := machine.side(knob)) and not (seen and knob.path in ignore)
-    ]
+    rows = [(knob, side) for knob, side in machine.rows if not (seen and knob.path in ignore)]
     wanted = {
         knob.path: side.encode(resources.get(knob.path), resources, machine.encoding) for knob, side in rows
     }
@@ -89,12 +87,12 @@ def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
     knobs that are not what they are by themselves.
     """
     found = {name for name in ALWAYS if name in machine.versions}
-    for knob in KNOBS:
-        side, value = machine.side(knob), resources.get(knob.path)
-        if side and value is not None:
-            host = machine.encoding
-            if side.blank or side.encode(value, resources, host) != side.encode(None, {}, host):
-                found.add(knob.controller)
+    host = machine.encoding
+    for path, value in resources.items():
+        knob = BY_PATH[path]
+        side = machine.side(knob)
+        if side and (side.blank or side.encode(value, resources, host) != side.encode(None, {}, host)):
+            found.add(knob.controller)
     return frozenset(found)
 
 
@@ -208,9 +206,9 @@ def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Mac
     goes beyond the pool the group is in.
     """
     out = []
-    for knob in KNOBS:
-        side, value = machine.side(knob), resources.get(knob.path)
-        if side is None or value is None:
+    for knob, side in machine.rows:
+        value = resources.get(knob.path)
+        if value is None:
             continue
         around = pool.get(knob.path) if side.nested else None
         if knob.kind is ID_LIST:
@@ -227,9 +225,8 @@ def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Mac
 
 def exceeds(texts: Texts, around: Texts, machine: Machine) -> bool:
     """Whether a group's limits go beyond those of the group above it in a way that v1 refuses."""
-    for knob in KNOBS:
-        side = machine.side(knob)
-        if side is None or not side.nested or side.files[0] not in texts:
+    for knob, side in machine.rows:
+        if not side.nested or side.files[0] not in texts:
             continue
         inner, outer = ({file: by[file] for file in side.files} for by in (texts, around))
         if knob.kind is ID_LIST:

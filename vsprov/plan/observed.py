@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model.knobs import Host, Knob, Side
+from vsprov.model.knobs import KNOBS, Host, Knob, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Machine:
     `versions` gives the cgroup version of each controller, by its v2 name; a controller the host lacks is
     absent. `missing` are controller files this kernel does not have. `limits` are the resource limits a
     server gets that sets none, {name: (soft, hard)}; `ceilings` the highest hard limits that may be set, {}
-    with CAP_SYS_RESOURCE, without which no hard limit of a running process can be raised either.
+    with CAP_SYS_RESOURCE, without which no hard limit of a running process can be raised either. `rows` are
+    the knobs that can be applied here, each with its files.
     """
 
     encoding: Host
@@ -26,15 +27,21 @@ class Machine:
     memory: int = 0
     limits: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     ceilings: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[tuple[Knob, Side], ...] = field(init=False, compare=False)
+    _sides: Mapping[str, Side] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rows = tuple((knob, side) for knob in KNOBS if (side := self._find(knob)))
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "_sides", {knob.path: side for knob, side in rows})
+
+    def _find(self, knob: Knob) -> Side | None:
+        side = knob.side(self.versions[knob.controller]) if knob.controller in self.versions else None
+        return side if side and self.missing.isdisjoint(side.files) else None
 
     def side(self, knob: Knob) -> Side | None:
         """The knob's files on this machine; None where it has none (`lack` says why)."""
-        side = (
-            knob.side(self.versions.get(knob.controller, 0) or 2)
-            if knob.controller in self.versions
-            else None
-        )
-        return None if side is None or not self.missing.isdisjoint(side.files) else side
+        return self._sides.get(knob.path)
 
     def lack(self, knob: Knob) -> str:
         """Why this machine cannot apply the knob; "" when it can."""

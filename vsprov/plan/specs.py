@@ -70,9 +70,8 @@ def group_resources(
     expected = dict(recorded)
     if weight is not None and (weight != admission.DEFAULT_WEIGHT or "cpu.weight" in recorded):
         expected["cpu.weight"] = weight
-    for knob in KNOBS:
-        side = machine.side(knob)
-        if side is None or any(file not in group.texts for file in side.files):
+    for knob, side in machine.rows:
+        if any(file not in group.texts for file in side.files):
             continue
         if _has_devices(knob.path, expected, machine):
             texts = side.encode(expected.get(knob.path), expected, machine.encoding)
@@ -134,11 +133,7 @@ def _sized(path: str, value: Any) -> Any:
 
 def _settle(resources: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     texts: dict[str, str] = {}
-    rows = [
-        (knob, side)
-        for knob in KNOBS
-        if (side := machine.side(knob)) and _has_devices(knob.path, resources, machine)
-    ]
+    rows = [row for row in machine.rows if _has_devices(row[0].path, resources, machine)]
     for knob, side in rows:
         texts.update(side.encode(resources.get(knob.path), resources, machine.encoding))
     out = dict(resources)

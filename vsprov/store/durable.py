@@ -154,16 +154,16 @@ def set_aside(path: str) -> str | None:
 
 def refuse_mounts(path: str) -> None:
     """Raise FailedError when something is mounted on `path` or below it, in this mount namespace."""
-    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    folder, name = os.path.split(path)
     try:
-        with open(MOUNTS, "rb") as file:
+        with open(MOUNTS, "rb", buffering=0) as file:
             table = file.read()
     except OSError as error:
         raise failed(MOUNTS, "read", error) from error
     # The kernel writes blanks, backslashes and # as \ooo.
-    wanted = os.fsencode(real)
-    if re.sub(rb"[ \t\n\\#]", lambda sign: b"\\%03o" % ord(sign[0]), wanted) not in table:
+    if b"/" + re.sub(rb"[ \t\n\\#]", lambda sign: b"\\%03o" % ord(sign[0]), os.fsencode(name)) not in table:
         return
+    wanted = os.fsencode(os.path.join(os.path.realpath(folder), name))
     for line in table.splitlines():
         point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ", 5)[4])
         if point == wanted or point.startswith(wanted + b"/"):
@@ -181,6 +181,11 @@ def remove_tree(path: str) -> None:
     sure of where that led.
     """
     refuse_mounts(path)
+    remove_unmounted(path)
+
+
+def remove_unmounted(path: str) -> None:
+    """As `remove_tree`, for a tree that `refuse_mounts` has let pass just before."""
     try:
         try:
             top = os.open(path, FOLDER)

@@ -140,7 +140,7 @@ def discard_upper(instance: Instance, name: str) -> None:
                 durable.rename_new(f"{making}/{part}", f"{path}/{part}")
     except OSError as error:
         raise durable.failed(path, "discard what the server has written", error) from error
-    durable.remove_tree(making)
+    durable.remove_unmounted(making)
 
 
 def remove(instance: Instance, name: str) -> None:
@@ -154,7 +154,7 @@ def remove(instance: Instance, name: str) -> None:
     except OSError as error:
         raise durable.failed(path, "remove", error) from error
     if aside is not None:
-        durable.remove_tree(aside)
+        durable.remove_unmounted(aside)
 
 
 def _ours(instance: Instance, name: str) -> str:
