@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from vsprov.model.knobs import Host
 from vsprov.plan import admission
 from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
-from vsprov.plan.observed import Machine
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
+from vsprov.plan.reconcile import Wanted, reconcile
 
 few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
@@ -157,8 +158,11 @@ def test_what_fits_exactly_is_admitted() -> None:
 def test_more_cpu_than_there_is_is_refused_and_the_largest_are_named() -> None:
     claims = [claim(f"s{i}", 300 + i) for i in range(7)]
     assert admission.refusals(claims, host(2)) == [
-        "CPU reservations add up to 2121m, the host has 2 CPUs: "
-        "Server/s6 306m, Server/s5 305m, Server/s4 304m, Server/s3 303m, Server/s2 302m"
+        (
+            "Host",
+            "CPU reservations add up to 2121m, the host has 2 CPUs: "
+            "Server/s6 306m, Server/s5 305m, Server/s4 304m, Server/s3 303m, Server/s2 302m",
+        )
     ]
 
 
@@ -167,18 +171,41 @@ def test_a_pool_counts_once_with_what_is_more() -> None:
     assert admission.refusals([claim("p", 1000), *inside], host(2)) == []
     assert admission.refusals([claim("p", 2000), *inside], host(2)) == []
     assert admission.refusals([claim("p", 2000), *inside, claim("c", 1)], host(2)) == [
-        "CPU reservations add up to 2001m, the host has 2 CPUs: Quota/p 2, Server/c 1m"
+        ("Host", "CPU reservations add up to 2001m, the host has 2 CPUs: Quota/p 2, Server/c 1m")
     ]
 
 
 def test_more_memory_than_there_is_is_refused() -> None:
     claims = [claim("a", protected=2**30), claim("b", protected=4096)]
     assert admission.refusals(claims, host(2)) == [
-        "memory.min and memory.low add up to 1048580Ki, the host has 1Gi"
+        ("Host", "memory.min and memory.low add up to 1048580Ki, the host has 1Gi")
     ]
+
+
+def test_a_pool_whose_limits_are_below_what_its_servers_reserve_is_refused() -> None:
+    pool = Claim("Quota/p", "", 100, 0, 0, cpu_limit=1000, memory_max=2**20)
+    inside = [claim("a", 400, parent="p", protected=2**19), claim("b", 600, parent="p", protected=2**19)]
+    assert admission.refusals([pool, *inside, claim("c", 900)], host(2)) == []
+    more = [*inside, claim("d", 1, parent="p", protected=4096)]
+    assert admission.refusals([pool, *more], host(2)) == [
+        (
+            "Quota/p",
+            "its servers' CPU reservations add up to 1001m, its limit is 1: "
+            "Server/b 600m, Server/a 400m, Server/d 1m",
+        ),
+        ("Quota/p", "its servers' memory.min and memory.low add up to 1028Ki, its memory.max is 1Mi"),
+    ]
+
+
+def test_a_pool_of_another_set_that_promises_too_much_does_not_stop_this_one() -> None:
+    pool = ObservedGroup("vsprov/p", "vsprov/theirs", applied={"scope": "pool", "cpu": {"limit": "100m"}})
+    spec = {"image": "base", "quota": "p", "resources": {"cpu": {"reservation": "500m"}}}
+    server = ObservedServer("a", applied={"image": "", "spec": spec})
+    observed = Observed(servers={"a": server}, pools={"p": pool})
+    assert reconcile(Wanted("vsprov", "vsprov/mine"), observed, host(2)).problems == ()
 
 
 def test_a_claim_is_what_the_resources_say() -> None:
     resources = {"cpu.weight": 7, "cpu.reservation": 250, "memory.min": 1, "memory.low": 2, "memory.max": 9}
-    assert Claim.of("Server/a", "p", resources) == Claim("Server/a", "p", 7, 250, 3)
+    assert Claim.of("Server/a", "p", resources) == Claim("Server/a", "p", 7, 250, 3, "max", 9)
     assert Claim.of("Server/a", "", {}) == Claim("Server/a", "", 100, 0, 0)

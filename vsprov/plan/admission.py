@@ -9,7 +9,7 @@ contexts may not exceed the CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,8 @@ class Claim:
     weight: int
     reservation: int  # thousandths of a CPU
     protected: int  # bytes of memory.min + memory.low
+    cpu_limit: int | units.Max = units.MAX
+    memory_max: int | units.Max = units.MAX
 
     @staticmethod
     def of(address: str, parent: str, resources: Mapping[str, Any]) -> Claim:
@@ -40,11 +42,20 @@ class Claim:
             resources.get("cpu.weight", DEFAULT_WEIGHT),
             resources.get("cpu.reservation", 0),
             resources.get("memory.min", 0) + resources.get("memory.low", 0),
+            resources.get("cpu.limit", units.MAX),
+            resources.get("memory.max", units.MAX),
         )
 
 
-def refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
-    """Why the claims together are too much for the host; [] when they are not."""
+def refusals(claims: Iterable[Claim], machine: Machine) -> list[tuple[str, str]]:
+    """(address, why it cannot keep what is claimed of it) of the host, "Host", and of each pool; [] when all
+    can.
+    """
+    claims = list(claims)
+    return [*(("Host", why) for why in _host_refusals(claims, machine)), *_pool_refusals(claims)]
+
+
+def _host_refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
     out = []
     top = with_pools(claims)
     reserved = sum(claim.reservation for claim in top)
@@ -60,6 +71,23 @@ def refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
             f"the host has {units.format_bytes(machine.memory)}"
         )
     return out
+
+
+def _pool_refusals(claims: list[Claim]) -> Iterator[tuple[str, str]]:
+    """A pool cannot give its servers more than its own limits let through."""
+    inside = _by_pool(claims)
+    for pool in claims:
+        children = inside.get(pool.address, [])
+        reserved = sum(child.reservation for child in children)
+        if pool.cpu_limit != units.MAX and reserved > pool.cpu_limit:
+            have = units.format_cpu(pool.cpu_limit)
+            sum_of = f"CPU reservations add up to {units.format_cpu(reserved)}"
+            yield pool.address, f"its servers' {sum_of}, its limit is {have}: {_largest(children)}"
+        protected = sum(child.protected for child in children)
+        if pool.memory_max != units.MAX and protected > pool.memory_max:
+            have = units.format_bytes(pool.memory_max)
+            sum_of = f"memory.min and memory.low add up to {units.format_bytes(protected)}"
+            yield pool.address, f"its servers' {sum_of}, its memory.max is {have}"
 
 
 def with_pools(claims: Iterable[Claim]) -> list[Claim]:
@@ -136,7 +164,6 @@ def _share(siblings: list[Claim], capacity: int) -> dict[str, int]:
 
 
 def _largest(claims: list[Claim]) -> str:
-    ranked = sorted((claim for claim in claims if claim.reservation), key=lambda claim: -claim.reservation)[
-        :5
-    ]
+    reserving = (claim for claim in claims if claim.reservation)
+    ranked = sorted(reserving, key=lambda claim: -claim.reservation)[:5]
     return ", ".join(f"{claim.address} {units.format_cpu(claim.reservation)}" for claim in ranked)

@@ -25,9 +25,20 @@ def admit(draft: Draft) -> dict[str, int]:
     Servers and pools of other sets count too; their weights are theirs and stay.
     """
     claims = [*_wanted_claims(draft), *_other_claims(draft)]
-    for refusal in admission.refusals(claims, draft.machine):
-        draft.problem("Host", refusal, "lower the reservations or move servers to another host")
+    concerned = _concerned(draft)
+    for address, refusal in admission.refusals(claims, draft.machine):
+        if address == "Host":
+            draft.problem(address, refusal, "lower the reservations or move servers to another host")
+        elif address in concerned:
+            draft.problem(address, refusal, "lower the reservations or raise the pool's limit")
     return admission.weights(claims, draft.machine)
+
+
+def _concerned(draft: Draft) -> set[str]:
+    """The pools that are wanted, or get servers that are: what others have in theirs is their affair."""
+    specs = (want.spec for want in draft.servers.values())
+    used = {spec.quota for spec in specs if isinstance(spec, Server) and spec.quota}
+    return {f"Quota/{name}" for name in {*draft.pools, *used}}
 
 
 def _wanted_claims(draft: Draft) -> Iterable[Claim]:
