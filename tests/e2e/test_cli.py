@@ -174,6 +174,8 @@ def test_a_command_that_ends_while_the_apply_goes_on_is_told_with_its_last_words
     assert "a second plan is not empty" in said
     assert "Server/web1: its command exited with code 3" in said
     assert "web1: first\n  web1: last words" in said
+    web1 = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)
+    assert (web1["status"]["state"], web1["status"]["lastExit"]["code"]) == ("Stopped", 3)
 
 
 def test_where_one_server_fails_the_others_are_made_and_the_exit_code_is_1(lab: Lab) -> None:
@@ -401,6 +403,22 @@ def test_stop_and_start_leave_what_a_server_should_be_and_the_plan_shows_the_dri
     assert lab.init("web1") != first
     assert lab.is_settled(HOST, web())
     assert lab.vsprov("start", "web1").stderr == "Server/web1: is running already\n"
+
+
+def test_get_tells_how_the_last_run_ended_until_the_next_begins(lab: Lab) -> None:
+    tidy = web("tidy", init={"command": ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]})
+    lab.apply(HOST, web(), tidy)
+
+    def last_exit(name: str) -> Any:
+        return json.loads(lab.vsprov("get", "server", name, "-o", "json").stdout)["status"]["lastExit"]
+
+    assert (last_exit("web1"), last_exit("tidy")) == (None, None)
+    lab.vsprov("stop", "--all")
+    killed, left = last_exit("web1"), last_exit("tidy")
+    assert (killed["code"], killed["signal"]) == (None, signal.SIGKILL)  # sleep has no handler for SIGTERM
+    assert (left["code"], left["signal"]) == (3, None) and left["at"].endswith("Z")
+    lab.vsprov("start", "web1")
+    assert (last_exit("web1"), last_exit("tidy")) == (None, left)
 
 
 def test_restart_gives_a_new_init_in_the_same_server(lab: Lab) -> None:

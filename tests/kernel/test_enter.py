@@ -456,12 +456,31 @@ def test_an_identity_is_of_one_process_only(house: House) -> None:
         assert process.send_signal(fd, signal.SIGKILL)
         house.workshop.wait(house.guest.number, "exited")
         assert not process.send_signal(fd, signal.SIGKILL)
-        assert process.exit_info(fd) in (None, process.ExitInfo(None, signal.SIGKILL))
+        how = process.exit_info(fd, who.pid, who.start)
+        assert how in (None, process.ExitInfo(None, signal.SIGKILL))  # None before Linux 6.15
     finally:
         os.close(fd)
     assert not process.alive(who)
     assert process.identity(who.pid) is None
     assert process.limits(who.pid) == {}
+
+
+@pytest.mark.parametrize("ending", ["exit 3", "kill -TERM $$"])
+def test_how_a_process_ended_is_seen_while_it_is_a_zombie(ending: str) -> None:
+    child = subprocess.Popen(["sh", "-c", f"read line; {ending}"], stdin=subprocess.PIPE)
+    who = process.identity(child.pid)
+    assert who and child.stdin
+    fd = os.pidfd_open(child.pid)
+    try:
+        assert process.exit_info(fd, child.pid, who.start) is None
+        child.stdin.close()
+        os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOWAIT)
+        wanted = process.ExitInfo(3, None) if "3" in ending else process.ExitInfo(None, signal.SIGTERM)
+        assert process.exit_info(fd, child.pid, who.start) == wanted
+        assert process.exit_info(fd, child.pid, who.start + 1) is None
+    finally:
+        child.wait()
+        os.close(fd)
 
 
 def test_a_limit_of_a_running_process_is_set_and_read(house: House) -> None:

@@ -80,6 +80,7 @@ VALUES: dict[str, list[Any]] = {
     "rlimits.core": [(0, 0), (0, MAX)],
 }
 assert set(VALUES) <= set(BY_PATH)
+MOST_SERVERS = 3  # in one wish, and so in one pool
 
 
 @st.composite
@@ -93,6 +94,9 @@ def resources(
         del out["cpu.burst"]
     for path in [path for path in out if groups.refusals({path: out[path]}, pool or {}, machine)]:
         del out[path]
+    around = (pool or {}).get("cpu.limit", MAX)
+    if around != MAX and out.get("cpu.reservation", 0) > around // MOST_SERVERS:
+        del out["cpu.reservation"]
     return out
 
 

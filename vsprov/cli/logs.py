@@ -12,7 +12,7 @@ import typer
 from vsprov.cli import complete
 from vsprov.cli.options import require_root, settings_of, verb
 from vsprov.engine import console
-from vsprov.engine.lifecycle import unknown_server
+from vsprov.engine.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.render.console import Harmless
 from vsprov.store import folders

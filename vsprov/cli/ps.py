@@ -10,7 +10,7 @@ import typer
 from vsprov.cli import complete
 from vsprov.cli.options import require_root, settings_of, verb
 from vsprov.engine import processes
-from vsprov.engine.lifecycle import unknown_server
+from vsprov.engine.observe import unknown_server
 from vsprov.render.problems import dump
 from vsprov.render.screen import out
 from vsprov.render.tables import Table, size, text

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import execute, intent, lock, machine, observe, recover
+from vsprov.engine import ending, execute, intent, lock, machine, observe, recover
 from vsprov.engine.schedule import Loop
 from vsprov.engine.world import World
 from vsprov.errors import FailedError, NotPermittedError, Problem, StepError, VsprovError
 from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.kernel.process import ExitInfo
 from vsprov.model.objects import Image, Object
 from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Change, Plan, digest
@@ -252,13 +253,13 @@ def endings(world: World) -> dict[str, str]:
         for event in world.spawner.events():
             world.exits[event["id"]] = event
     names = {number: name for name, number in world.spawned.items()}
-    return {
-        names[number]: f"killed by signal {event['signal']}"
-        if "signal" in event
-        else f"exited with code {event['code']}"
-        for number, event in world.exits.items()
-        if event["event"] == "exited"
-    }
+    found = {}
+    for number, event in world.exits.items():
+        if event["event"] == "exited":
+            name, how = names[number], ExitInfo(event.get("code"), event.get("signal"))
+            found[name] = str(how)
+            ending.record(world.directory("", world.groups[name]), how)
+    return found
 
 
 def observed_digest(observed: Observed) -> str:

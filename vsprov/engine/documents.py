@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine import machine, observe, usage
+from vsprov.engine import ending, machine, observe, usage
 from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import API_VERSION, Object
@@ -76,7 +76,7 @@ def _status(seen: ObservedServer, now: Situation) -> dict[str, Any]:
         "addresses": [],
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": _usage(now, seen.group),
-        "lastExit": None,
+        "lastExit": ending.read(now.hierarchies.directory("", seen.group.path)) if seen.group else None,
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }
 

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Generator
 from typing import Any
 
-from vsprov.engine import request
+from vsprov.engine import ending, request
 from vsprov.engine.schedule import Event, Readable, Wait
 from vsprov.engine.world import SECONDS_TO_DIE, World
 from vsprov.errors import StepError, reason
@@ -282,6 +282,8 @@ def stop(world: World, step: Stop) -> Doing:
             yield from kill_group(world, group)
             if not (yield Readable(pidfd, SECONDS_TO_DIE)):
                 raise _does_not_die(step.server, [init.pid])
+            if how := process.exit_info(pidfd, init.pid, init.start):
+                ending.record(world.directory("", group), how)
         finally:
             os.close(pidfd)
     marks.remove_mark(world.directory("", group), "init")
@@ -306,10 +308,9 @@ def spawn(world: World, step: Spawn) -> Doing:
 
 
 def mark_init(world: World, step: MarkInit) -> None:
-    init = world.inits[step.server]
-    marks.write_mark(
-        world.directory("", world.groups[step.server]), "init", f"{init.pid} {init.start} {proc.boot_id()}"
-    )
+    init, home = world.inits[step.server], world.directory("", world.groups[step.server])
+    ending.forget(home)
+    marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
 
 
 def release(world: World, step: Release) -> Doing:

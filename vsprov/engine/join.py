@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from vsprov.engine import converge, enter, request
-from vsprov.engine.lifecycle import unknown_server
+from vsprov.engine import enter, observe, request
+from vsprov.engine.machine import look
 from vsprov.errors import FailedError, NotPermittedError
+from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Server
 from vsprov.plan import applied
@@ -58,10 +59,11 @@ def shell(
 def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, ObservedServer]:
     if os.geteuid() != 0:
         raise NotPermittedError("entering a server needs root", hint="run it with sudo")
-    hierarchies, machine, observed = converge.situation(instance)
-    seen = observed.servers.get(name)
+    hierarchies = cgroup.find()
+    machine = look(hierarchies, parent=instance.name)
+    seen = observe.find(instance, hierarchies, machine, name)
     if seen is None:
-        raise unknown_server(name, observed.servers)
+        raise observe.unknown_server(name, observe.observe(instance, hierarchies, machine).servers)
     if seen.init is None or seen.group is None:
         raise FailedError(f"Server/{name}: it is not running", hint=f"vsprov start {name}")
     if seen.applied is None:

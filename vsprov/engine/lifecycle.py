@@ -7,7 +7,6 @@ on its image as the store now has it, and that is recorded.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Literal
 
 from vsprov.engine import converge, lock, recover
 from vsprov.engine.converge import Draft, Outcome, Report
+from vsprov.engine.observe import unknown_server
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied
@@ -56,15 +56,6 @@ class Choice:
             if self.everything or (self.selected and seen.applied and self.selected(seen.applied["labels"])):
                 found.append(seen.name)
         return list(dict.fromkeys(found))
-
-
-def unknown_server(name: str, known: Iterable[str]) -> FailedError:
-    """The error for a name that no server has."""
-    near = difflib.get_close_matches(name, known, 1)
-    return FailedError(
-        f"Server/{name}: there is no such server",
-        hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
-    )
 
 
 def change_state(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
+import re
+from collections.abc import Iterable
 
 from vsprov.engine import intent
 from vsprov.engine.machine import limits_of
+from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import Side, normal
+from vsprov.model.objects import NAME_PATTERN
 from vsprov.plan import applied
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
 from vsprov.store import images, marks, servers
@@ -21,6 +27,20 @@ def observe(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> O
     `sweep` removes them.
     """
     return _Observer(instance, hierarchies, machine).observe()
+
+
+def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
+    """One server, as `observe` would have it; None when there is none of this name."""
+    return _Observer(instance, hierarchies, machine).find(name)
+
+
+def unknown_server(name: str, known: Iterable[str]) -> FailedError:
+    """The error for a name that no server has."""
+    near = difflib.get_close_matches(name, known, 1)
+    return FailedError(
+        f"Server/{name}: there is no such server",
+        hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
+    )
 
 
 class _Observer:
@@ -56,6 +76,20 @@ class _Observer:
             parent=parent,
             subtree=self.subtree(""),
         )
+
+    def find(self, name: str) -> ObservedServer | None:
+        if not re.fullmatch(NAME_PATTERN, name):
+            return None
+        top = self.instance.name
+        group, role = self.group_and_role(f"{top}/{name}")
+        if group is None or role == "pool":
+            group = None
+            for pool in cgroup.children(self.path("", top)):
+                inside = f"{top}/{pool}/{name}"
+                if os.path.isdir(self.path("", inside)) and self.group_and_role(f"{top}/{pool}")[1] == "pool":
+                    group = self.group(inside)
+        directory = servers.find(self.instance, name)
+        return self.server(name, group, directory) if group or directory else None
 
     def path(self, controller: str, group: str) -> str:
         return self.hierarchies.directory(controller, group)

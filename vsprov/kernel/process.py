@@ -43,11 +43,14 @@ class ExitInfo:
     code: int | None
     signal: int | None
 
+    def __str__(self) -> str:
+        return f"exited with code {self.code}" if self.signal is None else f"killed by signal {self.signal}"
+
 
 def identity(pid: int) -> Identity | None:
     """The identity of the living process with this pid; None when there is none."""
-    state = _state(pid)
-    return Identity(pid, state[1], proc.boot_id()) if state and state[0] not in "ZX" else None
+    fields = _stat(pid)
+    return Identity(pid, int(fields[19]), proc.boot_id()) if fields and fields[0] not in "ZX" else None
 
 
 def alive(who: Identity) -> bool:
@@ -59,7 +62,7 @@ def is_ending(pid: int) -> bool:
     """Whether a process is on its way out, or gone: it may have left its cgroups already (PF_EXITING in the
     flags of /proc/PID/stat).
     """
-    fields = (proc.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
+    fields = _stat(pid)
     return not fields or fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
@@ -143,20 +146,26 @@ def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
         return
 
 
-def exit_info(pidfd: int) -> ExitInfo | None:
-    """How the process of a pidfd ended, though it is not our child; None while it runs or where the kernel
-    cannot tell.
+def exit_info(pidfd: int, pid: int, start: int) -> ExitInfo | None:
+    """How the process of a pidfd ended, though it is not our child; None while it runs, or where the kernel
+    cannot tell any more.
 
-    PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15.
+    Until its parent has waited for it, it is a zombie that shows its status (field 52 of proc_pid_stat(5));
+    from then on its pidfd tells (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
     """
+    fields = _stat(pid)
+    if fields and fields[0] == "Z" and int(fields[19]) == start:
+        return _ended(int(fields[49]))
     request = _INFO.pack(_PIDFD_INFO_EXIT, *(0,) * 13)
     try:
         answer = _INFO.unpack(fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request))
     except OSError:  # ENOTTY, EINVAL: no such ioctl; ESRCH: gone before the kernel kept a record
         return None
-    if not answer[0] & _PIDFD_INFO_EXIT:
-        return None
-    status = answer[13]
+    return _ended(answer[13]) if answer[0] & _PIDFD_INFO_EXIT else None
+
+
+def _ended(status: int) -> ExitInfo:
+    """What a status as of wait(2) says."""
     if os.WIFSIGNALED(status):
         return ExitInfo(None, os.WTERMSIG(status))
     return ExitInfo(os.WEXITSTATUS(status), None)
@@ -166,10 +175,11 @@ def _limit(text: str) -> int:
     return -1 if text == "unlimited" else int(text)
 
 
-def _state(pid: int) -> tuple[str, int] | None:
-    """(state letter, start time) of /proc/PID/stat; the name in it may hold blanks and brackets."""
-    fields = (proc.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
-    return (fields[0], int(fields[19])) if fields else None
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on, the state; [] when the process is gone. The second, its
+    name, may hold blanks and brackets.
+    """
+    return (proc.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
 
 
 def _field(status: str, name: str) -> str:

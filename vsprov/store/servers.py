@@ -53,6 +53,12 @@ def observe(instance: Instance) -> dict[str, ServerDirectory]:
     return {name: _observe(name, f"{instance.servers}/{name}") for name in folders.names(instance.servers)}
 
 
+def find(instance: Instance, name: str) -> ServerDirectory | None:
+    """What there is of one server; None when it has no directory."""
+    path = f"{instance.servers}/{name}"
+    return _observe(name, path) if os.path.lexists(path) else None
+
+
 def _observe(name: str, path: str) -> ServerDirectory:
     problems = []
     owner, id_base = None, 0
