@@ -153,7 +153,9 @@ def file_writes(
         for file in side.files:
             before, after = delta.observed[file], delta.wanted[file]
             if before != after:
-                forward, back = writes(side, before, after), writes(side, after, before)
+                # A new group's CPUs cannot be taken from it again once something runs there (ENOSPC).
+                blank = side.encode(None, {}, machine.encoding)[file]
+                forward, back = writes(side, before, after), writes(side, after, before or blank)
                 out[file] = WriteFile(side.controller, group, file, forward, back, _why(difference))
     return order(out, bound, delta.observed, parent)
 
