@@ -8,7 +8,6 @@
     ├── NotPermittedError           77   root, or a capability, is missing
     └── FailedError                  1   the rest: what was asked for could not be done
         ├── ConflictError                an object that is not ours stands where ours would go
-        ├── AdmissionError               the host cannot honour the sum of the reservations
         ├── StalePlanError               a saved plan no longer fits the manifest or the kernel
         ├── ImageError                   an image source is unusable
         └── StepError                    the kernel refused a step
@@ -96,10 +95,6 @@ class FailedError(VsprovError):
 
 
 class ConflictError(FailedError):
-    pass
-
-
-class AdmissionError(FailedError):
     pass
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tests import leaks
 from tests.lab import Document, Lab
-from vsprov.engine import converge, execute
+from vsprov.engine import converge, execute, situation
 from vsprov.engine.world import World
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
@@ -70,7 +70,7 @@ class Apply:
         owner = f"{instance.name}/default"
         if self.remove:
             # as `destroy`: what there is of it
-            _, _, observed = converge.situation(instance)
+            observed = situation.look(instance).observed
             there = {f"Server/{name}" for name in observed.servers}
             there |= {f"Quota/{name}" for name in observed.pools} | {
                 f"Image/{name}" for name in observed.images

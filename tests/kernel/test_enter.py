@@ -442,10 +442,9 @@ def test_a_multiplexer_replaced_by_the_guest_is_refused(kind: str) -> None:
 # -- processes of the host
 
 
-def test_an_identity_is_of_one_process_only(house: House) -> None:
-    who = process.identity(house.guest.pid)
-    assert who is not None and (who.pid, who.start) == (house.guest.pid, house.guest.start)
-    assert process.alive(who)
+def test_pid_and_start_time_are_of_one_process_only(house: House) -> None:
+    who = house.guest
+    assert process.start_time(who.pid) == who.start
     assert process.open_pidfd(who.pid, who.start + 1) is None
     fd = process.open_pidfd(who.pid, who.start)
     assert fd is not None
@@ -460,24 +459,23 @@ def test_an_identity_is_of_one_process_only(house: House) -> None:
         assert how in (None, process.ExitInfo(None, signal.SIGKILL))  # None before Linux 6.15
     finally:
         os.close(fd)
-    assert not process.alive(who)
-    assert process.identity(who.pid) is None
+    assert process.start_time(who.pid) is None
     assert process.limits(who.pid) == {}
 
 
 @pytest.mark.parametrize("ending", ["exit 3", "kill -TERM $$"])
 def test_how_a_process_ended_is_seen_while_it_is_a_zombie(ending: str) -> None:
     child = subprocess.Popen(["sh", "-c", f"read line; {ending}"], stdin=subprocess.PIPE)
-    who = process.identity(child.pid)
-    assert who and child.stdin
+    start = process.start_time(child.pid)
+    assert start and child.stdin
     fd = os.pidfd_open(child.pid)
     try:
-        assert process.exit_info(fd, child.pid, who.start) is None
+        assert process.exit_info(fd, child.pid, start) is None
         child.stdin.close()
         os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOWAIT)
         wanted = process.ExitInfo(3, None) if "3" in ending else process.ExitInfo(None, signal.SIGTERM)
-        assert process.exit_info(fd, child.pid, who.start) == wanted
-        assert process.exit_info(fd, child.pid, who.start + 1) is None
+        assert process.exit_info(fd, child.pid, start) == wanted
+        assert process.exit_info(fd, child.pid, start + 1) is None
     finally:
         child.wait()
         os.close(fd)

@@ -45,7 +45,6 @@ for _kind, _values in (
     (kinds.CPU_OR_MAX, edges(SMALLEST_CPU, 10**9) | st.just(MAX)),
     (kinds.DURATION, SIZES),
     (kinds.WEIGHT, st.integers(1, 10000)),
-    (kinds.COUNT, SIZES),
     (kinds.LIMIT_COUNT, edges(1, 2**22) | st.just(MAX)),
     (kinds.FLAG, st.booleans()),
     (kinds.ID_LIST, st.sets(st.integers(0, 300), min_size=1, max_size=20).map(format_ids)),

@@ -32,6 +32,7 @@ from vsprov.cli.project import owner_set
 from vsprov.engine import converge, lifecycle
 from vsprov.engine.converge import Draft, Outcome, PlanError
 from vsprov.errors import UsageError
+from vsprov.kernel import process
 from vsprov.manifest.load import Manifest
 from vsprov.plan.reconcile import Wanted
 from vsprov.render import plan as text
@@ -72,7 +73,7 @@ def apply(
     settings, given = settings_of(ctx), inputs_of(ctx)
     form = settings.choose("text", "json")
     seconds, workers = duration(lock_timeout, "--lock-timeout") / 1_000_000, at_once(parallelism)
-    converge.require_root()
+    process.require_root("making servers")
     job: saved.SavedPlan | None = None
     if saved.is_plan(given.paths[0]):
         if len(given.paths) > 1 or selector is not None or prune or set_name:
@@ -222,7 +223,7 @@ def destroy(
         raise UsageError("destroy: give either PATHs or --all")
     if everything and selector is not None:
         raise UsageError("destroy --all: not together with -l")
-    converge.require_root()
+    process.require_root("making servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes, question="Destroy these?")

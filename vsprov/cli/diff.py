@@ -8,7 +8,7 @@ from typing import Any
 
 from vsprov.cli.options import Settings
 from vsprov.engine import documents
-from vsprov.engine.documents import Situation
+from vsprov.engine.documents import Weighed
 from vsprov.manifest.dump import to_yaml
 from vsprov.manifest.load import document_of
 from vsprov.model.objects import Object, Quota
@@ -32,7 +32,7 @@ def compare(settings: Settings, objects: Sequence[Object]) -> list[str]:
     return out
 
 
-def _observed(one: Object, now: Situation) -> dict[str, Any] | None:
+def _observed(one: Object, now: Weighed) -> dict[str, Any] | None:
     if one.name not in documents.names(one.kind, now):
         return None
     document = documents.document(one.kind, one.name, now)
@@ -41,7 +41,7 @@ def _observed(one: Object, now: Situation) -> dict[str, Any] | None:
     return _settled({**document, "metadata": metadata}, now)
 
 
-def _settled(document: dict[str, Any], now: Situation) -> dict[str, Any]:
+def _settled(document: dict[str, Any], now: Weighed) -> dict[str, Any]:
     kind, spec = document["kind"], document["spec"]
     return {**document, "spec": specs.readable(kind, specs.settled(kind, spec, now.machine))}
 

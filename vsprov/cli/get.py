@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from vsprov.cli import complete, selector
-from vsprov.cli.options import Selector, require_root, settings_of, verb
+from vsprov.cli.options import Selector, settings_of, verb
 from vsprov.engine import documents
 from vsprov.errors import FailedError, UsageError
+from vsprov.kernel import process
 from vsprov.plan import specs
 from vsprov.render import tables
 from vsprov.render.problems import dump
@@ -53,7 +54,7 @@ def get(
     """
     settings = settings_of(ctx)
     form = settings.choose("text", "wide", "name", "json", "yaml")
-    require_root("get: reading what servers there are")
+    process.require_root("get: reading what servers there are")
     wanted, chosen = _kinds(kind), list(names or ())
     if "/" in kind:
         chosen.insert(0, kind.partition("/")[2])

@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.options import require_root, settings_of, verb
+from vsprov.cli.options import settings_of, verb
 from vsprov.engine import console
 from vsprov.engine.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
+from vsprov.kernel import process
 from vsprov.render.console import Harmless
 from vsprov.store import folders
 from vsprov.store.instance import Instance
@@ -54,7 +55,7 @@ def logs(
     settings = settings_of(ctx)
     settings.choose("text")
     lines = _lines(tail)
-    require_root("logs: reading a server's console")
+    process.require_root("logs: reading a server's console")
     known = folders.names(settings.instance.servers)
     if name not in known:
         raise unknown_server(name, known)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from vsprov.errors import NotPermittedError, UsageError
+from vsprov.errors import UsageError
 from vsprov.render.screen import Screen, screen_of
 from vsprov.store.instance import DEFAULT, Instance
 
@@ -252,12 +252,6 @@ def inputs_of(ctx: typer.Context, *, needed: bool = True) -> Inputs:
             f"{ctx.info_name}: no manifest given", hint="name files or folders, or - for standard input"
         )
     return found
-
-
-def require_root(doing: str) -> None:
-    """Raise NotPermittedError unless we are root: what vsprov has made bears marks only root can read."""
-    if os.geteuid() != 0:
-        raise NotPermittedError(f"{doing} needs root", hint="run it with sudo")
 
 
 # -- options that some verbs share

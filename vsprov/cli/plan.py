@@ -17,7 +17,6 @@ from vsprov.cli.options import (
     SetName,
     Settings,
     inputs_of,
-    require_root,
     settings_of,
     verb,
 )
@@ -25,6 +24,7 @@ from vsprov.cli.project import owner_set
 from vsprov.cli.selector import select
 from vsprov.engine import converge
 from vsprov.errors import UsageError
+from vsprov.kernel import process
 from vsprov.manifest.load import Manifest
 from vsprov.plan.reconcile import Wanted
 from vsprov.render import plan as text
@@ -76,7 +76,7 @@ def plan(
     """
     settings, given = settings_of(ctx), inputs_of(ctx)
     form = settings.choose("text", "json")
-    require_root("plan: reading what servers there are")
+    process.require_root("plan: reading what servers there are")
     owner = owner_set(set_name, given.paths)
     manifest = read(given, settings.instance)
     warn(manifest, settings)
@@ -126,7 +126,7 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
 
     settings, given = settings_of(ctx), inputs_of(ctx)
     settings.choose("text")
-    require_root("diff: reading what servers there are")
+    process.require_root("diff: reading what servers there are")
     manifest = read(given, settings.instance)
     warn(manifest, settings)
     lines = compare(settings, select(manifest.objects, selector))

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.options import require_root, settings_of, verb
+from vsprov.cli.options import settings_of, verb
 from vsprov.engine import processes
 from vsprov.engine.observe import unknown_server
+from vsprov.kernel import process
 from vsprov.render.problems import dump
 from vsprov.render.screen import out
 from vsprov.render.tables import Table, size, text
@@ -44,7 +45,7 @@ def ps(
     """
     settings = settings_of(ctx)
     form = settings.choose("text", "json")
-    require_root("ps: looking at other users' processes")
+    process.require_root("ps: looking at other users' processes")
     known = processes.servers(settings.instance)
     for name in names or ():
         if name not in known:

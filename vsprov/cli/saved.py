@@ -15,12 +15,11 @@ from typing import Any
 
 from vsprov import __version__
 from vsprov.cli.options import Inputs
-from vsprov.engine import converge
 from vsprov.engine.converge import Draft
 from vsprov.errors import FailedError, StalePlanError, UsageError, reason
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
-from vsprov.plan.plan import FORMAT_VERSION, to_document
+from vsprov.plan.plan import FORMAT_VERSION, digest, to_document
 from vsprov.plan.reconcile import Wanted
 from vsprov.store.instance import Instance
 
@@ -30,7 +29,7 @@ LARGEST = 256 << 20
 def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
     """The plan as -o json prints it."""
     plan = replace(
-        draft.plan, inputs_digest=manifest.digest, observed_digest=converge.observed_digest(draft.observed)
+        draft.plan, inputs_digest=manifest.digest, observed_digest=digest(draft.now.observed)
     )
     return to_document(
         plan,
@@ -153,7 +152,7 @@ def refuse_changed_inputs(plan: SavedPlan) -> None:
 
 def refuse_changed_world(plan: SavedPlan, draft: Draft) -> None:
     """Raise StalePlanError when what is there, or what follows from it, is not what the plan was made of."""
-    if converge.observed_digest(draft.observed) != plan.content["observed_digest"]:
+    if digest(draft.now.observed) != plan.content["observed_digest"]:
         raise _stale(plan, "the servers, images or quotas of this host have changed since")
     made = to_document(draft.plan, version="", timestamp="", host="", owner_set="")
     if json.loads(json.dumps(made["resource_changes"], default=dict)) != plan.content["resource_changes"]:

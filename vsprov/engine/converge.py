@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import ending, execute, intent, lock, machine, observe, recover
-from vsprov.engine.schedule import Loop
+from vsprov.engine import ending, execute, intent, lock, recover, situation
+from vsprov.engine.schedule import Loop, Wait
+from vsprov.engine.situation import Situation
 from vsprov.engine.world import World
-from vsprov.errors import FailedError, NotPermittedError, Problem, StepError, VsprovError
-from vsprov.kernel import cgroup
-from vsprov.kernel.cgroup import Hierarchies
+from vsprov.errors import FailedError, Problem, StepError, VsprovError
+from vsprov.kernel import process
 from vsprov.kernel.process import ExitInfo
 from vsprov.model.objects import Image, Object
-from vsprov.plan.observed import Machine, Observed
-from vsprov.plan.plan import Change, Plan, digest
+from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import MakeGroup, Spawn, Step, describe, undo_of
+from vsprov.plan.steps import MakeGroup, Spawn, Step, undo_of
 from vsprov.store import images, servers
 from vsprov.store.images import Resolved
 from vsprov.store.instance import Instance
@@ -47,9 +47,7 @@ class Draft:
 
     plan: Plan
     wanted: Wanted
-    observed: Observed
-    machine: Machine
-    hierarchies: Hierarchies
+    now: Situation
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
 
 
@@ -66,20 +64,12 @@ class Outcome:
     exits: Mapping[str, str] = field(default_factory=dict)
 
 
-def situation(instance: Instance, objects: Iterable[Object] = ()) -> tuple[Hierarchies, Machine, Observed]:
-    """The host and everything of the instance on it, as they are now. Reads only."""
-    hierarchies = cgroup.find()
-    host = machine.look(hierarchies, objects, instance.name)
-    return hierarchies, host, observe.observe(instance, hierarchies, host)
-
-
 def draft(instance: Instance, wanted: Wanted) -> Draft:
     """The plan for what is wanted, as things are now. Reads only."""
-    hierarchies, host, observed = situation(instance, wanted.objects)
+    now = situation.look(instance, wanted.objects)
     resolved = resolve_images(instance, wanted.objects)
     wanted = replace(wanted, digests={name: image.digest for name, image in resolved.items()})
-    plan = reconcile(wanted, observed, host)
-    return Draft(plan, wanted, observed, host, hierarchies, resolved)
+    return Draft(reconcile(wanted, now.observed, now.machine), wanted, now, resolved)
 
 
 def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
@@ -106,13 +96,22 @@ def apply(
     """Make things as wanted. Raises what stands against the plan as a whole; failures of single objects are
     in the outcome.
     """
-    require_root()
+    with alone(instance, lock_timeout, report):
+        first = draft(instance, wanted)
+        recover.collect_layers(instance, first.now.observed)
+        return perform(instance, first, report, approve=approve, parallelism=parallelism)
+
+
+@contextmanager
+def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
+    """Hold the instance's lock, with what a died apply left cleared away; afterwards an instance that has
+    nothing leaves no trace.
+    """
+    process.require_root("making servers")
     with lock.locked(instance, lock_timeout):
         try:
             recover.sweep(instance, report.say)
-            first = draft(instance, wanted)
-            recover.collect_layers(instance, first.observed)
-            return perform(instance, first, report, approve=approve, parallelism=parallelism)
+            yield
         finally:
             recover.withdraw(instance)
 
@@ -133,9 +132,9 @@ def perform(
         return Outcome(first)
     world = World(
         instance,
-        first.hierarchies,
-        first.machine,
-        first.observed,
+        first.now.hierarchies,
+        first.now.machine,
+        first.now.observed,
         first.wanted.owner,
         {o.address: o for o in first.wanted.objects},
         first.resolved,
@@ -154,7 +153,7 @@ def perform(
         world.close()
     if second:
         intent.forget(instance)
-        recover.collect_layers(instance, second.observed)
+        recover.collect_layers(instance, second.now.observed)
         servers.tidy(instance)
     return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
 
@@ -171,11 +170,6 @@ class PlanError(FailedError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def require_root() -> None:
-    if os.geteuid() != 0:
-        raise NotPermittedError("making servers needs root", hint="run it with sudo")
 
 
 def run(world: World, changes: Iterable[Change], report: Report, parallelism: int) -> dict[str, VsprovError]:
@@ -220,15 +214,18 @@ def perform_change(world: World, change: Change, report: Report, budget: Budget)
         raise StepError(message, hint=error.hint) from error
 
 
-def take_back(world: World, finished: list[Step]) -> Any:
-    undone, stuck = [], []
+def take_back(
+    world: World, finished: list[Step]
+) -> Generator[Wait, Any, tuple[bool, list[str]]]:
+    """Undo steps, latest first; whether anything was undone, and what could not be."""
+    undone, stuck = False, []
     for step in reversed(finished):
         back = undo_of(step)
         if back is None:
             continue
         try:
             yield from execute.do(world, back)
-            undone.append(describe(step))
+            undone = True
         except VsprovError as error:
             stuck.append(str(error))
     return undone, stuck
@@ -260,8 +257,3 @@ def endings(world: World) -> dict[str, str]:
             found[name] = str(how)
             ending.record(world.directory("", world.groups[name]), how)
     return found
-
-
-def observed_digest(observed: Observed) -> str:
-    """What a saved plan remembers of what it was made from."""
-    return digest(observed)

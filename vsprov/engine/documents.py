@@ -6,40 +6,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine import ending, machine, observe, usage
-from vsprov.kernel import cgroup
-from vsprov.kernel.cgroup import Hierarchies
+from vsprov.engine import ending, situation, usage
+from vsprov.engine.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.plan import specs
-from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
+from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.store.instance import RANGE, Instance
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """The host, and everything of an instance on it. `weights` is what `specs.weights` makes of it."""
+class Weighed(Situation):
+    """A situation with the CPU weights (`specs.weights`) that all in it lead to."""
 
-    hierarchies: Hierarchies
-    machine: Machine
-    observed: Observed
     weights: Mapping[str, int]
 
 
-def look(instance: Instance, objects: Iterable[Object] = ()) -> Situation:
-    """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only."""
-    hierarchies = cgroup.find()
-    host = machine.look(hierarchies, objects, instance.name)
-    observed = observe.observe(instance, hierarchies, host)
-    return Situation(hierarchies, host, observed, specs.weights(observed, host))
+def look(instance: Instance, objects: Iterable[Object] = ()) -> Weighed:
+    """The situation as it is now; see `situation.look`."""
+    now = situation.look(instance, objects)
+    return Weighed(now.hierarchies, now.machine, now.observed, specs.weights(now.observed, now.machine))
 
 
-def names(kind: str, now: Situation) -> list[str]:
+def names(kind: str, now: Weighed) -> list[str]:
     """The names of all there are of a kind, sorted."""
     observed = now.observed
     return sorted({"Image": observed.images, "Quota": observed.pools, "Server": observed.servers}[kind])
 
 
-def document(kind: str, name: str, now: Situation) -> dict[str, Any]:
+def document(kind: str, name: str, now: Weighed) -> dict[str, Any]:
     """An object as it is: what a manifest says of it, and `status`. Raises KeyError for a name there is
     not.
     """
@@ -63,7 +57,7 @@ def document(kind: str, name: str, now: Situation) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec, "status": status}
 
 
-def _status(seen: ObservedServer, now: Situation) -> dict[str, Any]:
+def _status(seen: ObservedServer, now: Weighed) -> dict[str, Any]:
     """`state` and `pid` of its init, since when it runs, where, which host ids it has and what it uses."""
     seconds = usage.uptime()
     return {
@@ -81,7 +75,7 @@ def _status(seen: ObservedServer, now: Situation) -> dict[str, Any]:
     }
 
 
-def _usage(now: Situation, group: ObservedGroup | None) -> dict[str, Any]:
+def _usage(now: Weighed, group: ObservedGroup | None) -> dict[str, Any]:
     used = usage.read(now.hierarchies, group.path) if group else usage.Usage()
     return {"cpuSeconds": used.cpu_seconds, "memoryBytes": used.memory_bytes, "pids": used.pids}
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from vsprov.engine import enter, observe, request
 from vsprov.engine.machine import look
-from vsprov.errors import FailedError, NotPermittedError
-from vsprov.kernel import cgroup
+from vsprov.errors import FailedError
+from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Server
 from vsprov.plan import applied
@@ -57,8 +57,7 @@ def shell(
 
 
 def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, ObservedServer]:
-    if os.geteuid() != 0:
-        raise NotPermittedError("entering a server needs root", hint="run it with sudo")
+    process.require_root("entering a server")
     hierarchies = cgroup.find()
     machine = look(hierarchies, parent=instance.name)
     seen = observe.find(instance, hierarchies, machine, name)

@@ -7,18 +7,18 @@ on its image as the store now has it, and that is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vsprov.engine import converge, lock, recover
+from vsprov.engine import converge, situation
 from vsprov.engine.converge import Draft, Outcome, Report
 from vsprov.engine.observe import unknown_server
+from vsprov.engine.situation import Situation
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied
-from vsprov.plan.observed import Machine, Observed, ObservedServer
+from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
 from vsprov.plan.servers import applied_mark, stop_step
@@ -72,8 +72,9 @@ def change_state(
     microseconds, replaces each server's own time to end. Raises FailedError for a server that cannot be
     started as it is, before any is touched.
     """
-    with alone(instance, lock_timeout, report):
-        hierarchies, machine, observed = converge.situation(instance)
+    with converge.alone(instance, lock_timeout, report):
+        now = situation.look(instance)
+        observed = now.observed
         names = choice.of(observed)
         chosen = [observed.servers[name] for name in names]
         already = tuple(seen.name for seen in chosen if _is_so(action, seen))
@@ -81,25 +82,8 @@ def change_state(
         wanted = Wanted(
             instance.name, "", () if action == "stop" else tuple(_recorded(seen) for seen in chosen)
         )
-        plan = _plan(action, chosen, wanted, observed, machine, timeout)
-        outcome = converge.perform(
-            instance, Draft(plan, wanted, observed, machine, hierarchies), report, parallelism=parallelism
-        )
-        return Changed(outcome, already)
-
-
-@contextmanager
-def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the instance's lock, with what a died apply left cleared away; afterwards an instance that has
-    nothing leaves no trace.
-    """
-    converge.require_root()
-    with lock.locked(instance, lock_timeout):
-        try:
-            recover.sweep(instance, report.say)
-            yield
-        finally:
-            recover.withdraw(instance)
+        draft = Draft(_plan(action, chosen, wanted, now, timeout), wanted, now)
+        return Changed(converge.perform(instance, draft, report, parallelism=parallelism), already)
 
 
 def _is_so(action: Action, seen: ObservedServer) -> bool:
@@ -124,8 +108,7 @@ def _plan(
     action: Action,
     chosen: Sequence[ObservedServer],
     wanted: Wanted,
-    observed: Observed,
-    machine: Machine,
+    now: Situation,
     timeout: int | None,
 ) -> Plan:
     changes: dict[str, Change] = {}
@@ -137,9 +120,9 @@ def _plan(
         if action != "stop":
             if seen.group is None or not seen.directory:
                 # After a reboot the groups are gone: all of the server has to be made again.
-                changes.update(_made_again(seen, wanted, observed, machine))
+                changes.update(_made_again(seen, wanted, now))
                 continue
-            steps += _on_the_image_there_is(seen, observed)
+            steps += _on_the_image_there_is(seen, now.observed)
             if seen.applied and seen.applied["spec"].get("ephemeral"):
                 steps.append(DiscardUpper(seen.name))
             steps += [Spawn(seen.name), MarkInit(seen.name), Release(seen.name)]
@@ -160,13 +143,11 @@ def _on_the_image_there_is(seen: ObservedServer, observed: Observed) -> list[Ste
     return [applied_mark(seen.group.path, text), WriteApplied(seen.name, text)]
 
 
-def _made_again(
-    seen: ObservedServer, wanted: Wanted, observed: Observed, machine: Machine
-) -> dict[str, Change]:
+def _made_again(seen: ObservedServer, wanted: Wanted, now: Situation) -> dict[str, Change]:
     address = f"Server/{seen.name}"
     owner = seen.owner or (seen.group.owner if seen.group else None) or ""
     objects = tuple(one for one in wanted.objects if one.address == address)
-    plan = reconcile(replace(wanted, owner=owner, objects=objects), observed, machine)
+    plan = reconcile(replace(wanted, owner=owner, objects=objects), now.observed, now.machine)
     converge.refuse_problems(plan)
     return {
         change.key: replace(change, reason="start") if change.kind == "Server" else change
@@ -202,16 +183,16 @@ def destroy_all(
     """Remove all that bears this instance's mark, whichever set it belongs to, and what is left then of the
     instance itself.
     """
-    with alone(instance, lock_timeout, report):
-        hierarchies, machine, seen = converge.situation(instance)
-        observed = _as_one_set(seen, instance)
+    with converge.alone(instance, lock_timeout, report):
+        now = situation.look(instance)
+        observed = _as_one_set(now.observed, instance)
         owner = f"{instance.name}/*"
         remove = frozenset(_addresses(observed, owner))
         for name in observed.servers:
             if f"Server/{name}" not in remove:
                 report.say(f"Server/{name}: left alone: some of it does not carry our mark")
         wanted = Wanted(instance.name, owner, remove=remove)
-        plan = reconcile(wanted, observed, machine)
+        plan = reconcile(wanted, observed, now.machine)
         if (
             plan.empty
             and observed.parent
@@ -222,7 +203,7 @@ def destroy_all(
             plan = replace(
                 plan, changes=(Change("Host", instance.name, "delete", "none", "empty", steps=steps),)
             )
-        draft = Draft(plan, wanted, observed, machine, hierarchies)
+        draft = Draft(plan, wanted, replace(now, observed=observed))
         return converge.perform(instance, draft, report, approve=approve, parallelism=parallelism)
 
 
@@ -246,10 +227,7 @@ def _as_one_set(observed: Observed, instance: Instance) -> Observed:
 
 def _addresses(observed: Observed, owner: str) -> Iterable[str]:
     for seen in observed.servers.values():
-        parts = [
-            part
-            for part in (seen.owner if seen.directory else owner, seen.group.owner if seen.group else owner)
-        ]
+        parts = (seen.owner if seen.directory else owner, seen.group.owner if seen.group else owner)
         if all(part == owner for part in parts):
             yield f"Server/{seen.name}"
     yield from (f"Quota/{name}" for name, pool in observed.pools.items() if pool.owner == owner)

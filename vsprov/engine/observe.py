@@ -189,14 +189,14 @@ class _Observer:
         home = self.path("", group.path)
         words = (marks.read_mark(home, "init") or "").split()
         if len(words) == 3 and words[2] == proc.boot_id() and words[0].isdigit() and words[1].isdigit():
-            found = process.identity(int(words[0]))
-            if found and found.start == int(words[1]):
-                within = _inside(proc.groups_of(found.pid).get("", ""), f"/{group.path}")
-                if within or (process.find_init([found.pid]) and proc.first_id(found.pid) == id_base):
-                    return Process(found.pid, found.start)
+            marked = Process(int(words[0]), int(words[1]))
+            if process.start_time(marked.pid) == marked.start:
+                within = _inside(proc.groups_of(marked.pid).get("", ""), f"/{group.path}")
+                if within or (process.find_init([marked.pid]) and proc.first_id(marked.pid) == id_base):
+                    return marked
         pid = process.find_init(cgroup.all_processes(home)) if populated else None
-        found = process.identity(pid) if pid else None
-        return Process(found.pid, found.start) if found else None
+        start = process.start_time(pid) if pid else None
+        return Process(pid, start) if pid and start else None
 
     def strays(self, group: ObservedGroup, init: Process) -> tuple[str, ...]:
         actual = proc.groups_of(init.pid)

@@ -49,8 +49,8 @@ def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
     end(spawner.pid, spawner.start)
     for group in cgroup.walk(hierarchies.directory("", instance.name)):
         pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
-        if pid and is_at_gate(pid) and (found := process.identity(pid)):
-            end(found.pid, found.start)
+        if pid and is_at_gate(pid) and (start := process.start_time(pid)):
+            end(pid, start)
 
 
 def end(pid: int, start: int) -> None:

@@ -75,7 +75,7 @@ class Loop:
             for name in names:
                 holds[name].append(key)
         ready = deque(key for key in works if not waits[key])
-        failed: dict[str, str] = {}
+        failed: set[str] = set()
         running = 0
         resumed: deque[tuple[str, Work, Any]] = deque()
         while ready or running:
@@ -107,7 +107,7 @@ class Loop:
         holds: Mapping[str, list[str]],
         waits: Mapping[str, set[str]],
         ready: deque[str],
-        failed: dict[str, str],
+        failed: set[str],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
         """Tell how a work ended, and let those that waited for it start, or skip them."""
@@ -116,12 +116,12 @@ class Loop:
             name, error = ended.popleft()
             done(name, error)
             if error:
-                failed[name] = name
+                failed.add(name)
             for follower in holds[name]:
                 if follower in failed:
                     continue
                 if error:
-                    failed[follower] = name
+                    failed.add(follower)
                     ended.append((follower, Skipped(f"{follower}: skipped, because {name} failed")))
                 else:
                     waits[follower].discard(name)

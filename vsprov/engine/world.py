@@ -60,8 +60,8 @@ class World:
         """
         if self.spawner is None:
             self.spawner = Spawner()
-            if found := process.identity(self.spawner.pid):
-                intent.add_spawner(self.instance, Process(found.pid, found.start))
+            if start := process.start_time(self.spawner.pid):
+                intent.add_spawner(self.instance, Process(self.spawner.pid, start))
         return self.spawner
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import select
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,34 +174,6 @@ def kill(directory: str) -> None:
     """SIGKILL to everything in a cgroup2 group and below it, frozen or not (cgroup.kill, since 5.14)."""
     if os.path.isdir(directory):
         write(f"{directory}/cgroup.kill", "1")
-
-
-def wait_empty(directory: str, timeout: float) -> bool:
-    """Wait until no process is left in the cgroup2 group; False when `timeout` seconds were not enough.
-
-    The kernel announces it: cgroup.events is readable with POLLPRI when `populated` changes.
-    """
-    try:
-        fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    deadline = time.monotonic() + timeout
-    poll = select.poll()
-    poll.register(fd, select.POLLPRI | select.POLLERR)
-    try:
-        while True:
-            if b"populated 0" in os.pread(fd, 4096, 0):
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            poll.poll(left * 1000)
-    except OSError as error:
-        if error.errno == errno.ENODEV:  # removed while we waited
-            return True
-        raise
-    finally:
-        os.close(fd)
 
 
 def remove(directory: str) -> None:

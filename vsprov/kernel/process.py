@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vsprov.errors import NotPermittedError
 from vsprov.kernel import proc
 
 # _IOWR(0xFF, 11, struct pidfd_info); the 64 bytes of its first version (6.13).
@@ -24,16 +25,10 @@ _NAMES = "cpu fsize data stack core rss nproc nofile memlock as locks sigpending
 LIMITS = {name: number for number, name in enumerate(_NAMES.split())}
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One process, for ever: pids are used again, but not with the same start time in the same boot.
-
-    `start` is field 22 of /proc/PID/stat, in clock ticks after boot.
-    """
-
-    pid: int
-    start: int
-    boot_id: str
+def require_root(doing: str) -> None:
+    """Raise NotPermittedError unless we are root: only root makes servers, or reads the marks they bear."""
+    if os.geteuid() != 0:
+        raise NotPermittedError(f"{doing} needs root", hint="run it with sudo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +42,15 @@ class ExitInfo:
         return f"exited with code {self.code}" if self.signal is None else f"killed by signal {self.signal}"
 
 
-def identity(pid: int) -> Identity | None:
-    """The identity of the living process with this pid; None when there is none."""
+def start_time(pid: int) -> int | None:
+    """When the living process with this pid was started, in clock ticks after boot (field 22 of
+    proc_pid_stat(5)); None when there is none.
+
+    Pid and start time stand for one process as long as the host runs: pids are used again, but not at the
+    same time.
+    """
     fields = _stat(pid)
-    return Identity(pid, int(fields[19]), proc.boot_id()) if fields and fields[0] not in "ZX" else None
-
-
-def alive(who: Identity) -> bool:
-    """Whether that very process still runs: not one that got its pid, not a zombie."""
-    return who.boot_id == proc.boot_id() and identity(who.pid) == who
+    return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
 def is_ending(pid: int) -> bool:
@@ -75,8 +70,7 @@ def open_pidfd(pid: int, start: int) -> int | None:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    found = identity(pid)
-    if found and found.start == start:
+    if start_time(pid) == start:
         return fd
     os.close(fd)
     return None

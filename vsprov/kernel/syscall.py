@@ -14,13 +14,10 @@ from typing import NoReturn
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 OPEN_TREE_CLONE = 1
-MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
-MOUNT_ATTR_IDMAP = 0x100000
-FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 0, 1, 5, 6
-RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 1 << 18
-MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 1, 0x100000
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
+RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
@@ -49,14 +46,12 @@ def _fail(path: str | bytes | None) -> NoReturn:
 
 
 _open_tree = _Function(c_int, c_char_p, c_uint, number=428)
-_move_mount = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, number=429)
 _fsopen = _Function(c_char_p, c_uint, number=430)
 _fsconfig = _Function(c_int, c_uint, c_char_p, c_char_p, c_int, number=431)
 _fsmount = _Function(c_int, c_uint, c_uint, number=432)
 _openat2 = _Function(c_int, c_char_p, c_char_p, c_size_t, number=437)
 _mount_setattr = _Function(c_int, c_char_p, c_uint, c_char_p, c_size_t, number=442)
 _mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount")
-_umount2 = _Function(c_char_p, c_int, name="umount2")
 _unshare = _Function(c_int, name="unshare")
 _setns = _Function(c_int, c_int, name="setns")
 
@@ -64,12 +59,6 @@ _setns = _Function(c_int, c_int, name="setns")
 def open_tree(dfd: int, path: str, flags: int) -> int:
     """A CLOEXEC fd of the mount at `path`, or with OPEN_TREE_CLONE of a detached copy; open_tree(2)."""
     return _open_tree(dfd, os.fsencode(path), flags | os.O_CLOEXEC, path=path)
-
-
-def move_mount(tree: int, target_dfd: int, target: str = "") -> None:
-    """Attach the mount `tree` at a path, or when that is empty at what the fd stands for; move_mount(2)."""
-    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if target else MOVE_MOUNT_T_EMPTY_PATH)
-    _move_mount(tree, b"", target_dfd, os.fsencode(target), flags, path=target or None)
 
 
 def fsopen(kind: str) -> int:
@@ -104,11 +93,6 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     options = None if data is None else os.fsencode(data)
     kind_name = None if kind is None else kind.encode()
     _mount(os.fsencode(source), os.fsencode(target), kind_name, flags, options, path=target)
-
-
-def umount2(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
-    _umount2(os.fsencode(target), flags, path=target)
 
 
 def unshare(flags: int) -> None:

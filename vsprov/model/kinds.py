@@ -167,7 +167,6 @@ DURATION = Kind(
     format=units.format_duration,
 )
 WEIGHT = Kind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
-COUNT = Kind("count", {"type": "integer", "minimum": 0}, parse_count(0, units.LARGEST))
 LIMIT_COUNT = Kind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
 FLAG = Kind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())
 ID_LIST = Kind(

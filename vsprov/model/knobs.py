@@ -104,10 +104,6 @@ class Knob:
         return self.v2.controller if self.v2 else self.v1.controller if self.v1 else ""
 
 
-def read_number(text: str) -> int:
-    return int(text)
-
-
 def read_flag(text: str) -> bool:
     return bool(int(text))
 
@@ -125,7 +121,7 @@ def scalar(
     unlimited: str = MAX,
     at_most: str = "",
     settle: Callable[[Any, Host], Any] | None = None,
-    read: Callable[[str], Any] = read_number,
+    read: Callable[[str], Any] = int,
     fresh: str | None = None,
     nested: bool = False,
     blank: bool = False,

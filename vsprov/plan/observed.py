@@ -106,7 +106,6 @@ class ObservedServer:
     populated: bool = False
     hostname: str | None = None
     limits: Mapping[str, tuple[Any, Any]] | None = None
-    usage: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -119,7 +118,6 @@ class ObservedImage:
     digest: str
     owner: str | None
     source: Mapping[str, Any]
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,20 +139,20 @@ def _parent(draft: Draft) -> None:
     if not draft.populated:
         if parent and parent.owner is not None:
             after = tuple(draft.changes)
-            steps: list[Step] = [RemoveGroup(instance)]
-            change = Change("Host", instance, "delete", "none", "empty", steps=tuple(steps), after=after)
+            steps = (RemoveGroup(instance),)
+            change = Change("Host", instance, "delete", "none", "empty", steps=steps, after=after)
             draft.add(change.address, change)
         return
     if parent and parent.owner is None:
         hint = "choose another --instance, or remove it"
         draft.problem("Host", f"cgroup {instance} exists and does not carry our mark", hint)
         return
-    steps = _parent_steps(draft)
-    if steps:
-        missing = any(not isinstance(step, WriteFile) for step in steps)
+    needed = _parent_steps(draft)
+    if needed:
+        missing = any(not isinstance(step, WriteFile) for step in needed)
         action: Action = "update" if parent else "create"
         reason = "missing" if missing else "drift"
-        change = Change("Host", instance, action, "none", reason, steps=tuple(steps))
+        change = Change("Host", instance, action, "none", reason, steps=tuple(needed))
         others = draft.changes
         draft.changes = {change.key: change}
         for key, other in others.items():

@@ -22,7 +22,6 @@ class Lines:
     def __init__(self, screen: Screen, *, quiet: bool = False) -> None:
         self.screen, self.quiet = screen, quiet
         self.since: dict[str, float] = {}
-        self.finished_keys: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +46,6 @@ class Lines:
             for line in error_lines(error):
                 self.line(self.screen.paint(line, "red"))
             return
-        self.finished_keys.append(change.key)
         if change.kind != "Host" and not change.phase and not self.quiet:
             seconds = time.monotonic() - self.since.get(change.key, time.monotonic())
             self.line(f"{clean(change.address)}: {done(change)} ({seconds:.1f}s)")

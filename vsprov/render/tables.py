@@ -10,7 +10,6 @@ from vsprov.model import units
 from vsprov.render.screen import Screen, clean
 
 _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
-_WIDEST = 48  # columns of one word in a table that is not the last of its row
 
 
 @dataclass(frozen=True, slots=True)
