@@ -78,7 +78,7 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
         ),
         (["--instance", "../etc", "get"], "vsprov: --instance '../etc': not a name\n"),
         (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose one of manifest, image"),
-        (["start"], "vsprov: start: give either names of servers, -l, or --all\n"),
+        (["start"], "vsprov: give either names of servers, -l, or --all\n"),
         (["destroy", "f", "--all"], "vsprov: destroy: give either PATHs or --all\n"),
         (["apply", "f", "--lock-timeout", "10"], "vsprov: --lock-timeout: '10' is not a duration\n"),
         (["apply", "f", "--parallelism", "0"], "vsprov: --parallelism 0: not a number between 1 and 1024\n"),

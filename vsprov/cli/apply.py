@@ -12,20 +12,18 @@ from vsprov.cli import saved
 from vsprov.cli.manifest import read, warn
 from vsprov.cli.options import (
     AllowEmpty,
+    ChangingVerb,
     DetailedExitcode,
-    LockTimeout,
-    ManifestVerb,
-    Parallelism,
     Prune,
     Selector,
     SetName,
     Settings,
+    Work,
     Yes,
-    at_once,
-    duration,
     inputs_of,
     settings_of,
     verb,
+    work_of,
 )
 from vsprov.cli.plan import placed, wanted
 from vsprov.cli.project import owner_set
@@ -50,7 +48,7 @@ vsprov apply -y -R . --prune                # in a pipeline: also removes what t
 vsprov apply servers/ -l tier=web           # only these servers
 vsprov apply tonight.plan                   # exactly what `vsprov plan --out tonight.plan` showed
 """,
-    ManifestVerb,
+    ChangingVerb,
 )
 def apply(
     ctx: typer.Context,
@@ -60,8 +58,6 @@ def apply(
     allow_empty: AllowEmpty = False,
     set_name: SetName = None,
     detailed_exitcode: DetailedExitcode = False,
-    parallelism: Parallelism = "32",
-    lock_timeout: LockTimeout = "0s",
 ) -> None:
     """Shows the plan, asks, does it, and looks again: what the kernel then has is what the manifest says,
     or the apply has failed and says where. Only what differs is touched. A second apply has nothing to
@@ -70,9 +66,8 @@ def apply(
     A PATH may be a saved plan; it is done without asking, and refused when the manifest or the host has
     changed since.
     """
-    settings, given = settings_of(ctx), inputs_of(ctx)
+    settings, given, work = settings_of(ctx), inputs_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
-    seconds, workers = duration(lock_timeout, "--lock-timeout") / 1_000_000, at_once(parallelism)
     process.require_root("making servers")
     job: saved.SavedPlan | None = None
     if saved.is_plan(given.paths[0]):
@@ -90,7 +85,7 @@ def apply(
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes or job is not None, job)
-        outcome = _converge(settings, manifest, want, approval, workers, seconds)
+        outcome = _converge(settings, manifest, want, approval, work)
     if form == "json":
         plan = saved.document(outcome.draft, manifest, owner)
         out(dump({**plan, "outcome": _outcome(outcome)}))
@@ -200,7 +195,7 @@ vsprov destroy servers/
 vsprov destroy servers/web.yaml -y
 vsprov destroy --all                        # everything of this instance
 """,
-    ManifestVerb,
+    ChangingVerb,
 )
 def destroy(
     ctx: typer.Context,
@@ -210,15 +205,12 @@ def destroy(
     yes: Yes = False,
     selector: Selector = None,
     set_name: SetName = None,
-    parallelism: Parallelism = "32",
-    lock_timeout: LockTimeout = "0s",
 ) -> None:
     """The reverse of apply: stops and removes the servers, quotas and images of the manifest, with
     everything the servers have written. What others still use, and what vsprov did not make, stays.
     """
-    settings, given = settings_of(ctx), inputs_of(ctx, needed=False)
+    settings, given, work = settings_of(ctx), inputs_of(ctx, needed=False), work_of(ctx)
     form = settings.choose("text", "json")
-    seconds, workers = duration(lock_timeout, "--lock-timeout") / 1_000_000, at_once(parallelism)
     if everything == bool(given.paths):
         raise UsageError("destroy: give either PATHs or --all")
     if everything and selector is not None:
@@ -233,14 +225,14 @@ def destroy(
                 settings.instance,
                 report,
                 approve=approval,
-                parallelism=workers,
-                lock_timeout=seconds,
+                parallelism=work.parallelism,
+                lock_timeout=work.lock_timeout,
             )
         else:
             owner = owner_set(set_name, given.paths)
             manifest = read(given, settings.instance)
             want = _to_remove(settings, manifest, owner, selector)
-            outcome = _converge(settings, manifest, want, approval, workers, seconds)
+            outcome = _converge(settings, manifest, want, approval, work)
     if form == "json":
         plan = saved.document(outcome.draft, manifest, owner)
         out(dump({**plan, "outcome": _outcome(outcome)}))
@@ -248,7 +240,7 @@ def destroy(
 
 
 def _converge(
-    settings: Settings, manifest: Manifest, want: Wanted, approval: Approval, workers: int, seconds: float
+    settings: Settings, manifest: Manifest, want: Wanted, approval: Approval, work: Work
 ) -> Outcome:
     """Apply what is wanted; what only the host shows to be wrong is told with its place in the manifest."""
     try:
@@ -257,8 +249,8 @@ def _converge(
             want,
             approval.report,
             approve=approval,
-            parallelism=workers,
-            lock_timeout=seconds,
+            parallelism=work.parallelism,
+            lock_timeout=work.lock_timeout,
         )
     except PlanError as error:
         raise placed(error, manifest) from None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete, selector
-from vsprov.cli.options import LockTimeout, Parallelism, Selector, at_once, duration, settings_of, verb
+from vsprov.cli.options import Selector, Verb, duration, settings, settings_of, verb, work, work_of
 from vsprov.engine import lifecycle
 from vsprov.engine.lifecycle import Action, Choice
 from vsprov.errors import UsageError
@@ -15,13 +15,6 @@ from vsprov.render.problems import dump
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="NAME...", help="Names of servers.", show_default=False, autocompletion=complete.servers
-    ),
-]
-All = Annotated[bool, typer.Option("--all", help="All servers of this instance.")]
 Timeout = Annotated[
     str | None,
     typer.Option(
@@ -31,96 +24,84 @@ Timeout = Annotated[
 ALREADY = {"start": "is running already", "stop": "is stopped already"}
 
 
+def choice(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME...", help="Names of servers.", show_default=False, autocompletion=complete.servers
+        ),
+    ] = None,
+    labels: Selector = None,
+    everything: Annotated[bool, typer.Option("--all", help="All servers of this instance.")] = False,
+) -> Choice:
+    if sum((bool(names), labels is not None, everything)) != 1:
+        raise UsageError("give either names of servers, -l, or --all")
+    bare = tuple(name.removeprefix("Server/").removeprefix("server/") for name in names or ())
+    return Choice(bare, selector.parse(labels) if labels is not None else None, everything)
+
+
+class ServersVerb(Verb):
+    """A verb that is about some servers."""
+
+    shared = (choice, work, settings)
+
+
 @verb(
     """
 vsprov start web1
 vsprov start -l tier=web
-"""
+""",
+    ServersVerb,
 )
-def start(
-    ctx: typer.Context,
-    names: Names = None,
-    labels: Selector = None,
-    everything: All = False,
-    parallelism: Parallelism = "32",
-    lock_timeout: LockTimeout = "0s",
-) -> None:
+def start(ctx: typer.Context) -> None:
     """Starts servers as they were last applied, those others depend on first. A server that is running is
     left alone.
 
     The manifest stays the manifest: a server it wants stopped is stopped again by the next apply.
     """
-    _change(ctx, "start", names, labels, everything, parallelism, lock_timeout)
+    _change(ctx, "start")
 
 
 @verb(
     """
 vsprov stop web1
 vsprov stop --all --timeout 30s
-"""
+""",
+    ServersVerb,
 )
-def stop(
-    ctx: typer.Context,
-    names: Names = None,
-    labels: Selector = None,
-    everything: All = False,
-    timeout: Timeout = None,
-    parallelism: Parallelism = "32",
-    lock_timeout: LockTimeout = "0s",
-) -> None:
+def stop(ctx: typer.Context, timeout: Timeout = None) -> None:
     """Sends each server its stop signal, waits its stopTimeout, and then ends what is left of it. Its files
     stay.
 
     The next `vsprov plan` shows a stopped server that should be running, and the next apply starts it.
     """
-    _change(ctx, "stop", names, labels, everything, parallelism, lock_timeout, timeout)
+    _change(ctx, "stop", timeout)
 
 
 @verb(
     """
 vsprov restart web1
 vsprov restart -l "tier in (web,api)"
-"""
+""",
+    ServersVerb,
 )
-def restart(
-    ctx: typer.Context,
-    names: Names = None,
-    labels: Selector = None,
-    everything: All = False,
-    timeout: Timeout = None,
-    parallelism: Parallelism = "32",
-    lock_timeout: LockTimeout = "0s",
-) -> None:
+def restart(ctx: typer.Context, timeout: Timeout = None) -> None:
     """Stops servers and starts them again as they were last applied. A stopped server is started."""
-    _change(ctx, "restart", names, labels, everything, parallelism, lock_timeout, timeout)
+    _change(ctx, "restart", timeout)
 
 
-def _change(
-    ctx: typer.Context,
-    action: Action,
-    names: list[str] | None,
-    labels: str | None,
-    everything: bool,
-    parallelism: str,
-    lock_timeout: str,
-    timeout: str | None = None,
-) -> None:
-    settings = settings_of(ctx)
+def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> None:
+    settings, work = settings_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
-    if sum((bool(names), labels is not None, everything)) != 1:
-        raise UsageError(f"{action}: give either names of servers, -l, or --all")
-    bare = tuple(name.removeprefix("Server/").removeprefix("server/") for name in names or ())
-    choice = Choice(bare, selector.parse(labels) if labels is not None else None, everything)
-    microseconds = duration(timeout, "--timeout") if timeout is not None else None
     with progress(settings.stderr, quiet=settings.quiet) as report:
         changed = lifecycle.change_state(
             settings.instance,
             action,
-            choice,
+            ctx.obj["choice"],
             report,
-            timeout=microseconds,
-            parallelism=at_once(parallelism),
-            lock_timeout=duration(lock_timeout, "--lock-timeout") / 1_000_000,
+            timeout=duration(timeout, "--timeout") if timeout is not None else None,
+            parallelism=work.parallelism,
+            lock_timeout=work.lock_timeout,
         )
     outcome = changed.outcome
     ended = outcome.exits if action != "stop" else {}

@@ -141,6 +141,30 @@ def inputs(
     return Inputs(tuple(paths or ()), recursive, template, tuple(values or ()), tuple(sets or ()))
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How many objects are worked on at once, and for how many seconds the lock is waited for."""
+
+    parallelism: int
+    lock_timeout: float
+
+
+def work(
+    parallelism: Annotated[
+        str, typer.Option("--parallelism", metavar="N", help="How many objects are worked on at once.")
+    ] = "32",
+    lock_timeout: Annotated[
+        str,
+        typer.Option(
+            "--lock-timeout", metavar="TIME", help="How long to wait for another apply to end, as 30s or 2m."
+        ),
+    ] = "0s",
+) -> Work:
+    if not (parallelism.isascii() and parallelism.isdigit() and 1 <= int(parallelism) <= 1024):
+        raise UsageError(f"--parallelism {parallelism}: not a number between 1 and 1024")
+    return Work(int(parallelism), duration(lock_timeout, "--lock-timeout") / 1_000_000)
+
+
 class AsGiven:
     """Takes what the command line holds for what it is, text."""
 
@@ -221,6 +245,12 @@ class ManifestVerb(Verb):
     shared = (inputs, settings)
 
 
+class ChangingVerb(Verb):
+    """A verb that reads manifests and makes what they say."""
+
+    shared = (inputs, work, settings)
+
+
 @cache
 def parameters(function: Callable[..., Any]) -> tuple[Any, ...]:
     """The parameters that typer makes of a function's signature, without --help."""
@@ -241,6 +271,11 @@ def verb(examples: str, kind: type[Verb] = Verb) -> Callable[[Any], Any]:
 
 def settings_of(ctx: typer.Context) -> Settings:
     found: Settings = ctx.obj["settings"]
+    return found
+
+
+def work_of(ctx: typer.Context) -> Work:
+    found: Work = ctx.obj["work"]
     return found
 
 
@@ -286,15 +321,6 @@ DetailedExitcode = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where nobody can be asked.")]
-Parallelism = Annotated[
-    str, typer.Option("--parallelism", metavar="N", help="How many objects are worked on at once.")
-]
-LockTimeout = Annotated[
-    str,
-    typer.Option(
-        "--lock-timeout", metavar="TIME", help="How long to wait for another apply to end, as 30s or 2m."
-    ),
-]
 
 
 def duration(given: str, option: str) -> int:
@@ -305,10 +331,3 @@ def duration(given: str, option: str) -> int:
         return units.parse_duration(given)
     except units.UnitError as error:
         raise UsageError(f"{option}: {error}", hint=error.hint) from error
-
-
-def at_once(given: str) -> int:
-    """The number in --parallelism. Raises UsageError."""
-    if not (given.isascii() and given.isdigit() and 1 <= int(given) <= 1024):
-        raise UsageError(f"--parallelism {given}: not a number between 1 and 1024")
-    return int(given)
