@@ -1,7 +1,7 @@
 """Images on disk: a record by name, and the layers it is made of, by the sha256 of what they were made from.
 
-<root>/images/<name>.json        owner mark; sealed record
-<root>/layers/<sha256>/          an immutable tree, shared by every image and server that names it
+    <root>/images/<name>.json        owner mark; sealed record
+    <root>/layers/<sha256>/          an immutable tree, shared by every image and server that names it
 """
 
 from __future__ import annotations
