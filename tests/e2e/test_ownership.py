@@ -1,6 +1,4 @@
-"""Only what is ours: strangers' objects, other sets, prune, destroy, two applies at once, saved plans,
-Ctrl-C.
-"""
+"""Only what is ours: others' objects and sets, prune, destroy, two applies at once, saved plans, Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Importing images on a real file system: what is kept, what is refused, and that nothing is left of a
-failure.
-"""
+"""Importing images on a real file system: what is kept, what is refused; a failure leaves nothing."""
 
 from __future__ import annotations
 

@@ -55,8 +55,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an apply ended: `errors` by change, `left` what a second plan still wants, `approved` False when
-    the user said no.
+    """How an apply ended.
+
+    `errors` by change, `left` what a second plan still wants, `approved` False when the user said no.
     """
 
     draft: Draft
@@ -83,9 +84,7 @@ def draft(instance: Instance, wanted: Wanted) -> Draft:
 
 
 def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
-    """{image name: what its source is now}; contents are read only when the source has changed since it was
-    imported.
-    """
+    """{image name: what its source is now}; contents are read only of a source changed since its import."""
     records = images.observe(instance)
     return {
         o.name: images.resolve(o.spec.source, record=records.get(o.name))
@@ -103,8 +102,9 @@ def apply(
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Make things as wanted. Raises what stands against the plan as a whole; failures of single objects are
-    in the outcome.
+    """Make things as wanted.
+
+    Raises what stands against the plan as a whole; failures of single objects are in the outcome.
     """
     require_root()
     with lock.locked(instance, lock_timeout):
@@ -179,9 +179,7 @@ def require_root() -> None:
 
 
 def run(world: World, changes: Iterable[Change], report: Report, parallelism: int) -> dict[str, VsprovError]:
-    """Do the changes, those at once that do not wait for each other; {key: why it failed} of those that did
-    not succeed.
-    """
+    """Do the changes, at once those that need not wait for each other; {key: why} of those that failed."""
     by_key = {change.key: change for change in changes}
     errors: dict[str, VsprovError] = {}
     budget = Budget(os.environ.get(FAIL_AFTER))
@@ -200,9 +198,7 @@ def run(world: World, changes: Iterable[Change], report: Report, parallelism: in
 
 
 def perform_change(world: World, change: Change, report: Report, budget: Budget) -> execute.Doing:
-    """The steps of one change; when one fails those before it are taken back, latest first, and the error
-    says so.
-    """
+    """The steps of one change; when one fails, those before it are taken back, latest first, and told."""
     report.started(change)
     finished: list[Step] = []
     try:

@@ -40,9 +40,7 @@ def names(kind: str, now: Situation) -> list[str]:
 
 
 def document(kind: str, name: str, now: Situation) -> dict[str, Any]:
-    """An object as it is: what a manifest says of it, and `status`. Raises KeyError for a name there is
-    not.
-    """
+    """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not."""
     observed = now.observed
     metadata: dict[str, Any] = {"name": name}
     if kind == "Image":

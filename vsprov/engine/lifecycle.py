@@ -1,5 +1,4 @@
-"""Starting, stopping and restarting servers as they were last applied, and removing everything of an
-instance.
+"""Starting, stopping and restarting servers as they were last applied, and removing all of an instance.
 
 What a server should be is not changed, so a server that was stopped here is drift in the next plan. It starts
 on its image as the store now has it, and that is recorded.
@@ -30,9 +29,7 @@ Action = Literal["start", "stop", "restart"]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How it went: `outcome` of the servers that had to change, names of those that were `already` as asked
-    for.
-    """
+    """How it went: `outcome` of the servers that had to change, names of those `already` as asked for."""
 
     outcome: Outcome
     already: tuple[str, ...]
@@ -90,9 +87,7 @@ def change_state(
 
 @contextmanager
 def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the instance's lock, with what a died apply left cleared away; afterwards an instance that has
-    nothing leaves no trace.
-    """
+    """Hold the instance's lock, what a died apply left cleared away; then remove an instance left empty."""
     converge.require_root()
     with lock.locked(instance, lock_timeout):
         try:
@@ -199,9 +194,7 @@ def destroy_all(
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Remove all that bears this instance's mark, whichever set it belongs to, and what is left then of the
-    instance itself.
-    """
+    """Remove all that bears this instance's mark, of whichever set, and what is left of the instance."""
     with alone(instance, lock_timeout, report):
         hierarchies, machine, seen = converge.situation(instance)
         observed = _as_one_set(seen, instance)

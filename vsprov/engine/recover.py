@@ -23,8 +23,9 @@ from vsprov.store.instance import Instance
 
 
 def sweep(instance: Instance, say: Callable[[str], None]) -> None:
-    """Remove what an apply that died left half-made: servers at their gates, unmarked groups it was about to
-    mark, folders under their temporary names.
+    """Remove what an apply that died left half made.
+
+    Servers at their gates, unmarked groups it was about to mark, folders under their temporary names.
     """
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)

@@ -80,9 +80,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
 def enter_request(
     spec: Server, argv: list[str], *, user: str | None, cwd: str | None, env: dict[str, str], machine: Machine
 ) -> dict[str, Any]:
-    """What a command that joins a running server is executed with: the server's own confinement, environment
-    and limits.
-    """
+    """What a command that joins a server is run with: the server's own confinement, environment, limits."""
     return {
         "argv": argv,
         "env": {**environment(spec), **env},

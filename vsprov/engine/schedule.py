@@ -66,9 +66,7 @@ class Loop:
         works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        """Run all; `done(key, error)` is called as each ends, with None when it went well. Works are started
-        in their given order.
-        """
+        """Run all, started in their order; `done(key, error)` is called as each ends, None for a success."""
         waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():

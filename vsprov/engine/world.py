@@ -1,6 +1,4 @@
-"""What the steps of an apply work on: the instance, the host, the objects wanted and what was found out on
-the way.
-"""
+"""What the steps of an apply work on: the instance, the host, the objects wanted, what was found out."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ class World:
         return self.hierarchies.directory(controller, group)
 
     def start_spawner(self) -> Spawner:
-        """The one spawner of this apply, started when first needed, and written down for the next apply to
-        end should we die.
-        """
+        """This apply's one spawner, started when needed, noted for the next apply to end should we die."""
         if self.spawner is None:
             self.spawner = Spawner()
             if found := process.identity(self.spawner.pid):

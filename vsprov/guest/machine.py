@@ -147,9 +147,7 @@ _spare: list[Memory] = []
 
 
 def obtain(calls: int, texts: int) -> Memory:
-    """Memory for so many bytes of calls and so many they point to: one that has been used before, if one
-    will do.
-    """
+    """Memory for so many bytes of calls and so many they point to: a used one if one will do."""
     for position, memory in enumerate(_spare):
         if memory.texts >= calls and memory.size - memory.texts >= texts:
             return _spare.pop(position)

@@ -33,8 +33,9 @@ BUSY_TRIES = 12  # rmdir just after the last process went; doubling from 1 ms th
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """`cgroup2` is where cgroup2 is mounted, `v1` the mount of each v1 hierarchy by controller, `v2` the
-    controllers cgroup2 has.
+    """Where this host's controllers are.
+
+    `cgroup2` and `v1` (by controller) are where they are mounted, `v2` the controllers cgroup2 has.
     """
 
     cgroup2: str
@@ -52,9 +53,7 @@ class Hierarchies:
         return out
 
     def directory(self, controller: str, group: str) -> str:
-        """The directory of a group in the hierarchy that holds `controller` (by either name), or in cgroup2
-        for "".
-        """
+        """A group's directory in the hierarchy of `controller` (by either name), in cgroup2 for ""."""
         base = self.v1.get(V1_NAMES.get(controller, controller)) if controller not in self.v2 else None
         return f"{base or self.cgroup2}/{group}" if group else base or self.cgroup2
 

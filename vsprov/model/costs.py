@@ -26,9 +26,7 @@ SERVER: dict[str, Cost] = {
 
 
 def cost_of(path: str) -> Cost:
-    """The cost of changing the server's key at `path` ("init.env.A"); raises KeyError for a key no row
-    covers.
-    """
+    """The cost of changing the server's key at `path` ("init.env.A"); KeyError for a key no row covers."""
     while path not in SERVER:
         path, dot, _ = path.rpartition(".")
         if not dot:

@@ -22,8 +22,9 @@ Action = Literal["no-op", "create", "update", "replace", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class PathChange:
-    """One key that changes; `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people
-    read them.
+    """One key that changes.
+
+    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people read them.
     """
 
     path: str
@@ -77,9 +78,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All changes, in an order that respects their `after`. `problems` is not empty when the plan cannot be
-    applied.
-    """
+    """All changes, in an order that respects their `after`; with `problems` it cannot be applied."""
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...] = ()

@@ -135,9 +135,7 @@ def _renameat2(source: str, target: str, flags: int) -> None:
 
 
 def set_aside(path: str) -> str | None:
-    """Rename `path` to a name in its folder that `folders.sweep` removes; that name, or None when `path` is
-    not there.
-    """
+    """Rename `path` to a name that `folders.sweep` removes; that name, None when `path` is not there."""
     folder, name = os.path.split(path)
     number = 0
     while True:
