@@ -21,8 +21,10 @@ SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the 
 
 @dataclass(slots=True)
 class World:
-    """Mutable: one per apply. `wanted` and `resolved` are by name; `spawned` maps a server to the spawner's
-    number for it; `fresh` are groups whose payload nothing has run in yet.
+    """Mutable: one per apply.
+
+    `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
+    it; `fresh` are groups whose payload nothing has run in yet.
     """
 
     instance: Instance

@@ -75,7 +75,7 @@ TIOCSPTLCK, TIOCSWINSZ = 0x40045431, 0x5414
 
 
 def main(fd: int) -> None:
-    """Serve one request; the command's end, or the client's, is this recipe's."""
+    """Serve one request; the command's end, or the client's, is this program's."""
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-enter")
     reset_signals()

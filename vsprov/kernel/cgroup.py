@@ -1,8 +1,8 @@
 """Control groups: where each controller lives, and reading and writing the files of a group.
 
-This is the one place that knows cgroup v1 from v2: everyone else names a hierarchy ("" is cgroup2, "memory"
-whatever holds that controller) and a group's path below it. The version is decided per controller, for on a
-hybrid host some are on v1 and some on v2. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/;
+This is the one place that decides, per controller, where it lives, for on a hybrid host some are on v1 and
+some on v2. Everyone else names a hierarchy ("" is cgroup2, "memory" whatever holds that controller) and a
+group's path below it. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/;
 cgroups(7).
 """
 

@@ -1,7 +1,7 @@
 """The plan: per object what changes, what it costs and the steps that do it.
 
-One path makes create, update and delete: every server's steps are composed from the same pieces, each present
-only if its object is not yet what it should be. Nothing here knows whether a server is new.
+The frozen values that `reconcile` gives and everything after it reads: one change per object (two where its
+steps are done in two parts), and the plan as the JSON that is printed, saved and compared.
 """
 
 from __future__ import annotations
