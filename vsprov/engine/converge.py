@@ -1,8 +1,8 @@
 """Plan and apply: observe, compare, do, observe again.
 
-`draft` only reads. `apply` takes the lock, clears away what a died apply left, plans, asks, does, and then
-plans once more: what is left to do after a successful apply is an error, for then the kernel shows something
-else than was asked for.
+`draft` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
+then plans once more: what is left to do after a successful apply is an error, for then the kernel shows
+something else than was asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vsprov.store.images import Resolved
 from vsprov.store.instance import Instance
 
 PARALLELISM = 32
-FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die without a word after so many steps
+FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die on the spot after so many steps
 
 
 class Report(Protocol):

@@ -87,7 +87,7 @@ def change_state(
 
 @contextmanager
 def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the instance's lock, what a died apply left cleared away; then remove an instance left empty."""
+    """Hold the instance's lock, leftovers cleared away; afterwards an empty instance leaves no trace."""
     converge.require_root()
     with lock.locked(instance, lock_timeout):
         try:

@@ -75,8 +75,9 @@ def collect_layers(instance: Instance, observed: Observed) -> None:
 
 
 def withdraw(instance: Instance) -> None:
-    """Leave no trace of an instance that has nothing any more. The lock, which we hold, goes with the run
-    directory: who waits for it then sees that it is no longer the one.
+    """Leave no trace of an instance that has nothing any more.
+
+    The lock, which we hold, goes with the run directory; whoever waits for it finds that its file is gone.
     """
     if os.path.exists(intent.path(instance)):
         return

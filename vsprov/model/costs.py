@@ -35,5 +35,5 @@ def cost_of(path: str) -> Cost:
 
 
 def highest(costs: list[Cost]) -> Cost:
-    """The dearest of `costs`; "none" of none."""
+    """The highest of `costs`; "none" of none."""
     return max(costs, key=ORDER.index, default="none")

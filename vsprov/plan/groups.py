@@ -84,7 +84,7 @@ def compare(
 def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
     """The controllers, by v2 name, that a group with these resources needs on this machine.
 
-    Those of the knobs that are not what they are by themselves.
+    Those of the knobs whose files have to hold something else than their default.
     """
     found = {name for name in ALWAYS if name in machine.versions}
     host = machine.encoding

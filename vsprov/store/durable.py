@@ -172,7 +172,7 @@ def refuse_mounts(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Make `path` and everything below it be gone; nothing happens when it is not there.
+    """Remove `path` and everything below it; nothing happens when it is not there.
 
     Follows no symbolic link, and raises FailedError rather than reach into another file system or a mount.
     Needs three descriptors and no recursion however deep the tree is, so it goes back up by `..` and makes

@@ -312,7 +312,7 @@ def _copy(instance: Instance, path: str, making: str, resolved: Resolved, progre
 
 def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> None:
     """Have unpack.py fill `making`, and see to it that what it read was the archive meant."""
-    import subprocess  # dear to load, and seldom needed
+    import subprocess  # slow to load, and seldom needed
 
     fd = open_tar(path)
     with open(fd, "rb"):
@@ -334,7 +334,7 @@ def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> N
     if "error" in last:
         raise ImageError(f"{path}: {last['error']}", hint=last.get("hint", ""))
     if "sha256" not in last:
-        raise ImageError(f"{path}: unpacking ended without a word (status {child.returncode})")
+        raise ImageError(f"{path}: unpacking stopped and gave no reason (status {child.returncode})")
     if last["sha256"] != resolved.digest:
         raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
 
@@ -395,7 +395,7 @@ def _is_ours(instance: Instance, digest: str) -> bool:
 
 
 def remove_layer(instance: Instance, digest: str) -> None:
-    """Make a layer be gone; nothing happens when it is not there. Nothing may use it any more."""
+    """Remove a layer; nothing happens when it is not there. Nothing may use it any more."""
     path = layer_path(instance, digest)
     try:
         aside = durable.set_aside(path)

@@ -145,7 +145,7 @@ def discard_upper(instance: Instance, name: str) -> None:
 
 
 def remove(instance: Instance, name: str) -> None:
-    """Make a server's directory be gone, with all it has written; nothing happens when there is none."""
+    """Remove a server's directory with all it has written; nothing happens when there is none."""
     if not os.path.lexists(folders.place(instance.servers, name)):
         return
     path = _ours(instance, name)
