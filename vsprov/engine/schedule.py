@@ -55,9 +55,8 @@ class Loop:
         self._poll = select.poll()
         self._by_fd: dict[int, tuple[str, Work, int]] = {}
         self._by_number: dict[int, tuple[str, Work]] = {}
-        self._deadlines: list[
-            tuple[float, int, int]
-        ] = []  # (when, serial, fd); an fd number is used again, a serial is not
+        # (when, serial, fd); an fd number is used again, a serial is not.
+        self._deadlines: list[tuple[float, int, int]] = []
         self._serial = 0
         self._watched = -1
 

@@ -110,10 +110,8 @@ def read(path: str) -> str | None:
     try:
         return os.read(fd, 1 << 16).decode().rstrip("\n")
     except OSError as error:
-        if error.errno in (
-            errno.ENODEV,
-            errno.EOPNOTSUPP,
-        ):  # the group went between open and read; no swap accounting
+        # The group went between open and read; no swap accounting.
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
             return None
         raise
     finally:

@@ -104,26 +104,15 @@ def _table(rows: Iterator[Row], *, with_costs: bool = False) -> str:
 
 
 _TYPES = {
-    "object": "map",
-    "array": "list",
-    "string": "text",
-    "integer": "number",
-    "boolean": "true or false",
-}
+    "object": "map", "array": "list", "string": "text", "integer": "number", "boolean": "true or false",
+}  # fmt: skip
 
 
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
     types = schema["type"]
-    words = {
-        "object": "map",
-        "array": "list",
-        "string": "text",
-        "integer": "number",
-        "boolean": "true or false",
-    }
-    return " or ".join(words[name] for name in ([types] if isinstance(types, str) else types))
+    return " or ".join(_TYPES[name] for name in ([types] if isinstance(types, str) else types))
 
 
 def _knob(knob: Knob) -> str:

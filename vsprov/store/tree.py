@@ -29,16 +29,8 @@ KINDS = {
 }
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."
-CANNOT_CLONE = {
-    errno.EOPNOTSUPP,
-    errno.EXDEV,
-    errno.EINVAL,
-    errno.ENOTTY,
-    errno.ENOSYS,
-    errno.EPERM,
-    errno.ETXTBSY,
-}
 CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
 
 class Entry(NamedTuple):

@@ -226,9 +226,8 @@ def confine(job: Job) -> None:
     os.chdir("/")
     kept = sum(1 << number for number in (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP))
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)(
-        kept, kept, 0, 0, 0, 0
-    )  # effective, permitted, inheritable; low and high words
+    # Effective, permitted, inheritable; low and high words.
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.capset(ctypes.byref(header), ctypes.byref(sets)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
     # After capset, which clears it; the check covers a parent that died before.
