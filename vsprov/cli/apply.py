@@ -213,7 +213,8 @@ def destroy(
     lock_timeout: LockTimeout = "0s",
 ) -> None:
     """The reverse of apply: stops and removes the servers, quotas and images of the manifest, with
-    everything the servers have written. What others still use, and what vsprov did not make, stays.
+    everything the servers have written. Refused as a whole when servers that stay use some of it,
+    or when some of it was made by another set or not by vsprov.
     """
     settings, given = settings_of(ctx), inputs_of(ctx, needed=False)
     form = settings.choose("text", "json")

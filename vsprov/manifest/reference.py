@@ -44,12 +44,15 @@ knob.
 _RESOURCES = """## Resources
 
 The keys of a Quota's `spec` and of a Server's `spec.resources`, with the files that carry them under cgroup
-v1 and v2. All of them change without a restart. A dash: this version of cgroups cannot do it.
+v1 and v2. They change without a restart. A dash: this version of cgroups cannot do it.
 
 | key | value | cgroup v1 | cgroup v2 | what it does |
 |---|---|---|---|---|
 """
 _RLIMITS = """### Limits of each process
+
+One that is absent is that of the host's own init, and a server may lower it as it likes. To raise a hard
+limit of a running server takes `CAP_SYS_RESOURCE`; where vsprov is without it, that change costs a restart.
 
 | key | value | what it limits |
 |---|---|---|
