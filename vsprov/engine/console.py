@@ -150,9 +150,8 @@ def _watch(watch: int, path: str, mask: int) -> int:
 
 
 def _forget(watch: int, descriptor: int) -> None:
-    _libc().inotify_rm_watch(
-        watch, descriptor
-    )  # EINVAL when the file is gone: then there is nothing to forget
+    # EINVAL when the file is gone: then there is nothing to forget.
+    _libc().inotify_rm_watch(watch, descriptor)
 
 
 def _events(watch: int) -> list[tuple[int, int]]:
