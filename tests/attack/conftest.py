@@ -29,9 +29,7 @@ class Field:
         return self.lab.run(name, "python3", "-c", script).stdout.strip()
 
     def shell(self, name: str, script: str) -> str:
-        """What a shell script says that is run in a server, on standard output and standard error, however it
-        ends.
-        """
+        """What a shell script says, on standard output and error, when run in a server; however it ends."""
         return self.lab.run(name, "/bin/sh", "-c", f"exec 2>&1; {script}", check=False).stdout.strip()
 
 

@@ -1,6 +1,4 @@
-"""Manifests that are not meant well: each is refused with a line that says where, quickly, and nothing is
-made.
-"""
+"""Manifests that are not meant well: each is refused quickly, by a line that says where; nothing is made."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a server could do to the kernel it shares with the host, with the usual capabilities and with all of
-them.
-"""
+"""What a server could do to the kernel it shares, with the usual capabilities and with all of them."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ def test_no_release_agent_can_be_written(field: Field, name: str) -> None:
     ],
 )
 def test_a_switch_of_the_host_cannot_be_turned(field: Field, name: str, path: str) -> None:
-    """B02, B03, B04: core_pattern, sysrq, modprobe, uevent_helper. What is written is what is read, harmless
-    if it worked.
-    """
+    """B02, B03, B04: core_pattern, sysrq, modprobe, uevent_helper. Writes what it has read: no harm."""
     text = "h" if path.endswith("trigger") else ""
     said = field.shell(
         name,

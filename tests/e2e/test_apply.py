@@ -258,9 +258,8 @@ def test_a_bind_shows_the_hosts_folder_and_passes_writes_on(full: Full) -> None:
     assert full.inside("/srv/data/note").read_text() == "of the host\n"
     base = full.lab.directory("full").joinpath("work").stat().st_uid
     if "idmapped" in full.mount("/srv/data"):
-        assert (
-            full.inside("/srv/data/note").stat().st_uid == base
-        )  # the host's root is the server's root here
+        # The host's root is the server's root here.
+        assert full.inside("/srv/data/note").stat().st_uid == base
     full.lab.shell("full", "true")
     assert "rw" in full.mount("/srv/data")
     assert "nosuid" in full.mount("/srv/data") and "nodev" in full.mount("/srv/data")

@@ -1,6 +1,4 @@
-"""Every knob of a running server is changed, added and removed without a restart; nothing is ever open in
-between.
-"""
+"""Every knob of a running server is changed, added and removed without a restart, never open in between."""
 
 from __future__ import annotations
 

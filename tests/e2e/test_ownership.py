@@ -1,6 +1,4 @@
-"""Only what is ours: strangers' objects, other sets, prune, destroy, two applies at once, saved plans,
-Ctrl-C.
-"""
+"""Only what is ours: others' objects and sets, prune, destroy, two applies at once, saved plans, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -168,7 +166,7 @@ def test_destroying_everything_leaves_nothing(lab: Lab) -> None:
     lab.apply(image("second"), pool("team"), server("a", image="second", quota="team"))
     lab.vsprov("destroy", "--all", "-y")
     wait_until(lambda: lab.vsprov.left() == [])
-    assert "Nothing" in lab.vsprov("destroy", "--all", "-y").stdout  # twice is well
+    assert "Nothing" in lab.vsprov("destroy", "--all", "-y").stdout  # a second time does no harm
 
 
 def test_destroying_what_is_not_there_is_well(lab: Lab) -> None:

@@ -1,6 +1,4 @@
-"""Servers that share a quota: one parent group, its limits over those of its servers, and what the host
-promises.
-"""
+"""Servers that share a quota: one parent group, its limits over those of its servers, the host's promises."""
 
 from __future__ import annotations
 
@@ -196,9 +194,7 @@ def test_what_a_pool_may_have_binds_its_servers_together(lab: Lab) -> None:
     ],
 )
 def test_a_weight_gives_at_least_what_is_reserved(lab: Lab, parts: dict[str, float]) -> None:
-    """Each part is one of all CPUs together; a server's share under contention is its weight's of all
-    weights.
-    """
+    """Parts are of all CPUs together; under contention a server's is its weight's share of all weights."""
     cpus = os.cpu_count() or 1
     documents = [
         server(name, resources={"cpu": {"reservation": f"{int(part * cpus * 1000)}m"}} if part else {})

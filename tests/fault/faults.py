@@ -90,9 +90,7 @@ class Apply:
         return 0
 
     def dies_after(self, steps: int) -> bool:
-        """Do it in a child that dies, as in a power cut, after so many steps; False when it ended well
-        before.
-        """
+        """Do it in a child that dies, as in a power cut, after so many steps; False when it ended before."""
 
         def prepare() -> None:
             os.environ[converge.FAIL_AFTER] = str(steps)

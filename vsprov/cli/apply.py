@@ -207,7 +207,8 @@ def destroy(
     set_name: SetName = None,
 ) -> None:
     """The reverse of apply: stops and removes the servers, quotas and images of the manifest, with
-    everything the servers have written. What others still use, and what vsprov did not make, stays.
+    everything the servers have written. Refused as a whole when servers that stay use some of it,
+    or when some of it was made by another set or not by vsprov.
     """
     settings, given, work = settings_of(ctx), inputs_of(ctx, needed=False), work_of(ctx)
     form = settings.choose("text", "json")

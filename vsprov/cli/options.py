@@ -1,6 +1,4 @@
-"""Options that several verbs share: declared once, as functions with typer's signatures that return what
-the verbs work with.
-"""
+"""Options several verbs share: functions with typer's signatures that return what the verbs work with."""
 
 from __future__ import annotations
 
@@ -207,9 +205,7 @@ class Verb(TyperCommand):
         return take_as_given(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
-        """Calls the verb with `ctx.obj` a mapping of what each shared function returned, by the function's
-        name.
-        """
+        """Calls the verb with `ctx.obj` what each shared function returned, by the function's name."""
         ctx.obj = {}
         for function in self.shared:
             given = {param.name: ctx.params.pop(param.name) for param in parameters(function)}

@@ -35,9 +35,7 @@ from vsprov.render.screen import err, out
 def wanted(
     settings: Settings, manifest: Manifest, owner: str, selector: str | None, prune: bool, allow_empty: bool
 ) -> Wanted:
-    """What an apply of the manifest asks for. Raises UsageError for a --prune that could take more than was
-    meant.
-    """
+    """What an apply of the manifest asks for. UsageError for a --prune that could take more than meant."""
     if prune and selector is not None:
         raise UsageError("--prune: not together with -l", hint="a selection must not decide what is removed")
     if prune and not manifest.objects and not allow_empty:

@@ -20,9 +20,7 @@ _SET_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 def owner_set(given: str | None, paths: Sequence[str]) -> str:
-    """The set that an apply belongs to: as given, else the one a project file names beside the first path
-    or here, else "default".
-    """
+    """The set of an apply: as given, or by a project file beside the first path or here, or "default"."""
     if given:
         return _checked(given, "--set-name")
     for folder in _folders(paths):

@@ -93,9 +93,7 @@ class SavedPlan:
 
 
 def is_plan(path: str) -> bool:
-    """Whether the file holds a saved plan, by its content: a JSON object with a format version among its
-    first keys.
-    """
+    """Whether the file holds a saved plan: a JSON object with a format version among its first keys."""
     if not os.path.isfile(path):  # a pipe would wait, and lose what is read here
         return False
     try:
@@ -132,9 +130,7 @@ def _frozen(value: Any) -> Any:
 
 
 def refuse_changed_inputs(plan: SavedPlan) -> None:
-    """Raise StalePlanError when the manifest it was made from now says something else; what is not there any
-    more is not asked for.
-    """
+    """Raise StalePlanError if its manifest now says something else; one that is gone is not asked for."""
     given = plan.inputs
     if any(path == "-" or not os.path.exists(path) for path in (*given.paths, *given.values)):
         return

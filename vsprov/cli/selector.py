@@ -44,9 +44,7 @@ def _term(text: str) -> Callable[[Labels], bool]:
 
 
 def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
-    """The servers whose labels are selected, with the images and quotas they use; all objects without a
-    selector.
-    """
+    """The servers whose labels are selected, and the images and quotas they use; all without a selector."""
     if text is None:
         return tuple(objects)
     selected = parse(text)

@@ -1,6 +1,4 @@
-"""A server's console log: what its init and all that inherited from it wrote to their standard output and
-error.
-"""
+"""A server's console log: what its init, and what inherited from it, wrote to standard output and error."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ def path_of(instance: Instance, name: str) -> str:
 
 
 def open_log(instance: Instance, name: str) -> int | None:
-    """A file descriptor of the log; None before the server's first start. FailedError when it is no regular
-    file.
-    """
+    """A descriptor of the log; None before the server's first start, FailedError for no regular file."""
     path = path_of(instance, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -154,9 +150,8 @@ def _watch(watch: int, path: str, mask: int) -> int:
 
 
 def _forget(watch: int, descriptor: int) -> None:
-    _libc().inotify_rm_watch(
-        watch, descriptor
-    )  # EINVAL when the file is gone: then there is nothing to forget
+    # EINVAL when the file is gone: then there is nothing to forget.
+    _libc().inotify_rm_watch(watch, descriptor)
 
 
 def _events(watch: int) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Plan and apply: observe, compare, do, observe again.
 
-`draft` only reads. `apply` takes the lock, clears away what a died apply left, plans, asks, does, and then
-plans once more: what is left to do after a successful apply is an error, for then the kernel shows something
-else than was asked for.
+`draft` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
+then plans once more: what is left to do after a successful apply is an error, for then the kernel shows
+something else than was asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vsprov.store.images import Resolved
 from vsprov.store.instance import Instance
 
 PARALLELISM = 32
-FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die without a word after so many steps
+FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die on the spot after so many steps
 
 
 class Report(Protocol):
@@ -53,8 +53,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an apply ended: `errors` by change, `left` what a second plan still wants, `approved` False when
-    the user said no.
+    """How an apply ended.
+
+    `errors` by change, `left` what a second plan still wants, `approved` False when the user said no.
     """
 
     draft: Draft
@@ -73,9 +74,7 @@ def draft(instance: Instance, wanted: Wanted) -> Draft:
 
 
 def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
-    """{image name: what its source is now}; contents are read only when the source has changed since it was
-    imported.
-    """
+    """{image name: what its source is now}; contents are read only of a source changed since its import."""
     records = images.observe(instance)
     return {
         o.name: images.resolve(o.spec.source, record=records.get(o.name))
@@ -93,8 +92,9 @@ def apply(
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Make things as wanted. Raises what stands against the plan as a whole; failures of single objects are
-    in the outcome.
+    """Make things as wanted.
+
+    Raises what stands against the plan as a whole; failures of single objects are in the outcome.
     """
     with alone(instance, lock_timeout, report):
         first = draft(instance, wanted)
@@ -104,9 +104,7 @@ def apply(
 
 @contextmanager
 def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the instance's lock, with what a died apply left cleared away; afterwards an instance that has
-    nothing leaves no trace.
-    """
+    """Hold the instance's lock, leftovers cleared away; afterwards an empty instance leaves no trace."""
     process.require_root("making servers")
     with lock.locked(instance, lock_timeout):
         try:
@@ -173,9 +171,7 @@ class PlanError(FailedError):
 
 
 def run(world: World, changes: Iterable[Change], report: Report, parallelism: int) -> dict[str, VsprovError]:
-    """Do the changes, those at once that do not wait for each other; {key: why it failed} of those that did
-    not succeed.
-    """
+    """Do the changes, at once those that need not wait for each other; {key: why} of those that failed."""
     by_key = {change.key: change for change in changes}
     errors: dict[str, VsprovError] = {}
     budget = Budget(os.environ.get(FAIL_AFTER))
@@ -194,9 +190,7 @@ def run(world: World, changes: Iterable[Change], report: Report, parallelism: in
 
 
 def perform_change(world: World, change: Change, report: Report, budget: Budget) -> execute.Doing:
-    """The steps of one change; when one fails those before it are taken back, latest first, and the error
-    says so.
-    """
+    """The steps of one change; when one fails, those before it are taken back, latest first, and told."""
     report.started(change)
     finished: list[Step] = []
     try:

@@ -1,5 +1,4 @@
-"""What this host can do: every kernel feature vsprov rests on, tried where that is cheap and leaves nothing
-behind.
+"""What this host can do: every kernel feature vsprov rests on, tried where that is cheap and leaves no trace.
 
 What a probe makes are detached mounts, unnamed files and processes with namespaces of their own: all of it
 ends with the probe.

@@ -34,9 +34,7 @@ def names(kind: str, now: Weighed) -> list[str]:
 
 
 def document(kind: str, name: str, now: Weighed) -> dict[str, Any]:
-    """An object as it is: what a manifest says of it, and `status`. Raises KeyError for a name there is
-    not.
-    """
+    """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not."""
     observed = now.observed
     metadata: dict[str, Any] = {"name": name}
     if kind == "Image":

@@ -1,5 +1,4 @@
-"""How a server's last run ended, where vsprov saw it end: a mark on its home group, which the next start
-takes away.
+"""How a server's last run ended, if vsprov saw it: a mark on its home group, until the next start.
 
 No daemon waits for a server's init, so the kernel keeps its exit status for nobody: a run that ended while no
 vsprov looked on has no such mark, and a mark there is never that of an earlier run.

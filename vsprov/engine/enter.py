@@ -25,9 +25,7 @@ _CHUNK = 1 << 16
 
 
 class EnterError(FailedError):
-    """The command could not be started; the exit code is 127 when it was not found, 126 when not
-    executable.
-    """
+    """The command could not be started. Exit code: 127 when it was not found, 126 when not executable."""
 
     def __init__(self, event: Mapping[str, Any]) -> None:
         step, path = event["step"], event["path"]
@@ -40,11 +38,11 @@ class EnterError(FailedError):
 def enter(request: Mapping[str, Any], tty: bool) -> int:
     """Run a command in a running server; its exit code, 128 + N when signal N ended it.
 
-    The request: `pid` and `start` of the server's init; `cgroup`: {"payload": cgroup2 directory or None,
-    "attach": [v1 directories]}; `argv`, `env`, `cwd`, `user`, `umask`, `capabilities`, `rlimits`,
-    `no_new_privs`, and `seccomp`, `oom_score_adj` if any. With `tty` the command gets a terminal of the
-    server's own, of which ours shows the other side; without, our standard input, output and error, and the
-    signals sent to us. EnterError when it could not be started.
+    The request: `pid` and `start` of the server's init, and of the keys that `spawn` describes `cgroup`,
+    `argv`, `env`, `cwd`, `user`, `umask`, `capabilities`, `rlimits`, `no_new_privs`, and `seccomp` and
+    `oom_score_adj` if any. With `tty` the command gets a terminal of the server's own, of which ours shows
+    the other side; without, our standard input, output and error. The signals sent to us go on to it.
+    EnterError when it could not be started.
     """
     ours, theirs = socket.socketpair()
     rows, columns = _size() if tty else (0, 0)

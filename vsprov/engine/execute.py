@@ -49,12 +49,8 @@ from vsprov.store import images, marks, servers
 from vsprov.store.marks import Owner
 
 Doing = Generator[Wait, Any, None]
-DELEGATED = (
-    "",
-    "/cgroup.procs",
-    "/cgroup.subtree_control",
-    "/cgroup.threads",
-)  # cgroup-v2.rst, "Delegation Containment"
+# cgroup-v2.rst, "Delegation Containment".
+DELEGATED = ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads")
 
 
 def do(world: World, step: Step) -> Doing:

@@ -1,5 +1,4 @@
-"""Starting, stopping and restarting servers as they were last applied, and removing everything of an
-instance.
+"""Starting, stopping and restarting servers as they were last applied, and removing all of an instance.
 
 What a server should be is not changed, so a server that was stopped here is drift in the next plan. It starts
 on its image as the store now has it, and that is recorded.
@@ -30,9 +29,7 @@ Action = Literal["start", "stop", "restart"]
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How it went: `outcome` of the servers that had to change, names of those that were `already` as asked
-    for.
-    """
+    """How it went: `outcome` of the servers that had to change, names of those `already` as asked for."""
 
     outcome: Outcome
     already: tuple[str, ...]
@@ -180,9 +177,7 @@ def destroy_all(
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Remove all that bears this instance's mark, whichever set it belongs to, and what is left then of the
-    instance itself.
-    """
+    """Remove all that bears this instance's mark, of whichever set, and what is left of the instance."""
     with converge.alone(instance, lock_timeout, report):
         now = situation.look(instance)
         observed = _as_one_set(now.observed, instance)

@@ -1,6 +1,4 @@
-"""One apply at a time per instance: flock(2) on a file in /run, which the kernel releases when its holder
-dies.
-"""
+"""One apply at a time per instance: flock(2) on a file in /run, which goes free when its holder dies."""
 
 from __future__ import annotations
 
@@ -20,8 +18,7 @@ from vsprov.store.instance import Instance
 
 @contextmanager
 def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
-    """Hold the instance's lock; raises LockedError naming the holder when it is not free within `timeout`
-    seconds.
+    """Hold the instance's lock; LockedError, naming the holder, when it is not free within `timeout` seconds.
 
     The lock file is opened close-on-exec, so that no child keeps it, and checked to be the one the name still
     stands for.

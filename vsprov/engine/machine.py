@@ -20,8 +20,7 @@ CAP_SYS_RESOURCE = 24
 
 
 def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
-    """The machine as it is now; `objects` are looked through for block devices, `parent` is the group above
-    our servers.
+    """The machine as it is; block devices are those of `objects`, `parent` is the group above our servers.
 
     Raises HostError for a device that is none.
     """
@@ -139,9 +138,7 @@ def _may_raise() -> bool:
 
 
 def _default_limits(ceilings: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """What a server gets that sets no limit: those of the host's own init, as far as this process may give
-    them.
-    """
+    """What a server gets that sets no limit: those of the host's init, as far as we may give them."""
     out = {}
     for name, (soft, hard) in limits_of(1).items():
         ceiling = ceilings.get(name, (MAX, MAX))[1]

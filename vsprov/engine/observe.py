@@ -23,8 +23,9 @@ from vsprov.store.servers import ServerDirectory
 
 
 def observe(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Observed:
-    """Everything of the instance. Groups an interrupted apply left unmarked and empty count as absent;
-    `sweep` removes them.
+    """Everything of the instance.
+
+    Groups an interrupted apply left unmarked and empty count as absent; `sweep` removes them.
     """
     return _Observer(instance, hierarchies, machine).observe()
 
@@ -181,8 +182,7 @@ class _Observer:
         )
 
     def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
-        """The server's pid 1: the marked one while it lives, wherever it was moved to, else the process in
-        the home that is pid 1 of its namespace.
+        """The server's pid 1: the one marked, while it lives; else the home's that is pid 1 of its namespace.
 
         A mark alone is not believed: outside the home only pid 1 of a namespace with this server's ids is it.
         """

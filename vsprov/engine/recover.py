@@ -23,8 +23,9 @@ from vsprov.store.instance import Instance
 
 
 def sweep(instance: Instance, say: Callable[[str], None]) -> None:
-    """Remove what an apply that died left half-made: servers at their gates, unmarked groups it was about to
-    mark, folders under their temporary names.
+    """Remove what an apply that died left half made.
+
+    Servers at their gates, unmarked groups it was about to mark, folders under their temporary names.
     """
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
@@ -74,8 +75,9 @@ def collect_layers(instance: Instance, observed: Observed) -> None:
 
 
 def withdraw(instance: Instance) -> None:
-    """Leave no trace of an instance that has nothing any more. The lock, which we hold, goes with the run
-    directory: who waits for it then sees that it is no longer the one.
+    """Leave no trace of an instance that has nothing any more.
+
+    The lock, which we hold, goes with the run directory; whoever waits for it finds that its file is gone.
     """
     if os.path.exists(intent.path(instance)):
         return

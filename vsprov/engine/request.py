@@ -19,17 +19,9 @@ from vsprov.store.images import ImageRecord
 # What else of /proc and /sys an unprivileged root could read or write that is the host's business; the OCI
 # runtimes' list.
 MASKED = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-)
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+)  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 # With less than this a server may run out of memory before its command is executed; a pool's may be used
 # up by the others in it.
@@ -80,9 +72,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
 def enter_request(
     spec: Server, argv: list[str], *, user: str | None, cwd: str | None, env: dict[str, str], machine: Machine
 ) -> dict[str, Any]:
-    """What a command that joins a running server is executed with: the server's own confinement, environment
-    and limits.
-    """
+    """What a command that joins a server is run with: the server's own confinement, environment, limits."""
     return {
         "argv": argv,
         "env": {**environment(spec), **env},

@@ -55,9 +55,8 @@ class Loop:
         self._poll = select.poll()
         self._by_fd: dict[int, tuple[str, Work, int]] = {}
         self._by_number: dict[int, tuple[str, Work]] = {}
-        self._deadlines: list[
-            tuple[float, int, int]
-        ] = []  # (when, serial, fd); an fd number is used again, a serial is not
+        # (when, serial, fd); an fd number is used again, a serial is not.
+        self._deadlines: list[tuple[float, int, int]] = []
         self._serial = 0
         self._watched = -1
 
@@ -66,9 +65,7 @@ class Loop:
         works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        """Run all; `done(key, error)` is called as each ends, with None when it went well. Works are started
-        in their given order.
-        """
+        """Run all, started in their order; `done(key, error)` is called as each ends, None for a success."""
         waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():

@@ -2,26 +2,40 @@
 
 A request is a dict of plain values. Paths are absolute; all text may hold any bytes, as surrogates.
 
-hostname, argv, env     as execve(2) takes them; argv[0] is looked for on env's PATH cwd, umask user
-"USER[:GROUP]", names or numbers, by the server's own /etc/passwd and /etc/group capabilities
-numbers: the bounding set; for root also the permitted and effective one no_new_privs            bool
-seccomp                 optional: a classic BPF filter, packed struct sock_filter rlimits
-[(number, soft, hard)], -1 for none; of open files, if not given, ours oom_score_adj           int or None
-id_map                  {"base", "size"} of its user namespace, None for none root
-{"lower": [topmost first], "upper", "work", "read_only", "mount_at"}; without an upper it is read-only;
-mount_at: any directory, all servers may have the same mounts                  in their order: {"type":
-"tmpfs", "target", "size", "mode"} or {"type": "bind", "source", "target", "recursive", "idmap",
-"nofollow"}; both with "read_only", "nosuid", "nodev" (by default), "noexec", "create" (by default) masks,
-read_only_paths  hidden, and bound read-only on themselves, after all mounts; may be absent cgroup
-{"payload": cgroup2 directory or None, "attach": [v1 directories]} console                 file for its
-output, or None reaper                  a static program of the host that is to be its pid 1, or None
-own_memory              optional: true for a child with memory of its own. Else it shares the spawner's
-until it executes, which costs a third, but should its cgroup run out of memory in that moment, the kernel
-kills both
+    hostname         text
+    argv, env        as execve(2) takes them; argv[0] is looked for on env's PATH
+    cwd, umask       umask is a number
+    user             "USER[:GROUP]", names or numbers, by the server's own /etc/passwd and /etc/group
+    capabilities     numbers: the bounding set; for root also the permitted and effective one
+    no_new_privs     bool
+    seccomp          optional: a classic BPF filter, packed struct sock_filter; not asked for yet
+    rlimits          [(number, soft, hard)], -1 for none; of open files, if not given, those the spawner
+                     was started with
+    oom_score_adj    int or None; not asked for yet
+    id_map           {"base", "size"} of its user namespace, None for none
+    root             {"lower": [topmost first], "upper", "work", "read_only", "mount_at"}; without an upper
+                     (None) it is read-only; mount_at: any directory, all servers may have the same
+    mounts           in their order; both kinds with "read_only", "nosuid", "nodev" (by default), "create" (by
+                     default) and "noexec" (not asked for yet)
+                       {"type": "tmpfs", "target", "size", "mode"}
+                       {"type": "bind", "source", "target", "recursive", "idmap"}, and "nofollow": refuse a
+                       symbolic link in the source (not asked for yet)
+    masks            paths hidden after all mounts; may be absent
+    read_only_paths  bound read-only on themselves after all mounts; may be absent
+    cgroup           {"payload": cgroup2 directory or None, "attach": [v1 directories]}
+    console          file for its output, or None
+    reaper           a static program of the host that is to be its pid 1, or None
+    own_memory       optional: true for a child with memory of its own. Else it shares the spawner's until it
+                     executes, which costs a third, but should its cgroup run out of memory in that moment,
+                     the kernel kills both
 
-Events: `ready` {"pid", "start", and "unmapped": layers and sources whose file systems cannot be idmapped};
-`running`; `exited` {"code"} or {"signal"}; `aborted`; `failed` {"step", "errno" or 0, "path", "message"}:
-that server is gone.
+Events:
+
+    ready            {"pid", "start"}, and "unmapped": layers and sources of file systems that take no idmap
+    running          it has executed its command
+    exited           {"code"} or {"signal"}
+    aborted          it is gone, as was asked
+    failed           {"step", "errno" or 0, "path", "message"}: it is gone; path and message may be None
 """
 
 from __future__ import annotations
@@ -43,8 +57,7 @@ _BUFFER = 4 << 20
 
 
 def start(verb: str, fd: int, *options: str, session: bool, stdio: Sequence[int | None]) -> int:
-    """Start the stand-alone program with `fd` as its socket and these as its fds 0, 1, 2 (None: /dev/null);
-    its pid.
+    """Start the stand-alone program, `fd` its socket, `stdio` its fds 0, 1, 2 (None: /dev/null); its pid.
 
     The interpreter is run from a detached read-only mount of its own: a guest whose program is
     "#!/proc/self/exe" could else write to the host's interpreter (CVE-2019-5736).
@@ -128,9 +141,7 @@ class Spawner:
         self._send({"cmd": "abort", "id": number})
 
     def events(self) -> list[dict[str, Any]]:
-        """What has happened since the last call, in order; without waiting. FailedError when the spawner
-        has died.
-        """
+        """What has happened since the last call, in order; does not wait. FailedError: the spawner died."""
         self._receive()
         found, start_at = [], 0
         while len(self._incoming) >= start_at + 4:
@@ -143,7 +154,7 @@ class Spawner:
         return found
 
     def close(self) -> None:
-        """End the spawner and wait until it is gone; doing so twice is well."""
+        """End the spawner and wait until it is gone; closing twice does no harm."""
         if self._socket.fileno() >= 0:
             self._socket.close()
             os.waitpid(self._pid, 0)

@@ -12,9 +12,7 @@ from vsprov.kernel.cgroup import Hierarchies
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time since the group was made, memory and number of processes and threads now; None where no
-    controller counts it.
-    """
+    """CPU time since the group was made; memory, processes and threads now. None where nothing counts it."""
 
     cpu_seconds: float | None = None
     memory_bytes: int | None = None

@@ -1,6 +1,4 @@
-"""What the steps of an apply work on: the instance, the host, the objects wanted and what was found out on
-the way.
-"""
+"""What the steps of an apply work on: the instance, the host, the objects wanted, what was found out."""
 
 from __future__ import annotations
 
@@ -23,8 +21,10 @@ SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the 
 
 @dataclass(slots=True)
 class World:
-    """Mutable: one per apply. `wanted` and `resolved` are by name; `spawned` maps a server to the spawner's
-    number for it; `fresh` are groups whose payload nothing has run in yet.
+    """Mutable: one per apply.
+
+    `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
+    it; `fresh` are groups whose payload nothing has run in yet.
     """
 
     instance: Instance
@@ -55,9 +55,7 @@ class World:
         return self.hierarchies.directory(controller, group)
 
     def start_spawner(self) -> Spawner:
-        """The one spawner of this apply, started when first needed, and written down for the next apply to
-        end should we die.
-        """
+        """This apply's one spawner, started when needed, noted for the next apply to end should we die."""
         if self.spawner is None:
             self.spawner = Spawner()
             if start := process.start_time(self.spawner.pid):

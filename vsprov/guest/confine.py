@@ -1,6 +1,4 @@
-"""What every child's list ends with: who to be, with which capabilities and limits, where, and the
-command.
-"""
+"""What every child's list ends with: who to be, with which capabilities and limits, where; the command."""
 
 from __future__ import annotations
 
@@ -87,9 +85,7 @@ _parts: dict[object, Program] = {}
 
 
 def add_part(p: Program, key: object, write: Callable[[Program], None]) -> None:
-    """Add calls that are the same for many servers, and written only once while there is room to keep
-    them.
-    """
+    """Add calls that many servers have in common; written only once while there is room to keep them."""
     if key in _parts:
         p.add(_parts[key])
     elif CONSTANTS.size - CONSTANTS.cursor > 65536:

@@ -1,5 +1,4 @@
-"""Run a command in a running server: join its namespaces and cgroups, confine, execute, pass the exit code
-on.
+"""Run a command in a running server: join namespaces and cgroups, confine, execute, pass the exit code on.
 
 The client writes one request to the socket (framed as in `loop`) and may later write {"cmd": "signal",
 "number": N}. It reads {"event": "terminal"} with the pty's master as SCM_RIGHTS when it asked for a tty,
@@ -76,7 +75,7 @@ TIOCSPTLCK, TIOCSWINSZ = 0x40045431, 0x5414
 
 
 def main(fd: int) -> None:
-    """Serve one request; the command's end, or the client's, is this recipe's."""
+    """Serve one request; the command's end, or the client's, is this program's."""
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-enter")
     reset_signals()
@@ -124,9 +123,7 @@ def send(control: socket, event: dict[str, Any], fd: int | None = None) -> None:
 
 
 def run(control: socket, request: dict[str, Any]) -> int:
-    """Run the command in the server's namespaces and cgroups: its exit code, 128 + N when signal N ended
-    it.
-    """
+    """Run the command in the server's namespaces and cgroups: its exit code, 128 + N if signal N ended it."""
     at("join")
     pid = request["pid"]
     pidfd = open_pidfd(pid, request["start"])

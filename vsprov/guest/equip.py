@@ -70,9 +70,7 @@ def hand_over(channel: socket, trees: list[int]) -> None:
 
 
 def raise_hard_limits(pid: int, rlimits: list[tuple[int, int, int]]) -> None:
-    """Raise hard limits above the spawner's own now: once in its user namespace the child may only lower
-    them.
-    """
+    """Raise hard limits above the spawner's own: in its user namespace the child may only lower them."""
     for number, _soft, hard in rlimits:
         own_soft, own_hard = resource.getrlimit(number)
         if own_hard != -1 and (hard == -1 or hard > own_hard):

@@ -1,5 +1,4 @@
-"""Host side of a server's mounts: detached trees, made with the host's rights, that the child then
-attaches.
+"""Host side of a server's mounts: detached trees, made with the host's rights, for the child to attach.
 
 A user namespace may not create these itself. Paths given here are the host's; nothing of a guest is looked
 up.
@@ -89,9 +88,7 @@ def layers_to_attach(root: dict[str, Any]) -> int:
 
 
 def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) -> bool:
-    """Set the attributes on a detached tree, idmapped to `userns`; False when its file system refuses to be
-    idmapped.
-    """
+    """Set the attributes on a detached tree, idmapped to `userns`; False if its file system refuses that."""
     if userns is not None:
         try:
             mount_setattr(tree, recursive, attributes | MOUNT_ATTR_IDMAP, userns)
@@ -137,9 +134,7 @@ def make_root(root: dict[str, Any], userns: int | None, unmapped: list[str]) -> 
 
 
 def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int) -> int:
-    """As `_overlay`, for kernels to which a layer has a path: in a mount namespace made for it, where it is
-    attached.
-    """
+    """As `_overlay`, where layers are told by path: attached in a mount namespace made for it."""
     global _lower_by
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     unshare(CLONE_NEWNS)
@@ -165,9 +160,7 @@ def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int
 
 
 def _overlay(lower: list[int], upper: str | None, work: str | None, attributes: int) -> int:
-    """Overlay over the lower trees, topmost first. Fds instead of names: no `:` `,` or backslash is ever
-    parsed.
-    """
+    """Overlay over the lower trees, topmost first; by fds, so that no `:` `,` or backslash is parsed."""
     context = fsopen(b"overlay")
     held = [context]
     try:
@@ -279,9 +272,7 @@ _sealed: dict[str, int] = {}
 
 
 def sealed_copy(path: str) -> int:
-    """The fd of a sealed copy of a static program in memory, made once: nobody who runs it can change it
-    (CVE-2019-5736).
-    """
+    """The fd of a sealed copy of a static program, made once; no user can change it (CVE-2019-5736)."""
     if path not in _sealed:
         import fcntl
 

@@ -92,9 +92,7 @@ in_python = False
 
 
 def main(fd: int) -> None:
-    """Serve the control socket until the client closes it; then leave: guests at the gate end, running ones
-    live on.
-    """
+    """Serve the control socket until the client closes it: guests at the gate end, running ones live on."""
     global control, poller, sigchld, nofile, in_python
     in_python = "python" in sys.argv[3:]
     prctl(PR_SET_DUMPABLE, 0)
@@ -295,9 +293,7 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
 
 
 def hear(server: Server) -> None:
-    """Take in all that a child says: whom to be, ready, or by closing its end that it has executed or
-    ended.
-    """
+    """Take in all a child says: whom to be, ready, or, by closing its end, that it has executed or ended."""
     while server.channel:
         try:
             message = server.channel.recv(1, MSG_DONTWAIT)

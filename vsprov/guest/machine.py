@@ -13,9 +13,14 @@ ordinary fork that walks through the same list in Python.
 A list lies in memory shared with forked children too: 16 bytes of which the first 8 become the address of
 the call that failed, then for each call sixteen 64 bit words:
 
-0      number of the call 1 - 6  its arguments 7      its result 8      the result that is wanted, -1 for
-any that is no error 9      how many bytes on the next call is 10, 11  an errno and how many bytes on the
-next call is after it; 12, 13 and 14, 15 likewise
+    0       number of the call
+    1-6     its arguments
+    7       its result
+    8       the result that is wanted, -1 for any that is no error
+    9       how many bytes on the next call is
+    10, 11  an errno, and how many bytes on the next call is after it
+    12, 13  likewise
+    14, 15  likewise
 
 Any other error, or another result than the wanted one, ends the child with exit code 1.
 """
@@ -142,9 +147,7 @@ _spare: list[Memory] = []
 
 
 def obtain(calls: int, texts: int) -> Memory:
-    """Memory for so many bytes of calls and so many they point to: one that has been used before, if one
-    will do.
-    """
+    """Memory for so many bytes of calls and so many they point to: a used one if one will do."""
     for position, memory in enumerate(_spare):
         if memory.texts >= calls and memory.size - memory.texts >= texts:
             return _spare.pop(position)

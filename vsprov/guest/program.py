@@ -98,7 +98,7 @@ class Program:
         skip: int = 1,
         base: int = AT_FDCWD,
     ) -> None:
-        """openat2(2) with one of the HOW_ rules; the fd must come out as foreseen."""
+        """openat2(2) with rules made by `how()`; the fd must come out as foreseen."""
         self.call("openat2", base, path, how, 24, want=fd, on=on, skip=skip, path=os.fsdecode(path))
 
     def write_file(self, fd: int, path: str, content: bytes) -> None:

@@ -63,8 +63,7 @@ PLAIN_DIRECTORY = how(os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, RESOLVE_BENEAT
 
 
 def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None) -> None:
-    """Everything a server's first process does; `console` is an fd or -1, `ids` None when they are to be
-    asked for.
+    """Everything a server's first process does; `console`: an fd or -1; `ids`: None to ask for them later.
 
     Of binds, `directory` tells what their source is.
     """
@@ -186,9 +185,7 @@ def _plain_directory(p: Program, name: bytes, fd: int) -> None:
 
 
 def _dev(p: Program, tree: int, free: int, cgroup: bool) -> None:
-    """Attach the tmpfs that holds the device nodes, put in the usual links and mounts; mount the cgroup
-    file system.
-    """
+    """Attach the tmpfs of device nodes, with the usual links and mounts; mount the cgroup file system."""
     p.step = "mount /dev"
     _plain_directory(p, b"dev", free)
     p.move_mount(tree, free)
@@ -219,8 +216,7 @@ def _dev(p: Program, tree: int, free: int, cgroup: bool) -> None:
 
 
 def _attach(p: Program, tree: int, fd: int, entry: dict[str, Any], directory: bool) -> None:
-    """Attach a detached mount inside the root whatever links the image holds; the mount point is made if
-    absent.
+    """Attach a detached mount inside the root, whatever links the image holds; make an absent mount point.
 
     It is made step by step from "/"; a dangling link in the way is an error, never followed
     (CVE-2024-45310). A missing one that is named with ".." is not made.
@@ -308,9 +304,7 @@ def _stdin(p: Program, output_too: bool, fd: int) -> None:
 def write_command(
     p: Recipe, spec: dict[str, Any], namespaces: int, raised: list[tuple[int, int, int]], ids: Ids
 ) -> None:
-    """Everything a command does that joins a running server's namespaces; `raised` are hard limits to raise
-    first.
-    """
+    """All that a command does which joins a running server; `raised`: hard limits to raise first."""
     free = TERMINAL + 1 if spec["tty"] else TERMINAL
     p.call("close_range", free, LARGEST_FD, 0)
     p.call("setsid")

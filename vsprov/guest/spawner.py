@@ -1,5 +1,4 @@
-"""Entry of the stand-alone program: `python -I -S spawner.py loop FD [python]` or `… enter FD`; FD is a
-socket.
+"""Entry of the stand-alone program: `python -I -S spawner.py loop FD [python]` or `… enter FD`; FD: a socket.
 
 Its modules load as the package `guest`, found beside this file, so that nothing of vsprov is imported.
 """

@@ -160,7 +160,7 @@ def mprotect(address: int, size: int, protection: int) -> None:
 
 
 def close_range(first: int, last: int) -> None:
-    """Close every fd from first to last; an empty range is well."""
+    """Close every fd from first to last; none when the range is empty."""
     if first <= last and _close_range(436, first, last, 0) < 0:
         failed()
 

@@ -18,8 +18,7 @@ _NAME_REST = _NAME_START | frozenset("0123456789-.$")
 
 
 def number(text: str) -> int | None:
-    """The id written in strict decimal (no sign, space, underscore or leading zero), 0 to 65535; None for a
-    name.
+    """The id in strict decimal (no sign, space, underscore, leading zero), 0 to 65535; None for a name.
 
     Anything else raises OSError EINVAL: "1" must never mean 0 (CVE-2026-30892).
     """
@@ -33,9 +32,7 @@ def number(text: str) -> int | None:
 
 
 def known(user: str) -> tuple[int, int, list[int]] | None:
-    """(uid, gid, supplementary gids) of "USER[:GROUP]" if no file is needed to tell; OSError for what is no
-    user.
-    """
+    """(uid, gid, extra gids) of "USER[:GROUP]" if that takes no file; OSError for what is no user."""
     name, colon, group = user.partition(":")
     uid, gid = number(name), number(group) if colon else None
     if uid is not None and gid is not None:
@@ -44,8 +41,7 @@ def known(user: str) -> tuple[int, int, list[int]] | None:
 
 
 def resolve(user: str, root: int) -> tuple[int, int, list[int]]:
-    """(uid, gid, supplementary gids) of "USER[:GROUP]"; a number is always that number, whoever bears it as
-    a name.
+    """(uid, gid, supplementary gids) of "USER[:GROUP]"; a number is that number, even if it is a user's name.
 
     A group not given is the user's own in /etc/passwd, or 0 for a number unknown there. Supplementary
     groups come from /etc/group when no group is given. OSError names the user or group that does not exist.

@@ -1,8 +1,8 @@
 """Control groups: where each controller lives, and reading and writing the files of a group.
 
-This is the one place that knows cgroup v1 from v2: everyone else names a hierarchy ("" is cgroup2, "memory"
-whatever holds that controller) and a group's path below it. The version is decided per controller, for on a
-hybrid host some are on v1 and some on v2. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/;
+This is the one place that decides, per controller, where it lives, for on a hybrid host some are on v1 and
+some on v2. Everyone else names a hierarchy ("" is cgroup2, "memory" whatever holds that controller) and a
+group's path below it. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/;
 cgroups(7).
 """
 
@@ -32,8 +32,9 @@ BUSY_TRIES = 12  # rmdir just after the last process went; doubling from 1 ms th
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """`cgroup2` is where cgroup2 is mounted, `v1` the mount of each v1 hierarchy by controller, `v2` the
-    controllers cgroup2 has.
+    """Where this host's controllers are.
+
+    `cgroup2` and `v1` (by controller) are where they are mounted, `v2` the controllers cgroup2 has.
     """
 
     cgroup2: str
@@ -51,9 +52,7 @@ class Hierarchies:
         return out
 
     def directory(self, controller: str, group: str) -> str:
-        """The directory of a group in the hierarchy that holds `controller` (by either name), or in cgroup2
-        for "".
-        """
+        """A group's directory in the hierarchy of `controller` (by either name), in cgroup2 for ""."""
         base = self.v1.get(V1_NAMES.get(controller, controller)) if controller not in self.v2 else None
         return f"{base or self.cgroup2}/{group}" if group else base or self.cgroup2
 
@@ -110,10 +109,8 @@ def read(path: str) -> str | None:
     try:
         return os.read(fd, 1 << 16).decode().rstrip("\n")
     except OSError as error:
-        if error.errno in (
-            errno.ENODEV,
-            errno.EOPNOTSUPP,
-        ):  # the group went between open and read; no swap accounting
+        # The group went between open and read; no swap accounting.
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
             return None
         raise
     finally:

@@ -12,8 +12,9 @@ from vsprov.kernel import syscall
 
 @contextmanager
 def uts(pid: int) -> Iterator[None]:
-    """This thread in the uts namespace of `pid`, and back again; setns(2). Other kinds would need a process
-    of their own.
+    """This thread in the uts namespace of `pid`, and back again; setns(2).
+
+    Other kinds would need a process of their own.
     """
     own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -39,9 +39,7 @@ def first_id(pid: int) -> int | None:
 
 
 def groups_of(pid: int) -> dict[str, str]:
-    """{v1 controller, or "" for cgroup2: path of the process's group}; {} when it is gone. cgroups(7),
-    /proc/PID/cgroup.
-    """
+    """{v1 controller, "" for cgroup2: a process's group}; {} when gone. cgroups(7), /proc/PID/cgroup."""
     out = {}
     for line in (read(f"/proc/{pid}/cgroup") or "").splitlines():
         _, names, path = line.split(":", 2)

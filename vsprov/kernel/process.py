@@ -54,8 +54,9 @@ def start_time(pid: int) -> int | None:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether a process is on its way out, or gone: it may have left its cgroups already (PF_EXITING in the
-    flags of /proc/PID/stat).
+    """Whether a process is on its way out, or gone (PF_EXITING in /proc/PID/stat).
+
+    It may have left its cgroups already.
     """
     fields = _stat(pid)
     return not fields or fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
@@ -141,8 +142,7 @@ def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
 
 
 def exit_info(pidfd: int, pid: int, start: int) -> ExitInfo | None:
-    """How the process of a pidfd ended, though it is not our child; None while it runs, or where the kernel
-    cannot tell any more.
+    """How the process of a pidfd, not our child, ended; None while it runs or if the kernel does not tell.
 
     Until its parent has waited for it, it is a zombie that shows its status (field 52 of proc_pid_stat(5));
     from then on its pidfd tells (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
@@ -170,15 +170,17 @@ def _limit(text: str) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state; [] when the process is gone. The second, its
-    name, may hold blanks and brackets.
+    """The fields of /proc/PID/stat from the third on, the state; [] when the process is gone.
+
+    The second, its name, may hold blanks and brackets.
     """
     return (proc.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
 
 
 def _field(status: str, name: str) -> str:
-    """What a line of /proc/PID/status says; "" without such a line. The first line, the name, is none: a
-    process gives it to itself.
+    """What a line of /proc/PID/status says; "" without such a line.
+
+    The first line, the name, is none: a process gives it to itself.
     """
     _, found, rest = status.partition(f"\n{name}:")
     return rest.partition("\n")[0].strip() if found else ""

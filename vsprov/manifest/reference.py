@@ -44,12 +44,15 @@ knob.
 _RESOURCES = """## Resources
 
 The keys of a Quota's `spec` and of a Server's `spec.resources`, with the files that carry them under cgroup
-v1 and v2. All of them change without a restart. A dash: this version of cgroups cannot do it.
+v1 and v2. They change without a restart. A dash: this version of cgroups cannot do it.
 
 | key | value | cgroup v1 | cgroup v2 | what it does |
 |---|---|---|---|---|
 """
 _RLIMITS = """### Limits of each process
+
+One that is absent is that of the host's own init, and a server may lower it as it likes. To raise a hard
+limit of a running server takes `CAP_SYS_RESOURCE`; where vsprov is without it, that change costs a restart.
 
 | key | value | what it limits |
 |---|---|---|
@@ -104,26 +107,15 @@ def _table(rows: Iterator[Row], *, with_costs: bool = False) -> str:
 
 
 _TYPES = {
-    "object": "map",
-    "array": "list",
-    "string": "text",
-    "integer": "number",
-    "boolean": "true or false",
-}
+    "object": "map", "array": "list", "string": "text", "integer": "number", "boolean": "true or false",
+}  # fmt: skip
 
 
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{choice}`" for choice in schema["enum"])
     types = schema["type"]
-    words = {
-        "object": "map",
-        "array": "list",
-        "string": "text",
-        "integer": "number",
-        "boolean": "true or false",
-    }
-    return " or ".join(words[name] for name in ([types] if isinstance(types, str) else types))
+    return " or ".join(_TYPES[name] for name in ([types] if isinstance(types, str) else types))
 
 
 def _knob(knob: Knob) -> str:

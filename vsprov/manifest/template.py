@@ -1,4 +1,4 @@
-"""Templates of manifests: Jinja2 without files, environment, chance or patience.
+"""Templates of manifests: Jinja2 without files, environment, randomness or long waits.
 
 A template comes from whoever wrote the manifest and is run where it can do no harm: in Jinja's sandbox (no
 attributes that lead to code), and that in a process of its own with limits on memory, time and output: the

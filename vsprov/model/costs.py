@@ -26,9 +26,7 @@ SERVER: dict[str, Cost] = {
 
 
 def cost_of(path: str) -> Cost:
-    """The cost of changing the server's key at `path` ("init.env.A"); raises KeyError for a key no row
-    covers.
-    """
+    """The cost of changing the server's key at `path` ("init.env.A"); KeyError for a key no row covers."""
     while path not in SERVER:
         path, dot, _ = path.rpartition(".")
         if not dot:
@@ -37,5 +35,5 @@ def cost_of(path: str) -> Cost:
 
 
 def highest(costs: list[Cost]) -> Cost:
-    """The dearest of `costs`; "none" of none."""
+    """The highest of `costs`; "none" of none."""
     return max(costs, key=ORDER.index, default="none")

@@ -1,5 +1,4 @@
-"""Between the frozen dataclasses of the model and JSON (a manifest's `spec`), driven by the fields
-themselves.
+"""Between the model's frozen dataclasses and JSON (a manifest's `spec`), driven by the fields themselves.
 
 A field's name in JSON is its name in camelCase. `value`, `one` and `many` say how a field is read and
 written; `read` reports every field that cannot be read through `report(path, error)`, uses the field's
@@ -73,9 +72,7 @@ def _fields(kind: type) -> tuple[tuple[str, str, Mapping[str, Any], bool], ...]:
 
 
 def read(kind: type[T], raw: Mapping[str, Any], report: Report, at: Path = ()) -> T | None:
-    """An object of `kind` from JSON that its schema has accepted; None when a field without default could not
-    be read.
-    """
+    """An object of `kind` from JSON its schema has accepted; None when a required field was not readable."""
     out: dict[str, Any] = {}
     complete = True
     for name, key, meta, required in _fields(kind):

@@ -1,5 +1,4 @@
-"""The kinds of value a knob can have: how each is spelt in a manifest, read, kept as JSON, shown to people
-and joined.
+"""The kinds of value a knob can have: how each is spelt in a manifest, read, kept as JSON, shown and joined.
 
 For every kind and value: `parse(dump(v)) == v`. Where a manifest spells the value as one scalar, `format`
 gives that scalar.
@@ -24,7 +23,9 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`schema` is the manifest's spelling as JSON Schema; `parse` raises UnitError; `dump` gives JSON that
+    """How values of a kind are spelt.
+
+    `schema` is the manifest's spelling as JSON Schema; `parse` raises UnitError; `dump` gives JSON that
     `parse` reads; `format` text for people.
     """
 

@@ -135,13 +135,8 @@ def scalar(
         if value is None:
             return {file: initial(host)}
         settled = settle(value, host) if settle else value
-        return {
-            file: unlimited
-            if settled == MAX
-            else str(int(settled))
-            if isinstance(settled, bool)
-            else str(settled)
-        }
+        word = int(settled) if isinstance(settled, bool) else settled
+        return {file: unlimited if word == MAX else str(word)}
 
     def decode(texts: Texts, host: Host) -> Any:
         text = texts[file]

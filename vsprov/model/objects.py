@@ -112,9 +112,7 @@ class Init:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """A bind or tmpfs mount at `target`. `id_map`: the guest's root owns what the host's root owns, where the
-    file system can.
-    """
+    """A mount at `target`. `id_map`: the guest's root owns what the host's does, if the file system can."""
 
     type: Literal["bind", "tmpfs"]
     target: str
@@ -181,9 +179,7 @@ def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_resources(raw: Any) -> dict[str, Any]:
-    """As `read_resources`, for a tree that vsprov wrote itself: raises UnitError at the first value that
-    cannot be read.
-    """
+    """As `read_resources`, for a tree that vsprov wrote; UnitError at the first value not readable."""
 
     def fail(path: fields.Path, error: UnitError) -> None:
         raise error
@@ -193,8 +189,9 @@ def parse_resources(raw: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A virtual server as wanted. `resources` is complete: a quota of scope server is merged in; `quota`
-    names a pool.
+    """A virtual server as wanted.
+
+    `resources` is complete: a quota of scope server is merged in; `quota` names a pool.
     """
 
     image: str
@@ -211,8 +208,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Resources with a name. Scope `server`: each server that names it gets them; `pool`: they share one
-    parent group.
+    """Resources with a name.
+
+    Scope `server`: each server that names it gets them; `pool`: they share one parent group.
     """
 
     scope: Literal["server", "pool"] = "server"
@@ -250,18 +248,14 @@ Spec = Image | Quota | Server
 
 
 def write_spec(spec: Spec) -> dict[str, Any]:
-    """An object's canonical `spec`, valid in a manifest. A Quota's knobs stand beside its scope, not below
-    `resources`.
-    """
+    """An object's canonical `spec`, valid in a manifest; a Quota's knobs stand beside its scope."""
     if isinstance(spec, Quota):
         return {"scope": spec.scope, **write_resources(spec.resources)}
     return fields.write(spec)
 
 
 def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report) -> Spec | None:
-    """The object of a spec that its schema has accepted; None when something needed could not be read
-    (reported).
-    """
+    """The object of a spec its schema has accepted; None when something needed was unreadable (reported)."""
     if kind == "Quota":
         tree = {key: keys for key, keys in raw.items() if key != "scope"}
         return Quota(scope=raw.get("scope", "server"), resources=read_resources(tree, report, ()))

@@ -22,8 +22,9 @@ DEFAULT_WEIGHT = 100
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one server or pool asks for. `parent` is its pool, "" at the top; `weight` and `reservation` are
-    as declared.
+    """What one server or pool asks for.
+
+    `parent` is its pool, "" at the top; `weight` and `reservation` are as declared.
     """
 
     address: str
@@ -48,9 +49,7 @@ class Claim:
 
 
 def refusals(claims: Iterable[Claim], machine: Machine) -> list[tuple[str, str]]:
-    """(address, why it cannot keep what is claimed of it) of the host, "Host", and of each pool; [] when all
-    can.
-    """
+    """(address, why it cannot keep what is claimed of it) of "Host" and of pools; [] when all can."""
     claims = list(claims)
     return [*(("Host", why) for why in _host_refusals(claims, machine)), *_pool_refusals(claims)]
 
@@ -91,9 +90,7 @@ def _pool_refusals(claims: list[Claim]) -> Iterator[tuple[str, str]]:
 
 
 def with_pools(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims at the top, where each pool reserves what it declares or what its servers do, whichever is
-    more.
-    """
+    """The claims at the top, where each pool reserves the more of what it declares and its servers do."""
     claims = list(claims)
     inside = _by_pool(claims)
     return [

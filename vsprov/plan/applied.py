@@ -1,5 +1,4 @@
-"""The record of what was applied to a server: kept on its home cgroup and in its directory, compared with
-what is wanted.
+"""What was applied to a server, recorded on its home cgroup and in its directory, to compare with the wanted.
 
 {"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON.
 """
@@ -16,8 +15,9 @@ from vsprov.model.objects import Object, Server
 
 
 def record(server: Object, image_digest: str) -> dict[str, Any]:
-    """The record of a server that runs on this image. Whether it should run is not part of it: that is what
-    the kernel shows, and `vsprov stop` must not make it wrong.
+    """The record of a server that runs on this image.
+
+    Whether it should run is no part of it: the kernel shows that, and `vsprov stop` must not make it wrong.
     """
     assert isinstance(server.spec, Server)
     spec = objects.write_spec(server.spec)
@@ -46,9 +46,7 @@ def seal(text: str) -> str:
 
 
 def unseal(mark: str | None, disk: str | None) -> str | None:
-    """The record in a mark; None when there is none or it was edited. `disk` is the record in the server's
-    directory.
-    """
+    """The record in a mark; None if absent or edited. `disk`: the record in the server's directory."""
     checksum, _, text = (mark or "").partition(" ")
     if text == _ON_DISK:
         text = disk or ""

@@ -28,9 +28,7 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(path, before, after) for every leaf that differs, None for a leaf that one side lacks; in order of
-    `after`, then `before`.
-    """
+    """(path, before, after) of each leaf that differs, None where it lacks; `after` orders, then `before`."""
     if before == after:
         return []
     old, new = flatten(before), flatten(after)

@@ -105,9 +105,7 @@ class Comparison:
 
 
 def resource_changes(delta: GroupDelta, prefix: str = "spec.resources") -> Iterable[PathChange]:
-    """The knobs whose values differ; a file that merely has to be written for the first time is not among
-    them.
-    """
+    """The knobs whose values differ; not those whose file only has to be written for the first time."""
     for difference in delta.differences:
         kind, values = difference.knob.kind, (difference.before, difference.after)
         before, after = ("default" if value is None else kind.format(value) for value in values)

@@ -1,5 +1,4 @@
-"""Limits as files: which writes turn a group's files into what is wanted, and in which order the kernel takes
-them.
+"""Limits as files: which writes turn a group's files into what is wanted, and in an order the kernel takes.
 
 Writes are planned over files, not over changed values: two knobs can share a file (v1's memsw is memory.max +
 swapMax).
@@ -83,8 +82,9 @@ def compare(
 
 
 def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
-    """The controllers, by v2 name, that a group with these resources needs on this machine: those of the
-    knobs that are not what they are by themselves.
+    """The controllers, by v2 name, that a group with these resources needs on this machine.
+
+    Those of the knobs whose files have to hold something else than their default.
     """
     found = {name for name in ALWAYS if name in machine.versions}
     host = machine.encoding
@@ -138,8 +138,7 @@ def _all_ids(before: str, after: str, side: Side) -> str:
 def file_writes(
     group: str, delta: GroupDelta, machine: Machine, *, parent: bool = False
 ) -> tuple[WriteFile, ...]:
-    """The writes of a delta, ordered so that the kernel refuses none and nothing is wider open in between
-    than before or after.
+    """The writes of a delta, in an order that the kernel takes and that is never wider open in between.
 
     `parent`: the group has groups below it, which v1 does not let it be narrower than, not even in between.
     """
@@ -204,8 +203,9 @@ def _why(difference: Difference) -> str:
 
 
 def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Machine) -> list[str]:
-    """Why the kernel would not take some of the resources: CPUs and nodes that are not there, and on v1 what
-    goes beyond the pool the group is in.
+    """Why the kernel would not take some of the resources.
+
+    CPUs and nodes that are not there, and on v1 what goes beyond the pool the group is in.
     """
     out = []
     for knob, side in machine.rows:

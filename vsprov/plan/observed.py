@@ -60,8 +60,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class ObservedGroup:
-    """A control group of ours, or one that stands where ours would: its path below every hierarchy
-    ("vsprov/web1").
+    """A control group of ours, or one where ours would be: its path below every hierarchy ("vsprov/web1").
 
     `owner` is the mark ("instance/set"), None without one. `texts` are the knob files by name; `controllers`
     the hierarchies it exists in, by name ("" is cgroup2).
@@ -77,8 +76,9 @@ class ObservedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A server's pid 1 as the host sees it; `start` is its start time in clock ticks since boot, so that a
-    reused pid shows.
+    """A server's pid 1 as the host sees it.
+
+    `start` is in clock ticks since boot, so that a reused pid shows.
     """
 
     pid: int
@@ -122,8 +122,9 @@ class ObservedImage:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything of one instance. `parent` is the group above all servers; `subtree` the controllers
-    cgroup2's root passes down.
+    """Everything of one instance.
+
+    `parent` is the group above all servers; `subtree` the controllers cgroup2's root passes down.
     """
 
     servers: Mapping[str, ObservedServer] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The plan: per object what changes, what it costs and the steps that do it.
 
-One path makes create, update and delete: every server's steps are composed from the same pieces, each present
-only if its object is not yet what it should be. Nothing here knows whether a server is new.
+The frozen values that `reconcile` gives and everything after it reads: one change per object (two where its
+steps are done in two parts), and the plan as the JSON that is printed, saved and compared.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ Action = Literal["no-op", "create", "update", "replace", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class PathChange:
-    """One key that changes; `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people
-    read them.
+    """One key that changes.
+
+    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people read them.
     """
 
     path: str
@@ -77,9 +78,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All changes, in an order that respects their `after`. `problems` is not empty when the plan cannot be
-    applied.
-    """
+    """All changes, in an order that respects their `after`; with `problems` it cannot be applied."""
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...] = ()

@@ -1,6 +1,4 @@
-"""Pools: quotas that several servers share, as a control group above theirs; and what all servers may have
-together.
-"""
+"""Pools: quotas that servers share as a group above theirs; and what all servers may have together."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ NOTHING = ObservedServer("")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a server's plan needs besides the server: `weight` is the CPU weight that keeps all reservations,
-    `pool` the resources of its pool.
+    """What a server's plan needs besides the server.
+
+    `weight` is the CPU weight that keeps all reservations, `pool` the resources of its pool.
     """
 
     instance: str

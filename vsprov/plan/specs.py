@@ -35,9 +35,7 @@ def _claims(observed: Observed) -> Iterator[Claim]:
 def server_spec(
     seen: ObservedServer, observed: Observed, machine: Machine, by_address: Mapping[str, int]
 ) -> dict[str, Any]:
-    """A server's spec; where its record is lost, only what the kernel tells. `by_address` is what `weights`
-    gave.
-    """
+    """A server's spec; of one without record only what the kernel tells. `by_address`: from `weights`."""
     spec: dict[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
     if seen.applied and seen.group:
         within = replace(machine, encoding=_encoding(machine, observed.pools.get(spec.get("quota", ""))))
@@ -95,8 +93,9 @@ def with_limits(resources: Mapping[str, Any], seen: ObservedServer) -> dict[str,
 
 
 def settled(kind: str, spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
-    """The spec with its resources as this kernel keeps them, and without those that are its defaults: two
-    specs that are settled differ only where groups would.
+    """The spec with its resources as this kernel keeps them, and without those that are its defaults.
+
+    Two specs that are settled differ only where groups would.
     """
     pool = kind == "Quota"
     tree = (

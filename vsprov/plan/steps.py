@@ -1,5 +1,4 @@
-"""The steps a plan consists of: frozen data with strings only, so that they print, serialise and know their
-undo.
+"""The steps of a plan: frozen data with strings only, so that they print, serialise and know their undo.
 
 `controller` names a hierarchy: "" is cgroup2, where every home is; a name such as "memory" is wherever that
 controller lives on this host. `group` is a path below it ("vsprov/web1"). `engine.execute` holds one function
@@ -131,9 +130,7 @@ class SetHostname:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the server's processes: the signal to its init, then, after `timeout` microseconds, all of them at
-    once.
-    """
+    """End the server's processes: the signal to its init; after `timeout` microseconds, all at once."""
 
     server: str
     signal: str

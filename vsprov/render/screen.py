@@ -30,8 +30,9 @@ _VISIBLE |= {code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)} 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """`width` is in columns. `color` and `unicode` say what may be used, `terminal` whether somebody is
-    looking on.
+    """What our output can show.
+
+    `width` is in columns. `color` and `unicode` say what may be used, `terminal` whether somebody looks on.
     """
 
     terminal: bool = False
@@ -84,9 +85,7 @@ def _width(stream: Any, environment: Mapping[str, str]) -> int:
 
 
 def clean(text: object) -> str:
-    """The text on one line without anything a terminal would obey: line ends, escapes, turns of direction
-    are spelt out.
-    """
+    """The text on one line, what terminals obey (line ends, escapes, turns of direction) spelt out."""
     return str(text).translate(_VISIBLE)
 
 

@@ -135,9 +135,7 @@ def _renameat2(source: str, target: str, flags: int) -> None:
 
 
 def set_aside(path: str) -> str | None:
-    """Rename `path` to a name in its folder that `folders.sweep` removes; that name, or None when `path` is
-    not there.
-    """
+    """Rename `path` to a name that `folders.sweep` removes; that name, None when `path` is not there."""
     folder, name = os.path.split(path)
     number = 0
     while True:
@@ -174,7 +172,7 @@ def refuse_mounts(path: str) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Make `path` and everything below it be gone; nothing happens when it is not there.
+    """Remove `path` and everything below it; nothing happens when it is not there.
 
     Follows no symbolic link, and raises FailedError rather than reach into another file system or a mount.
     Needs three descriptors and no recursion however deep the tree is, so it goes back up by `..` and makes

@@ -12,8 +12,9 @@ from vsprov.store.instance import Instance
 
 
 def place(folder: str, name: str, suffix: str = "") -> str:
-    """The path of an object called `name`. Refuses what is no name, whoever asks: a name must never lead
-    elsewhere.
+    """The path of an object called `name`.
+
+    Refuses what is no name, whoever asks: a name must never lead elsewhere.
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise FailedError(f"{folder}: {name!r} is not a name")
@@ -51,8 +52,9 @@ def names(folder: str) -> list[str]:
 
 
 def sweep(instance: Instance) -> list[str]:
-    """Remove what a crash has left half made or half removed; the paths removed. Only to be called under the
-    apply lock.
+    """Remove what a crash has left half made or half removed; the paths removed.
+
+    Only to be called under the apply lock.
     """
     found = []
     for folder in (instance.servers, instance.images, instance.layers):

@@ -90,9 +90,7 @@ class Bind:
 
 
 def binds(source: HostSource) -> tuple[Bind, ...]:
-    """/usr, the top-level directories that are not links into it, and `source.paths`; parents before what
-    lies in them.
-    """
+    """/usr, top-level directories that are no links into it, and `source.paths`; parents come first."""
     paths = ["/usr", *(f"/{name}" for name, link in _top_level() if link is None), *_extra(source)]
     return tuple(Bind(path, path) for path in paths)
 
@@ -219,9 +217,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _copy(top: str, name: str) -> None:
-    """Make /`name` of the host in the skeleton as well: a link as a link, a file with its content, readable
-    by all.
-    """
+    """Make the host's /`name` in the skeleton: a link as a link, a file with its content, open to all."""
     if os.path.lexists(f"{top}/{name}"):
         return
     for parent in _parents(os.path.dirname(name)):

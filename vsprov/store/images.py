@@ -1,7 +1,9 @@
 """Images on disk: a record by name, and the layers it is made of, by the sha256 of what they were made from.
 
-<root>/images/<name>.json        owner mark; sealed record
-<root>/layers/<sha256>/          an immutable tree, shared by every image and server that names it
+Below the state root of an instance:
+
+    images/<name>.json        owner mark; sealed record
+    layers/<sha256>/          an immutable tree, shared by every image and server that names it
 """
 
 from __future__ import annotations
@@ -56,17 +58,16 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a source is now: the sha256 of what it holds, and a cheap text that changes when that may have
-    changed.
-    """
+    """What a source is now: the sha256 of what it holds, and a cheap text that shows a possible change."""
 
     digest: str
     fingerprint: str
 
 
 def layer_path(instance: Instance, digest: str) -> str:
-    """Where a layer lies. Raises ImageError for what is no sha256: a digest must never lead elsewhere
-    (CVE-2026-48769).
+    """Where a layer lies.
+
+    Raises ImageError for what is no sha256: a digest must never lead elsewhere (CVE-2026-48769).
     """
     if not _is_digest(digest):
         raise ImageError(f"{digest!r} is not a sha256")
@@ -199,9 +200,7 @@ def _tar_fingerprint(fd: int) -> tuple[str, int]:
 
 
 def _outwait(newest: int) -> None:
-    """Let the clock of the file system tick past the newest change, so that one made from now on cannot bear
-    the same time.
-    """
+    """Let the file system's clock pass the newest change, so that no later one can bear the same time."""
     for _ in range(20):
         if not 0 <= time.clock_gettime_ns(_COARSE) - newest < 1:
             return
@@ -218,8 +217,7 @@ def import_image(
     *,
     base_dir: str = "",
 ) -> ImageRecord:
-    """Make the layer that `resolve` has seen, unless it is there already, and then the record; both survive a
-    power cut.
+    """Make the layer that `resolve` has seen, unless it is there, then the record; both survive a power cut.
 
     Raises ImageError when the source cannot be an image or is no longer what `resolved` says, ConflictError
     when the record is someone else's. Nothing is left of a layer that could not be finished.
@@ -314,7 +312,7 @@ def _copy(instance: Instance, path: str, making: str, resolved: Resolved, progre
 
 def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> None:
     """Have unpack.py fill `making`, and see to it that what it read was the archive meant."""
-    import subprocess  # dear to load, and seldom needed
+    import subprocess  # slow to load, and seldom needed
 
     fd = open_tar(path)
     with open(fd, "rb"):
@@ -336,7 +334,7 @@ def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> N
     if "error" in last:
         raise ImageError(f"{path}: {last['error']}", hint=last.get("hint", ""))
     if "sha256" not in last:
-        raise ImageError(f"{path}: unpacking ended without a word (status {child.returncode})")
+        raise ImageError(f"{path}: unpacking stopped and gave no reason (status {child.returncode})")
     if last["sha256"] != resolved.digest:
         raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
 
@@ -359,9 +357,7 @@ def _far(verb: str, entries: int, size: int) -> str:
 
 
 def remove_image(instance: Instance, name: str) -> None:
-    """Make the record be gone, leaving its layers; nothing happens when there is none. ConflictError when it
-    is not this instance's.
-    """
+    """Remove a record if it is there, and leave its layers; ConflictError for one that is not ours."""
     path = folders.place(instance.images, name, _SUFFIX)
     try:
         owner = marks.read_owner(path)
@@ -376,8 +372,7 @@ def remove_image(instance: Instance, name: str) -> None:
 
 
 def unused_layers(instance: Instance, used: Iterable[str] = ()) -> list[str]:
-    """The digests of layers that no image record names, nor `used` (what servers run on, whatever the records
-    now say).
+    """The digests of layers that no image record names, nor `used`: what servers run on, whatever it says.
 
     [] as long as any record cannot be read: it may name any of them.
     """
@@ -400,7 +395,7 @@ def _is_ours(instance: Instance, digest: str) -> bool:
 
 
 def remove_layer(instance: Instance, digest: str) -> None:
-    """Make a layer be gone; nothing happens when it is not there. Nothing may use it any more."""
+    """Remove a layer; nothing happens when it is not there. Nothing may use it any more."""
     path = layer_path(instance, digest)
     try:
         aside = durable.set_aside(path)

@@ -1,6 +1,4 @@
-"""How much an image may hold. Beyond this it is refused: an archive of a few megabytes can unpack to fill any
-disk.
-"""
+"""How much an image may hold; else an archive of a few megabytes could unpack to fill any disk."""
 
 from __future__ import annotations
 

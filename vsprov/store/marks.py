@@ -28,8 +28,9 @@ class Owner:
 
 
 def read_mark(path: str | int, name: str) -> str | None:
-    """The text of a mark; None when `path` bears none. A symbolic link is not followed. Raises OSError when
-    `path` is gone.
+    """The text of a mark; None when `path` bears none.
+
+    A symbolic link is not followed. Raises OSError when `path` is gone.
     """
     try:
         return os.getxattr(path, PREFIX + name, follow_symlinks=isinstance(path, int)).decode(
@@ -59,9 +60,7 @@ def remove_mark(path: str | int, name: str) -> None:
 
 
 def read_owner(path: str | int) -> Owner | None:
-    """Who made `path`; None when vsprov did not, or the mark says nothing sensible. Raises OSError when
-    `path` is gone.
-    """
+    """Who made `path`; None if not vsprov, or if the mark makes no sense. OSError when `path` is gone."""
     text = read_mark(path, OWNER)
     if text is None:
         return None

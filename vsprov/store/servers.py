@@ -47,9 +47,7 @@ class ServerDirectory:
 
 
 def observe(instance: Instance) -> dict[str, ServerDirectory]:
-    """Everything in the servers' folder, by name; {} before the first server. Corrupt content is told in
-    `problem`, not raised.
-    """
+    """All in the servers' folder, by name; {} before the first. `problem` tells of corrupt content."""
     return {name: _observe(name, f"{instance.servers}/{name}") for name in folders.names(instance.servers)}
 
 
@@ -78,8 +76,7 @@ def _observe(name: str, path: str) -> ServerDirectory:
 
 
 def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dict[str, Any]) -> None:
-    """Make a server's directory, whole or not at all. Raises ConflictError when something stands in its
-    place.
+    """Make a server's directory, whole or not at all. ConflictError when something stands in its place.
 
     Against a power cut it is safe only after `flush`: one wait for many servers.
     """
@@ -122,9 +119,7 @@ def flush(instance: Instance) -> None:
 
 
 def write_applied(instance: Instance, name: str, applied: dict[str, Any], *, flush: bool = True) -> None:
-    """Record what the server now is; with `flush` false the record is safe against a power cut only after
-    `flush()`.
-    """
+    """Record what the server now is; without `flush` it is safe from a power cut only after `flush()`."""
     path = _ours(instance, name)
     durable.write_file(f"{path}/server.json", sealed.seal(applied), flush=flush)
 
@@ -150,7 +145,7 @@ def discard_upper(instance: Instance, name: str) -> None:
 
 
 def remove(instance: Instance, name: str) -> None:
-    """Make a server's directory be gone, with all it has written; nothing happens when there is none."""
+    """Remove a server's directory with all it has written; nothing happens when there is none."""
     if not os.path.lexists(folders.place(instance.servers, name)):
         return
     path = _ours(instance, name)
@@ -188,8 +183,7 @@ def id_base(instance: Instance, name: str) -> int:
 
 
 def free_ranges(instance: Instance, taken: Iterable[int]) -> Iterator[int]:
-    """Id bases, lowest first, whose 65536 ids overlap no range in `taken` and no other user's subordinate
-    ids.
+    """Id bases, lowest first, whose 65536 ids overlap no range in `taken` and no other user's subids.
 
     Ranges come from the lines of user vsprov in /etc/subuid when there are any, else from
     `instance.first_range` on; FailedError when all are taken. subuid(5).
@@ -223,9 +217,7 @@ def tidy(instance: Instance) -> None:
 
 
 def _subordinate() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(first id, count) of vsprov's own lines in /etc/subuid, and of everyone else's there and in
-    /etc/subgid.
-    """
+    """(first id, count) of vsprov's lines in /etc/subuid, and of all others there and in /etc/subgid."""
     own, foreign = [], []
     for path in (SUBUID, SUBGID):
         for user, start, count in _lines(path):

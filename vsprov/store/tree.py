@@ -29,16 +29,8 @@ KINDS = {
 }
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."
-CANNOT_CLONE = {
-    errno.EOPNOTSUPP,
-    errno.EXDEV,
-    errno.EINVAL,
-    errno.ENOTTY,
-    errno.ENOSYS,
-    errno.EPERM,
-    errno.ETXTBSY,
-}
 CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
+CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
 
 class Entry(NamedTuple):
@@ -56,8 +48,9 @@ class Entry(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of the directory `path`. Refuses a symbolic link in its place: it may lead anywhere
-    (CVE-2026-48749).
+    """A descriptor of the directory `path`.
+
+    Refuses a symbolic link in its place: it may lead anywhere (CVE-2026-48749).
     """
     try:
         if stat.S_ISLNK(os.lstat(path).st_mode):
@@ -77,8 +70,7 @@ def opened(path: str) -> Iterator[int]:
 
 
 def walk(top: int, shown: str) -> Iterator[Entry]:
-    """Every entry below the folder open as `top`, itself first, parents before children, names in the order
-    of their bytes.
+    """Every entry below the folder open as `top`, itself first, parents before children, in byte order.
 
     Raises ImageError at the first entry that no image may hold.
     """
@@ -155,8 +147,7 @@ def fingerprint(top: int, shown: str) -> tuple[str, int]:
 
 
 def digest(top: int, shown: str) -> str:
-    """The sha256 over a listing of the tree: names, kinds, modes, owners, contents, hard links and kept
-    extended attributes.
+    """The sha256 over a listing: names, kinds, modes, owners, contents, hard links, kept extended attributes.
 
     Times are left out: the same files unpacked twice have the same digest.
     """
@@ -219,8 +210,7 @@ def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]
 
 
 def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]) -> None:
-    """Copy the tree into the empty directory `target`, which nobody else changes; contents share their blocks
-    where they can.
+    """Copy the tree into the empty `target`, which nobody else changes; contents share blocks where they can.
 
     `progress` is called with the number of entries and bytes after each entry.
     """

@@ -88,9 +88,7 @@ class Archive:
 
 
 class Content:
-    """The archive decompressed: forward only, and no more of it than `limit` bytes. The file object that
-    tarfile reads from.
-    """
+    """The archive decompressed, forward only, at most `limit` bytes: the file that tarfile reads from."""
 
     def __init__(self, source: Readable, limit: int) -> None:
         self.source = source
@@ -128,8 +126,9 @@ class Content:
 
 
 class Member(tarfile.TarInfo):
-    """A header that refuses what would make tarfile read itself full. tarfile calls `_proc_member` for each
-    header it has read.
+    """A header that refuses what would make tarfile read itself full.
+
+    tarfile calls `_proc_member` for each header it has read.
     """
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
@@ -227,9 +226,8 @@ def confine(job: Job) -> None:
     os.chdir("/")
     kept = sum(1 << number for number in (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP))
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)(
-        kept, kept, 0, 0, 0, 0
-    )  # effective, permitted, inheritable; low and high words
+    # Effective, permitted, inheritable; low and high words.
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.capset(ctypes.byref(header), ctypes.byref(sets)):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "capset")
     # After capset, which clears it; the check covers a parent that died before.
@@ -317,9 +315,7 @@ class Unpacking:
             tell({"entries": self.entries, "bytes": self.bytes})
 
     def checked(self, name: str, member: str) -> str:
-        """A name in the archive as a path below the root. The chroot would contain any; these are no slips
-        but attacks.
-        """
+        """A name as a path below the root. The chroot would hold any; these are no slips but attacks."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if (name.startswith("/") and parts) or ".." in parts or "\0" in name:
             raise Refused(f"{member!r}: {name!r} leads out of the archive")
@@ -346,9 +342,7 @@ class Unpacking:
                 os.mkdir(path, 0o755)
 
     def make_way(self, path: str) -> None:
-        """The directories above `path`, and nothing at it: a later member replaces an earlier one of its
-        name.
-        """
+        """The directories above `path`, and nothing at it: a later member replaces one of its name."""
         try:
             if stat.S_ISDIR(os.lstat(path).st_mode):
                 os.rmdir(path)
@@ -391,9 +385,7 @@ class Unpacking:
             os.close(fd)
 
     def dress(self, member: tarfile.TarInfo, path: str) -> None:
-        """Owner, kept extended attributes, mode, time: in this order, since chown(2) clears capabilities and
-        setuid.
-        """
+        """Owner, kept attributes, mode, time: in this order, as chown(2) clears capabilities and setuid."""
         os.chown(path, member.uid, member.gid, follow_symlinks=False)
         for key, value in member.pax_headers.items():
             name = key.removeprefix(ATTRIBUTE)

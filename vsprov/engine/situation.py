@@ -1,0 +1,29 @@
+"""The host and everything of an instance on it, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vsprov.engine import machine, observe
+from vsprov.kernel import cgroup
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.objects import Object
+from vsprov.plan.observed import Machine, Observed
+from vsprov.store.instance import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What plans are made from: where control groups are, what the host can do, what there is."""
+
+    hierarchies: Hierarchies
+    machine: Machine
+    observed: Observed
+
+
+def look(instance: Instance, objects: Iterable[Object] = ()) -> Situation:
+    """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only."""
+    hierarchies = cgroup.find()
+    host = machine.look(hierarchies, objects, instance.name)
+    return Situation(hierarchies, host, observe.observe(instance, hierarchies, host))
