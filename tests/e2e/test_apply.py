@@ -398,9 +398,12 @@ def test_an_ephemeral_server_forgets_when_it_stops(lab: Lab) -> None:
     lab.converge(image(), write)
     wait_until(lambda: (lab.root("a") / "etc/count").exists())
     lab.converge(image(), stopped(write))
+    assert list((lab.directory("a") / "upper").iterdir()) == []
     lab.converge(image(), write)
     wait_until(lambda: (lab.root("a") / "etc/count").exists())
     assert (lab.root("a") / "etc/count").read_text() == "x\n"
+    lab.vsprov("stop", "a")
+    assert list((lab.directory("a") / "upper").iterdir()) == []
 
 
 def test_the_stop_signal_lets_the_server_end_in_its_own_way(lab: Lab) -> None:

@@ -20,7 +20,7 @@ from vsprov.plan import applied
 from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.servers import applied_mark, stop_step
+from vsprov.plan.servers import applied_mark, is_ephemeral, stop_step
 from vsprov.plan.steps import DiscardUpper, MarkInit, Release, RemoveGroup, Spawn, Step, WriteApplied
 from vsprov.store.instance import Instance
 
@@ -114,13 +114,15 @@ def _plan(
         if seen.init or seen.populated:
             stop = stop_step(seen)
             steps.append(stop if timeout is None else replace(stop, timeout=timeout))
-        if action != "stop":
+        if action == "stop":
+            steps += [DiscardUpper(seen.name)] if is_ephemeral(seen) else []
+        else:
             if seen.group is None or not seen.directory:
                 # After a reboot the groups are gone: all of the server has to be made again.
                 changes.update(_made_again(seen, wanted, now))
                 continue
             steps += _on_the_image_there_is(seen, now.observed)
-            if seen.applied and seen.applied["spec"].get("ephemeral"):
+            if is_ephemeral(seen):
                 steps.append(DiscardUpper(seen.name))
             steps += [Spawn(seen.name), MarkInit(seen.name), Release(seen.name)]
         address = f"Server/{seen.name}"

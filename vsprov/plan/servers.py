@@ -117,6 +117,8 @@ def _steps(name: str, group: str, it: Comparison, context: Context, *, again: bo
     steps: list[Step] = []
     if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
         steps.append(stop_step(seen))
+        if is_ephemeral(seen) and not (start or anew):
+            steps.append(DiscardUpper(name))
     if seen.group and not it.here:
         steps.append(RemoveGroup(seen.group.path))
     if anew and seen.directory:
@@ -184,6 +186,11 @@ def stop_step(seen: ObservedServer) -> Stop:
     spec = applied.to_object(seen.name, seen.applied).spec
     assert isinstance(spec, Server)
     return Stop(seen.name, spec.init.stop_signal, spec.init.stop_timeout)
+
+
+def is_ephemeral(seen: ObservedServer) -> bool:
+    """Whether what it writes goes when it stops; and before it starts, for it may have ended by itself."""
+    return bool(seen.directory and seen.applied and seen.applied["spec"].get("ephemeral"))
 
 
 def observed_spec(seen: ObservedServer) -> dict[str, Any]:
