@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import select
 import stat
-import struct
 from collections.abc import Iterator
 
 from vsprov.errors import FailedError, reason
+from vsprov.kernel import inotify
+from vsprov.kernel.inotify import (
+    IN_ATTRIB,
+    IN_CREATE,
+    IN_DELETE_SELF,
+    IN_MODIFY,
+    IN_MOVE_SELF,
+    IN_MOVED_TO,
+)
 from vsprov.store.instance import Instance
 
 _CHUNK = 1 << 16
-IN_MODIFY, IN_ATTRIB, IN_CREATE, IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF = (
-    0x2,
-    0x4,
-    0x100,
-    0x80,
-    0x400,
-    0x800,
-)
-IN_CLOEXEC = 0x80000
+WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF
 
 
 def path_of(instance: Instance, name: str) -> str:
@@ -92,30 +90,28 @@ def follow(instance: Instance, name: str, offset: int, fd: int | None) -> Iterat
     replaced is opened anew.
     """
     folder = os.path.dirname(path_of(instance, name))
-    watch = _inotify()
+    queue = inotify.queue()
     try:
-        home = _watch(watch, folder, IN_CREATE | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF)
-        log = _watch(watch, path_of(instance, name), IN_MODIFY | IN_ATTRIB) if fd is not None else -1
+        home = inotify.watch(queue, folder, IN_CREATE | IN_MOVED_TO | GONE)
+        log = inotify.watch(queue, path_of(instance, name), WRITTEN) if fd is not None else -1
         while True:
             if fd is None and (fd := open_log(instance, name)) is not None:
-                log, offset = _watch(watch, path_of(instance, name), IN_MODIFY | IN_ATTRIB), 0
+                log, offset = inotify.watch(queue, path_of(instance, name), WRITTEN), 0
             if fd is not None:
                 if os.fstat(fd).st_size < offset:
                     offset = 0
                 for block in read(fd, offset):
                     offset += len(block)
                     yield block
-            events = _events(watch)
-            if any(
-                descriptor == home and mask & (IN_DELETE_SELF | IN_MOVE_SELF) for descriptor, mask in events
-            ):
+            events = inotify.events(queue)
+            if any(descriptor == home and mask & GONE for descriptor, mask in events):
                 return
             if fd is not None and _replaced(instance, name, fd):
                 os.close(fd)
                 fd = None
-                _forget(watch, log)
+                inotify.forget(queue, log)
     finally:
-        os.close(watch)
+        os.close(queue)
         if fd is not None:
             os.close(fd)
 
@@ -126,41 +122,3 @@ def _replaced(instance: Instance, name: str, fd: int) -> bool:
     except FileNotFoundError:
         return True
     return not os.path.samestat(there, os.fstat(fd))
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _inotify() -> int:
-    fd: int = _libc().inotify_init1(IN_CLOEXEC)
-    if fd < 0:
-        raise FailedError(
-            f"inotify_init1: {os.strerror(ctypes.get_errno())}",
-            hint="fs.inotify.max_user_instances may be used up",
-        )
-    return fd
-
-
-def _watch(watch: int, path: str, mask: int) -> int:
-    descriptor: int = _libc().inotify_add_watch(watch, os.fsencode(path), mask)
-    if descriptor < 0:
-        raise FailedError(f"{path}: watch: {os.strerror(ctypes.get_errno())}")
-    return descriptor
-
-
-def _forget(watch: int, descriptor: int) -> None:
-    # EINVAL when the file is gone: then there is nothing to forget.
-    _libc().inotify_rm_watch(watch, descriptor)
-
-
-def _events(watch: int) -> list[tuple[int, int]]:
-    """(watch descriptor, mask) of what has happened; waits until something has."""
-    select.select([watch], [], [])
-    raw = os.read(watch, _CHUNK)
-    out, at = [], 0
-    while at < len(raw):
-        descriptor, mask, _cookie, length = struct.unpack_from("iIII", raw, at)
-        out.append((descriptor, mask))
-        at += 16 + length
-    return out

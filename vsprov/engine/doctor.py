@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from struct import pack
 from typing import Literal
 
 from vsprov.engine import machine as machines
-from vsprov.engine.request import REAPERS
+from vsprov.engine.request import find_reaper
 from vsprov.errors import HostError, reason
 from vsprov.kernel import cgroup, proc, syscall
 from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
@@ -141,8 +140,7 @@ def _existing(path: str) -> str:
 
 
 def _capabilities() -> Finding:
-    status = proc.read("/proc/self/status") or ""
-    held = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    held = proc.capabilities()
     lacking = [name for name in NEEDED_CAPABILITIES if not held >> CAPABILITIES.index(name) & 1]
     if lacking:
         told = "not root" if os.geteuid() != 0 else f"root without {', '.join(lacking)}"
@@ -357,10 +355,8 @@ def _knobs(machine: Machine) -> Iterator[Finding]:
 
 
 def _programs() -> Iterator[Finding]:
-    path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
-    reapers = [found for name in REAPERS if (found := shutil.which(name, path=path))]
-    if reapers:
-        yield Finding("reaper", "ok", reapers[0])
+    if reaper := find_reaper():
+        yield Finding("reaper", "ok", reaper)
     else:
         yield Finding(
             "reaper", "degraded", "neither catatonit nor tini", "no init.reaper; apt install catatonit"

@@ -12,11 +12,9 @@ from vsprov.errors import HostError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import KNOBS, RLIMITS, Host
-from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.objects import CAPABILITIES, Object, Quota, Server
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
-
-CAP_SYS_RESOURCE = 24
 
 
 def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
@@ -29,7 +27,7 @@ def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str =
     with open("/proc/meminfo") as file:
         memory = int(file.readline().split()[1]) * 1024
     own = {knob.rlimit: _own_limit(knob.rlimit) for knob in RLIMITS}
-    bounded = not _may_raise()
+    bounded = not proc.capabilities() >> CAPABILITIES.index("SYS_RESOURCE") & 1
     return Machine(
         Host(
             page=os.sysconf("SC_PAGE_SIZE"),
@@ -129,12 +127,6 @@ def limits_of(pid: int) -> dict[str, tuple[Any, Any]]:
 
 def _limit(number: int) -> Any:
     return MAX if number == resource.RLIM_INFINITY else number
-
-
-def _may_raise() -> bool:
-    status = proc.read("/proc/self/status") or ""
-    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    return bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
 
 
 def _default_limits(ceilings: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vsprov.kernel import cgroup, proc
 from vsprov.store import folders, marks
-from vsprov.store.instance import Instance
+from vsprov.store.instance import RANGE, Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _look(server: str, pid: int, base: int | None) -> Running | None:
         server=server,
         pid=pid,
         inner=int(rows.get("NSpid", str(pid)).split()[-1]),
-        user=outer - base if base is not None and base <= outer < base + 65536 else None,
+        user=outer - base if base is not None and base <= outer < base + RANGE else None,
         state=fields[0],
         resident=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
         seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),

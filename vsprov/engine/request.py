@@ -15,6 +15,7 @@ from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.store import images, servers
 from vsprov.store.images import ImageRecord
+from vsprov.store.instance import RANGE
 
 # What else of /proc and /sys an unprivileged root could read or write that is the host's business; the OCI
 # runtimes' list.
@@ -49,7 +50,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
         "rlimits": rlimits(spec, world.machine),
         "oom_score_adj": None,
         "own_memory": bool(spec.quota) or spec.resources.get("memory.max", MAX) in range(SCANT_MEMORY),
-        "id_map": {"base": servers.id_base(world.instance, server.name), "size": 65536},
+        "id_map": {"base": servers.id_base(world.instance, server.name), "size": RANGE},
         "root": {
             "lower": [images.layer_path(world.instance, layer) for layer in reversed(image.layers)],
             "upper": f"{path}/upper",
@@ -65,7 +66,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
             "attach": [where for where in v1 if os.path.isdir(where)],
         },
         "console": f"{path}/console.log",
-        "reaper": find_reaper() if spec.init.reaper else None,
+        "reaper": _reaper() if spec.init.reaper else None,
     }
 
 
@@ -105,14 +106,17 @@ def rlimits(spec: Server, machine: Machine) -> list[tuple[int, int, int]]:
     return out
 
 
-def find_reaper() -> str:
-    """Path of a static catatonit or tini on the host; raises HostError without one."""
-    for name in REAPERS:
-        if path := shutil.which(name, path="/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"):
-            return path
-    raise HostError(
-        "init.reaper: neither catatonit nor tini is installed on the host", hint="apt install catatonit"
-    )
+def find_reaper() -> str | None:
+    """Path of a static catatonit or tini on the host; None where neither is installed."""
+    path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+    return next((found for name in REAPERS if (found := shutil.which(name, path=path))), None)
+
+
+def _reaper() -> str:
+    if path := find_reaper():
+        return path
+    hint = "apt install catatonit"
+    raise HostError("init.reaper: neither catatonit nor tini is installed on the host", hint=hint)
 
 
 def _image_binds(image: ImageRecord) -> list[dict[str, Any]]:

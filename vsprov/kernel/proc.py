@@ -32,6 +32,12 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+def capabilities() -> int:
+    """The bits of the capabilities that are in effect for this process. capabilities(7)."""
+    status = read("/proc/self/status") or ""
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+
+
 def first_id(pid: int) -> int | None:
     """The host's id that is 0 in the process's user namespace; None when it is gone. user_namespaces(7)."""
     words = (read(f"/proc/{pid}/uid_map") or "").split()

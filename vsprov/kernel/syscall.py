@@ -54,6 +54,9 @@ _mount_setattr = _Function(c_int, c_char_p, c_uint, c_char_p, c_size_t, number=4
 _mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount")
 _unshare = _Function(c_int, name="unshare")
 _setns = _Function(c_int, c_int, name="setns")
+_inotify_init1 = _Function(c_int, name="inotify_init1")
+_inotify_add_watch = _Function(c_int, c_char_p, c_uint, name="inotify_add_watch")
+_inotify_rm_watch = _Function(c_int, c_int, name="inotify_rm_watch")
 
 
 def open_tree(dfd: int, path: str, flags: int) -> int:
@@ -103,3 +106,18 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kinds: int) -> None:
     """Move this thread into the namespace, or those kinds of a pidfd's process; setns(2)."""
     _setns(fd, kinds)
+
+
+def inotify_init1(flags: int) -> int:
+    """inotify_init(2)."""
+    return _inotify_init1(flags)
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """inotify_add_watch(2)."""
+    return _inotify_add_watch(fd, os.fsencode(path), mask, path=path)
+
+
+def inotify_rm_watch(fd: int, descriptor: int) -> None:
+    """inotify_rm_watch(2)."""
+    _inotify_rm_watch(fd, descriptor)
