@@ -152,48 +152,50 @@ def test_reservations_in_a_pool_are_kept_too(outside: Any, inside: Any, declared
 
 def test_what_fits_exactly_is_admitted() -> None:
     claims = [claim("a", 1500, protected=2**29), claim("b", 500, protected=2**29)]
-    assert admission.refusals(claims, host(2)) == []
+    assert admission.host_refusals(claims, host(2)) == []
 
 
 def test_more_cpu_than_there_is_is_refused_and_the_largest_are_named() -> None:
     claims = [claim(f"s{i}", 300 + i) for i in range(7)]
-    assert admission.refusals(claims, host(2)) == [
-        (
-            "Host",
-            "CPU reservations add up to 2121m, the host has 2 CPUs: "
-            "Server/s6 306m, Server/s5 305m, Server/s4 304m, Server/s3 303m, Server/s2 302m",
-        )
+    assert admission.host_refusals(claims, host(2)) == [
+        "CPU reservations add up to 2121m, the host has 2 CPUs: "
+        "Server/s6 306m, Server/s5 305m, Server/s4 304m, Server/s3 303m, Server/s2 302m"
     ]
 
 
 def test_a_pool_counts_once_with_what_is_more() -> None:
     inside = [claim("a", 900, parent="p", protected=2**28), claim("b", 900, parent="p", protected=2**28)]
-    assert admission.refusals([claim("p", 1000), *inside], host(2)) == []
-    assert admission.refusals([claim("p", 2000), *inside], host(2)) == []
-    assert admission.refusals([claim("p", 2000), *inside, claim("c", 1)], host(2)) == [
-        ("Host", "CPU reservations add up to 2001m, the host has 2 CPUs: Quota/p 2, Server/c 1m")
+    assert admission.host_refusals([claim("p", 1000), *inside], host(2)) == []
+    assert admission.host_refusals([claim("p", 2000), *inside], host(2)) == []
+    assert admission.host_refusals([claim("p", 2000), *inside, claim("c", 1)], host(2)) == [
+        "CPU reservations add up to 2001m, the host has 2 CPUs: Quota/p 2, Server/c 1m"
     ]
 
 
 def test_more_memory_than_there_is_is_refused() -> None:
     claims = [claim("a", protected=2**30), claim("b", protected=4096)]
-    assert admission.refusals(claims, host(2)) == [
-        ("Host", "memory.min and memory.low add up to 1048580Ki, the host has 1Gi")
+    assert admission.host_refusals(claims, host(2)) == [
+        "memory.min and memory.low add up to 1048580Ki, the host has 1Gi"
     ]
 
 
 def test_a_pool_whose_limits_are_below_what_its_servers_reserve_is_refused() -> None:
     pool = Claim("Quota/p", "", 100, 0, 0, cpu_limit=1000, memory_max=2**20)
     inside = [claim("a", 400, parent="p", protected=2**19), claim("b", 600, parent="p", protected=2**19)]
-    assert admission.refusals([pool, *inside, claim("c", 900)], host(2)) == []
+    assert list(admission.pool_refusals([pool, *inside, claim("c", 900)])) == []
     more = [*inside, claim("d", 1, parent="p", protected=4096)]
-    assert admission.refusals([pool, *more], host(2)) == [
+    assert list(admission.pool_refusals([pool, *more])) == [
         (
             "Quota/p",
+            "cpu.limit",
             "its servers' CPU reservations add up to 1001m, its limit is 1: "
             "Server/b 600m, Server/a 400m, Server/d 1m",
         ),
-        ("Quota/p", "its servers' memory.min and memory.low add up to 1028Ki, its memory.max is 1Mi"),
+        (
+            "Quota/p",
+            "memory.max",
+            "its servers' memory.min and memory.low add up to 1028Ki, its memory.max is 1Mi",
+        ),
     ]
 
 

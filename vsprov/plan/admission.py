@@ -48,13 +48,8 @@ class Claim:
         )
 
 
-def refusals(claims: Iterable[Claim], machine: Machine) -> list[tuple[str, str]]:
-    """(address, why it cannot keep what is claimed of it) of "Host" and of pools; [] when all can."""
-    claims = list(claims)
-    return [*(("Host", why) for why in _host_refusals(claims, machine)), *_pool_refusals(claims)]
-
-
-def _host_refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
+def host_refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
+    """Why the claims together are too much for the host; [] when they are not."""
     out = []
     top = with_pools(claims)
     reserved = sum(claim.reservation for claim in top)
@@ -72,8 +67,9 @@ def _host_refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
     return out
 
 
-def _pool_refusals(claims: list[Claim]) -> Iterator[tuple[str, str]]:
-    """A pool cannot give its servers more than its own limits let through."""
+def pool_refusals(claims: Iterable[Claim]) -> Iterator[tuple[str, str, str]]:
+    """(address, key, why) of each pool whose own limit at that key is below what its servers reserve."""
+    claims = list(claims)
     inside = _by_pool(claims)
     for pool in claims:
         children = inside.get(pool.address, [])
@@ -81,12 +77,13 @@ def _pool_refusals(claims: list[Claim]) -> Iterator[tuple[str, str]]:
         if pool.cpu_limit != units.MAX and reserved > pool.cpu_limit:
             have = units.format_cpu(pool.cpu_limit)
             sum_of = f"CPU reservations add up to {units.format_cpu(reserved)}"
-            yield pool.address, f"its servers' {sum_of}, its limit is {have}: {_largest(children)}"
+            told = f"its servers' {sum_of}, its limit is {have}: {_largest(children)}"
+            yield pool.address, "cpu.limit", told
         protected = sum(child.protected for child in children)
         if pool.memory_max != units.MAX and protected > pool.memory_max:
             have = units.format_bytes(pool.memory_max)
             sum_of = f"memory.min and memory.low add up to {units.format_bytes(protected)}"
-            yield pool.address, f"its servers' {sum_of}, its memory.max is {have}"
+            yield pool.address, "memory.max", f"its servers' {sum_of}, its memory.max is {have}"
 
 
 def with_pools(claims: Iterable[Claim]) -> list[Claim]:

@@ -23,12 +23,13 @@ def admit(draft: Draft) -> dict[str, int]:
     Servers and pools of other sets count too; their weights are theirs and stay.
     """
     claims = [*_wanted_claims(draft), *_other_claims(draft)]
+    for refusal in admission.host_refusals(claims, draft.machine):
+        draft.problem("Host", refusal, "lower the reservations or move servers to another host")
     concerned = _concerned(draft)
-    for address, refusal in admission.refusals(claims, draft.machine):
-        if address == "Host":
-            draft.problem(address, refusal, "lower the reservations or move servers to another host")
-        elif address in concerned:
-            draft.problem(address, refusal, "lower the reservations or raise the pool's limit")
+    for address, key, refusal in admission.pool_refusals(claims):
+        if address in concerned:
+            hint = "lower the reservations or raise the pool's limit"
+            draft.problem(address, refusal, hint, f"spec.{key}")
     return admission.weights(claims, draft.machine)
 
 
