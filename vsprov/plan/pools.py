@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vsprov.model import objects
 from vsprov.model.objects import Object, Quota, Server
@@ -50,17 +51,26 @@ def _wanted_claims(draft: Draft) -> Iterable[Claim]:
 def _other_claims(draft: Draft) -> Iterable[Claim]:
     for name, pool in draft.observed.pools.items():
         if name not in draft.pools and not removals.would_go(draft, "Quota", name, pool.owner):
-            yield Claim.of(f"Quota/{name}", "", resources_of(pool))
+            yield claim_of_pool(name, pool)
     for name, seen in draft.observed.servers.items():
         if name not in draft.servers and seen.applied and not removals.server_would_go(draft, seen):
-            parent = seen.applied["spec"].get("quota", "")
-            yield Claim.of(f"Server/{name}", parent, servers.resources_of(seen.applied))
+            yield claim_of_server(name, seen.applied)
 
 
-def resources_of(pool: ObservedGroup) -> dict[str, object]:
+def claim_of_pool(name: str, pool: ObservedGroup) -> Claim:
+    """What an observed pool asks for, by its record."""
+    return Claim.of(f"Quota/{name}", "", resources_of(pool))
+
+
+def claim_of_server(name: str, record: Mapping[str, Any]) -> Claim:
+    """What an observed server asks for, by its record."""
+    return Claim.of(f"Server/{name}", record["spec"].get("quota", ""), servers.resources_of(record))
+
+
+def resources_of(pool: ObservedGroup | None) -> dict[str, Any]:
     """{knob path: value} that an observed pool was made with."""
-    tree = {key: keys for key, keys in (pool.applied or {}).items() if key != "scope"}
-    return objects.parse_resources(tree)
+    recorded = pool.applied if pool and pool.applied else {}
+    return objects.parse_resources({key: keys for key, keys in recorded.items() if key != "scope"})
 
 
 def plan(draft: Draft, want: Object, weight: int) -> None:

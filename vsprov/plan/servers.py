@@ -11,6 +11,7 @@ from vsprov.model.costs import highest
 from vsprov.model.knobs import Group
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied, groups, limits
+from vsprov.plan.admission import DEFAULT_WEIGHT
 from vsprov.plan.differences import Comparison
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import Change
@@ -60,7 +61,7 @@ def reconcile(
     seen = found or NOTHING
     group = "/".join(part for part in (context.instance, spec.quota, want.name) if part)
     here = seen.group if seen.group and seen.group.path == group else None
-    machine = _within(context.machine, context.pool)
+    machine = within(context.machine, context.pool)
     resources = with_weight(spec.resources, context.weight)
     also = groups.needed(context.pool, context.machine)
     delta = groups.compare(resources, here, machine, ignore=ignored(want), also=also)
@@ -153,7 +154,7 @@ def _live(name: str, group: str, it: Comparison) -> list[Step]:
     return steps
 
 
-def _within(machine: Machine, pool: Group) -> Machine:
+def within(machine: Machine, pool: Group) -> Machine:
     """The machine as a pool's servers see it: their default CPUs are the pool's, v1 refuses others."""
     if "cpu.cpus" not in pool and "cpu.mems" not in pool:
         return machine
@@ -165,7 +166,7 @@ def _within(machine: Machine, pool: Group) -> Machine:
 def with_weight(resources: Group, weight: int) -> dict[str, Any]:
     """The resources with the CPU weight that is to be written; a default weight stays absent."""
     out = {path: value for path, value in resources.items() if path != "cpu.weight"}
-    return out if weight == 100 and "cpu.weight" not in resources else {**out, "cpu.weight": weight}
+    return out if weight == DEFAULT_WEIGHT and "cpu.weight" not in resources else {**out, "cpu.weight": weight}
 
 
 def ignored(want: Object) -> frozenset[str]:

@@ -5,17 +5,15 @@ place of the recorded one. A plan for them is empty, so they can be handed out a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.model.kinds import BYTES, LIMIT_BYTES
-from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Host
+from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS
 from vsprov.model.objects import parse_resources, write_resources
 from vsprov.model.units import format_bytes
-from vsprov.plan import admission
+from vsprov.plan import admission, pools, servers
 from vsprov.plan.admission import Claim
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
-from vsprov.plan.servers import resources_of
 
 
 def weights(observed: Observed, machine: Machine) -> dict[str, int]:
@@ -25,11 +23,10 @@ def weights(observed: Observed, machine: Machine) -> dict[str, int]:
 
 def _claims(observed: Observed) -> Iterator[Claim]:
     for name, pool in observed.pools.items():
-        yield Claim.of(f"Quota/{name}", "", parse_resources(_tree(pool)))
-    for seen in observed.servers.values():
+        yield pools.claim_of_pool(name, pool)
+    for name, seen in observed.servers.items():
         if seen.applied:
-            parent = seen.applied["spec"].get("quota", "")
-            yield Claim.of(f"Server/{seen.name}", parent, resources_of(seen.applied))
+            yield pools.claim_of_server(name, seen.applied)
 
 
 def server_spec(
@@ -38,9 +35,9 @@ def server_spec(
     """A server's spec; of one without record only what the kernel tells. `by_address`: from `weights`."""
     spec: dict[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
     if seen.applied and seen.group:
-        within = replace(machine, encoding=_encoding(machine, observed.pools.get(spec.get("quota", ""))))
-        weight = by_address.get(f"Server/{seen.name}")
-        resources = group_resources(resources_of(seen.applied), seen.group, within, weight=weight)
+        around = pools.resources_of(observed.pools.get(spec.get("quota", "")))
+        recorded, weight = servers.resources_of(seen.applied), by_address.get(f"Server/{seen.name}")
+        resources = group_resources(recorded, seen.group, servers.within(machine, around), weight=weight)
         spec.pop("resources", None)
         if resources := with_limits(resources, seen):
             spec["resources"] = write_resources(resources)
@@ -53,8 +50,8 @@ def pool_spec(
     name: str, pool: ObservedGroup, machine: Machine, by_address: Mapping[str, int]
 ) -> dict[str, Any]:
     """A pool's spec."""
-    recorded = parse_resources(_tree(pool))
-    found = group_resources(recorded, pool, machine, weight=by_address.get(f"Quota/{name}"))
+    weight = by_address.get(f"Quota/{name}")
+    found = group_resources(pools.resources_of(pool), pool, machine, weight=weight)
     return {"scope": "pool", **write_resources(found)}
 
 
@@ -65,9 +62,7 @@ def group_resources(
     that; `weight` is the CPU weight that the recorded reservations lead to.
     """
     out = dict(recorded)
-    expected = dict(recorded)
-    if weight is not None and (weight != admission.DEFAULT_WEIGHT or "cpu.weight" in recorded):
-        expected["cpu.weight"] = weight
+    expected = recorded if weight is None else servers.with_weight(recorded, weight)
     for knob, side in machine.rows:
         if any(file not in group.texts for file in side.files):
             continue
@@ -150,16 +145,3 @@ def _has_devices(path: str, resources: Mapping[str, Any], machine: Machine) -> b
     """Whether every device that is named has a number; one that was taken out of the machine has none."""
     rows = resources.get(path) or () if path == "io.devices" else ()
     return all(dict(row)["device"] in machine.encoding.devices for row in rows)
-
-
-def _encoding(machine: Machine, pool: ObservedGroup | None) -> Host:
-    """A server without CPUs or nodes of its own has its pool's."""
-    own = parse_resources(_tree(pool))
-    here = machine.encoding
-    return replace(here, cpus=own.get("cpu.cpus", here.cpus), mems=own.get("cpu.mems", here.mems))
-
-
-def _tree(pool: ObservedGroup | None) -> dict[str, Any]:
-    """The recorded resources of a pool, as a manifest has them."""
-    recorded = pool.applied if pool and pool.applied else {}
-    return {key: tree for key, tree in recorded.items() if key != "scope"}
