@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vsprov.model.costs import Cost
-from vsprov.model.objects import Object
+from vsprov.model.objects import Object, Server
 from vsprov.plan import servers
 from vsprov.plan.draft import Draft
 from vsprov.plan.observed import ObservedServer
@@ -60,11 +60,7 @@ def _pools(draft: Draft) -> Iterable[Change]:
     for name, pool in draft.observed.pools.items():
         if not _goes(draft, "Quota", name, pool.owner, draft.pools):
             draft.populated = True
-        elif left := _staying(
-            draft,
-            lambda seen, name=name: f"Quota/{name}" in _needs(seen),
-            lambda spec, name=name: spec.quota == name,
-        ):
+        elif left := _users(draft, f"Quota/{name}"):
             draft.problem(f"Quota/{name}", f"cannot be removed: {', '.join(left)} would stay in it")
         else:
             yield _removal("Quota", name, [RemoveGroup(pool.path)], pool.applied or {})
@@ -75,11 +71,7 @@ def _images(draft: Draft) -> Iterable[Change]:
     for name, image in draft.observed.images.items():
         if not _goes(draft, "Image", name, image.owner, wanted):
             continue
-        if left := _staying(
-            draft,
-            lambda seen, name=name: f"Image/{name}" in _needs(seen),
-            lambda spec, name=name: spec.image == name,
-        ):
+        if left := _users(draft, f"Image/{name}"):
             draft.problem(f"Image/{name}", f"cannot be removed: used by {', '.join(left)}")
         else:
             yield _removal("Image", name, [RemoveImage(name)], {"source": dict(image.source)})
@@ -94,18 +86,17 @@ def _owner(seen: ObservedServer) -> str | None:
     return seen.owner if seen.directory else seen.group.owner if seen.group else None
 
 
-def _staying(draft: Draft, uses: Any, will_use: Any) -> list[str]:
-    """Servers that use something now and neither go nor are changed to use it no longer."""
-    out = []
-    for seen in draft.observed.servers.values():
-        want = draft.servers.get(seen.name)
-        if want is not None:
-            stays = will_use(want.spec)
-        else:
-            stays = uses(seen) and not server_would_go(draft, seen)
-        if stays:
-            out.append(seen.name)
-    return sorted(out)
+def _users(draft: Draft, address: str) -> list[str]:
+    """The servers that need an image or pool once the plan is done."""
+    found = []
+    for name, want in draft.servers.items():
+        assert isinstance(want.spec, Server)
+        if address in (f"Image/{want.spec.image}", f"Quota/{want.spec.quota}"):
+            found.append(name)
+    for name, seen in draft.observed.servers.items():
+        if name not in draft.servers and not server_would_go(draft, seen) and address in _needs(seen):
+            found.append(name)
+    return sorted(found)
 
 
 def _goes(draft: Draft, kind: str, name: str, owner: str | None, kept: Mapping[str, Object]) -> bool:

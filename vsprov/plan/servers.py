@@ -166,7 +166,8 @@ def within(machine: Machine, pool: Group) -> Machine:
 def with_weight(resources: Group, weight: int) -> dict[str, Any]:
     """The resources with the CPU weight that is to be written; a default weight stays absent."""
     out = {path: value for path, value in resources.items() if path != "cpu.weight"}
-    return out if weight == DEFAULT_WEIGHT and "cpu.weight" not in resources else {**out, "cpu.weight": weight}
+    absent = weight == DEFAULT_WEIGHT and "cpu.weight" not in resources
+    return out if absent else {**out, "cpu.weight": weight}
 
 
 def ignored(want: Object) -> frozenset[str]:
