@@ -36,7 +36,7 @@ def sweep(instance: Instance, say: Callable[[str], None]) -> None:
             if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
                 cgroup.remove(directory)
                 say(f"removed {directory}, left by an apply that died")
-    for path in servers.sweep(instance):
+    for path in servers.sweep(instance, lambda error: say(f"{error}; it stays\n  hint: {error.hint}")):
         say(f"removed {path}, left by an apply that died")
 
 
