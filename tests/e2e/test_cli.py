@@ -490,13 +490,14 @@ def test_the_time_a_server_has_to_end_can_be_given(lab: Lab) -> None:
             "slow",
             "/bin/sh",
             "-c",
-            "trap 'echo asked' TERM; while :; do sleep 0.05; done",
+            "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done",
             init={"stopTimeout": "1h"},
         ),
     )
+    lab.wait_until(lambda: lab.console("slow") == "ready\n")
     lab.vsprov("stop", "slow", "--timeout", "100ms")
     assert lab.processes("slow") == []
-    assert lab.console("slow") == "asked\n"
+    assert lab.console("slow") == "ready\nasked\n"
 
 
 @pytest.mark.vm_subset
