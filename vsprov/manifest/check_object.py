@@ -25,6 +25,7 @@ SHARED_MEMORY = "/dev/shm"
 # What is known of a server is kept in an extended attribute of its cgroup, 64 KiB at most (XATTR_SIZE_MAX).
 MOST_TEXT = 32 * 1024
 MOST_SUGGESTIONS = 20
+LEAST_MEMORY = 256 << 10  # a shell that prints a word was killed in 192Ki and not in 256Ki, on Linux 6.18
 
 
 def check(item: Item) -> Iterator[Problem]:
@@ -73,6 +74,18 @@ def swap_without_memory(item: Item, read: Object) -> Iterator[Problem]:
         if _is_own(item, "memory.swapMax", "memory.max"):
             message = "without memory.max this has no effect on a host with cgroup v1"
             yield _at_knob(item, message, "memory.swapMax", hint="set memory.max as well", warning=True)
+
+
+def least_memory(item: Item, read: Object) -> Iterator[Problem]:
+    value = _resources(read).get("memory.max")
+    if value in (None, MAX) or value >= LEAST_MEMORY or not _is_own(item, "memory.max"):
+        return
+    if value == 0:
+        yield _at_knob(item, "nothing can run without memory", "memory.max", hint="write max for no limit")
+    else:
+        least = units.format_bytes(LEAST_MEMORY)
+        message = f"{units.format_bytes(value)} is too little to start a program in; that takes some {least}"
+        yield _at_knob(item, message, "memory.max", warning=True)
 
 
 def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
@@ -160,6 +173,7 @@ OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
     bounds,
     burst,
     swap_without_memory,
+    least_memory,
     pool_rlimits,
     notes,
     host_paths,

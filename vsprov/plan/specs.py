@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsprov.model.kinds import BYTES, LIMIT_BYTES
+from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS
 from vsprov.model.objects import parse_resources, write_resources
 from vsprov.model.units import format_bytes
@@ -122,6 +122,8 @@ def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sized(path: str, value: Any) -> Any:
     knob = BY_PATH.get(path)
+    if knob and knob.kind is RLIMIT_BYTES:
+        return {key: format_bytes(limit) for key, limit in value.items()}
     return format_bytes(value) if knob and knob.kind in (BYTES, LIMIT_BYTES) else value
 
 
