@@ -52,7 +52,7 @@ def refusals(resources: Group, machine: Machine) -> list[str]:
         ceiling = machine.ceilings.get(knob.rlimit)
         if knob.path in resources and ceiling is not None and above(resources[knob.path][1], ceiling):
             hard = resources[knob.path][1]
-            out.append(f"{knob.path}: hard limit {hard} is above {ceiling}, the most that can be set here")
+            out[knob.path] = f"hard limit {hard} is above {ceiling}, the most that can be set here"
     return out
 
 

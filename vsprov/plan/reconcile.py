@@ -79,11 +79,10 @@ def _server(draft: Draft, want: Object, weight: int) -> None:
     if seen and seen.directory and draft.foreign(want.address, seen.owner, f"the directory of {want.name}"):
         return
     draft.note_lacking(want)
-    for refusal in limits.refusals(spec.resources, draft.machine):
-        draft.problem(want.address, refusal, "run vsprov with CAP_SYS_RESOURCE, or lower the limit")
+    too_high = limits.refusals(spec.resources, draft.machine)
+    draft.refuse(want, too_high, "run vsprov with CAP_SYS_RESOURCE, or lower the limit")
     pool = _pool_resources(draft, want)
-    for refusal in groups.refusals(spec.resources, pool, draft.machine):
-        draft.problem(want.address, refusal)
+    draft.refuse(want, groups.refusals(spec.resources, pool, draft.machine))
     context = servers.Context(
         draft.wanted.instance,
         draft.wanted.owner,
