@@ -231,7 +231,7 @@ def destroy(
             )
         else:
             owner = owner_set(set_name, given.paths)
-            manifest = read(given, settings.instance)
+            manifest = read(given, settings.instance, references=False)
             want = _to_remove(settings, manifest, owner, selector)
             outcome = _converge(settings, manifest, want, approval, work)
     if form == "json":
