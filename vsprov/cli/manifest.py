@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vsprov import __version__
+from vsprov.cli import complete
 from vsprov.cli.options import Inputs, ManifestVerb, Settings, inputs_of, settings_of, verb
 from vsprov.cli.schemas import NAMES, packaged
 from vsprov.errors import ManifestError, Problem, UsageError
@@ -110,7 +111,7 @@ def render(
     """Prints the documents after templates, with every default filled in and quotas merged into the servers
     that name them.
 
-    Outputs (-o): yaml, json.
+    Outputs (-o): yaml, json, text (with --explain).
     """
     settings, given = settings_of(ctx), inputs_of(ctx)
     form = settings.choose("yaml", "json", "text")
@@ -143,12 +144,19 @@ vsprov schema server
 def schema(
     ctx: typer.Context,
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="manifest (any document), image, quota, server, or plan.")
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="manifest (any document), image, quota, server, or plan.",
+            autocompletion=complete.schemas,
+        ),
     ] = "manifest",
 ) -> None:
     """Prints a JSON Schema (draft 2020-12). An editor with a YAML language server completes and checks
     manifests by it, when a file begins with the line "# yaml-language-server:
     $schema=vsprov.schema.json".
+
+    Outputs (-o): json.
     """
     name = kind.lower().removesuffix("s")
     if name not in NAMES:

@@ -73,7 +73,7 @@ def parse_capability(raw: Any) -> str:
     """`NET_ADMIN` of cap_net_admin, CAP_NET_ADMIN or NET_ADMIN."""
     name = str(raw).upper().removeprefix("CAP_")
     if name not in CAPABILITIES:
-        raise UnitError(f"{raw!r} is not a capability", "see capabilities(7); write NET_ADMIN")
+        raise UnitError(f"{raw!r} is not a capability", "names are as in capabilities(7), without CAP_")
     return name
 
 
