@@ -15,7 +15,7 @@ from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects, units
 from vsprov.model.fields import camel
 from vsprov.model.knobs import BY_PATH, KNOBS, PERIOD
-from vsprov.model.objects import Image, Mount, Object, Quota, Server
+from vsprov.model.objects import NOT_OF_MOUNT, Image, Mount, Object, Quota, Server
 from vsprov.model.units import MAX
 
 NAME: Path = ("metadata", "name")
@@ -228,8 +228,7 @@ def capabilities(item: Item, server: Server) -> Iterator[Problem]:
 
 _DEFAULTS = Mount(type="tmpfs", target="/")
 _FOREIGN: Mapping[str, dict[str, Any]] = {
-    "bind": {name: getattr(_DEFAULTS, name) for name in ("size", "mode")},
-    "tmpfs": {name: getattr(_DEFAULTS, name) for name in ("source", "recursive", "id_map")},
+    kind: {name: getattr(_DEFAULTS, name) for name in names} for kind, names in NOT_OF_MOUNT.items()
 }
 
 

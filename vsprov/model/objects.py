@@ -124,6 +124,10 @@ class Mount:
     mode: str = "1777"
 
 
+# Type of a mount: the fields that only mounts of the other type have.
+NOT_OF_MOUNT = {"bind": ("size", "mode"), "tmpfs": ("source", "recursive", "id_map")}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilityChange:
     add: tuple[str, ...] = value((), parse=_parse_capabilities, dump=list)

@@ -98,7 +98,8 @@ def _server(draft: Draft, want: Object, weight: int) -> None:
         first = [f"Image/{spec.image}", *(f"Server/{dependency.name}" for dependency in spec.depends_on)]
         if spec.quota:
             first.append(f"Quota/{spec.quota}")
-        change = replace(change, after=tuple(first))
+        notes = (*change.notes, *limits.notes(change.paths))
+        change = replace(change, after=tuple(first), notes=notes)
     draft.add(want.address, change)
 
 

@@ -11,7 +11,7 @@ from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS
 from vsprov.model.objects import parse_resources, write_resources
 from vsprov.model.units import format_bytes
-from vsprov.plan import admission, pools, servers
+from vsprov.plan import admission, diff, pools, servers
 from vsprov.plan.admission import Claim
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 
@@ -126,7 +126,9 @@ def settled(kind: str, spec: Mapping[str, Any], machine: Machine) -> dict[str, A
 
 
 def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The same spec with sizes as people write them, 64Mi."""
+    """The same spec with sizes as people write them, 64Mi, and of each mount what its type has."""
+    if spec.get("mounts"):
+        spec = {**spec, "mounts": [_mount(mount) for mount in spec["mounts"]]}
     tree = spec if kind == "Quota" else spec.get("resources", {})
     shown = {
         group: {key: _sized(f"{group}.{key}", value) for key, value in keys.items()}
@@ -137,6 +139,11 @@ def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "Image" or not shown:
         return dict(spec)
     return shown if kind == "Quota" else {**spec, "resources": shown}
+
+
+def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    shown = diff.meant(mount)
+    return {**shown, "size": format_bytes(shown["size"])} if shown.get("size") else shown
 
 
 def _sized(path: str, value: Any) -> Any:
