@@ -40,6 +40,7 @@ class Problem:
     """One thing wrong with the input.
 
     `subject` is the object ("Server/web1"), `path` the key in it ("spec.memory.max"); either may be empty.
+    `lack`: the input asks for a feature that this host lacks.
     """
 
     message: str
@@ -48,6 +49,7 @@ class Problem:
     subject: str = ""
     hint: str = ""
     severity: Literal["error", "warning"] = "error"
+    lack: bool = False
 
     def __str__(self) -> str:
         where = [str(part) for part in (self.position, self.subject, self.path) if part]

@@ -30,6 +30,7 @@ from tests.lab import (
     server,
     status,
     to_yaml,
+    version,
 )
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -242,6 +243,74 @@ def test_a_plan_that_cannot_be_applied_names_the_place_in_the_manifest(lab: Lab,
     assert not lab.vsprov.root.exists()
 
 
+def test_images_and_devices_that_cannot_be_used_are_told_all_at_once_with_their_places(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.apply(image("kept"))
+    limits = {"devices": [{"device": f"/dev/{name}", "readBps": "1Mi"} for name in ("null", "nowhere")]}
+    text = to_yaml(
+        image("gone", tar={"path": "gone.tar"}),
+        image("flat", directory="m.yaml"),
+        image("kept"),
+        server("web1", image="gone", resources={"io": limits, "cpu": {"cpus": "9000"}}),
+        server("web2", image="kept"),
+    )
+    (tmp_path / "m.yaml").write_text(text)
+    for verb in (["plan"], ["apply", "-y"]):
+        refused = lab.vsprov(*verb, tmp_path / "m.yaml", check=False)
+        assert refused.returncode == 1
+        told = [line for line in refused.stderr.splitlines() if not line.startswith("  hint: ")]
+        keys = [("Image/gone", "source", 2), ("Image/flat", "source", 4)]
+        keys += [("Server/web1", key, 8) for key in ("resources.io.devices",) * 2 + ("resources.cpu.cpus",)]
+        for line, (address, key, number) in zip(told, keys, strict=True):
+            column = text.splitlines()[number - 1].index(f'"{key.rpartition(".")[2]}"') + 1
+            place = f"{tmp_path}/m.yaml:{number}:{column}"
+            assert line.startswith(f"vsprov: {place}: {address}: spec.{key}: ")
+        assert "No such file" in told[0] and "Not a directory" in told[1]
+        assert "/dev/nowhere: No such file" in told[2] and "/dev/null is not a block device" in told[3]
+    assert lab.vsprov("get", "-o", "name").stdout == "Image/kept\n"
+
+
+def test_a_knob_that_must_be_there_and_is_not_ends_with_69(lab: Lab) -> None:
+    if version("memory") == 2:
+        resources = {"hugepages": {"32Mi": "32Mi"}}
+    else:
+        resources = {"memory": {"high": "64Mi"}}
+    text = to_yaml(HOST, web(resources=resources, annotations={"vsprov/require": "hard"}))
+    for verb in (["plan"], ["apply", "-y"]):
+        refused = lab.vsprov(*verb, "-", input=text, check=False)
+        assert refused.returncode == 69
+        assert "cannot be applied: " in refused.stderr
+
+
+def test_what_a_selection_leaves_out_is_not_called_missing(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, web(), server("db1"))
+    text = to_yaml(HOST, web(), server("db1"))
+    done = lab.vsprov("plan", "-l", "tier=web", "--out", tmp_path / "p.plan", "-", input=text)
+    assert done.stdout == "Nothing to do: 1 server, 1 image are as in the manifest.\n"
+    assert lab.vsprov("apply", tmp_path / "p.plan").stdout == done.stdout
+    whole = lab.vsprov("plan", "-", input=to_yaml(HOST, web()))
+    assert "Not in the manifest, and stays unless you give --prune: Server/db1" in whole.stdout
+
+
+def test_a_plan_is_not_saved_to_standard_output(lab: Lab) -> None:
+    refused = lab.vsprov("plan", "--out", "-", "-", input=to_yaml(HOST), check=False)
+    assert (refused.returncode, refused.stdout) == (64, "")
+    assert "-o json prints the plan" in refused.stderr
+
+
+def test_a_new_mount_is_shown_with_the_keys_its_type_has(lab: Lab) -> None:
+    lab.apply(HOST, web())
+    mounts = [{"type": "bind", "source": "/srv", "target": "/srv"}, {"type": "tmpfs", "target": "/tmp"}]
+    mounts[1]["size"] = "64Mi"
+    shown = lab.vsprov("plan", "-", input=to_yaml(HOST, web(mounts=mounts))).stdout
+    assert "spec.mounts[/tmp].size: — → 64Mi (restart)" in shown
+    assert "spec.mounts[/srv].source: — → /srv (restart)" in shown
+    assert "[/srv].mode" not in shown and "[/tmp].recursive" not in shown
+    compared = lab.vsprov("diff", "-", input=to_yaml(HOST, web(mounts=mounts)), check=False).stdout
+    assert "+    size: 64Mi\n" in compared and compared.count("mode:") == 1
+
+
 # -- saved plans
 
 
@@ -381,6 +450,21 @@ def test_a_name_there_is_not_is_an_error_with_the_nearest_one(shop: Lab) -> None
     refused = shop.vsprov("get", "server", "wbe1", check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == "vsprov: Server/wbe1: there is none\n  hint: did you mean web1?\n"
+
+
+def test_what_get_prints_as_names_is_taken_by_every_verb(shop: Lab) -> None:
+    names = shop.vsprov("get", "servers", "-o", "name", "-l", "tier=web").stdout.split()
+    assert names == ["Server/web1"]
+    assert shop.vsprov("get", "-o", "name", *names, "Image/host").stdout == "Server/web1\nImage/host\n"
+    assert shop.vsprov("exec", *names, "--", "echo", "hello").stdout == "hello\n"
+    assert shop.vsprov("logs", "server/web1").stdout == ""
+    assert shop.vsprov("ps", *names).stdout.splitlines()[1].split()[0] == "web1"
+    assert "is running already" in shop.vsprov("start", *names).stderr
+
+
+def test_labels_that_no_server_has_are_told(shop: Lab) -> None:
+    done = shop.vsprov("get", "-l", "tier=none")
+    assert (done.stdout, done.stderr) == ("", "No server has the labels tier=none.\n")
 
 
 def test_get_shows_a_limit_that_was_changed_by_hand(lab: Lab) -> None:
@@ -692,6 +776,7 @@ def test_doctor_without_root_says_that_they_cannot(lab: Lab) -> None:
     command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *lab.vsprov.command("doctor")]
     done = subprocess.run(command, capture_output=True, text=True, env=lab.vsprov.environment)
     assert done.returncode == 69
+    assert done.stderr.startswith("vsprov: doctor: only root can try most of this")
     assert "capabilities" in done.stdout and "Servers cannot run here" in done.stdout
 
 
@@ -728,6 +813,17 @@ def test_destroy_all_takes_every_set_and_leaves_nothing(lab: Lab) -> None:
     assert lab.vsprov.left() == []
     assert "Nothing to do" in lab.vsprov("destroy", "--all").stdout
     assert lab.vsprov.left() == []
+
+
+def test_destroy_does_not_ask_for_what_the_manifest_refers_to(lab: Lab) -> None:
+    lab.apply(HOST, web(), server("db1"))
+    alone = to_yaml(web(image="gone", quota="gone", dependsOn=[{"name": "gone"}]))
+    assert lab.vsprov("plan", "-", input=alone, check=False).returncode == 65
+    assert lab.vsprov("destroy", "-y", "-", input=alone).returncode == 0
+    assert lab.vsprov("get", "-o", "name").stdout == "Image/host\nServer/db1\n"
+    assert lab.vsprov("destroy", "-y", "-", input=alone).stdout == "Nothing to do.\n"
+    broken = alone.replace('"image"', '"imgae"')
+    assert lab.vsprov("destroy", "-y", "-", input=broken, check=False).returncode == 65
 
 
 def test_destroy_all_leaves_what_is_not_ours(lab: Lab) -> None:

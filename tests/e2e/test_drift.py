@@ -4,6 +4,7 @@ nobody else is touched.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -332,6 +333,12 @@ def test_a_knob_that_is_left_to_others_is_no_drift(lab: Lab) -> None:
     write(lab.group("a", "pids") / "pids.max", "55")
     assert lab.is_settled(*documents)
     assert plain((lab.group("a", "pids") / "pids.max").read_text().strip()) == "55"
+    assert lab.vsprov("diff", "-", input=to_yaml(*documents)).stdout == ""
+    now = lab.vsprov("get", "-o", "yaml").stdout
+    assert "max: 20\n" in now
+    assert lab.vsprov("plan", "--detailed-exitcode", "-", input=now).returncode == 0
+    seen = json.loads(lab.vsprov("get", "server", "a", "-o", "json").stdout)
+    assert seen["spec"]["resources"] == {"pids": {"max": 55}}
 
 
 def test_drift_is_shown_to_people_and_by_the_exit_code(made: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,19 @@ from typing import Any
 import pytest
 
 from tests.features import requires
-from tests.lab import FILES, Lab, image, plain, server, start_time, status, to_yaml, version, wait_until
+from tests.lab import (
+    FILES,
+    Lab,
+    image,
+    plain,
+    pool,
+    server,
+    start_time,
+    status,
+    to_yaml,
+    version,
+    wait_until,
+)
 
 
 def resources(path: str, value: Any) -> dict[str, Any]:
@@ -226,6 +239,29 @@ def test_limits_of_a_block_device_are_changed_live(lab: Lab, loop_disk: str) -> 
     lab.converge(image(), server("a", resources=limits(readIops=100, readBps="max")))
     assert io_limits(lab, "a", number) == {"riops": "100"}
     assert lab.init("a") == init
+
+
+def test_get_and_diff_name_a_device_by_the_path_it_was_given_or_by_its_own(lab: Lab, loop_disk: str) -> None:
+    requires("io_controller")
+    node = os.stat(loop_disk).st_rdev
+    alias = f"/dev/{lab.vsprov.name}"  # a second path of the same device
+    os.symlink(loop_disk, alias)
+    try:
+        limits = {"devices": [{"device": alias, "readBps": "5Mi"}]}
+        documents = (image(), pool("all", io=limits), server("a", quota="all", resources={"io": limits}))
+        lab.converge(*documents)
+        now = lab.vsprov("get", "-o", "yaml").stdout
+        assert now.count(f"device: {alias}\n") == 2
+        done = lab.vsprov("plan", "--detailed-exitcode", "-", input=now)
+        assert "Nothing to do" in done.stdout
+        assert lab.vsprov("diff", "-", input=now).stdout == ""
+        one = json.loads(lab.vsprov("get", "server", "a", "-o", "json").stdout)
+        assert one["spec"]["resources"]["io"]["devices"] == [{"device": alias, "readBps": 5 << 20}]
+    finally:
+        os.unlink(alias)
+    gone = lab.vsprov("get", "-o", "yaml").stdout
+    assert gone.count(f"device: {loop_disk}\n") == 2
+    assert f"{os.major(node)}:{os.minor(node)}" not in gone
 
 
 def test_limits_of_the_disk_of_this_machine_can_be_set(lab: Lab) -> None:

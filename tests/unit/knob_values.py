@@ -49,6 +49,7 @@ for _kind, _values in (
     (kinds.FLAG, st.booleans()),
     (kinds.ID_LIST, st.sets(st.integers(0, 300), min_size=1, max_size=20).map(format_ids)),
     (kinds.RLIMIT, RLIMITS),
+    (kinds.RLIMIT_BYTES, RLIMITS),
     (kinds.IO_DEVICES, io_devices()),
 ):
     VALUES[_kind.name] = _values
@@ -91,7 +92,7 @@ SCALARS = st.one_of(
 
 def nasty(kind: Kind) -> st.SearchStrategy[Any]:
     """What a file may hold where a value of the kind should be: of the outer shape its schema has."""
-    if kind is kinds.RLIMIT:
+    if kind in (kinds.RLIMIT, kinds.RLIMIT_BYTES):
         keys = st.dictionaries(st.sampled_from(["soft", "hard"]), SCALARS, max_size=2)
         return SCALARS | keys | VALUES[kind.name].map(kind.dump)
     if kind is kinds.IO_DEVICES:

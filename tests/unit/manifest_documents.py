@@ -117,6 +117,7 @@ _BY_KIND: dict[str, list[Any]] = {
     "true or false": [True, False],
     "list of numbers": ["0", 1, "0-3,8", "8,0-3"],
     "soft and hard limit": [5, "max", {"soft": 1}, {"hard": "max"}, {"soft": 1, "hard": 2}],
+    "soft and hard limit in bytes": [5, "max", "8Mi", {"soft": "1Ki"}, {"soft": 1, "hard": "2Gi"}],
     "list of devices": [
         [],
         [{"device": "/dev/vda", "readBps": "1Mi"}, {"device": "/dev/sda", "writeIops": 7}],

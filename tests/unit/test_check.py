@@ -84,6 +84,7 @@ def test_a_cycle_is_found_exactly_where_there_is_one(graph: dict[str, list[str]]
 def test_memory_knobs_are_bounded_by_max_wherever_they_come_from(
     most: int, low: int, high: int, merged: bool
 ) -> None:
+    most, low, high = (size << 20 for size in (most, low, high))
     knobs = {"low": low, "high": high}
     if merged:
         quota = document("Quota", "q", {"memory": knobs})
@@ -95,7 +96,7 @@ def test_memory_knobs_are_bounded_by_max_wherever_they_come_from(
 
 
 def test_a_quota_that_is_wrong_by_itself_is_said_once_and_not_of_each_server() -> None:
-    quota = document("Quota", "q", {"memory": {"max": 1, "high": 2}})
+    quota = document("Quota", "q", {"memory": {"max": "1Mi", "high": "2Mi"}})
     problems = found(quota, *(server(f"s{i}", quota="q") for i in range(50)))
     assert [problem.subject for problem in problems] == ["Quota/q"]
 
@@ -145,14 +146,15 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
     words = {
         check.duplicates: "is already described",
         check.groups: "no server or pool can have the name",
+        check.idle_dependencies: "is listed twice",
+        check.cycles: "depends on itself",
         check.missing_images: "there is no Image",
         check.missing_quotas: "there is no Quota",
         check.missing_dependencies: "there is no Server",
-        check.idle_dependencies: "is listed twice",
-        check.cycles: "depends on itself",
         check_object.bounds: "is above max",
         check_object.burst: "a burst needs a limit",
         check_object.swap_without_memory: "without memory.max",
+        check_object.least_memory: "nothing can run without memory",
         check_object.pool_rlimits: "a pool cannot share this",
         check_object.notes: "is not a knob",
         check_object.host_paths: "host.paths[1]",
@@ -163,5 +165,6 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         check_object.command: "the program has no name",
         check_object.capabilities: "is both added and dropped",
     }
-    assert list(words) == [*check.CHECKS, *check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS]
+    every = [*check.CHECKS, *check.REFERENCES]
+    assert list(words) == [*every, *check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS]
     assert [phrase for phrase in words.values() if phrase not in text] == []

@@ -158,6 +158,30 @@ def test_render_takes_values_for_templates(cli: Cli, tmp_path: Path) -> None:
     assert documents[1]["spec"]["resources"] == {"memory": {"max": 2**20}}
 
 
+def test_an_image_that_is_elsewhere_is_a_warning_wherever_it_is_validated(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.yaml").write_text(SERVER.partition("---")[2])
+    (tmp_path / "images").mkdir()
+    for stored in ("other", "host"):
+        (tmp_path / f"images/{stored}.json").write_text("{}")
+        monkeypatch.setenv("VSPROV_ROOT", str(tmp_path))
+        told = cli("validate", "m.yaml")
+        assert (told.code, told.out) == (0, "Valid: 1 server; 1 warning.\n")
+        assert told.err == (
+            "warning: m.yaml:6:3: Server/web1: spec.image: "
+            "Image host is not in these files; apply needs it in the store\n"
+        )
+    assert cli("render", "m.yaml").code == 0
+    (tmp_path / "m.yaml").write_text(SERVER.replace("image: host", "image: host\n  quota: none"))
+    assert "there is no Quota none" in cli("validate", "m.yaml").err
+
+
+def test_values_that_are_not_there_are_called_values(cli: Cli, right: str) -> None:
+    told = cli("render", right, "--values", "none.yaml")
+    assert (told.code, told.err) == (65, "none.yaml: read the values: No such file or directory\n")
+
+
 def test_explain_tells_where_each_value_comes_from(cli: Cli, right: str) -> None:
     lines = cli("render", right, "--explain").out.splitlines()
     assert "Server/web1: spec.resources.memory.max = 64Mi  # manifest (right.yaml:12:24)" in lines
@@ -198,6 +222,13 @@ def test_the_set_is_as_given_or_as_the_project_file_says_or_default(
     monkeypatch.chdir(folder)
     assert project.owner_set(None, ["servers/web.yaml"]) == "shop"
     assert project.owner_set(None, ["-"]) == "shop"
+
+
+def test_a_key_that_a_project_file_does_not_have_is_told_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "vsprov.yaml").write_text("x-owner: me\nset: a\nsett: b\n")
+    with pytest.raises(ManifestError) as refused:
+        project.owner_set(None, [str(tmp_path)])
+    assert str(refused.value) == f"{tmp_path}/vsprov.yaml:3:1: sett: unknown key; did you mean 'set'?"
 
 
 @pytest.mark.parametrize("text", ["[]", "set: 5", "set: {a: b}", "set: a\nset: b"])

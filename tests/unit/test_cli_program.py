@@ -77,6 +77,15 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
             "vsprov: -o xml: not an output of this verb\n  hint: choose one of text, json",
         ),
         (["--instance", "../etc", "get"], "vsprov: --instance '../etc': not a name\n"),
+        (["--instance", "", "get"], "vsprov: --instance: what is given is empty\n"),
+        (["get", "--instance="], "vsprov: --instance: what is given is empty\n"),
+        (["get", "--root", ""], "vsprov: --root: what is given is empty\n"),
+        (["get", "-o", ""], "vsprov: --output: what is given is empty\n"),
+        (["version", "-o", "yaml"], "vsprov: -o yaml: not an output of this verb\n"),
+        (["init", "-o", "json", "d"], "vsprov: -o json: not an output of this verb\n"),
+        (["schema", "-o", "wide"], "vsprov: -o wide: not an output of this verb\n"),
+        (["plan", "f", "--out", ""], "vsprov: --out '': not a file\n"),
+        (["--show-completion", "tcsh"], "vsprov: --show-completion tcsh: not a shell"),
         (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose one of manifest, image"),
         (["start"], "vsprov: give either names of servers, -l, or --all\n"),
         (["destroy", "f", "--all"], "vsprov: destroy: give either PATHs or --all\n"),
@@ -133,9 +142,7 @@ def test_the_root_is_where_the_instance_keeps_things_unless_it_is_given(
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a" * 64, "a\n"])
 def test_an_instance_name_is_a_label(name: str) -> None:
-    if not name:
-        return  # the same as not given
-    with pytest.raises(UsageError, match="not a name"):
+    with pytest.raises(UsageError, match="not a name" if name else "empty"):
         options.settings(instance=name)
 
 
@@ -277,6 +284,9 @@ def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
         ("vsprov st", 1, {"start", "stop"}),
         ("vsprov plan --det", 2, {"--detailed-exitcode"}),
         ("vsprov get i", 2, {"images"}),
+        ("vsprov get -o ", 3, {"text", "wide", "name", "json", "yaml"}),
+        ("vsprov validate -o s", 3, {"sarif"}),
+        ("vsprov schema s", 2, {"server"}),
     ],
 )
 def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:
@@ -303,6 +313,16 @@ def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_function_of_a_shell_is_shown(shell: str) -> None:
+def test_the_completion_function_of_a_shell_is_shown(cli: Cli, shell: str) -> None:
     out, _ = process(env={"_VSPROV_COMPLETE": f"source_{shell}"}).communicate()
     assert f"_VSPROV_COMPLETE=complete_{shell}" in out
+    assert f"_VSPROV_COMPLETE=complete_{shell}" in cli("--show-completion", shell).out
+
+
+def test_without_a_word_the_completion_of_the_shell_in_use_is_shown(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
+    assert cli("--show-completion").out.startswith("#compdef vsprov\n")
+    monkeypatch.setenv("SHELL", "/bin/dash")
+    assert cli("--show-completion").code == 64

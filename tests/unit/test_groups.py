@@ -343,29 +343,29 @@ def test_a_pool_is_not_narrowed_below_a_server_that_stays_in_it_unmentioned() ->
             V1,
             {"cpu.limit": 2000},
             {"cpu.limit": 1000},
-            ["cpu.limit: 2 is above 1, which is what its pool has"],
+            {"cpu.limit": "2 is above 1, which is what its pool has"},
         ),
         (
             V1,
             {"cpu.limit": MAX},
             {"cpu.limit": 1000},
-            ["cpu.limit: max is above 1, which is what its pool has"],
+            {"cpu.limit": "max is above 1, which is what its pool has"},
         ),
-        (V1, {"cpu.limit": 1000}, {"cpu.limit": MAX}, []),
-        (V2, {"cpu.limit": 2000}, {"cpu.limit": 1000}, []),
+        (V1, {"cpu.limit": 1000}, {"cpu.limit": MAX}, {}),
+        (V2, {"cpu.limit": 2000}, {"cpu.limit": 1000}, {}),
         (
             V1,
             {"cpu.cpus": "0-1"},
             {"cpu.cpus": "1-2"},
-            ["cpu.cpus: 0 is not in 1-2, which is what its pool has"],
+            {"cpu.cpus": "0 is not in 1-2, which is what its pool has"},
         ),
-        (V2, {"cpu.cpus": "0-1"}, {"cpu.cpus": "1-2"}, []),
-        (V2, {"cpu.cpus": "2-9"}, {}, ["cpu.cpus: 4-9 is not in 0-3, which is what this host has"]),
-        (V1, {"cpu.mems": "1"}, {}, ["cpu.mems: 1 is not in 0, which is what this host has"]),
+        (V2, {"cpu.cpus": "0-1"}, {"cpu.cpus": "1-2"}, {}),
+        (V2, {"cpu.cpus": "2-9"}, {}, {"cpu.cpus": "4-9 is not in 0-3, which is what this host has"}),
+        (V1, {"cpu.mems": "1"}, {}, {"cpu.mems": "1 is not in 0, which is what this host has"}),
     ],
 )
 def test_what_the_kernel_would_not_take_is_said_before(
-    host: Machine, resources: dict[str, Any], pool: dict[str, Any], said: list[str]
+    host: Machine, resources: dict[str, Any], pool: dict[str, Any], said: dict[str, str]
 ) -> None:
     assert groups.refusals(resources, pool, host) == said
 

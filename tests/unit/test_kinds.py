@@ -19,7 +19,7 @@ few = settings(max_examples=60, deadline=None)
 KINDS = [kind for kind in vars(kinds).values() if isinstance(kind, Kind)]
 of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 # Several words: a manifest spells these as maps and lists.
-SPOKEN = (kinds.RLIMIT, kinds.IO_DEVICES)
+SPOKEN = (kinds.RLIMIT, kinds.RLIMIT_BYTES, kinds.IO_DEVICES)
 
 
 def test_every_kind_is_tested() -> None:
@@ -95,6 +95,21 @@ def test_what_can_be_read_fits_the_schema_and_the_rest_is_refused_in_words(
 )
 def test_one_limit_stands_for_both(raw: Any, value: tuple[Any, Any]) -> None:
     assert kinds.RLIMIT.parse(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "value", "shown"),
+    [
+        ("8Mi", (8 << 20, 8 << 20), "8Mi:8Mi"),
+        ({"soft": "1Mi", "hard": MAX}, (1 << 20, MAX), "1Mi:max"),
+        (4097, (4097, 4097), "4097:4097"),
+    ],
+)
+def test_a_limit_in_bytes_is_written_and_shown_with_a_unit(
+    raw: Any, value: tuple[Any, Any], shown: str
+) -> None:
+    assert kinds.RLIMIT_BYTES.parse(raw) == value
+    assert kinds.RLIMIT_BYTES.format(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def test_a_value_cannot_bring_in_keys_when_it_is_quoted() -> None:
          "t.j2:2:1: template: 'zzz' is undefined; there is: tier, count, memory, tags, none"),
         ("{% macro m() %}\n{{ teir }}{% endmacro %}\n{{ m() }}",
          "t.j2:2:1: template: 'teir' is undefined; did you mean 'tier'?"),
+        ("\n{% for i in range(teir) %}{% endfor %}",
+         "t.j2:2:1: template: 'teir' is undefined; did you mean 'tier'?"),
         ("{{ teir | quote }}", "t.j2:1:1: template: 'teir' is undefined; did you mean 'tier'?"),
         ("\n{% if %}", "t.j2:2:1: template: Expected an expression, got 'end of statement block'"),
         ("{{ tier | nope }}", "t.j2:1:1: template: No filter named 'nope'."),

@@ -12,16 +12,17 @@ import sys
 from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vsprov.cli.options import Verb, settings, take_as_given
+from vsprov.cli.options import Verb, parameters, settings, take_as_given
 from vsprov.errors import ManifestError, UsageError, VsprovError
-from vsprov.render.screen import err
+from vsprov.render.screen import err, out
 
 COMPLETE = "_VSPROV_COMPLETE"  # what the shell's completion function sets
+SHELLS = ("bash", "zsh", "fish")
 INTERNAL, INTERRUPTED, PIPE_CLOSED, TERMINATED = 70, 130, 141, 143
 
 # Verb: (module and function, what it does in one line), in the order of --help.
@@ -54,6 +55,12 @@ class Program(TyperGroup):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{**given, "commands": {name: Named(name) for name in VERBS}})
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[-1:] in (["--show-completion"], ["--install-completion"]):
+            args = [*args, os.path.basename(os.environ.get("SHELL", ""))]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
 
     def get_params(self, ctx: Any) -> list[Any]:
         return take_as_given(super().get_params(ctx))
@@ -106,7 +113,65 @@ def program() -> Any:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(settings)
-    return typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    # typer's own guess which shell is meant, and cannot be told.
+    kept = [param for param in command.params if not str(param.name).endswith("_completion")]
+    command.params = [*kept, *parameters(completion)]
+    return command
+
+
+def _show(given: str | None) -> None:
+    if given is not None:
+        shell = _shell(given, "--show-completion")
+        out(_scripts().get_completion_script(prog_name="vsprov", complete_var=COMPLETE, shell=shell))
+        raise typer.Exit
+
+
+def _install(given: str | None) -> None:
+    if given is not None:
+        shell = _shell(given, "--install-completion")
+        _, path = _scripts().install(shell=shell, prog_name="vsprov")
+        out(f"Written to {path}; a new shell completes vsprov.")
+        raise typer.Exit
+
+
+def _scripts() -> Any:
+    """What typer has for shells; it exports none of it by name."""
+    from importlib import import_module
+
+    return import_module("typer.completion")
+
+
+def _shell(given: str, option: str) -> str:
+    if given not in SHELLS:
+        hint = f"choose one of {', '.join(SHELLS)}"
+        raise UsageError(f"{option} {given}: not a shell that can complete vsprov", hint=hint)
+    return given
+
+
+def completion(
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            help=f"Print what makes a shell complete vsprov: {', '.join(SHELLS)}.",
+            callback=_show,
+            expose_value=False,
+        ),
+    ] = None,
+    install: Annotated[
+        str | None,
+        typer.Option(
+            "--install-completion",
+            metavar="SHELL",
+            help="Put that where the shell reads it when it starts.",
+            callback=_install,
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """Options of the program alone."""
 
 
 class Terminated(BaseException):

@@ -65,6 +65,8 @@ def apply(
 
     A PATH may be a saved plan; it is done without asking, and refused when the manifest or the host has
     changed since.
+
+    Outputs (-o): text, json.
     """
     settings, given, work = settings_of(ctx), inputs_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
@@ -209,6 +211,8 @@ def destroy(
     """The reverse of apply: stops and removes the servers, quotas and images of the manifest, with
     everything the servers have written. Refused as a whole when servers that stay use some of it,
     or when some of it was made by another set or not by vsprov.
+
+    Outputs (-o): text, json.
     """
     settings, given, work = settings_of(ctx), inputs_of(ctx, needed=False), work_of(ctx)
     form = settings.choose("text", "json")
@@ -216,7 +220,7 @@ def destroy(
         raise UsageError("destroy: give either PATHs or --all")
     if everything and selector is not None:
         raise UsageError("destroy --all: not together with -l")
-    process.require_root("making servers")
+    process.require_root("destroy: stopping and removing servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes, question="Destroy these?")
@@ -231,7 +235,7 @@ def destroy(
             )
         else:
             owner = owner_set(set_name, given.paths)
-            manifest = read(given, settings.instance)
+            manifest = read(given, settings.instance, references=False)
             want = _to_remove(settings, manifest, owner, selector)
             outcome = _converge(settings, manifest, want, approval, work)
     if form == "json":

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from vsprov.cli.options import settings
+from vsprov.cli.schemas import NAMES
 
 KINDS = ("servers", "images", "quotas")
 
@@ -24,6 +25,10 @@ def objects(ctx: Any, args: list[str], incomplete: str) -> list[str]:
 
 def kinds(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return list(KINDS)
+
+
+def schemas(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    return list(NAMES)
 
 
 def _instance(ctx: Any) -> Any:

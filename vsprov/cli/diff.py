@@ -12,7 +12,7 @@ from vsprov.engine.documents import Weighed
 from vsprov.manifest.dump import to_yaml
 from vsprov.manifest.load import document_of
 from vsprov.model.objects import Object, Quota
-from vsprov.plan import specs
+from vsprov.plan import servers, specs
 from vsprov.render.screen import Screen, clean
 
 
@@ -35,7 +35,7 @@ def compare(settings: Settings, objects: Sequence[Object]) -> list[str]:
 def _observed(one: Object, now: Weighed) -> dict[str, Any] | None:
     if one.name not in documents.names(one.kind, now):
         return None
-    document = documents.document(one.kind, one.name, now)
+    document = documents.document(one.kind, one.name, now, servers.ignored(one))
     # Only a server's labels and annotations are kept anywhere.
     metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
     return _settled({**document, "metadata": metadata}, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 import typer
@@ -10,7 +11,7 @@ from vsprov.cli.options import settings_of, verb
 from vsprov.engine import doctor as host
 from vsprov.errors import HostError
 from vsprov.render.problems import dump
-from vsprov.render.screen import out
+from vsprov.render.screen import err, out
 from vsprov.render.tables import Table, text
 
 
@@ -29,6 +30,8 @@ def doctor(ctx: typer.Context) -> None:
     """
     settings = settings_of(ctx)
     form = settings.choose("text", "json")
+    if os.geteuid() != 0:
+        err("vsprov: doctor: only root can try most of this; run it with sudo for an answer that counts")
     findings = host.examine(settings.instance)
     fatal = [finding for finding in findings if finding.fatal]
     if form == "json":

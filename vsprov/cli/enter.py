@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.options import Verb, settings_of, verb
+from vsprov.cli.options import Verb, server_name, settings_of, verb
 from vsprov.engine import join
 from vsprov.errors import UsageError
 
@@ -82,13 +82,12 @@ def execute(
     cannot be executed.
     """
     settings = settings_of(ctx)
-    settings.choose("text")
     if tty and no_tty:
         raise UsageError("exec: -t and -T: one or the other")
     terminal = tty or (not no_tty and os.isatty(0) and os.isatty(1))
     code = join.run(
         settings.instance,
-        name,
+        server_name(name),
         command,
         user=user,
         cwd=workdir,
@@ -111,10 +110,14 @@ def shell(
     code is ours.
     """
     settings = settings_of(ctx)
-    settings.choose("text")
     terminal = os.isatty(0) and os.isatty(1)
     code = join.shell(
-        settings.instance, name, user=user, cwd=workdir, env=_environment(env, terminal), tty=terminal
+        settings.instance,
+        server_name(name),
+        user=user,
+        cwd=workdir,
+        env=_environment(env, terminal),
+        tty=terminal,
     )
     raise typer.Exit(code)
 

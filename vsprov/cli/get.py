@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ from vsprov.kernel import process
 from vsprov.plan import specs
 from vsprov.render import tables
 from vsprov.render.problems import dump
-from vsprov.render.screen import Screen, out
+from vsprov.render.screen import Screen, clean, err, out
 
 # What may be asked for, by every name it goes by, and kinds this version does not have.
 KINDS = {"image": "Image", "quota": "Quota", "server": "Server"}
@@ -55,16 +55,16 @@ def get(
     settings = settings_of(ctx)
     form = settings.choose("text", "wide", "name", "json", "yaml")
     process.require_root("get: reading what servers there are")
-    wanted, chosen = _kinds(kind), list(names or ())
-    if "/" in kind:
-        chosen.insert(0, kind.partition("/")[2])
+    wanted = _wanted(kind, names or ())
     now = documents.look(settings.instance)
     match = selector.parse(labels) if labels is not None else None
     items: dict[str, list[dict[str, Any]]] = {}
-    for each in wanted:
-        made = [
-            documents.document(each, name, now) for name in _names(each, chosen, documents.names(each, now))
-        ]
+    for each, chosen in wanted.items():
+        made = []
+        for name in _names(each, chosen, documents.names(each, now)):
+            # A manifest keeps what was asked for where others may change what there is.
+            ignore = documents.left_to_others(each, name, now) if form == "yaml" else frozenset[str]()
+            made.append(documents.document(each, name, now, ignore))
         items[each] = [
             one
             for one in made
@@ -73,21 +73,37 @@ def get(
     flat = [one for made in items.values() for one in made]
     match form:
         case "json":
-            out(dump(flat[0] if len(chosen) == 1 else {"items": flat}))
+            single = sum(map(len, wanted.values())) == 1
+            out(dump(flat[0] if single and flat else {"items": flat}))
         case "yaml":
             from vsprov.manifest.dump import to_yaml
 
             out(to_yaml(_as_manifest(one) for one in flat))
         case "name":
-            out("\n".join(f"{one['kind']}/{one['metadata']['name']}" for one in flat))
-        case _:
+            for one in flat:
+                out(f"{one['kind']}/{one['metadata']['name']}")
+        case _ if flat or not labels:
             _tables(items, settings.stdout, form == "wide")
+        case _:
+            err(f"No server has the labels {clean(labels)}.")
 
 
 def _as_manifest(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document without what a manifest does not have."""
     spec = specs.readable(document["kind"], document["spec"])
     return {key: value for key, value in document.items() if key != "status"} | {"spec": spec}
+
+
+def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """{kind: the names to show, none for all} of the words of the command line; KIND/NAME says both."""
+    if "/" not in kind:
+        return {one: list(names) for one in _kinds(kind)}
+    found: dict[str, list[str]] = {}
+    for word in (kind, *names):
+        before, _, name = word.rpartition("/")
+        for one in _kinds(before or kind):
+            found.setdefault(one, []).append(name)
+    return found
 
 
 def _kinds(word: str) -> tuple[str, ...]:

@@ -7,10 +7,21 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete, selector
-from vsprov.cli.options import Selector, Verb, duration, settings, settings_of, verb, work, work_of
+from vsprov.cli.options import (
+    Selector,
+    Verb,
+    duration,
+    server_name,
+    settings,
+    settings_of,
+    verb,
+    work,
+    work_of,
+)
 from vsprov.engine import lifecycle
 from vsprov.engine.lifecycle import Action, Choice
 from vsprov.errors import UsageError
+from vsprov.kernel import process
 from vsprov.render.problems import dump
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
@@ -36,7 +47,7 @@ def choice(
 ) -> Choice:
     if sum((bool(names), labels is not None, everything)) != 1:
         raise UsageError("give either names of servers, -l, or --all")
-    bare = tuple(name.removeprefix("Server/").removeprefix("server/") for name in names or ())
+    bare = tuple(map(server_name, names or ()))
     return Choice(bare, selector.parse(labels) if labels is not None else None, everything)
 
 
@@ -58,6 +69,8 @@ def start(ctx: typer.Context) -> None:
     left alone.
 
     The manifest stays the manifest: a server it wants stopped is stopped again by the next apply.
+
+    Outputs (-o): text, json.
     """
     _change(ctx, "start")
 
@@ -74,6 +87,8 @@ def stop(ctx: typer.Context, timeout: Timeout = None) -> None:
     stay.
 
     The next `vsprov plan` shows a stopped server that should be running, and the next apply starts it.
+
+    Outputs (-o): text, json.
     """
     _change(ctx, "stop", timeout)
 
@@ -86,13 +101,17 @@ vsprov restart -l "tier in (web,api)"
     ServersVerb,
 )
 def restart(ctx: typer.Context, timeout: Timeout = None) -> None:
-    """Stops servers and starts them again as they were last applied. A stopped server is started."""
+    """Stops servers and starts them again as they were last applied. A stopped server is started.
+
+    Outputs (-o): text, json.
+    """
     _change(ctx, "restart", timeout)
 
 
 def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> None:
     settings, work = settings_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
+    process.require_root(f"{action}: changing what servers do")
     with progress(settings.stderr, quiet=settings.quiet) as report:
         changed = lifecycle.change_state(
             settings.instance,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.options import settings_of, verb
+from vsprov.cli.options import server_name, settings_of, verb
 from vsprov.engine import console
 from vsprov.engine.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
@@ -53,8 +53,7 @@ def logs(
     it was written.
     """
     settings = settings_of(ctx)
-    settings.choose("text")
-    lines = _lines(tail)
+    name, lines = server_name(name), _lines(tail)
     process.require_root("logs: reading a server's console")
     known = folders.names(settings.instance.servers)
     if name not in known:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vsprov import __version__
+from vsprov.cli import complete
 from vsprov.cli.options import Inputs, ManifestVerb, Settings, inputs_of, settings_of, verb
 from vsprov.cli.schemas import NAMES, packaged
 from vsprov.errors import ManifestError, Problem, UsageError
@@ -19,15 +20,18 @@ from vsprov.render.screen import clean, err, out
 from vsprov.store.instance import Instance
 
 
-def read(given: Inputs, instance: Instance) -> Manifest:
-    """The manifest, where servers may use images of the instance's store. Raises ManifestError."""
+def read(given: Inputs, instance: Instance | None = None, *, references: bool = True) -> Manifest:
+    """The manifest, where servers may use images of the instance's store; without an instance, images of any
+    store. Without `references` nothing that it refers to need be there. Raises ManifestError.
+    """
     return manifests.load(
         given.paths,
         recursive=given.recursive,
         template=given.template,
         values=given.values,
         sets=given.sets,
-        known_images=stored_images(instance),
+        known_images=stored_images(instance) if instance else None,
+        references=references,
     )
 
 
@@ -59,7 +63,8 @@ kustomize build | vsprov validate -
 )
 def validate(ctx: typer.Context) -> None:
     """Reads the manifests and says everything that is wrong with them, each with file, line and column.
-    Nothing of this host is looked at, so it can run anywhere, as in a pull request's checks.
+    Nothing of this host is looked at, so it can run anywhere, as in a pull request's checks: an image that
+    the manifests do not describe is a warning, for it may be in the store where they are applied.
 
     Outputs (-o): text, json, sarif (code scanning), junit. Exit code 65 when there is an error.
     """
@@ -68,7 +73,7 @@ def validate(ctx: typer.Context) -> None:
     manifest = Manifest()
     found: Sequence[Problem] = ()
     try:
-        manifest = read(given, settings.instance)
+        manifest = read(given)
         found = manifest.warnings
     except ManifestError as error:
         found = error.problems
@@ -106,11 +111,11 @@ def render(
     """Prints the documents after templates, with every default filled in and quotas merged into the servers
     that name them.
 
-    Outputs (-o): yaml, json.
+    Outputs (-o): yaml, json, text (with --explain).
     """
     settings, given = settings_of(ctx), inputs_of(ctx)
     form = settings.choose("yaml", "json", "text")
-    manifest = read(given, settings.instance)
+    manifest = read(given)
     warn(manifest, settings)
     if explain:
         rows = manifests.explain(manifest)
@@ -139,12 +144,19 @@ vsprov schema server
 def schema(
     ctx: typer.Context,
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="manifest (any document), image, quota, server, or plan.")
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="manifest (any document), image, quota, server, or plan.",
+            autocompletion=complete.schemas,
+        ),
     ] = "manifest",
 ) -> None:
     """Prints a JSON Schema (draft 2020-12). An editor with a YAML language server completes and checks
     manifests by it, when a file begins with the line "# yaml-language-server:
     $schema=vsprov.schema.json".
+
+    Outputs (-o): json.
     """
     name = kind.lower().removesuffix("s")
     if name not in NAMES:

@@ -17,6 +17,7 @@ from vsprov.errors import UsageError
 from vsprov.render.screen import Screen, screen_of
 from vsprov.store.instance import DEFAULT, Instance
 
+_FORMATS = ("text", "wide", "name", "yaml", "json", "sarif", "junit")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -48,6 +49,11 @@ class Settings:
         return screen_of(sys.stderr, color=self.color)
 
 
+def outputs(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    """The words that may follow -o, to complete them."""
+    return list(getattr(ctx.command, "outputs", _FORMATS))
+
+
 def settings(
     instance: Annotated[
         str | None,
@@ -72,6 +78,7 @@ def settings(
             "-o",
             metavar="FORMAT",
             help="How to show it: text, json, yaml, name, wide, as the verb has.",
+            autocompletion=outputs,
         ),
     ] = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="No colors. [env: NO_COLOR]")] = False,
@@ -90,6 +97,9 @@ def settings(
     ] = False,
 ) -> Settings:
     """Every kind of thing vsprov does is one verb; `vsprov VERB --help` tells more, with examples."""
+    for option, given in (("--instance", instance), ("--root", root), ("--output", output)):
+        if given == "":
+            raise UsageError(f"{option}: what is given is empty", hint=f"leave {option} away for its default")
     name = instance or os.environ.get("VSPROV_INSTANCE") or DEFAULT
     if not _INSTANCE_NAME.fullmatch(name):
         raise UsageError(
@@ -201,6 +211,13 @@ class Verb(TyperCommand):
         ]
         self.params = [*first, *self.params, *rest]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What -o can be, as the verb's help says; text alone where it says nothing."""
+        said = re.search(r"^Outputs \(-o\): (.*)", self.help or "", re.MULTILINE)
+        words = re.findall(r"\w+", said[1]) if said else []
+        return tuple(word for word in words if word in _FORMATS) or _FORMATS[:1]
+
     def get_params(self, ctx: Any) -> list[Any]:
         return take_as_given(super().get_params(ctx))
 
@@ -211,8 +228,11 @@ class Verb(TyperCommand):
             given = {param.name: ctx.params.pop(param.name) for param in parameters(function)}
             if function is settings and ctx.parent:
                 before = ctx.parent.params
-                given = {name: value or before.get(name) for name, value in given.items()}
+                given = {
+                    name: value or before.get(name) if value != "" else value for name, value in given.items()
+                }
             ctx.obj[function.__name__] = function(**given)
+        settings_of(ctx).choose(*self.outputs)
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -265,6 +285,12 @@ def verb(examples: str, kind: type[Verb] = Verb) -> Callable[[Any], Any]:
     return mark
 
 
+def server_name(given: str) -> str:
+    """The name in `web1`, or in `Server/web1` as messages and `get -o name` have it."""
+    kind, _, name = given.rpartition("/")
+    return name if kind.lower() in ("server", "servers") else given
+
+
 def settings_of(ctx: typer.Context) -> Settings:
     found: Settings = ctx.obj["settings"]
     return found
@@ -292,7 +318,8 @@ SetName = Annotated[
     typer.Option(
         "--set-name",
         metavar="NAME",
-        help="Whose objects these are, for --prune. [default: `set` of vsprov.yaml, else default]",
+        help="The set these objects belong to: what another set made is refused, and --prune removes of this "
+        "one only. [default: `set` of vsprov.yaml, else default]",
     ),
 ]
 Selector = Annotated[

@@ -44,7 +44,9 @@ def wanted(
             hint="give --allow-empty if that is meant",
         )
     objects = select(manifest.objects, selector)
-    return Wanted(settings.instance.name, f"{settings.instance.name}/{owner}", objects, prune=prune)
+    selected = selector is not None
+    name = settings.instance.name
+    return Wanted(name, f"{name}/{owner}", objects, prune=prune, selected=selected)
 
 
 @verb(
@@ -74,6 +76,9 @@ def plan(
     """
     settings, given = settings_of(ctx), inputs_of(ctx)
     form = settings.choose("text", "json")
+    if file in ("", "-"):
+        hint = "-o json prints the plan; only a plan in a file can be applied"
+        raise UsageError(f"--out {file!r}: not a file", hint=hint)
     process.require_root("plan: reading what servers there are")
     owner = owner_set(set_name, given.paths)
     manifest = read(given, settings.instance)
@@ -88,9 +93,10 @@ def plan(
     if form == "text" and (draft.plan.changes or not draft.plan.problems):
         out(text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
     if draft.plan.problems:
-        for line in error_lines(placed(converge.PlanError(draft.plan.problems), manifest)):
+        error = placed(converge.PlanError(draft.plan.problems), manifest)
+        for line in error_lines(error):
             err(line)
-        raise typer.Exit(1)
+        raise typer.Exit(error.exit_code)
     if file and form == "text" and not settings.quiet:
         err(f"Saved to {file}; apply it with: vsprov apply {file}")
     if detailed_exitcode and not draft.plan.empty:
@@ -123,7 +129,6 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
     from vsprov.cli.diff import compare
 
     settings, given = settings_of(ctx), inputs_of(ctx)
-    settings.choose("text")
     process.require_root("diff: reading what servers there are")
     manifest = read(given, settings.instance)
     warn(manifest, settings)

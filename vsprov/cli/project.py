@@ -13,9 +13,11 @@ from vsprov.cli.options import settings_of, verb
 from vsprov.cli.schemas import packaged
 from vsprov.errors import FailedError, ManifestError, Problem, UsageError, reason
 from vsprov.manifest.files import PROJECT
+from vsprov.manifest.text import Document
 from vsprov.render.screen import clean, out
 
 DEFAULT_SET = "default"
+KEYS = ("set",)
 _SET_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -39,7 +41,7 @@ def _folders(paths: Sequence[str]) -> list[str]:
 def _read_set(path: str) -> str:
     from vsprov.manifest import files, text
 
-    documents, problems = text.parse(files.read(path), path)
+    documents, problems = text.parse(files.read(path, "the project file"), path)
     if problems:
         raise ManifestError(problems)
     value = documents[0].value if documents else {}
@@ -47,7 +49,21 @@ def _read_set(path: str) -> str:
         raise ManifestError(
             [Problem("not a project file: it has to be a map, with a name at `set`", subject=path)]
         )
+    if documents:
+        _refuse_unknown_keys(documents[0])
     return _checked(value["set"], f"{path}: set") if value.get("set") else DEFAULT_SET
+
+
+def _refuse_unknown_keys(document: Document) -> None:
+    from vsprov.manifest.problems import did_you_mean, problem_at
+
+    problems = []
+    for key in document.value if isinstance(document.value, dict) else ():
+        if key not in KEYS and not key.startswith("x-"):
+            close = did_you_mean(key, KEYS) or f"; known here: {', '.join(KEYS)}"
+            problems.append(problem_at(document, (key,), f"unknown key{close}"))
+    if problems:
+        raise ManifestError(problems)
 
 
 def _checked(name: str, where: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.options import settings_of, verb
+from vsprov.cli.options import server_name, settings_of, verb
 from vsprov.engine import processes
 from vsprov.engine.observe import unknown_server
 from vsprov.kernel import process
@@ -47,10 +47,11 @@ def ps(
     form = settings.choose("text", "json")
     process.require_root("ps: looking at other users' processes")
     known = processes.servers(settings.instance)
-    for name in names or ():
+    chosen = [server_name(name) for name in names or ()]
+    for name in chosen:
         if name not in known:
             raise unknown_server(name, known)
-    found = [one for one in processes.listing(settings.instance) if not names or one.server in names]
+    found = [one for one in processes.listing(settings.instance) if not chosen or one.server in chosen]
     if form == "json":
         out(dump({"items": [asdict(one) for one in found]}))
         return

@@ -47,7 +47,13 @@ def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
         paths=tuple(path if path == "-" else os.path.abspath(path) for path in given.paths),
         values=tuple(map(os.path.abspath, given.values)),
     )
-    options = {"instance": draft.wanted.instance, "prune": draft.wanted.prune, "inputs": asdict(places)}
+    wanted = draft.wanted
+    options = {
+        "instance": wanted.instance,
+        "prune": wanted.prune,
+        "selected": wanted.selected,
+        "inputs": asdict(places),
+    }
     return {
         "options": options,
         "documents": [manifests.document_of(one) for one in draft.wanted.objects],
@@ -82,6 +88,7 @@ class SavedPlan:
     content: Mapping[str, Any]
     owner: str
     prune: bool
+    selected: bool
     inputs: Inputs
     manifest: Manifest
     known_images: frozenset[str]
@@ -89,7 +96,8 @@ class SavedPlan:
     def wanted(self, instance: Instance) -> Wanted:
         """What it asks for."""
         owner = f"{instance.name}/{self.owner}"
-        return Wanted(instance.name, owner, self.manifest.objects, prune=self.prune)
+        objects = self.manifest.objects
+        return Wanted(instance.name, owner, objects, prune=self.prune, selected=self.selected)
 
 
 def is_plan(path: str) -> bool:
@@ -113,6 +121,7 @@ def read(path: str, instance: Instance) -> SavedPlan:
         options, documents = content["options"], content["documents"]
         made_for = str(options["instance"])
         inputs = Inputs(**{key: _frozen(value) for key, value in options["inputs"].items()})
+        prune, selected = bool(options["prune"]), bool(options.get("selected"))
         known = frozenset(name for one in documents if (name := one["spec"].get("image")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         hint = "make it again with: vsprov plan PATH --out FILE"
@@ -122,7 +131,7 @@ def read(path: str, instance: Instance) -> SavedPlan:
     if made_for != instance.name:
         raise UsageError(f"{path}: a plan for instance {made_for}, not for {instance.name}")
     manifest = manifests.load_documents(documents, known_images=known)
-    return SavedPlan(path, content, str(content["set"]), bool(options["prune"]), inputs, manifest, known)
+    return SavedPlan(path, content, str(content["set"]), prune, selected, inputs, manifest, known)
 
 
 def _frozen(value: Any) -> Any:

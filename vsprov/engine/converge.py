@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import ending, execute, feasible, intent, lock, recover, situation
+from vsprov.engine import devices, ending, execute, feasible, intent, lock, recover, situation
 from vsprov.engine.schedule import Loop, Wait
 from vsprov.engine.situation import Situation
 from vsprov.engine.world import World
-from vsprov.errors import FailedError, Problem, StepError, VsprovError
+from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
 from vsprov.kernel.process import ExitInfo
 from vsprov.model.objects import Image, Object
@@ -68,21 +68,35 @@ class Outcome:
 def draft(instance: Instance, wanted: Wanted) -> Draft:
     """The plan for what is wanted, as things are now. Reads only."""
     now = situation.look(instance, wanted.objects)
-    resolved = resolve_images(instance, wanted.objects)
-    wanted = replace(wanted, digests={name: image.digest for name, image in resolved.items()})
+    resolved, unusable = resolve_images(instance, wanted.objects)
+    digests = {name: image.digest for name, image in resolved.items()}
+    for problem in unusable:  # which is told, and should not look like a change besides
+        name = problem.subject.partition("/")[2]
+        stored = now.observed.images.get(name)
+        digests[name] = stored.digest if stored else ""
+    wanted = replace(wanted, digests=digests)
     plan = reconcile(wanted, now.observed, now.machine)
-    plan = replace(plan, problems=(*plan.problems, *feasible.problems(plan, wanted.objects)))
-    return Draft(plan, wanted, now, resolved)
+    lacking = (*devices.refusals(wanted.objects), *feasible.problems(plan, wanted.objects))
+    problems = (*unusable, *lacking, *plan.problems)
+    return Draft(replace(plan, problems=problems), wanted, now, resolved)
 
 
-def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
-    """{image name: what its source is now}; contents are read only of a source changed since its import."""
+def resolve_images(
+    instance: Instance, objects: Iterable[Object]
+) -> tuple[dict[str, Resolved], list[Problem]]:
+    """{image name: what its source is now}, and what is wrong with the others; contents are read only of a
+    source changed since its import.
+    """
     records = images.observe(instance)
-    return {
-        o.name: images.resolve(o.spec.source, record=records.get(o.name))
-        for o in objects
-        if isinstance(o.spec, Image)
-    }
+    found: dict[str, Resolved] = {}
+    problems = []
+    for one in objects:
+        if isinstance(one.spec, Image):
+            try:
+                found[one.name] = images.resolve(one.spec.source, record=records.get(one.name))
+            except FailedError as error:
+                problems.append(Problem(str(error), None, "spec.source", one.address, error.hint))
+    return found, problems
 
 
 def apply(
@@ -169,6 +183,8 @@ class PlanError(FailedError):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
+        if any(problem.lack for problem in self.problems):
+            self.exit_code = HostError.exit_code
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -202,7 +218,7 @@ def perform_change(world: World, change: Change, report: Report, budget: Budget)
             budget.spend()
     except VsprovError as error:
         undone, stuck = yield from take_back(world, finished)
-        message = f"{change.address}: {error}"
+        message = f"{change.address}: {str(error).removeprefix(f'{change.address}: ')}"
         if any(isinstance(step, Stop) for step in finished):
             message += "; it is stopped now"
         if undone:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine import ending, situation, usage
+from vsprov.engine import devices, ending, situation, usage
 from vsprov.engine.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
-from vsprov.plan import specs
+from vsprov.plan import applied, servers, specs
 from vsprov.plan.observed import ObservedGroup, ObservedServer, is_of
 from vsprov.store.instance import RANGE, Instance
 
@@ -22,10 +22,11 @@ class Weighed(Situation):
 
 
 def look(instance: Instance, objects: Iterable[Object] = ()) -> Weighed:
-    """The situation as it is now; see `situation.look`."""
+    """The situation as it is now, with a path for every device; see `situation.look`."""
     now = situation.look(instance, objects)
-    weights = specs.weights(now.observed, now.machine)
-    return Weighed(now.instance, now.hierarchies, now.machine, now.observed, weights)
+    machine = devices.with_names(now.machine, now.observed)
+    weights = specs.weights(now.observed, machine)
+    return Weighed(now.instance, now.hierarchies, machine, now.observed, weights)
 
 
 def names(kind: str, now: Weighed) -> list[str]:
@@ -40,8 +41,13 @@ def names(kind: str, now: Weighed) -> list[str]:
     return sorted(name for name, marks in ours if any(is_of(mark, now.instance) for mark in marks))
 
 
-def document(kind: str, name: str, now: Weighed) -> dict[str, Any]:
-    """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not."""
+def document(
+    kind: str, name: str, now: Weighed, ignore: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not.
+
+    The knobs in `ignore` are shown as they were applied, whatever the kernel has now.
+    """
     observed = now.observed
     metadata: dict[str, Any] = {"name": name}
     if kind == "Image":
@@ -50,16 +56,23 @@ def document(kind: str, name: str, now: Weighed) -> dict[str, Any]:
         status: dict[str, Any] = {"digest": image.digest or None, "set": set_of(image.owner)}
     elif kind == "Quota":
         pool = observed.pools[name]
-        spec = specs.pool_spec(name, pool, now.machine, now.weights)
+        spec = specs.pool_spec(name, pool, now.machine, now.weights, ignore)
         status = {"cgroup": pool.path, "set": set_of(pool.owner), "usage": _usage(now, pool)}
     else:
         seen = observed.servers[name]
-        spec = specs.server_spec(seen, observed, now.machine, now.weights)
+        spec = specs.server_spec(seen, observed, now.machine, now.weights, ignore)
         status = _status(seen, now)
         for key in ("labels", "annotations"):
             if seen.applied and seen.applied.get(key):
                 metadata[key] = dict(seen.applied[key])
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec, "status": status}
+
+
+def left_to_others(kind: str, name: str, now: Weighed) -> frozenset[str]:
+    """The knobs that a server's recorded annotations leave to others; a pool's are kept nowhere."""
+    seen = now.observed.servers.get(name) if kind == "Server" else None
+    applied_to = seen.applied if seen else None
+    return servers.ignored(applied.to_object(name, applied_to)) if applied_to else frozenset()
 
 
 def _status(seen: ObservedServer, now: Weighed) -> dict[str, Any]:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 import resource
-import stat
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vsprov.errors import HostError
+from vsprov.engine import devices
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import KNOBS, RLIMITS, Host
-from vsprov.model.objects import CAPABILITIES, Object, Quota, Server
+from vsprov.model.objects import CAPABILITIES, Object
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
 
 
 def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
-    """The machine as it is; block devices are those of `objects`, `parent` is the group above our servers.
-
-    Raises HostError for a device that is none.
-    """
+    """The machine as it is; block devices are those of `objects`, `parent` is the group above our servers."""
     versions = hierarchies.versions()
     cpus = _cpuset(hierarchies, "cpus") or "0"
     with open("/proc/meminfo") as file:
@@ -33,7 +29,7 @@ def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str =
             page=os.sysconf("SC_PAGE_SIZE"),
             cpus=cpus,
             mems=_cpuset(hierarchies, "mems") or "0",
-            devices=_devices(objects),
+            devices=devices.numbers(path for _, path in devices.named_by(objects)),
         ),
         versions,
         _missing(hierarchies, versions, parent),
@@ -89,30 +85,6 @@ def _sample(hierarchies: Hierarchies, controller: str, parent: str) -> str:
 
 def _listing(directory: str) -> list[str]:
     return os.listdir(directory) if os.path.isdir(directory) else []
-
-
-def _devices(objects: Iterable[Object]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for item in objects:
-        if not isinstance(item.spec, Quota | Server):
-            continue
-        for row in item.spec.resources.get("io.devices", ()):
-            path = dict(row)["device"]
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                raise HostError(f"{item.address}: io.devices: {path}: {error.strerror}") from error
-            if not stat.S_ISBLK(status.st_mode):
-                raise HostError(f"{item.address}: io.devices: {path} is not a block device")
-            number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-            if os.path.exists(f"/sys/dev/block/{number}/partition"):
-                whole = os.path.basename(os.path.dirname(os.path.realpath(f"/sys/dev/block/{number}")))
-                raise HostError(
-                    f"{item.address}: io.devices: {path} is a partition",
-                    hint=f"limits apply to whole disks: /dev/{whole}",
-                )
-            found[path] = number
-    return found
 
 
 def _own_limit(name: str) -> tuple[Any, Any]:

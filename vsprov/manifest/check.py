@@ -1,7 +1,7 @@
 """What no schema can say of a manifest: checks across its documents.
 
-A check is one function in `CHECKS`, called once, that yields the problems it finds. Those that look at one
-object by itself are in `check_object`.
+A check is one function in `CHECKS` or `REFERENCES`, called once, that yields the problems it finds. Those
+that look at one object by itself are in `check_object`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MOST_CYCLES = 20
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A manifest before it is accepted. `images` are those that are there without it."""
+    """A manifest before it is accepted. `images` are those that are there without it, None when unknown."""
 
     items: Sequence[Item]
     by_address: Mapping[str, Item]
-    images: frozenset[str]
+    images: frozenset[str] | None
 
     def names(self, kind: str) -> set[str]:
         """The names of a kind, also of those that could not be read further."""
@@ -42,13 +42,18 @@ class Draft:
                 yield item, item.object.spec
 
 
-def check(items: Sequence[Item], images: frozenset[str] = frozenset()) -> list[Problem]:
-    """The problems of the manifest as a whole and of its objects, warnings among them."""
+def check(
+    items: Sequence[Item], images: frozenset[str] | None = frozenset(), *, references: bool = True
+) -> list[Problem]:
+    """The problems of the manifest as a whole and of its objects, warnings among them; without `references`
+    not what its objects refer to and is not there.
+    """
     by_address: dict[str, Item] = {}
     for item in items:
         by_address.setdefault(item.address, item)
     draft = Draft(items, by_address, images)
-    found = [problem for one in CHECKS for problem in one(draft)]
+    checks = (*CHECKS, *REFERENCES) if references else CHECKS
+    found = [problem for one in checks for problem in one(draft)]
     for item in items:
         found += check_object.check(item)
     return found
@@ -81,7 +86,10 @@ def groups(draft: Draft) -> Iterator[Problem]:
 
 def missing_images(draft: Draft) -> Iterator[Problem]:
     uses = ((item, SPEC_IMAGE, server.image) for item, server in draft.servers())
-    yield from _missing("Image", draft.names("Image") | draft.images, uses)
+    if draft.images is None:
+        yield from _missing("Image", draft.names("Image"), uses, elsewhere="apply needs it in the store")
+    else:
+        yield from _missing("Image", draft.names("Image") | draft.images, uses)
 
 
 def missing_quotas(draft: Draft) -> Iterator[Problem]:
@@ -148,11 +156,20 @@ def _cycle(draft: Draft, way: list[str], closing: str, after: Mapping[str, list[
     return draft.by_address[f"Server/{way[-1]}"].problem(path, f"depends on itself: {' → '.join(shown)}")
 
 
-def _missing(kind: str, known: set[str], uses: Iterable[tuple[Item, Path, str]]) -> Iterator[Problem]:
-    """A problem for each name that is used and not known; for the first ones with a suggestion."""
+def _missing(
+    kind: str, known: set[str], uses: Iterable[tuple[Item, Path, str]], elsewhere: str = ""
+) -> Iterator[Problem]:
+    """A problem for each name that is used and not known; for the first ones with a suggestion. A warning
+    where it may be `elsewhere`.
+    """
     for number, (item, path, name) in enumerate(use for use in uses if use[2] not in known):
         close = did_you_mean(name, known) if number < MOST_SUGGESTIONS else ""
-        yield item.problem(path, f"there is no {kind} {name}{close}", f"add a document of kind {kind} for it")
+        if elsewhere:
+            message = f"{kind} {name} is not in these files; {elsewhere}{close}"
+            yield item.problem(path, message, warning=True)
+        else:
+            hint = f"add a document of kind {kind} for it"
+            yield item.problem(path, f"there is no {kind} {name}{close}", hint)
 
 
 def _dependency(place: int) -> Path:
@@ -168,9 +185,11 @@ def _is_stopped(draft: Draft, name: str) -> bool:
 CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     duplicates,
     groups,
+    idle_dependencies,
+    cycles,
+)
+REFERENCES: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     missing_images,
     missing_quotas,
     missing_dependencies,
-    idle_dependencies,
-    cycles,
 )

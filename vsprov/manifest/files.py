@@ -47,15 +47,15 @@ def find(paths: Sequence[str], recursive: bool) -> list[str]:
     return list(found.values())
 
 
-def read(path: str) -> str:
-    """The text of a file, or of standard input for `-`.
+def read(path: str, what: str = "the manifest") -> str:
+    """The text of a file, or of standard input for `-`; `what` it is taken for, in an error.
 
     Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes, or is not UTF-8 (and where).
     """
     try:
         data = _read_stdin() if path == STDIN else _read_file(path)
     except OSError as error:
-        raise ManifestError([_problem(path, error)]) from None
+        raise ManifestError([_problem(path, error, what)]) from None
     if len(data) > MAX_TEXT:
         message = f"larger than {MAX_TEXT >> 20} MiB"
         raise ManifestError([Problem(message, subject=path, hint="split it into several files")])
@@ -138,6 +138,6 @@ def _read_stdin() -> bytes:
     return data
 
 
-def _problem(path: str, error: OSError) -> Problem:
+def _problem(path: str, error: OSError, what: str = "the manifest") -> Problem:
     hint = "pipe it into '-'" if error.errno == errno.EINVAL else ""
-    return Problem(f"read the manifest: {reason(error)}", subject=path, hint=hint)
+    return Problem(f"read {what}: {reason(error)}", subject=path, hint=hint)

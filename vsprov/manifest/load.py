@@ -52,13 +52,16 @@ def load(
     template: bool = False,
     values: Sequence[str] = (),
     sets: Sequence[str] = (),
-    known_images: frozenset[str] = frozenset(),
+    known_images: frozenset[str] | None = frozenset(),
+    references: bool = True,
 ) -> Manifest:
     """The manifest in the files and folders `paths` (`-`: standard input).
 
     `template` renders every file, not only those named *.j2; `values` are files and `sets` texts `a.b=c` for
-    the templates. `known_images` are names that servers may use without a document for them. Raises
-    ManifestError with all problems in the order of their positions, UsageError for a malformed `sets`.
+    the templates. `known_images` are names that servers may use without a document for them; None when those
+    are not known, and then any name is but worth a warning. Without `references` what objects refer to may be
+    missing. Raises ManifestError with all problems in the order of their positions, UsageError for a
+    malformed `sets`.
     """
     names = files.find(paths, recursive)
     variables: Mapping[str, Any] = {}
@@ -84,7 +87,9 @@ def load(
         found, wrong = text.parse(content, label)
         documents += found
         problems += wrong
-    return _manifest(documents, problems, known_images, f"sha256:{digest.hexdigest()}", tuple(names))
+    items, wrong = resolve(documents)
+    problems += [*wrong, *check(items, known_images, references=references)]
+    return _manifest(items, problems, f"sha256:{digest.hexdigest()}", tuple(names))
 
 
 def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = frozenset()) -> Manifest:
@@ -93,7 +98,8 @@ def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = f
     try:
         data = json.dumps([document.value for document in read], sort_keys=True, default=str)
         digest = hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()
-        return _manifest(read, [], known_images, f"sha256:{digest}", ())
+        items, wrong = resolve(read)
+        return _manifest(items, [*wrong, *check(items, known_images)], f"sha256:{digest}", ())
     except RecursionError:
         raise ManifestError([Problem("the documents are nested too deeply")]) from None
 
@@ -128,14 +134,8 @@ def explain(manifest: Manifest) -> list[tuple[str, str, str, str]]:
 
 
 def _manifest(
-    documents: Sequence[Document],
-    problems: list[Problem],
-    images: frozenset[str],
-    digest: str,
-    names: tuple[str, ...],
+    items: Sequence[Item], problems: list[Problem], digest: str, names: tuple[str, ...]
 ) -> Manifest:
-    items, wrong = resolve(documents)
-    problems = [*problems, *wrong, *check(items, images)]
     order = {name: i for i, name in enumerate(names)}
     problems.sort(key=lambda problem: _place(problem, order))
     if any(problem.severity == "error" for problem in problems):

@@ -345,8 +345,9 @@ def _parsers(kind: str) -> dict[Path, Parse]:
     for knob in KNOBS:
         path = (*under, *knob.path.split(".", 1))
         out[path] = knob.kind.parse
-        if knob.kind is kinds.RLIMIT:
-            out.update({(*path, key): rlimit for key in ("soft", "hard")})
+        if knob.rlimit:
+            single = rlimit if knob.kind is kinds.RLIMIT else kinds.LIMIT_BYTES.parse
+            out.update({(*path, key): single for key in ("soft", "hard")})
         if knob.kind is kinds.IO_DEVICES:
             out.update({(*path, _ITEM, key): kinds.LIMIT_BYTES.parse for key in ("readBps", "writeBps")})
             out.update({(*path, _ITEM, key): iops for key in ("readIops", "writeIops")})

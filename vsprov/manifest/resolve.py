@@ -12,7 +12,7 @@ from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import Path, position_of, problem_at, subject_of, validate
 from vsprov.manifest.text import Document
 from vsprov.model import units
-from vsprov.model.kinds import BYTES, LIMIT_BYTES
+from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Image, Object, Quota, Server, Source, Spec, read_resources, read_spec
 from vsprov.model.units import UnitError
@@ -201,6 +201,11 @@ def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterable[Pro
                 continue
             if knob.kind in (BYTES, LIMIT_BYTES):
                 yield from _decimal_size(document, (*at, group, key), given)
+            elif knob.kind is RLIMIT_BYTES:
+                pair = given if isinstance(given, dict) else {}
+                yield from _decimal_size(document, (*at, group, key), given)
+                for name in pair:
+                    yield from _decimal_size(document, (*at, group, key, name), pair[name])
             elif knob.path == "io.devices":
                 for i, device in enumerate(given):
                     for name in ("readBps", "writeBps"):

@@ -68,7 +68,7 @@ def load_values(paths: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for path in paths:
-        documents, found = parse(files.read(path), path)
+        documents, found = parse(files.read(path, "the values"), path)
         problems += found
         for document in documents[:1]:
             if isinstance(document.value, dict):
@@ -135,6 +135,7 @@ def _environment(values: Mapping[str, Any]) -> SandboxedEnvironment:
         """Says what there is instead."""
 
         __slots__ = ()
+        __index__ = jinja2.StrictUndefined._fail_with_undefined_error  # of range(n)
 
         @property
         def _undefined_message(self) -> str:

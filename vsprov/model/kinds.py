@@ -76,19 +76,34 @@ def _parse_flag(raw: Any) -> bool:
     raise UnitError(f"{units.short(raw, repr)} is not true or false")
 
 
-def _parse_rlimit(raw: Any) -> tuple[Any, Any]:
-    """(soft, hard) of `{soft: 1024, hard: 4096}`, or of one number for both."""
-    if isinstance(raw, tuple):
-        raw = dict(zip(("soft", "hard"), raw, strict=True))
-    one = parse_count(0, units.LARGEST, also_max=True)
-    if not isinstance(raw, Mapping):
-        both = one(raw)
-        return both, both
-    hard = one(raw.get("hard", raw.get("soft")))
-    soft = one(raw.get("soft", hard))
-    if hard != MAX and (soft == MAX or soft > hard):
-        raise UnitError(f"soft {soft} is above hard {hard}", "the hard limit is the ceiling of the soft one")
-    return soft, hard
+def _rlimit(
+    name: str, schema: Mapping[str, Any], one: Callable[[Any], Any], show: Callable[[Any], str]
+) -> Kind:
+    """A limit of each process; `schema`, `one` and `show` are those of a single number of it."""
+
+    def parse(raw: Any) -> tuple[Any, Any]:
+        """(soft, hard) of `{soft: 1024, hard: 4096}`, or of one number for both."""
+        if isinstance(raw, tuple):
+            raw = dict(zip(("soft", "hard"), raw, strict=True))
+        if not isinstance(raw, Mapping):
+            both = one(raw)
+            return both, both
+        hard = one(raw.get("hard", raw.get("soft")))
+        soft = one(raw.get("soft", hard))
+        if hard != MAX and (soft == MAX or soft > hard):
+            hint = "the hard limit is the ceiling of the soft one"
+            raise UnitError(f"soft {show(soft)} is above hard {show(hard)}", hint)
+        return soft, hard
+
+    pair = {"soft": schema, "hard": schema}
+    whole = {"additionalProperties": False, "minProperties": 1, "properties": pair}
+    return Kind(
+        name,
+        {**schema, "type": ["object", *schema["type"]], **whole},
+        parse,
+        dump=lambda value: {"soft": value[0], "hard": value[1]},
+        format=lambda value: f"{show(value[0])}:{show(value[1])}",
+    )
 
 
 _IO_FIELDS = ("readBps", "writeBps", "readIops", "writeIops")
@@ -180,19 +195,9 @@ ID_LIST = Kind(
     },
     units.parse_id_list,
 )
-RLIMIT = Kind(
-    "soft and hard limit",
-    {
-        "type": ["object", "integer", "string"],
-        "pattern": "^max$",
-        "minimum": 0,
-        "additionalProperties": False,
-        "minProperties": 1,
-        "properties": {"soft": _COUNT_OR_MAX, "hard": _COUNT_OR_MAX},
-    },
-    _parse_rlimit,
-    dump=lambda value: {"soft": value[0], "hard": value[1]},
-    format=lambda value: f"{value[0]}:{value[1]}",
+RLIMIT = _rlimit("soft and hard limit", _COUNT_OR_MAX, parse_count(0, units.LARGEST, also_max=True), str)
+RLIMIT_BYTES = _rlimit(
+    "soft and hard limit in bytes", LIMIT_BYTES.schema, units.parse_bytes_or_max, units.format_bytes
 )
 IO_DEVICES = Kind(
     "list of devices",

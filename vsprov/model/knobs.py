@@ -28,6 +28,7 @@ from vsprov.model.kinds import (
     LIMIT_BYTES,
     LIMIT_COUNT,
     RLIMIT,
+    RLIMIT_BYTES,
     WEIGHT,
     Kind,
 )
@@ -310,10 +311,9 @@ def _hugepages(label: str, kernel: str) -> Knob:
     )
 
 
-def _rlimit(name: str, doc: str) -> Knob:
-    return Knob(
-        f"rlimits.{name}", RLIMIT, f"{doc} setrlimit(2) RLIMIT_{name.upper()}, of each process.", rlimit=name
-    )
+def _rlimit(name: str, doc: str, kind: Kind = RLIMIT) -> Knob:
+    source = f"setrlimit(2) RLIMIT_{name.upper()}, of each process."
+    return Knob(f"rlimits.{name}", kind, f"{doc} {source}", rlimit=name)
 
 
 KNOBS: tuple[Knob, ...] = (
@@ -434,22 +434,22 @@ KNOBS: tuple[Knob, ...] = (
     _hugepages("2Mi", "2MB"),
     _hugepages("32Mi", "32MB"),
     _hugepages("1Gi", "1GB"),
-    _rlimit("as", "Address space in bytes."),
-    _rlimit("core", "Size of a core dump in bytes."),
+    _rlimit("as", "Address space in bytes.", RLIMIT_BYTES),
+    _rlimit("core", "Size of a core dump in bytes.", RLIMIT_BYTES),
     _rlimit("cpu", "CPU time in seconds."),
-    _rlimit("data", "Data segment in bytes."),
-    _rlimit("fsize", "Size of a file in bytes."),
+    _rlimit("data", "Data segment in bytes.", RLIMIT_BYTES),
+    _rlimit("fsize", "Size of a file in bytes.", RLIMIT_BYTES),
     _rlimit("locks", "File locks."),
-    _rlimit("memlock", "Locked memory in bytes."),
-    _rlimit("msgqueue", "POSIX message queues in bytes."),
+    _rlimit("memlock", "Locked memory in bytes.", RLIMIT_BYTES),
+    _rlimit("msgqueue", "POSIX message queues in bytes.", RLIMIT_BYTES),
     _rlimit("nice", "Ceiling of the nice value, as 20 minus it."),
     _rlimit("nofile", "Open file descriptors."),
     _rlimit("nproc", "Processes of the same user."),
-    _rlimit("rss", "Resident set in bytes; without effect on today's kernels."),
+    _rlimit("rss", "Resident set in bytes; without effect on today's kernels.", RLIMIT_BYTES),
     _rlimit("rtprio", "Real-time priority."),
     _rlimit("rttime", "CPU time of a real-time process without sleeping, in microseconds."),
     _rlimit("sigpending", "Queued signals."),
-    _rlimit("stack", "Stack of a process in bytes."),
+    _rlimit("stack", "Stack of a process in bytes.", RLIMIT_BYTES),
 )
 
 BY_PATH: Mapping[str, Knob] = {knob.path: knob for knob in KNOBS}

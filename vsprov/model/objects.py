@@ -73,7 +73,7 @@ def parse_capability(raw: Any) -> str:
     """`NET_ADMIN` of cap_net_admin, CAP_NET_ADMIN or NET_ADMIN."""
     name = str(raw).upper().removeprefix("CAP_")
     if name not in CAPABILITIES:
-        raise UnitError(f"{raw!r} is not a capability", "see capabilities(7); write NET_ADMIN")
+        raise UnitError(f"{raw!r} is not a capability", "names are as in capabilities(7), without CAP_")
     return name
 
 
@@ -122,6 +122,10 @@ class Mount:
     id_map: bool = True
     size: int | None = value(None, parse=units.parse_bytes)
     mode: str = "1777"
+
+
+# Type of a mount: the fields that only mounts of the other type have.
+NOT_OF_MOUNT = {"bind": ("size", "mode"), "tmpfs": ("source", "recursive", "id_map")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vsprov.model.fields import camel
+from vsprov.model.objects import NOT_OF_MOUNT
+
 # Lists whose items have a natural key, so that a changed item is not the whole list.
 KEYS = {"mounts": "target", "dependsOn": "name"}
 
@@ -19,12 +22,19 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
                 walk(item, f"{at}.{key}" if at else key)
         elif at in KEYS and isinstance(value, list | tuple):
             for item in value:
-                walk({k: v for k, v in item.items() if k != KEYS[at]}, f"{at}[{item[KEYS[at]]}]")
+                own = meant(item) if at == "mounts" else item
+                walk({k: v for k, v in own.items() if k != KEYS[at]}, f"{at}[{item[KEYS[at]]}]")
         elif value not in ({}, [], ()):
             out[at] = value
 
     walk(spec, "")
     return out
+
+
+def meant(mount: Mapping[str, Any]) -> dict[str, Any]:
+    """A mount without the defaults of keys that its type does not have."""
+    foreign = {camel(name) for name in NOT_OF_MOUNT[mount["type"]]}
+    return {key: value for key, value in mount.items() if key not in foreign}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

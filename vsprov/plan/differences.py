@@ -14,6 +14,7 @@ from typing import Any
 from vsprov.model.costs import Cost, cost_of
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Server
+from vsprov.model.units import format_bytes
 from vsprov.plan import diff
 from vsprov.plan.groups import GroupDelta
 from vsprov.plan.limits import LimitDifference
@@ -131,6 +132,8 @@ def show(value: Any) -> str:
 
 def _show_knob(row: str, value: Any) -> str:
     """A leaf of a record; quantities are kept there as plain numbers."""
+    if row == "mounts.size" and value is not None:
+        return format_bytes(value)
     knob = BY_PATH.get(row.removeprefix("resources."))
     return knob.kind.format(knob.kind.parse(value)) if knob and value is not None else show(value)
 

@@ -18,7 +18,8 @@ class Wanted:
     """What an apply asks for.
 
     `digests` gives each image's digest, as its source is now; `owner` is "instance/set". `prune`: what this
-    owner made and `objects` lacks goes. `remove` names addresses that go in any case (destroy).
+    owner made and `objects` lacks goes. `selected`: `objects` are only some of the manifest's. `remove` names
+    addresses that go in any case (destroy).
     """
 
     instance: str
@@ -26,6 +27,7 @@ class Wanted:
     objects: tuple[Object, ...] = ()
     digests: Mapping[str, str] = field(default_factory=dict)
     prune: bool = False
+    selected: bool = False
     remove: frozenset[str] = frozenset()
 
 
@@ -62,8 +64,18 @@ class Draft:
         else:
             self.changes[change.key] = change
 
-    def problem(self, subject: str, message: str, hint: str = "", path: str = "") -> None:
-        self.problems.append(Problem(message, None, path, subject, hint))
+    def problem(
+        self, subject: str, message: str, hint: str = "", path: str = "", *, lack: bool = False
+    ) -> None:
+        self.problems.append(Problem(message, None, path, subject, hint, lack=lack))
+
+    def refuse(
+        self, want: Object, refusals: Mapping[str, str], hint: str = "", *, lack: bool = False
+    ) -> None:
+        """A problem at each knob that is refused, {path: why}."""
+        under = "spec.resources" if isinstance(want.spec, Server) else "spec"
+        for knob, message in refusals.items():
+            self.problem(want.address, message, hint, f"{under}.{knob}", lack=lack)
 
     def foreign(self, address: str, owner: str | None, what: str) -> bool:
         """True, with a problem, when an object that stands in our way is someone else's (promise 4)."""
@@ -83,10 +95,8 @@ class Draft:
         assert isinstance(want.spec, Quota | Server)
         lacking = groups.unsupported(want.spec.resources, self.machine)
         if want.annotations.get(REQUIRE) == "hard":
-            for path, lack in lacking.items():
-                hint = f"drop the annotation {REQUIRE}: hard to apply the rest"
-                place = f"spec.resources.{path}" if isinstance(want.spec, Server) else f"spec.{path}"
-                self.problem(want.address, f"{path} cannot be applied: {lack}", hint, place)
+            refused = {path: f"cannot be applied: {lack}" for path, lack in lacking.items()}
+            self.refuse(want, refused, f"drop the annotation {REQUIRE}: hard to apply the rest", lack=True)
         elif lacking:
             self.notes[want.address] = tuple(
                 f"{path} is not applied: {lack}" for path, lack in lacking.items()

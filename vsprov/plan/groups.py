@@ -202,12 +202,12 @@ def _why(difference: Difference) -> str:
     return f"{difference.knob.path} = {'default' if after is None else difference.knob.kind.format(after)}"
 
 
-def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Machine) -> list[str]:
-    """Why the kernel would not take some of the resources.
+def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Machine) -> dict[str, str]:
+    """{knob path: why the kernel would not take it}.
 
     CPUs and nodes that are not there, and on v1 what goes beyond the pool the group is in.
     """
-    out = []
+    out = {}
     for knob, side in machine.rows:
         value = resources.get(knob.path)
         if value is None:
@@ -218,10 +218,10 @@ def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Mac
             absent = expand_ids(value) - expand_ids(most)
             if absent:
                 whose = "its pool" if around else "this host"
-                out.append(f"{knob.path}: {format_ids(absent)} is not in {most}, which is what {whose} has")
+                out[knob.path] = f"{format_ids(absent)} is not in {most}, which is what {whose} has"
         elif around not in (None, MAX) and (value == MAX or value > around):
             above = f"{knob.kind.format(value)} is above {knob.kind.format(around)}"
-            out.append(f"{knob.path}: {above}, which is what its pool has")
+            out[knob.path] = f"{above}, which is what its pool has"
     return out
 
 

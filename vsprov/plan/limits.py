@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model.knobs import RLIMITS, Group, Knob
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.plan.plan import PathChange
 from vsprov.plan.steps import SetLimit
 
 
@@ -45,14 +47,26 @@ def compare(
     return tuple(out)
 
 
-def refusals(resources: Group, machine: Machine) -> list[str]:
-    """What this process may not give to a server, for want of CAP_SYS_RESOURCE."""
-    out = []
+def notes(paths: Iterable[PathChange]) -> tuple[str, ...]:
+    """Why some of a server's changes cost a restart that would be live elsewhere."""
+    costly = [path.path for path in paths if path.cost == "restart"]
+    raised = [path.rpartition(".")[2] for path in costly if ".rlimits." in path]
+    if not raised:
+        return ()
+    return (
+        f"to raise the hard limit of {', '.join(raised)} on a running process takes CAP_SYS_RESOURCE, which "
+        "this vsprov lacks: so a restart",
+    )
+
+
+def refusals(resources: Group, machine: Machine) -> dict[str, str]:
+    """{knob path: why this process may not give it to a server}, for want of CAP_SYS_RESOURCE."""
+    out = {}
     for knob in RLIMITS:
         ceiling = machine.ceilings.get(knob.rlimit)
         if knob.path in resources and ceiling is not None and above(resources[knob.path][1], ceiling):
             hard = resources[knob.path][1]
-            out.append(f"{knob.path}: hard limit {hard} is above {ceiling}, the most that can be set here")
+            out[knob.path] = f"hard limit {hard} is above {ceiling}, the most that can be set here"
     return out
 
 

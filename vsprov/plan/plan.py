@@ -121,7 +121,10 @@ def to_document(plan: Plan, *, version: str, timestamp: str, host: str, owner_se
         "resource_changes": [_change_document(change) for change in plan.objects],
         "unchanged": list(plan.unchanged),
         "unlisted": list(plan.unlisted),
-        "problems": [{"subject": p.subject, "message": p.message, "hint": p.hint} for p in plan.problems],
+        "problems": [
+            {"subject": p.subject, "path": p.path, "message": p.message, "hint": p.hint}
+            for p in plan.problems
+        ],
         "summary": plan.summary(),
     }
 

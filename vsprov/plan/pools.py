@@ -83,8 +83,7 @@ def plan(draft: Draft, want: Object, weight: int) -> None:
     if seen and draft.foreign(want.address, seen.owner, f"cgroup {seen.path}"):
         return
     draft.note_lacking(want)
-    for refusal in groups.refusals(want.spec.resources, {}, draft.machine):
-        draft.problem(want.address, refusal)
+    draft.refuse(want, groups.refusals(want.spec.resources, {}, draft.machine))
     children = [o for o in draft.servers.values() if isinstance(o.spec, Server) and o.spec.quota == want.name]
     also = frozenset[str]().union(*(groups.needed(child.spec.resources, draft.machine) for child in children))  # type: ignore[union-attr]
     resources = servers.with_weight(want.spec.resources, weight)

@@ -79,11 +79,10 @@ def _server(draft: Draft, want: Object, weight: int) -> None:
     if seen and seen.directory and draft.foreign(want.address, seen.owner, f"the directory of {want.name}"):
         return
     draft.note_lacking(want)
-    for refusal in limits.refusals(spec.resources, draft.machine):
-        draft.problem(want.address, refusal, "run vsprov with CAP_SYS_RESOURCE, or lower the limit")
+    too_high = limits.refusals(spec.resources, draft.machine)
+    draft.refuse(want, too_high, "run vsprov with CAP_SYS_RESOURCE, or lower the limit")
     pool = _pool_resources(draft, want)
-    for refusal in groups.refusals(spec.resources, pool, draft.machine):
-        draft.problem(want.address, refusal)
+    draft.refuse(want, groups.refusals(spec.resources, pool, draft.machine))
     context = servers.Context(
         draft.wanted.instance,
         draft.wanted.owner,
@@ -99,7 +98,8 @@ def _server(draft: Draft, want: Object, weight: int) -> None:
         first = [f"Image/{spec.image}", *(f"Server/{dependency.name}" for dependency in spec.depends_on)]
         if spec.quota:
             first.append(f"Quota/{spec.quota}")
-        change = replace(change, after=tuple(first))
+        notes = (*change.notes, *limits.notes(change.paths))
+        change = replace(change, after=tuple(first), notes=notes)
     draft.add(want.address, change)
 
 

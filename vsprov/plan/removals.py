@@ -105,7 +105,8 @@ def _goes(draft: Draft, kind: str, name: str, owner: str | None, kept: Mapping[s
         return False
     if f"{kind}/{name}" in draft.wanted.remove:
         return not draft.foreign(f"{kind}/{name}", owner, f"{kind.lower()} {name}")
-    if draft.wanted.objects and owner == draft.wanted.owner and not draft.wanted.prune:
+    whole = draft.wanted.objects and not draft.wanted.selected
+    if whole and owner == draft.wanted.owner and not draft.wanted.prune:
         draft.unlisted.append(f"{kind}/{name}")
     return would_go(draft, kind, name, owner)
 

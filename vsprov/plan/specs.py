@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vsprov.model.kinds import BYTES, LIMIT_BYTES
+from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS
 from vsprov.model.objects import parse_resources, write_resources
 from vsprov.model.units import format_bytes
-from vsprov.plan import admission, pools, servers
+from vsprov.plan import admission, diff, pools, servers
 from vsprov.plan.admission import Claim
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 
@@ -30,16 +30,23 @@ def _claims(observed: Observed) -> Iterator[Claim]:
 
 
 def server_spec(
-    seen: ObservedServer, observed: Observed, machine: Machine, by_address: Mapping[str, int]
+    seen: ObservedServer,
+    observed: Observed,
+    machine: Machine,
+    by_address: Mapping[str, int],
+    ignore: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """A server's spec; of one without record only what the kernel tells. `by_address`: from `weights`."""
+    """A server's spec; of one without record only what the kernel tells. `by_address`: from `weights`;
+    knobs in `ignore` as they were applied.
+    """
     spec: dict[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
     if seen.applied and seen.group:
         around = pools.resources_of(observed.pools.get(spec.get("quota", "")))
         recorded, weight = servers.resources_of(seen.applied), by_address.get(f"Server/{seen.name}")
-        resources = group_resources(recorded, seen.group, servers.within(machine, around), weight=weight)
+        inside = servers.within(machine, around)
+        resources = group_resources(recorded, seen.group, inside, weight=weight, ignore=ignore)
         spec.pop("resources", None)
-        if resources := with_limits(resources, seen):
+        if resources := with_limits(resources, seen, ignore):
             spec["resources"] = write_resources(resources)
     if seen.hostname is not None:
         spec["hostname"] = seen.hostname
@@ -47,24 +54,33 @@ def server_spec(
 
 
 def pool_spec(
-    name: str, pool: ObservedGroup, machine: Machine, by_address: Mapping[str, int]
+    name: str,
+    pool: ObservedGroup,
+    machine: Machine,
+    by_address: Mapping[str, int],
+    ignore: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """A pool's spec."""
+    """A pool's spec; knobs in `ignore` as they were applied."""
     weight = by_address.get(f"Quota/{name}")
-    found = group_resources(pools.resources_of(pool), pool, machine, weight=weight)
+    found = group_resources(pools.resources_of(pool), pool, machine, weight=weight, ignore=ignore)
     return {"scope": "pool", **write_resources(found)}
 
 
 def group_resources(
-    recorded: Mapping[str, Any], group: ObservedGroup, machine: Machine, *, weight: int | None = None
+    recorded: Mapping[str, Any],
+    group: ObservedGroup,
+    machine: Machine,
+    *,
+    weight: int | None = None,
+    ignore: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """{knob path: value} of a group. A recorded value stays as it was written while the kernel shows just
-    that; `weight` is the CPU weight that the recorded reservations lead to.
+    that, and if it is in `ignore`; `weight` is the CPU weight that the recorded reservations lead to.
     """
     out = dict(recorded)
     expected = recorded if weight is None else servers.with_weight(recorded, weight)
     for knob, side in machine.rows:
-        if any(file not in group.texts for file in side.files):
+        if knob.path in ignore or any(file not in group.texts for file in side.files):
             continue
         if _has_devices(knob.path, expected, machine):
             texts = side.encode(expected.get(knob.path), expected, machine.encoding)
@@ -78,11 +94,14 @@ def group_resources(
     return {knob.path: out[knob.path] for knob in KNOBS if knob.path in out}
 
 
-def with_limits(resources: Mapping[str, Any], seen: ObservedServer) -> dict[str, Any]:
+def with_limits(
+    resources: Mapping[str, Any], seen: ObservedServer, ignore: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The resources with the resource limits its init really has, of those that were set."""
     out = dict(resources)
     for knob in RLIMITS:
-        if knob.path in out and seen.limits and knob.rlimit in seen.limits:
+        left_alone = knob.path in ignore or knob.path not in out
+        if not left_alone and seen.limits and knob.rlimit in seen.limits:
             out[knob.path] = seen.limits[knob.rlimit]
     return out
 
@@ -107,7 +126,9 @@ def settled(kind: str, spec: Mapping[str, Any], machine: Machine) -> dict[str, A
 
 
 def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The same spec with sizes as people write them, 64Mi."""
+    """The same spec with sizes as people write them, 64Mi, and of each mount what its type has."""
+    if spec.get("mounts"):
+        spec = {**spec, "mounts": [_mount(mount) for mount in spec["mounts"]]}
     tree = spec if kind == "Quota" else spec.get("resources", {})
     shown = {
         group: {key: _sized(f"{group}.{key}", value) for key, value in keys.items()}
@@ -120,8 +141,15 @@ def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     return shown if kind == "Quota" else {**spec, "resources": shown}
 
 
+def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    shown = diff.meant(mount)
+    return {**shown, "size": format_bytes(shown["size"])} if shown.get("size") else shown
+
+
 def _sized(path: str, value: Any) -> Any:
     knob = BY_PATH.get(path)
+    if knob and knob.kind is RLIMIT_BYTES:
+        return {key: format_bytes(limit) for key, limit in value.items()}
     return format_bytes(value) if knob and knob.kind in (BYTES, LIMIT_BYTES) else value
 
 
