@@ -17,10 +17,13 @@ import pytest
 
 from tests import leaks
 from tests.features import SERVERS
+from tests.vm import preloaded
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SECONDS_TO_VANISH = 2.0  # the kernel takes a dead network namespace apart in a worker of its own
 TIMEOUT = 120.0
+
+run_command = preloaded.run if preloaded.SOCKET in os.environ else subprocess.run
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Instance:
         With `check`, any exit code but 0 fails the test. A traceback fails it always.
         """
         command = self.command(*arguments)
-        done = subprocess.run(
+        done = run_command(
             command,
             input=input if input is not None else "",
             capture_output=True,
@@ -134,9 +137,9 @@ def _destroy(instance: Instance) -> list[str]:
         return []
     command = instance.command("destroy", "--all", "-y")
     try:
-        done = subprocess.run(
+        done = run_command(
             command,
-            stdin=subprocess.DEVNULL,
+            input="",
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
