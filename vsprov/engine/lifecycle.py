@@ -141,7 +141,7 @@ def _on_the_image_there_is(seen: ObservedServer, observed: Observed) -> list[Ste
     if image is None or image.digest == seen.applied["image"]:
         return []
     text = applied.to_text({**seen.applied, "image": image.digest})
-    return [applied_mark(seen.group.path, text), WriteApplied(seen.name, text)]
+    return [applied_mark(seen.group.path, text), WriteApplied(seen.name, text, seen.disk or "")]
 
 
 def _made_again(seen: ObservedServer, wanted: Wanted, now: Situation) -> dict[str, Change]:

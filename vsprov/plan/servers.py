@@ -116,7 +116,7 @@ def _steps(name: str, group: str, it: Comparison, context: Context, *, again: bo
     start = spec.state == "Running" and (seen.init is None or again)
     fresh = not seen.directory or anew
     steps: list[Step] = []
-    write = [] if fresh or seen.disk == it.text else [WriteApplied(name, it.text)]
+    write = [] if fresh or seen.disk == it.text else [WriteApplied(name, it.text, seen.disk or "")]
     # It may find the disk full, so it comes before the stop where the mark tells by itself what still runs.
     early = bool(it.here and seen.mark and applied.is_whole(seen.mark))
     steps += write if early else ()

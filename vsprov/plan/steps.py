@@ -94,10 +94,11 @@ class MakeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class WriteApplied:
-    """Replace the record in the server's directory."""
+    """Replace the record in the server's directory; `undo` is what was there, "" for nothing readable."""
 
     server: str
     applied: str
+    undo: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,8 @@ def undo_of(step: Step) -> Step | None:
             return SetLimit(step.server, step.limit, *step.undo, (step.soft, step.hard))
         case SetHostname():
             return SetHostname(step.server, step.undo, step.hostname)
+        case WriteApplied() if step.undo:
+            return WriteApplied(step.server, step.undo, step.applied)
         case MakeGroup(controller=""):
             return RemoveGroup(step.group)
         case MakeDirectory():
