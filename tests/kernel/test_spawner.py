@@ -398,6 +398,53 @@ def test_a_bind_that_is_not_recursive_leaves_mounts_below_out(workshop: Workshop
 
 
 @pytest.mark.vm_subset
+@pytest.mark.parametrize(
+    "place", "dev dev/pts dev/mqueue proc proc/sys proc/bus proc/1 sys sys/fs/cgroup".split()
+)
+@pytest.mark.parametrize("kind", ["bind", "tmpfs"])
+def test_a_mount_that_a_link_leads_over_what_confines_the_guest_is_refused(
+    workshop: Workshop, place: str, kind: str
+) -> None:
+    source = workshop.folder / "source"
+    source.mkdir()
+    (workshop.image / "app").symlink_to("/")
+    (workshop.image / "data").symlink_to(place)
+    mount = bind(source, "/app/data") if kind == "bind" else {"type": "tmpfs", "target": "/app/data"}
+    hidden = {"masks": ["/proc/bus"], "read_only_paths": ["/proc/sys"]}
+    event = workshop.failure(workshop.request("sh", "-c", "echo I ran", mounts=[mount], **hidden))
+    assert (event["step"], event["errno"], event["message"]) == (
+        "mount /app/data",
+        errno.EXDEV,
+        "it lies on another file system of the server",
+    )
+    assert workshop.output() == ""
+    assert members(workshop.group(1) / "payload") == []
+
+
+@pytest.mark.vm_subset
+def test_mounts_may_be_made_on_mounts_that_were_asked_for(workshop: Workshop) -> None:
+    source = workshop.folder / "source"
+    (source / "sub/deep").mkdir(parents=True)
+    source.chmod(0o777)
+    (workshop.image / "run").symlink_to("/srv/sub")
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(source / "sub")], check=True)
+    targets = ("/srv/data", "/srv/data/more", "/srv/sub/below", "/run/by-link", "/dev/shm", "/dev/shm/own")
+    tmpfs = [{"type": "tmpfs", "target": target} for target in targets]
+    try:
+        said = workshop.shell(
+            "cut -d' ' -f5 /proc/self/mountinfo | grep -E '^/(srv|dev/shm)'; head -c1 /dev/zero | wc -c",
+            mounts=[bind(source, "/srv", recursive=True), *tmpfs],
+            masks=["/proc/version"],
+        )
+    finally:
+        subprocess.run(["umount", str(source / "sub")], check=True)
+    assert sorted(said.splitlines()) == [
+        *("/dev/shm", "/dev/shm", "/dev/shm/own", "/srv", "/srv/data", "/srv/data/more", "/srv/sub"),
+        *("/srv/sub/below", "/srv/sub/by-link", "1"),
+    ]
+
+
+@pytest.mark.vm_subset
 def test_an_idmapped_bind_shows_the_owners_of_the_host_and_others_nobody(workshop: Workshop) -> None:
     source = workshop.folder / "source"
     source.mkdir(mode=0o777)

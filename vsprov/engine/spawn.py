@@ -20,8 +20,8 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
                        {"type": "tmpfs", "target", "size", "mode"}
                        {"type": "bind", "source", "target", "recursive", "idmap"}, and "nofollow": refuse a
                        symbolic link in the source (not asked for yet)
-    masks            paths hidden after all mounts; may be absent
-    read_only_paths  bound read-only on themselves after all mounts; may be absent
+    masks            paths hidden before the mounts are made; may be absent
+    read_only_paths  bound read-only on themselves before the mounts are made; may be absent
     cgroup           {"payload": cgroup2 directory or None, "attach": [v1 directories]}
     console          file for its output, or None
     reaper           a static program of the host that is to be its pid 1, or None

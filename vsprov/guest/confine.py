@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .machine import Memory
     from .report import Failure
 
     Ids = tuple[int, int, list[int]]
@@ -41,12 +42,17 @@ DIRECTORY = how(os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_MAGICLINKS)
 class Recipe(Program):
     """The list of a child, and where in it is what its maker has to know."""
 
-    __slots__ = ("candidates", "capabilities", "cwd", "user")
+    __slots__ = ("candidates", "capabilities", "cwd", "mounts", "places", "user")
 
     user: int  # the position of setgroups, setresgid, setresuid and capset
     capabilities: tuple[int, ...]  # addresses of the sets of root, and of any other user
     cwd: int  # where in the memory the kernel puts the name of the working directory
     candidates: range  # positions of the attempts to execute
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(memory)
+        self.mounts: list[int] = []  # where the numbers go of the root and of what may be mounted on
+        self.places: list[tuple[str, int]] = []  # targets, and where the number goes of the mount they are on
 
     def outside(self) -> bool:
         """Whether the working directory turned out to lie outside the root (CVE-2024-21626)."""
@@ -72,12 +78,12 @@ def new_recipe(spec: dict[str, Any]) -> Recipe:
     hidden = (*spec.get("masks", ()), *spec.get("read_only_paths", ()))
     groups, mounts = spec["cgroup"]["attach"], [entry["target"] for entry in spec.get("mounts", ())]
     calls = 250 + len(spec["rlimits"]) + 6 * len(hidden) + 3 * len(groups)
-    calls += 2 * spec["env"].get("PATH", "").count(":") + sum(20 + 6 * target.count("/") for target in mounts)
+    calls += 2 * spec["env"].get("PATH", "").count(":") + sum(22 + 6 * target.count("/") for target in mounts)
     texts = 24576 + len(spec.get("seccomp") or b"")
     for text in (*spec["argv"], *spec["env"], *spec["env"].values(), *hidden, *groups):
         texts += 4 * len(text) + 64
     for target in mounts:
-        texts += (4 * len(target) + 64) * (2 + 2 * target.count("/"))
+        texts += (4 * len(target) + 64) * (2 + 2 * target.count("/")) + 2 * 264
     return Recipe(obtain(calls * SIZE, texts))
 
 

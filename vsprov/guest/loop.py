@@ -21,7 +21,7 @@ from _socket import (
     socket,
     socketpair,
 )
-from errno import EACCES, EBUSY, EEXIST
+from errno import EACCES, EBUSY, EEXIST, EXDEV
 from marshal import dumps, loads
 from select import EPOLLIN, EPOLLOUT, epoll
 
@@ -29,6 +29,7 @@ from .confine import CHANNEL, REAPER, become, new_recipe
 from .equip import binds, equip
 from .layers import O_PATH, learn, open_console, open_source, sealed_copy
 from .machine import start
+from .places import misplaced
 from .recipe import write_server
 from .report import at, describe
 from .sys_calls import (
@@ -302,7 +303,10 @@ def hear(server: Server) -> None:
         except ConnectionResetError:
             continue  # it closed its end with something unread; what it said first is still there
         assert server.recipe
-        if message == b"u":
+        if message and (target := misplaced(server.recipe, server.pid)):
+            at(f"mount {target}")
+            give_up(server, OSError(EXDEV, "it lies on another file system of the server"))
+        elif message == b"u":
             name_user(server)
         elif message == b"r":
             welcome(server)
