@@ -342,6 +342,18 @@ def test_a_read_only_root_keeps_its_upper_layer_clean(workshop: Workshop) -> Non
     assert list((workshop.folder / "1/upper").iterdir()) == []
 
 
+@pytest.mark.vm_subset
+def test_mount_points_that_are_missing_in_a_read_only_root_are_made(workshop: Workshop) -> None:
+    mounts = [{"type": "tmpfs", "target": "/m/deep"}, bind(workshop.image / "etc/probe", "/f/file")]
+    request = workshop.request("sh", "-c", "touch /m/x /m/deep/x; cat /f/file", mounts=mounts)
+    request["root"]["read_only"] = True
+    for _ in range(2):  # the second time they are there
+        assert workshop.end(request)["code"] == 0
+    assert workshop.output().splitlines() == [
+        *("touch: /m/x: Read-only file system", "of the image") * 2,
+    ]
+
+
 @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_an_image_whose_system_directory_is_something_else_is_refused(

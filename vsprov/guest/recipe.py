@@ -56,6 +56,7 @@ FDS_PER_MESSAGE = 200
 PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 AF_INET, SOCK_DGRAM, MSG_CMSG_CLOEXEC, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x40000000, 0x8914, 1
 TIOCSCTTY = 0x540E
+READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
 
 # Inside the root, whatever links the image holds; a component itself and no link; an existing directory.
 ANYWHERE = how(os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
@@ -114,6 +115,9 @@ def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None
             bind += 1
         else:
             _tmpfs(p, free, entry)
+    if root["read_only"]:
+        p.step = "make the root read-only"
+        p.call("mount_setattr", FIRST_MOUNT, EMPTY, AT_EMPTY_PATH, READ_ONLY, len(READ_ONLY))
     if ids is None:
         p.step = f"user {spawn['user']}"
         ask(p, b"u")
@@ -289,13 +293,12 @@ def _hide(p: Program, masks: tuple[str, ...], read_only: tuple[str, ...], dev: i
         p.mount(b"tmpfs", b".", PRIVATE | MS_RDONLY, b"mode=555,size=4k,nr_inodes=2")
         p.call("chdir", b"/")
         p.call("close", fd)
-    attributes = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)
     for path in read_only:
         p.step = f"make read-only {path}"
         p.open_inside(fd, os.fsencode(path), ANYWHERE, on=[(number, 6) for number in absent])
         flags = AT_EMPTY_PATH | AT_RECURSIVE
         p.call("open_tree", fd, EMPTY, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, want=fd + 1)
-        p.call("mount_setattr", fd + 1, EMPTY, flags, attributes, len(attributes))
+        p.call("mount_setattr", fd + 1, EMPTY, flags, READ_ONLY, len(READ_ONLY))
         p.move_mount(fd + 1, fd)
         p.call("close", fd + 1)
         p.call("close", fd)
