@@ -20,6 +20,7 @@ from .sys_calls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
+    CAP_SYS_ADMIN,
     CLONE_NEWCGROUP,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_STRING,
@@ -97,6 +98,8 @@ def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None
     p.step, hostname = "hostname", os.fsencode(spawn["hostname"])
     p.call("sethostname", hostname, len(hostname), path=spawn["hostname"])
     add_part(p, ("root", layers, free), lambda q: _root(q, layers, free))
+    if mapped and CAP_SYS_ADMIN not in spawn["capabilities"]:
+        add_part(p, ("alone", free), lambda q: _forbid_user_namespaces(q, free))
     dev, silent = FIRST_MOUNT + 1 + layers, console < 0
     add_part(p, ("dev", dev, free, payload), lambda q: _dev(q, dev, free, payload))
     add_part(p, ("stdin", silent, dev, free), lambda q: _stdin(q, silent, dev, free))
@@ -184,6 +187,18 @@ def _root(p: Program, layers: int, free: int) -> None:
     p.call("pivot_root", b".", b".")
     p.call("umount2", b".", MNT_DETACH)
     p.call("chdir", b"/")
+
+
+def _forbid_user_namespaces(p: Program, free: int) -> None:
+    """No user namespace below the server's, in which its users would have all capabilities (CVE-2024-1086).
+
+    The limit is each user namespace's own (namespaces(7), /proc/sys/user): ours must be the server's by now.
+    """
+    p.step, path, content = "forbid user namespaces", "/proc/sys/user/max_user_namespaces", b"0\n"
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    p.call("openat", AT_FDCWD, os.fsencode(path), flags, 0, want=free, on=((ENOENT, 3),), path=path)
+    p.call("write", free, content, len(content), want=len(content), path=path)
+    p.call("close", free)
 
 
 def _plain_directory(p: Program, name: bytes, fd: int) -> None:

@@ -42,6 +42,7 @@ PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRI
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
 with open("/proc/sys/kernel/cap_last_cap", "rb") as _file:
     CAPABILITIES = int(_file.read()) + 1  # how many this kernel knows
 
