@@ -84,6 +84,51 @@ def test_an_oom_in_a_process_leaves_the_server_running(pair: Lab) -> None:
     assert pair.init("a") == init
 
 
+@pytest.mark.parametrize("limit", ["512Ki", "1Mi", "2Mi"])
+def test_a_server_too_small_for_its_mounts_fails_alone(pair: Lab, limit: str) -> None:
+    """F02: what the kernel needs for the mounts counts as the server's memory, before its command runs."""
+    mounts = [{"type": "tmpfs", "target": f"/m/{n}"} for n in range(250)]
+    small = server("small", resources={"memory": {"max": limit}}, mounts=mounts)
+    done = pair.apply(image(), server("beside"), small, server("z"), check=False)
+    assert "spawner: died" not in done.stderr
+    assert pair.run("z", "echo", "fine").stdout == "fine\n"
+    unharmed(pair)
+    pair.apply(image(), server("beside"), server("z"), flags=("--prune",))
+
+
+FILL = """
+import os
+file = os.open("/data/x", os.O_RDWR | os.O_CREAT)
+while True:
+    os.write(file, bytes(4096))
+"""
+
+
+def test_a_server_that_has_used_up_its_memory_takes_nothing_of_the_hosts_along(pair: Lab) -> None:
+    """F02: files in a tmpfs of the host stay charged to its group when it restarts, or something joins it."""
+    shared = Path("/dev/shm") / pair.vsprov.name
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    try:
+        full = server(
+            "full",
+            resources={"memory": {"max": "64Mi", "swapMax": 0}},
+            mounts=[{"type": "bind", "source": str(shared), "target": "/data", "idMap": False}],
+        )
+        pair.apply(image(), server("beside"), full)
+        pair.run("full", "python3", "-c", FILL, check=False)
+        for _ in range(3):
+            done = pair.vsprov("exec", "full", "--", "true", check=False)
+            assert "died" not in done.stderr and done.returncode in (0, 1, 137)
+            done = pair.vsprov("restart", "full", "beside", check=False)
+            assert "died" not in done.stderr
+            unharmed(pair)
+    finally:
+        for file in shared.iterdir():
+            file.unlink()
+        shared.rmdir()
+
+
 def test_shared_memory_is_limited(pair: Lab) -> None:
     """F02: /dev/shm holds 64 MiB."""
     said = pair.run(

@@ -283,6 +283,32 @@ def test_signals_to_the_client_reach_the_command(house: House, number: signal.Si
         assert client.wait(SECONDS) == 5
 
 
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT)])
+def test_a_stopped_command_is_ended_by_who_insists(house: House, numbers: tuple[int, ...]) -> None:
+    script = f"trap '' {' '.join(str(int(number)) for number in set(numbers))}; kill -STOP $$"
+    group = house.workshop.group(1) / "exec"
+    with subprocess.Popen(join(house.request("sh", "-c", script), "pipes"), cwd=CHECKOUT) as client:
+        pid = arrived(group, "sh")
+        while "State:\tT" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.01)
+        for number in numbers:
+            client.send_signal(number)
+            time.sleep(0.2)  # two signals of one kind at once are one
+        assert client.wait(SECONDS) == 128 + signal.SIGKILL
+    assert members(group) == []
+
+
+def test_one_interrupt_is_the_commands_own_business(house: House) -> None:
+    script = "trap 'echo caught' INT; echo waiting; n=0; while [ $n -lt 60 ]; do sleep 0.05; n=$((n+1)); done"
+    with subprocess.Popen(
+        join(house.request("sh", "-c", script), "pipes"), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout and client.stdout.readline() == "waiting\n"
+        client.send_signal(signal.SIGINT)
+        assert client.stdout.read() == "caught\n"
+        assert client.wait(SECONDS) == 0
+
+
 def test_a_guest_without_a_user_namespace_is_joined_too() -> None:
     with open_workshop() as workshop:
         spawned = workshop.request("sleep", "1000", id_map=None)

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from tests.features import hierarchies, requires
 from tests.kernel.guests import BASE, MASK, Workshop, ended, members, open_workshop
 from vsprov.engine.spawn import Spawner
 from vsprov.errors import FailedError
-from vsprov.kernel import process
+from vsprov.guest.sys_calls import raw_syscall
+from vsprov.kernel import process, syscall
 
+KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 STANDARD_MOUNTS = {
     ("/", "overlay", "rw,nodev,relatime"),
@@ -625,6 +628,36 @@ def test_the_interpreter_cannot_be_written_through_a_waiting_guest(workshop: Wor
         assert os.fstatvfs(program).f_flag & os.ST_RDONLY
     finally:
         os.close(program)
+
+
+@pytest.mark.parametrize("dumpable", ["0", "1", "2"])
+def test_a_waiting_guest_shares_memory_only_where_changing_users_keeps_it_closed(
+    workshop: Workshop, dumpable: str
+) -> None:
+    """fs.suid_dumpable, proc_sys_fs(5): only the spawner is shown another value."""
+    file = workshop.folder / "suid_dumpable"
+    file.write_text(f"{dumpable}\n")
+    spawners: list[Spawner] = []
+
+    def start_elsewhere() -> None:
+        syscall.unshare(syscall.CLONE_NEWNS)
+        syscall.mount("", "/", None, syscall.MS_REC | syscall.MS_PRIVATE)
+        subprocess.run(["mount", "--bind", file, "/proc/sys/fs/suid_dumpable"], check=True)
+        spawners.append(Spawner())
+        workshop.spawner = spawners[0]
+        workshop.failure({})  # by now it has looked; and over a /proc with mounts in it there can be no other
+        subprocess.run(["umount", "/proc/sys/fs/suid_dumpable"], check=True)
+
+    kept = workshop.spawner
+    thread = threading.Thread(target=start_elsewhere)
+    thread.start()
+    thread.join()
+    with spawners[0] as spawner:
+        guest = workshop.ready(workshop.request("true"))
+        shared = raw_syscall(KCMP, spawner.pid, guest.pid, 1, 0, 0, 0) == 0
+        assert os.stat(f"/proc/{guest.pid}/mem").st_uid == 0  # root's, as of all that must not be traced
+        workshop.spawner = kept
+    assert shared == (dumpable != "1")
 
 
 def test_an_aborted_guest_is_gone_and_says_so(workshop: Workshop) -> None:

@@ -22,15 +22,18 @@ from vsprov.errors import FailedError
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CHUNK = 1 << 16
+_KILLED = "something on the host has ended vsprov-enter; the command was ended with it"
 
 
 class EnterError(FailedError):
     """The command could not be started. Exit code: 127 when it was not found, 126 when not executable."""
 
-    def __init__(self, event: Mapping[str, Any]) -> None:
+    def __init__(self, event: Mapping[str, Any], server: str = "") -> None:
         step, path = event["step"], event["path"]
         said = event["message"] or os.strerror(event["errno"])
-        super().__init__(": ".join([step, *([path] if path and path not in step else []), said]))
+        words = [f"Server/{server}"] if server else []
+        words += [step, *([path] if path and path not in step else []), said]
+        super().__init__(": ".join(words))
         if step.startswith("exec "):
             self.exit_code = {ENOENT: 127, EACCES: 126}.get(event["errno"], 126)
 
@@ -41,7 +44,8 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
     The request: `pid` and `start` of the server's init, and of the keys that `spawn` describes `cgroup`,
     `argv`, `env`, `cwd`, `user`, `umask`, `capabilities`, `rlimits`, `no_new_privs`, and `seccomp` and
     `oom_score_adj` if any. With `tty` the command gets a terminal of the server's own, of which ours shows
-    the other side; without, our standard input, output and error. The signals sent to us go on to it.
+    the other side; without, our standard input, output and error. The signals sent to us go on to it, and two
+    seconds after one that is meant to end it SIGKILL does. `server`, if there, names the server in messages.
     EnterError when it could not be started.
     """
     ours, theirs = socket.socketpair()
@@ -51,14 +55,14 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
         pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
         theirs.close()
         try:
-            client = _Client(ours)
+            client = _Client(ours, request.get("server", ""))
             client.send({**request, "tty": tty, "rows": rows, "cols": columns})
             event = client.terminal() if tty else client.pipes()
         finally:
             ours.close()
             os.waitpid(pid, 0)
     if event["event"] == "failed":
-        raise EnterError(event)
+        raise EnterError(event, request.get("server", ""))
     code: int = event["code"]
     return code
 
@@ -66,8 +70,9 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
 class _Client:
     """The conversation with the program that joins the server."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, server: str) -> None:
         self._channel = channel
+        self._who = f"Server/{server}: " if server else ""
         self._incoming = b""
         self._fds: list[int] = []
 
@@ -85,7 +90,7 @@ class _Client:
                 return event
             part, fds, _flags, _address = socket.recv_fds(self._channel, _CHUNK, 1)
             if not part:
-                raise FailedError("enter: died before the command ended")
+                raise FailedError(f"{self._who}enter: died before the command ended", hint=_KILLED)
             self._incoming += part
             self._fds += fds
 

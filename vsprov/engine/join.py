@@ -97,5 +97,6 @@ def _run(
     )
     with suppress(FileExistsError):
         os.mkdir(payload, 0o755)  # it stays: another command may be about to join it
-    groups = {"payload": payload, "attach": attach}
-    return enter.enter({**asked, "pid": seen.init.pid, "start": seen.init.start, "cgroup": groups}, tty)
+    init, groups = seen.init, {"payload": payload, "attach": attach}
+    where = {"server": seen.name, "pid": init.pid, "start": init.start, "cgroup": groups}
+    return enter.enter({**asked, **where}, tty)

@@ -25,9 +25,9 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
     cgroup           {"payload": cgroup2 directory or None, "attach": [v1 directories]}
     console          file for its output, or None
     reaper           a static program of the host that is to be its pid 1, or None
-    own_memory       optional: true for a child with memory of its own. Else it shares the spawner's until it
-                     executes, which costs a third, but should its cgroup run out of memory in that moment,
-                     the kernel kills both
+    own_memory       optional: true for a child with a copy of the spawner's memory. Else it shares that until
+                     it executes: a third cheaper, but should its cgroup run out of memory in that moment, the
+                     kernel kills both
 
 Events:
 

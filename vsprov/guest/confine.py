@@ -17,6 +17,7 @@ from .sys_calls import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECCOMP,
     RESOLVE_NO_MAGICLINKS,
@@ -125,6 +126,7 @@ def write_confinement(p: Recipe, spec: dict[str, Any], fd: int, ids: Ids) -> Non
     p.call("setresgid", gid, gid, gid)
     p.call("setresuid", uid, uid, uid)
     p.call("capset", pack("Ii", CAPABILITY_VERSION_3, 0), p.capabilities[uid != 0])
+    p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.step = f"working directory {spec['cwd']}"
     p.open_inside(fd, os.fsencode(spec["cwd"]), DIRECTORY)
     p.call("fchdir", fd)

@@ -90,11 +90,12 @@ servers: dict[int, Server] = {}
 by_pid: dict[int, Server] = {}
 by_channel: dict[int, Server] = {}
 in_python = False
+own_always = False
 
 
 def main(fd: int) -> None:
     """Serve the control socket until the client closes it: guests at the gate end, running ones live on."""
-    global control, poller, sigchld, nofile, in_python
+    global control, poller, sigchld, nofile, in_python, own_always
     in_python = "python" in sys.argv[3:]
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-spawner")
@@ -105,6 +106,7 @@ def main(fd: int) -> None:
     sigchld = sigchld_fd()
     nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[1], nofile[1]))
+    own_always = is_dumped_after_change()
     learn()
     poller = epoll()
     poller.register(fd, EPOLLIN)
@@ -127,6 +129,18 @@ def main(fd: int) -> None:
             obey(waiting.pop(0))
         if outgoing:
             flush()
+
+
+def is_dumped_after_change() -> bool:
+    """Whether a process that becomes another user may be traced by it afterwards; proc_sys_fs(5).
+
+    Then a child that shared our memory would open it to its server.
+    """
+    try:
+        with open("/proc/sys/fs/suid_dumpable", "rb") as file:
+            return file.read().strip() == b"1"
+    except OSError:
+        return True
 
 
 def take_descriptors(fd: int) -> socket:
@@ -284,8 +298,8 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
     at("clone3")
     try:
         # Of processes that share memory the kernel sets all the oom_score_adj, and kills all if it kills one.
-        own = in_python or request.get("own_memory") or request["oom_score_adj"] is not None
-        pid = start(flags, cgroup, recipe.memory, own)
+        own = own_always or request.get("own_memory") or request["oom_score_adj"] is not None
+        pid = start(flags, cgroup, recipe.memory, in_python, own)
     finally:
         os.dup2(NOTHING, CHANNEL, False)  # only the child may hold its end open
     server.pid, server.channel = pid, ours

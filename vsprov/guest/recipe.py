@@ -38,6 +38,7 @@ from .sys_calls import (
     MS_REC,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    PR_SET_DUMPABLE,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -155,6 +156,7 @@ def _namespaces(p: Program, mapped: bool, free: int) -> None:
     if mapped:
         p.call("setresgid", 0, 0, 0)
         p.call("setresuid", 0, 0, 0)
+        p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # with fs.suid_dumpable = 1 that has changed it
     p.call("setgroups", 0, None)
     p.step = "cgroup namespace"
     p.call("unshare", CLONE_NEWCGROUP)
@@ -350,6 +352,7 @@ def write_command(
     p.call("setns", PIDFD, namespaces)
     p.call("setresgid", 0, 0, 0)
     p.call("setresuid", 0, 0, 0)
+    p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.call("setgroups", 0, None)
     p.call("chdir", b"/")
     if spec["tty"]:
