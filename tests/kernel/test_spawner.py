@@ -909,6 +909,23 @@ def test_a_user_or_group_the_image_does_not_have_is_named(workshop: Workshop, us
     )
 
 
+@pytest.mark.parametrize("target", ["/proc/kmsg", "/proc/version", "/sys/kernel/notes", "/dev/null"])
+def test_a_passwd_file_that_is_a_link_to_one_of_the_kernels_is_not_opened(
+    workshop: Workshop, target: str
+) -> None:
+    (workshop.image / "etc/passwd").unlink()
+    (workshop.image / "etc/passwd").symlink_to(target)
+    unread = klog_unread()
+    event = workshop.failure(workshop.request("true", user="app"))
+    assert (event["step"], event["errno"], event["path"]) == ("user app", errno.EINVAL, "/etc/passwd")
+    assert klog_unread() >= unread
+
+
+def klog_unread() -> int:
+    """How many bytes /proc/kmsg holds that nobody has read: syslog(2), SYSLOG_ACTION_SIZE_UNREAD."""
+    return raw_syscall({"x86_64": 103, "aarch64": 116}[os.uname().machine], 9, *(0,) * 5)
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device", "directory", "large", "magic link"])
 def test_a_hostile_passwd_file_neither_hangs_nor_leads_astray(workshop: Workshop, kind: str) -> None:
     path = workshop.image / "etc/passwd"
@@ -926,7 +943,7 @@ def test_a_hostile_passwd_file_neither_hangs_nor_leads_astray(workshop: Workshop
     event = workshop.failure(workshop.request("true", user="app"))
     expected = {
         "fifo": errno.EINVAL,
-        "device": errno.EACCES,
+        "device": errno.EINVAL,
         "directory": errno.EINVAL,
         "large": errno.EFBIG,
         "magic link": errno.ENOENT,

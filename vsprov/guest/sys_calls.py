@@ -94,6 +94,7 @@ _prctl = _call("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_text = _call("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
 _ioctl = _call("ioctl", c_int, c_ulong, c_char_p)
 _ioctl_value = _call("ioctl", c_int, c_ulong, c_ulong)
+_fstatfs = _call("fstatfs", c_int, c_void_p)
 _signalfd = _call("signalfd", c_int, c_char_p, c_int)
 _sigprocmask = _call("sigprocmask", c_int, c_char_p, c_void_p)
 _rt_sigaction = _raw(c_int, c_char_p, c_void_p, c_size_t)
@@ -184,6 +185,14 @@ def openat2(dfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> i
     """open(2) with the RESOLVE_ rules of openat2(2)."""
     fd: int = _openat2(437, dfd, path, pack("3Q", flags | os.O_CLOEXEC, mode, resolve), 24)
     return fd if fd >= 0 else failed(path)
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system an fd is on: the first word of fstatfs(2)."""
+    status = ctypes.create_string_buffer(256)
+    if _fstatfs(fd, status) < 0:
+        failed()
+    return int.from_bytes(status.raw[:8], "little")
 
 
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:
