@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from tests.features import hierarchies, requires
-from tests.kernel.guests import BASE, MASK, Workshop, ended, members, open_workshop
+from tests.instance import CHECKOUT
+from tests.kernel.guests import BASE, MASK, SECONDS, Workshop, ended, members, open_workshop
+from vsprov.engine import spawn
 from vsprov.engine.spawn import Spawner
 from vsprov.errors import FailedError
 from vsprov.guest.sys_calls import raw_syscall
@@ -611,6 +613,43 @@ def test_guests_never_run_when_the_spawner_is_killed_at_the_gate(workshop: Works
     spawner.close()
     workshop.spawner = kept
     assert [(workshop.folder / f"{number}/console.log").read_text() for number in (1, 2, 3)] == ["", "", ""]
+
+
+def test_a_spawner_that_is_stopped_is_killed_when_it_is_no_longer_needed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spawn, "SECONDS_TO_LEAVE", 0.2)
+    spawner = Spawner()
+    workshop.spawner, kept = spawner, workshop.spawner
+    guest = workshop.ready(workshop.request("sh", "-c", "echo I ran"))
+    os.kill(spawner.pid, signal.SIGSTOP)
+    spawner.close()
+    workshop.spawner = kept
+    assert ended(guest.pid)
+    assert process.start_time(spawner.pid) is None
+    assert workshop.output() == ""
+
+
+START = """
+import resource, select, sys
+from vsprov.engine.spawn import Spawner
+from vsprov.errors import FailedError
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+try:
+    with Spawner() as spawner:
+        select.select([spawner], [], [])
+        spawner.events()
+except FailedError as error:
+    print(error, error.hint, sep="; ")
+"""
+
+
+@pytest.mark.parametrize(("files", "step"), [(4, ""), (5, ""), (6, "(probe overlay|start): ")])
+def test_a_spawner_that_cannot_start_says_what_is_in_the_way(files: int, step: str) -> None:
+    command = [sys.executable, "-c", START, str(files)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.stderr == ""
+    assert re.fullmatch(f"spawner: start: {step}Too many open files; .*ulimit -n\n", done.stdout), done.stdout
 
 
 def test_a_released_guest_outlives_the_spawner(workshop: Workshop) -> None:

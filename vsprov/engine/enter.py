@@ -17,7 +17,7 @@ from errno import EACCES, EIO, ENOENT
 from marshal import dumps, loads
 from typing import Any
 
-from vsprov.engine.spawn import start
+from vsprov.engine.spawn import start, starting
 from vsprov.errors import FailedError
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -48,21 +48,25 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
     seconds after one that is meant to end it SIGKILL does. `server`, if there, names the server in messages.
     EnterError when it could not be started.
     """
-    ours, theirs = socket.socketpair()
+    who = request.get("server", "")
+    what = f"Server/{who}: enter" if who else "enter"
+    with starting(what):
+        ours, theirs = socket.socketpair()
     rows, columns = _size() if tty else (0, 0)
     with ours, theirs:
         stdio = (None, None, 2) if tty else (0, 1, 2)
-        pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
+        with starting(what):
+            pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
         theirs.close()
         try:
-            client = _Client(ours, request.get("server", ""))
+            client = _Client(ours, what)
             client.send({**request, "tty": tty, "rows": rows, "cols": columns})
             event = client.terminal() if tty else client.pipes()
         finally:
             ours.close()
             os.waitpid(pid, 0)
     if event["event"] == "failed":
-        raise EnterError(event, request.get("server", ""))
+        raise EnterError(event, who)
     code: int = event["code"]
     return code
 
@@ -70,9 +74,9 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
 class _Client:
     """The conversation with the program that joins the server."""
 
-    def __init__(self, channel: socket.socket, server: str) -> None:
+    def __init__(self, channel: socket.socket, name: str) -> None:
         self._channel = channel
-        self._who = f"Server/{server}: " if server else ""
+        self._name = name
         self._incoming = b""
         self._fds: list[int] = []
 
@@ -90,7 +94,7 @@ class _Client:
                 return event
             part, fds, _flags, _address = socket.recv_fds(self._channel, _CHUNK, 1)
             if not part:
-                raise FailedError(f"{self._who}enter: died before the command ended", hint=_KILLED)
+                raise FailedError(f"{self._name}: died before the command ended", hint=_KILLED)
             self._incoming += part
             self._fds += fds
 

@@ -28,7 +28,7 @@ from select import EPOLLIN, EPOLLOUT, epoll
 from .confine import CHANNEL, REAPER, become, new_recipe
 from .equip import binds, equip
 from .layers import O_PATH, learn, open_console, open_source, sealed_copy
-from .machine import start
+from .machine import is_dumped_after_change, start
 from .places import misplaced
 from .recipe import write_server
 from .report import at, describe
@@ -95,24 +95,43 @@ own_always = False
 
 def main(fd: int) -> None:
     """Serve the control socket until the client closes it: guests at the gate end, running ones live on."""
-    global control, poller, sigchld, nofile, in_python, own_always
+    global control
+    try:
+        control = take_descriptors(fd)
+        fd = control.fileno()
+        prepare(fd)
+    except OSError as error:
+        step, number, path, message = describe(error)
+        body = dumps({"event": "unable", "step": step, "errno": number, "path": path, "message": message})
+        os.write(fd, len(body).to_bytes(4, "little") + body)
+    else:
+        serve(fd)
+
+
+def prepare(fd: int) -> None:
+    """All that is needed once."""
+    global poller, sigchld, nofile, in_python, own_always
     in_python = "python" in sys.argv[3:]
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-spawner")
     reset_signals()
     os.umask(0o022)
-    control = take_descriptors(fd)
-    fd = control.fileno()
     sigchld = sigchld_fd()
     nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[1], nofile[1]))
     own_always = is_dumped_after_change()
+    at("probe overlay")
     learn()
+    at("epoll")
     poller = epoll()
     poller.register(fd, EPOLLIN)
     poller.register(sigchld, EPOLLIN)
     gc.disable()  # a collection in a child would copy every page of the heap
     gc.freeze()
+
+
+def serve(fd: int) -> None:
+    """Take turns until the client is gone."""
     while True:
         for ready, mask in poller.poll(0 if waiting else -1, 64):
             if ready == fd:
@@ -129,18 +148,6 @@ def main(fd: int) -> None:
             obey(waiting.pop(0))
         if outgoing:
             flush()
-
-
-def is_dumped_after_change() -> bool:
-    """Whether a process that becomes another user may be traced by it afterwards; proc_sys_fs(5).
-
-    Then a child that shared our memory would open it to its server.
-    """
-    try:
-        with open("/proc/sys/fs/suid_dumpable", "rb") as file:
-            return file.read().strip() == b"1"
-    except OSError:
-        return True
 
 
 def take_descriptors(fd: int) -> socket:

@@ -190,6 +190,18 @@ def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False, own:
     return pid
 
 
+def is_dumped_after_change() -> bool:
+    """Whether a process that becomes another user may be traced by it afterwards; proc_sys_fs(5).
+
+    Then a child that shared our memory would open it to its server.
+    """
+    try:
+        with open("/proc/sys/fs/suid_dumpable", "rb") as file:
+            return file.read().strip() == b"1"
+    except OSError:
+        return True
+
+
 def walk(memory: Memory) -> None:
     """What the machine code does; returns when a call fails."""
     at = HEADER
