@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, image, server, status, wait_until
+from tests.lab import Lab, image, server, status, to_yaml, wait_until
 
 BOMB = """
 import os, time
@@ -221,3 +221,26 @@ def test_starting_and_stopping_leaves_nothing_to_pile_up(pair: Lab) -> None:
     assert [line for line in pair.vsprov.left() if not line.startswith("process")] == before
     assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
     assert status(pair.init("beside").pid, "State").startswith("S")
+
+
+def test_a_log_made_larger_than_any_disk_is_read_all_the_same(pair: Lab) -> None:
+    """F04: ftruncate(2) of its own standard output."""
+    pair.apply(image(), server("beside"), server("a", "sh", "-c", "echo one; exec sleep infinity"))
+    pair.run("a", "sh", "-c", "truncate -s 8T /proc/1/fd/1; echo two >> /proc/1/fd/1")
+    assert (pair.directory("a") / "console.log").stat().st_size > 8 << 40
+    assert pair.vsprov("logs", "--tail", "1", "a").stdout == "two\n"
+    assert pair.vsprov("logs", "--tail", "all", "a").stdout.replace("\0", "") == "one\ntwo\n"
+    pair.vsprov("restart", "a")
+    unharmed(pair)
+
+
+def test_a_hostname_that_is_no_text_is_shown(pair: Lab) -> None:
+    """Any bytes may be one, sethostname(2)."""
+    strong = server("a", security={"capabilities": {"add": ["SYS_ADMIN"]}})
+    pair.apply(image(), server("beside"), strong)
+    pair.run("a", "python3", "-c", r"import socket; socket.sethostname(b'\xff\xfea')")
+    assert r"hostname: \xff\xfea" in pair.vsprov("get", "server", "a", "-o", "yaml").stdout
+    done = pair.vsprov("diff", "-", input=to_yaml(image(), server("beside"), strong), check=False)
+    assert done.returncode == 1 and "xff" in done.stdout
+    pair.apply(image(), server("beside"), strong)
+    assert pair.run("a", "hostname").stdout == "a\n"

@@ -244,6 +244,24 @@ def test_a_group_that_is_gone_is_named_and_nothing_runs(house: House) -> None:
     assert not (house.workshop.folder / "1/upper/ran").exists()
 
 
+@pytest.mark.parametrize("gone", ["process", "zombie", "group"])
+def test_a_server_that_ends_while_it_is_joined_is_said_to_have_ended(house: House, gone: str) -> None:
+    missing = str(house.workshop.group(1) / "missing")
+    if gone == "process":
+        os.kill(house.guest.pid, signal.SIGKILL)
+        house.workshop.wait(house.guest.number, "exited")
+    elif gone == "zombie":
+        os.kill(house.workshop.spawner.pid, signal.SIGSTOP)  # so that nobody reaps it
+        os.kill(house.guest.pid, signal.SIGKILL)
+        assert ended(house.guest.pid)
+    groups = {"cgroup": {"payload": missing, "attach": []}} if gone == "group" else {}
+    try:
+        done = house.run("true", server="web1", **groups)
+    finally:
+        os.kill(house.workshop.spawner.pid, signal.SIGCONT)
+    assert (done.returncode, done.stderr) == (1, "refused 1: Server/web1: it has ended\n")
+
+
 def test_the_guest_cannot_look_into_a_command_that_is_joining(house: House) -> None:
     spy = (
         "while :; do for p in /proc/[0-9]*; do"

@@ -13,7 +13,7 @@ import termios
 import tty as terminal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from errno import EACCES, EIO, ENOENT
+from errno import EACCES, EIO, ENODEV, ENOENT, ESRCH
 from marshal import dumps, loads
 from typing import Any
 
@@ -36,6 +36,11 @@ class EnterError(FailedError):
         super().__init__(": ".join(words))
         if step.startswith("exec "):
             self.exit_code = {ENOENT: 127, EACCES: 126}.get(event["errno"], 126)
+
+
+def ended(server: str) -> FailedError:
+    """The error of a server whose first process, or group, went while it was about to be joined."""
+    return FailedError(f"Server/{server}: it has ended", hint="if it is being restarted, try again")
 
 
 def enter(request: Mapping[str, Any], tty: bool) -> int:
@@ -66,7 +71,8 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
             ours.close()
             os.waitpid(pid, 0)
     if event["event"] == "failed":
-        raise EnterError(event, who)
+        gone = event["errno"] in (ENOENT, ENODEV, ESRCH) and event["step"].startswith(("join", "cgroup"))
+        raise ended(who) if who and gone else EnterError(event, who)
     code: int = event["code"]
     return code
 

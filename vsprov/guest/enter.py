@@ -271,7 +271,8 @@ def attend(control: socket, gate: socket, pid: int, recipe: Recipe, cwd: str) ->
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0 and not asked and not signals:
         at("start")
-        raise OSError(0, f"killed by signal {-code} before it could start; has the server no memory left?")
+        why = "the server is ending, or has no memory left"
+        raise OSError(0, f"killed by signal {-code} before it could start: {why}")
     return code if code >= 0 else 128 - code
 
 
