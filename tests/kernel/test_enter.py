@@ -195,6 +195,12 @@ def test_environment_user_directory_and_limits_are_those_of_the_request(house: H
     assert said == ["ä b", "/srv", "0077", "64", *ids]
 
 
+@pytest.mark.parametrize(("user", "home"), [("0", "/root"), ("app", "/srv"), ("1000:5", "/srv"), ("77", "/")])
+def test_the_home_of_who_joins_is_the_images(house: House, user: str, home: str) -> None:
+    assert house.said('echo "$HOME"', user=user, home=True) == [home]
+    assert house.said('echo "$HOME"', user=user, home=True, env={"PATH": "/bin", "HOME": "/own"}) == ["/own"]
+
+
 @pytest.mark.parametrize("user", ["0x1", "01", "+1", "1 ", "-1", "4294967295", "4294967296", "1_0"])
 def test_a_user_that_is_neither_name_nor_number_is_refused(house: House, user: str) -> None:
     done = house.run("id", "-u", user=user)

@@ -936,6 +936,30 @@ def test_users_and_groups_are_those_of_the_image(
     assert lines == [[uid] * 4, [gid] * 4, groups]
 
 
+HOMES = [
+    *(("0", "/root"), ("0:0", "/root"), ("root", "/root"), ("app", "/srv"), ("1000", "/srv")),
+    *(("1000:5", "/srv"), ("app:audio", "/srv"), ("77", "/"), ("77:77", "/"), ("odd", "/"), ("none", "/")),
+    *(("far", "/" + "ä" * 1000), ("farther", "/")),
+]
+
+
+@pytest.mark.parametrize(("user", "home"), HOMES)
+@pytest.mark.parametrize("reaper", [None, "/usr/bin/catatonit"])
+def test_the_home_of_a_user_is_the_images_unless_the_environment_says_otherwise(
+    workshop: Workshop, user: str, home: str, reaper: str | None
+) -> None:
+    if reaper:
+        requires("catatonit")
+    with (workshop.image / "etc/passwd").open("a") as file:
+        file.write(f"odd:x:5:5::relative:/bin/sh\nnone:x:6:6\nfar:x:7:7::/{'ä' * 1000}:/bin/sh\n")
+        file.write(f"farther:x:8:8::/{'a' * 5000}:/bin/sh\n")
+    shown = 'echo "$HOME"'
+    assert workshop.shell(shown, user=user, home=True, reaper=reaper) == f"{home}\n"
+    own = {"PATH": "/bin", "HOME": "/own"}
+    assert workshop.shell(shown, user=user, home=True, env=own, reaper=reaper) == "/own\n"
+    assert workshop.shell('echo "${HOME-none}"', user=user, reaper=reaper) == "none\n"
+
+
 @pytest.mark.parametrize("user", ["nobody-here", "app:nobody-here", "wide", "short"])
 def test_a_user_or_group_the_image_does_not_have_is_named(workshop: Workshop, user: str) -> None:
     with (workshop.image / "etc/passwd").open("a") as file:

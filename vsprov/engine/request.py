@@ -29,7 +29,7 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 # component of a mount's target, which may have to be made (250 mounts: 1.3 MiB).
 MEMORY_TO_START, MEMORY_PER_COMPONENT = 4 << 20, 64 << 10
 REAPERS = ("catatonit", "tini")
-DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
@@ -44,6 +44,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
         "hostname": spec.hostname,
         "argv": list(spec.init.command),
         "env": environment(spec),
+        "home": True,
         "cwd": spec.init.working_dir,
         "user": spec.init.user,
         "umask": 0o022,
@@ -95,6 +96,7 @@ def enter_request(
     return {
         "argv": argv,
         "env": {**environment(spec), **env},
+        "home": True,
         "cwd": cwd or spec.init.working_dir,
         "user": spec.init.user if user is None else user,
         "umask": 0o022,

@@ -4,6 +4,7 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
 
     hostname         text
     argv, env        as execve(2) takes them; argv[0] is looked for on env's PATH
+    home             optional: true for a HOME in the environment, if env has none, from /etc/passwd
     cwd, umask       umask is a number
     user             "USER[:GROUP]", names or numbers, by the server's own /etc/passwd and /etc/group
     capabilities     numbers: the bounding set; for root also the permitted and effective one

@@ -57,7 +57,7 @@ from .sys_calls import (
     set_signal_mask,
     setns,
 )
-from .users import known, resolve
+from .users import home, known, resolve
 
 TYPE_CHECKING = False  # importing typing would double the heap every child copies
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def run(control: socket, request: dict[str, Any]) -> int:
         raise OSError(ESRCH, "the server's first process has ended", str(pid))
     at("user " + request["user"])
     ids = known(request["user"]) or resolve(request["user"], root)
+    if request.get("home"):
+        request["env"].setdefault("HOME", home(request["user"], root))
     if request["tty"]:
         at("terminal")
         master, slave = open_terminal(root, request["rows"], request["cols"], base + ids[0])

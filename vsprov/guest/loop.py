@@ -25,7 +25,7 @@ from errno import EACCES, EBUSY, EEXIST, EXDEV
 from marshal import dumps, loads
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from .confine import CHANNEL, REAPER, become, new_recipe
+from .confine import CHANNEL, REAPER, become, new_recipe, settle
 from .equip import binds, equip
 from .layers import O_PATH, learn, open_console, open_source, sealed_copy
 from .machine import is_dumped_after_change, start
@@ -49,7 +49,7 @@ from .sys_calls import (
     reset_signals,
     sigchld_fd,
 )
-from .users import known, resolve
+from .users import home, known, resolve
 
 TYPE_CHECKING = False  # importing typing would double the heap every child copies
 if TYPE_CHECKING:
@@ -294,6 +294,8 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
         flags |= CLONE_INTO_CGROUP
     at("user " + request["user"])
     ids = known(request["user"])
+    if ids and ids[0] and request.get("home") and "HOME" not in request["env"]:
+        ids = None  # to be asked for, with the home directory
     at("start")
     recipe = server.recipe = new_recipe(request)
     write_server(recipe, request, console, ids)
@@ -348,6 +350,7 @@ def name_user(server: Server) -> None:
         root = os.open(f"/proc/{server.pid}/root", O_PATH | os.O_DIRECTORY)
         try:
             become(server.recipe, *resolve(server.user, root))
+            settle(server.recipe, home(server.user, root))
         finally:
             os.close(root)
     except OSError as error:

@@ -12,6 +12,7 @@ from stat import S_ISREG
 from .sys_calls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, file_system, openat2
 
 LARGEST = 65535
+HOME_SIZE = 1024  # of the longest home directory
 _FILE_LIMIT = 1 << 20
 # Magic numbers of proc, sysfs, cgroup, cgroup2, tracefs, debugfs, securityfs, bpf, binfmt_misc, selinuxfs,
 # pstore, efivarfs, configfs, mqueue, devpts, hugetlbfs; include/uapi/linux/magic.h.
@@ -66,6 +67,26 @@ def resolve(user: str, root: int) -> tuple[int, int, list[int]]:
             raise
         return uid, 0, []
     return uid, gid, [member for member in _memberships(found, root) if member != gid]
+
+
+def home(user: str, root: int) -> str:
+    """The home directory of "USER[:GROUP]" by the server's /etc/passwd; "/" when that tells none.
+
+    That of user 0 is /root: most servers are his, and start without a look at any file.
+    """
+    name = user.partition(":")[0]
+    uid = number(name)
+    if uid == 0:
+        return "/root"
+    try:
+        for fields in _lines("/etc/passwd", 6, root):
+            ids = _ids(fields[2:4])
+            if ids and (ids[0] == uid if uid is not None else fields[0] == name):
+                path = fields[5]
+                return path if path.startswith("/") and "\0" not in path and len(path) < HOME_SIZE else "/"
+    except OSError:
+        return "/"
+    return "/"
 
 
 def _entry(name: str, uid: int | None, root: int) -> tuple[str, int, int]:
