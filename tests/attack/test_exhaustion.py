@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, image, server, status, to_yaml, wait_until
+from tests.lab import Lab, image, members, server, status, to_yaml, wait_until
 
 BOMB = """
 import os, time
@@ -244,3 +244,56 @@ def test_a_hostname_that_is_no_text_is_shown(pair: Lab) -> None:
     assert done.returncode == 1 and "xff" in done.stdout
     pair.apply(image(), server("beside"), strong)
     assert pair.run("a", "hostname").stdout == "a\n"
+
+
+GROUPS = """
+import os
+made = 0
+for number in range(5000):
+    try:
+        os.mkdir(f"/sys/fs/cgroup/g{number}")
+    except OSError:
+        break
+    made += 1
+os.chdir("/sys/fs/cgroup/g0")
+deep = 0
+os.rmdir("/sys/fs/cgroup/g1")
+try:
+    for number in range(40):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+        deep += 1
+        os.rmdir(f"/sys/fs/cgroup/g{number + 2}")
+except OSError:
+    pass
+print(made, deep, flush=True)
+"""
+
+
+@pytest.mark.vm_subset
+def test_control_groups_of_its_own_end_at_a_number_and_a_depth_and_go_with_the_server(pair: Lab) -> None:
+    """F14: each costs the host memory that no limit counts, and is found again by its path."""
+    pair.apply(image(), server("beside"), server("a"))
+    made, deep = map(int, pair.run("a", "python3", "-c", GROUPS).stdout.split())
+    assert 900 < made < 1000 and deep == 10
+    assert "a" in pair.vsprov("ps", "a").stdout
+    pair.vsprov("restart", "a")
+    assert pair.shell("a", "ls /sys/fs/cgroup | grep -c ^g || true") == "0\n"
+    unharmed(pair)
+
+
+def test_a_limit_is_set_on_every_process_however_many_there_are(pair: Lab) -> None:
+    """A file of a group gives a page of pids at a time."""
+    many = ("sh", "-c", "for i in $(seq 1200); do sleep 10000 & done; echo all; wait")
+
+    def limited(files: int) -> dict[str, object]:
+        return server("many", *many, resources={"rlimits": {"nofile": files}})
+
+    pair.apply(image(), server("beside"), limited(100))
+    wait_until(lambda: pair.console("many") == "all\n")
+    pair.apply(image(), server("beside"), limited(90))
+    pids = members(pair.group("many") / "payload")
+    assert len(pids) == 1201
+    tables = (Path(f"/proc/{pid}/limits").read_text().splitlines() for pid in pids)
+    files = (line.split() for table in tables for line in table if line.startswith("Max open files"))
+    assert {tuple(words[3:5]) for words in files} == {("90", "90")}

@@ -178,6 +178,19 @@ def test_a_command_that_ends_while_the_apply_goes_on_is_told_with_its_last_words
     assert (web1["status"]["state"], web1["status"]["lastExit"]["code"]) == ("Stopped", 3)
 
 
+def test_an_apply_whose_words_nobody_reads_any_more_is_finished(lab: Lab) -> None:
+    documents = (HOST, web(), web("web2"), web("web3"))
+    command = subprocess.Popen(
+        ["sh", "-c", '"$@" 2>&1 | { read line; }', "sh", *lab.vsprov.command("apply", "-y", "-")],
+        stdin=subprocess.PIPE,
+        env=lab.vsprov.environment,
+    )
+    command.communicate(to_yaml(*documents).encode(), timeout=SECONDS)
+    lab.wait_until(lambda: lab.vsprov("get", "servers", "-o", "name").stdout.count("Server/web") == 3)
+    lab.wait_until(lambda: not (lab.vsprov.run / "intent").exists())
+    assert lab.is_settled(*documents)
+
+
 def test_where_one_server_fails_the_others_are_made_and_the_exit_code_is_1(lab: Lab) -> None:
     done = lab.apply(HOST, server("bad", "/no/such/program"), web(), check=False)
     assert done.returncode == 1

@@ -38,6 +38,42 @@ def test_a_cgroup_without_our_mark_is_refused_and_untouched(lab: Lab, controller
         wait_until(lambda: removed(foreign))
 
 
+def test_no_verb_touches_a_group_without_our_mark_that_stands_where_a_server_would(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    foreign = lab.group("b")
+    foreign.mkdir()
+    stranger = subprocess.Popen(["sleep", "1000"])
+    try:
+        (foreign / "cgroup.procs").write_text(str(stranger.pid))
+        for words in (["stop", "b"], ["restart", "b"], ["start", "b"], ["exec", "b", "--", "true"]):
+            said = lab.vsprov(*words, check=False)
+            assert said.returncode == 1 and "does not carry our mark" in said.stderr, words
+        assert lab.vsprov("get", "servers", "-o", "name").stdout == "Server/a\n"
+        lab.vsprov("stop", "--all")
+        lab.vsprov("start", "--all")
+        assert lab.init("a") and stranger.poll() is None
+        assert "Server/b: left alone" in lab.vsprov("destroy", "--all", "-y").stderr
+        assert not lab.directory("a").exists() and not (lab.vsprov.root / "images").exists()
+        assert stranger.poll() is None and os.listxattr(foreign) == []
+    finally:
+        stranger.kill()
+        stranger.wait()
+        wait_until(lambda: removed(foreign))
+        lab.vsprov("destroy", "--all", "-y")
+
+
+def test_destroy_all_leaves_a_server_whose_mark_was_edited_with_what_it_needs(lab: Lab) -> None:
+    lab.apply(image(), pool("all", pids={"max": 100}), server("a", quota="all"), server("b"))
+    os.setxattr(lab.group("all/a"), "trusted.vsprov.owner", b"garbage")
+    before = lab.init("all/a")
+    said = lab.vsprov("destroy", "--all", "-y").stderr
+    assert all(f"{one}: left alone" in said for one in ("Server/a", "Image/host", "Quota/all"))
+    assert lab.init("all/a") == before
+    assert not lab.directory("b").exists()
+    os.setxattr(lab.group("all/a"), "trusted.vsprov.owner", f"server {lab.vsprov.name}/default".encode())
+    lab.vsprov("destroy", "--all", "-y")
+
+
 def removed(folder: Path) -> bool:
     try:
         folder.rmdir()

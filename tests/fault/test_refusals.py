@@ -80,6 +80,59 @@ def test_a_full_disk_does_not_harm_a_record_that_is_there(small_lab: Lab, small_
     assert small_lab.init("a") == init
 
 
+def test_a_full_disk_is_found_before_a_server_is_stopped_for_a_change(
+    small_lab: Lab, small_disk: Path
+) -> None:
+    small_lab.converge(image(), server("a"))
+    init = small_lab.init("a")
+    ballast = fill(small_disk, 0)
+    said = small_lab.refused(image(), server("a", "sleep", "1000000"))
+    assert "No space left on device" in said and "stopped" not in said
+    assert small_lab.init("a") == init
+    ballast.unlink()
+    small_lab.converge(image(), server("a", "sleep", "1000000"))
+    assert small_lab.init("a") != init
+
+
+def test_where_a_changed_server_cannot_be_started_it_says_that_it_is_stopped(lab: Lab) -> None:
+    lab.converge(image(), server("a"), server("b"))
+    before = lab.init("b")
+    said = lab.refused(image(), server("a", "/no/such/program"), server("b"))
+    assert "No such file or directory; it is stopped now" in said
+    assert lab.processes("a") == [] and lab.init("b") == before
+
+
+@pytest.mark.parametrize("lacking", [{"mounts": [{"type": "bind", "source": "/no/such", "target": "/srv"}]}])
+def test_what_the_host_lacks_for_a_start_is_said_before_anything_is_stopped(
+    lab: Lab, lacking: dict[str, object]
+) -> None:
+    lab.converge(image(), server("a"))
+    before = lab.init("a")
+    said = lab.refused(image(), server("a", **lacking))
+    assert "Server/a: spec.mounts[0].source: /no/such: No such file or directory" in said
+    assert lab.init("a") == before
+    assert lab.is_settled(image(), server("a"))
+
+
+def test_a_leftover_that_cannot_be_removed_is_named_and_stops_nothing_else(
+    small_lab: Lab, small_disk: Path
+) -> None:
+    small_lab.converge(image(), server("a"))
+    kept = small_lab.directory("a") / "upper/kept"
+    kept.write_text("x")
+    subprocess.run(["chattr", "+i", str(kept)], check=True)
+    try:
+        said = small_lab.vsprov("destroy", "-y", "--all", check=False)
+        assert said.returncode == 1 and "chattr -i" in said.stderr
+        again = small_lab.apply(image(), server("b"))
+        assert ".removing-a-0: remove kept: Operation not permitted; it stays" in again.stderr
+        assert small_lab.init("b")
+    finally:
+        left = small_lab.vsprov.root / "servers/.removing-a-0/upper/kept"
+        subprocess.run(["chattr", "-i", str(left if left.exists() else kept)], check=True)
+    small_lab.vsprov("destroy", "-y", "--all")
+
+
 def test_a_read_only_state_root_can_be_planned_on_but_not_applied_to(
     small_lab: Lab, small_disk: Path
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
+from vsprov.engine import execute
+from vsprov.manifest.schema import document_schema
 from vsprov.model import costs
 from vsprov.model.objects import (
     CapabilityChange,
@@ -22,13 +24,12 @@ from vsprov.model.objects import (
     Security,
     Server,
     Source,
-    write_spec,
 )
 from vsprov.plan import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import Spawn
+from vsprov.plan.steps import Spawn, Step
 
 IMAGE = Object(kind="Image", name="i", spec=Image(source=Source(host=HostSource())))
 
@@ -122,9 +123,17 @@ def test_a_path_is_a_json_pointer(path: str, pointer: str) -> None:
 
 
 def test_every_key_of_a_server_has_a_cost() -> None:
-    full = server("a", "b", resources={"memory.max": 1, "rlimits.nofile": (1, 2)}, quota="p")
-    for path in diff.flatten(write_spec(full.spec)):
-        assert costs.cost_of(diff.row_of(path)) in costs.ORDER
+    keys = document_schema("Server")["properties"]["spec"]["properties"]
+    assert {"mounts", "dependsOn", "init", "resources", "ephemeral"} <= set(keys)
+    for key in keys:
+        assert costs.cost_of(key) in costs.ORDER
+    assert costs.cost_of("init.env.A") == "restart" and costs.cost_of("init.stopTimeout") == "live"
+    with pytest.raises(KeyError):
+        costs.cost_of("unheard-of")
+
+
+def test_every_step_of_a_plan_can_be_done_and_told() -> None:
+    assert set(execute.DO) == set(get_args(Step))
 
 
 STANDARD: dict[str, Any] = {"resources": {"memory.max": 2**20, "rlimits.nofile": (5, 5)}}

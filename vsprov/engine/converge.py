@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import ending, execute, intent, lock, recover, situation
+from vsprov.engine import ending, execute, feasible, intent, lock, recover, situation
 from vsprov.engine.schedule import Loop, Wait
 from vsprov.engine.situation import Situation
 from vsprov.engine.world import World
@@ -24,7 +24,7 @@ from vsprov.kernel.process import ExitInfo
 from vsprov.model.objects import Image, Object
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import MakeGroup, Spawn, Step, undo_of
+from vsprov.plan.steps import MakeGroup, Spawn, Step, Stop, undo_of
 from vsprov.store import images, servers
 from vsprov.store.images import Resolved
 from vsprov.store.instance import Instance
@@ -70,7 +70,9 @@ def draft(instance: Instance, wanted: Wanted) -> Draft:
     now = situation.look(instance, wanted.objects)
     resolved = resolve_images(instance, wanted.objects)
     wanted = replace(wanted, digests={name: image.digest for name, image in resolved.items()})
-    return Draft(reconcile(wanted, now.observed, now.machine), wanted, now, resolved)
+    plan = reconcile(wanted, now.observed, now.machine)
+    plan = replace(plan, problems=(*plan.problems, *feasible.problems(plan, wanted.objects)))
+    return Draft(plan, wanted, now, resolved)
 
 
 def resolve_images(instance: Instance, objects: Iterable[Object]) -> dict[str, Resolved]:
@@ -201,6 +203,8 @@ def perform_change(world: World, change: Change, report: Report, budget: Budget)
     except VsprovError as error:
         undone, stuck = yield from take_back(world, finished)
         message = f"{change.address}: {error}"
+        if any(isinstance(step, Stop) for step in finished):
+            message += "; it is stopped now"
         if undone:
             message += "; what had been done before it was taken back"
         for problem in stuck:

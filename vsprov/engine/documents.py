@@ -10,7 +10,7 @@ from vsprov.engine import ending, situation, usage
 from vsprov.engine.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.plan import specs
-from vsprov.plan.observed import ObservedGroup, ObservedServer
+from vsprov.plan.observed import ObservedGroup, ObservedServer, is_of
 from vsprov.store.instance import RANGE, Instance
 
 
@@ -24,13 +24,20 @@ class Weighed(Situation):
 def look(instance: Instance, objects: Iterable[Object] = ()) -> Weighed:
     """The situation as it is now; see `situation.look`."""
     now = situation.look(instance, objects)
-    return Weighed(now.hierarchies, now.machine, now.observed, specs.weights(now.observed, now.machine))
+    weights = specs.weights(now.observed, now.machine)
+    return Weighed(now.instance, now.hierarchies, now.machine, now.observed, weights)
 
 
 def names(kind: str, now: Weighed) -> list[str]:
-    """The names of all there are of a kind, sorted."""
+    """The names of all there are of a kind, sorted; what bears no mark of ours at all is none."""
     observed = now.observed
-    return sorted({"Image": observed.images, "Quota": observed.pools, "Server": observed.servers}[kind])
+    owners: dict[str, dict[str, tuple[str | None, ...]]] = {
+        "Image": {name: (image.owner,) for name, image in observed.images.items()},
+        "Quota": {name: (pool.owner,) for name, pool in observed.pools.items()},
+        "Server": {name: seen.owners() for name, seen in observed.servers.items()},
+    }
+    ours = owners[kind].items()
+    return sorted(name for name, marks in ours if any(is_of(mark, now.instance) for mark in marks))
 
 
 def document(kind: str, name: str, now: Weighed) -> dict[str, Any]:

@@ -51,6 +51,9 @@ from vsprov.store.marks import Owner
 Doing = Generator[Wait, Any, None]
 # cgroup-v2.rst, "Delegation Containment".
 DELEGATED = ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads")
+# What a guest makes below its payload costs the host memory that no limit counts, and has to be found again
+# by a path of at most 4096 bytes (PATH_MAX).
+BELOW_HOME = {"cgroup.max.depth": 12, "cgroup.max.descendants": 1000}
 
 
 def do(world: World, step: Step) -> Doing:
@@ -107,6 +110,8 @@ def make_payload(world: World, step: MakePayload) -> None:
     payload, base = f"{home}/payload", servers.id_base(world.instance, step.server)
     for group in (payload, f"{home}/exec"):
         cgroup.remove(group)
+    for file, most in BELOW_HOME.items():
+        cgroup.write(f"{home}/{file}", str(most))
     os.mkdir(payload, 0o755)
     for name in DELEGATED:
         os.chown(f"{payload}{name}", base, base)

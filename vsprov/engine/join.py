@@ -63,6 +63,7 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
     seen = observe.find(instance, hierarchies, machine, name)
     if seen is None:
         raise observe.unknown_server(name, observe.observe(instance, hierarchies, machine).servers)
+    observe.refuse_foreign(seen, instance.name)
     if seen.init is None or seen.group is None:
         raise FailedError(f"Server/{name}: it is not running", hint=f"vsprov start {name}")
     if seen.applied is None:

@@ -12,12 +12,12 @@ from typing import Literal
 
 from vsprov.engine import converge, situation
 from vsprov.engine.converge import Draft, Outcome, Report
-from vsprov.engine.observe import unknown_server
+from vsprov.engine.observe import refuse_foreign, unknown_server
 from vsprov.engine.situation import Situation
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
-from vsprov.plan import applied
-from vsprov.plan.observed import Observed, ObservedServer
+from vsprov.plan import applied, removals
+from vsprov.plan.observed import Observed, ObservedServer, is_of
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
 from vsprov.plan.servers import applied_mark, is_ephemeral, stop_step
@@ -43,16 +43,20 @@ class Choice:
     selected: Callable[[Mapping[str, str]], bool] | None = None
     everything: bool = False
 
-    def of(self, observed: Observed) -> list[str]:
-        """Their names, each once. Raises FailedError for a name no server has."""
-        unknown = [name for name in self.names if name not in observed.servers]
-        if unknown:
-            raise unknown_server(unknown[0], observed.servers)
-        found = list(self.names)
+    def of(self, observed: Observed, instance: str) -> list[ObservedServer]:
+        """Those of this instance, each once. FailedError for a name that none of them has."""
+        for name in self.names:
+            if name not in observed.servers:
+                raise unknown_server(name, observed.servers)
+            refuse_foreign(observed.servers[name], instance)
+        found = [observed.servers[name] for name in dict.fromkeys(self.names)]
         for seen in observed.servers.values():
-            if self.everything or (self.selected and seen.applied and self.selected(seen.applied["labels"])):
-                found.append(seen.name)
-        return list(dict.fromkeys(found))
+            chosen = self.everything or (
+                self.selected and seen.applied and self.selected(seen.applied["labels"])
+            )
+            if chosen and all(is_of(owner, instance) for owner in seen.owners()):
+                found.append(seen)
+        return found
 
 
 def change_state(
@@ -71,9 +75,7 @@ def change_state(
     """
     with converge.alone(instance, lock_timeout, report):
         now = situation.look(instance)
-        observed = now.observed
-        names = choice.of(observed)
-        chosen = [observed.servers[name] for name in names]
+        chosen = choice.of(now.observed, instance.name)
         already = tuple(seen.name for seen in chosen if _is_so(action, seen))
         chosen = [seen for seen in chosen if seen.name not in already]
         wanted = Wanted(
@@ -184,10 +186,7 @@ def destroy_all(
         now = situation.look(instance)
         observed = _as_one_set(now.observed, instance)
         owner = f"{instance.name}/*"
-        remove = frozenset(_addresses(observed, owner))
-        for name in observed.servers:
-            if f"Server/{name}" not in remove:
-                report.say(f"Server/{name}: left alone: some of it does not carry our mark")
+        remove = frozenset(_removable(observed, owner, report))
         wanted = Wanted(instance.name, owner, remove=remove)
         plan = reconcile(wanted, observed, now.machine)
         if (
@@ -208,7 +207,7 @@ def _as_one_set(observed: Observed, instance: Instance) -> Observed:
     """The same, where every owner of this instance is the set "*"."""
 
     def one(owner: str | None) -> str | None:
-        return f"{instance.name}/*" if owner and owner.partition("/")[0] == instance.name else owner
+        return f"{instance.name}/*" if is_of(owner, instance.name) else owner
 
     def server(seen: ObservedServer) -> ObservedServer:
         group = replace(seen.group, owner=one(seen.group.owner)) if seen.group else None
@@ -222,10 +221,19 @@ def _as_one_set(observed: Observed, instance: Instance) -> Observed:
     )
 
 
-def _addresses(observed: Observed, owner: str) -> Iterable[str]:
+def _removable(observed: Observed, owner: str, report: Report) -> Iterable[str]:
+    """The addresses of all that is this owner's, but for what a server needs that is not and so stays."""
+    kept: set[str] = set()
     for seen in observed.servers.values():
-        parts = (seen.owner if seen.directory else owner, seen.group.owner if seen.group else owner)
-        if all(part == owner for part in parts):
+        if all(one == owner for one in seen.owners()):
             yield f"Server/{seen.name}"
-    yield from (f"Quota/{name}" for name, pool in observed.pools.items() if pool.owner == owner)
-    yield from (f"Image/{name}" for name, image in observed.images.items() if image.owner == owner)
+        else:
+            report.say(f"Server/{seen.name}: left alone: some of it does not carry our mark")
+            kept.update(removals.needs(seen))
+    others = [f"Quota/{name}" for name, pool in observed.pools.items() if pool.owner == owner]
+    others += [f"Image/{name}" for name, image in observed.images.items() if image.owner == owner]
+    for address in others:
+        if address in kept:
+            report.say(f"{address}: left alone: a server that stays needs it")
+        else:
+            yield address

@@ -10,13 +10,21 @@ from collections.abc import Iterable
 
 from vsprov.engine import intent
 from vsprov.engine.machine import limits_of
-from vsprov.errors import FailedError
+from vsprov.errors import ConflictError, FailedError
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import Side, normal
 from vsprov.model.objects import NAME_PATTERN
 from vsprov.plan import applied
-from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
+from vsprov.plan.observed import (
+    Machine,
+    Observed,
+    ObservedGroup,
+    ObservedImage,
+    ObservedServer,
+    Process,
+    is_of,
+)
 from vsprov.store import images, marks, servers
 from vsprov.store.instance import Instance
 from vsprov.store.servers import ServerDirectory
@@ -42,6 +50,17 @@ def unknown_server(name: str, known: Iterable[str]) -> FailedError:
         f"Server/{name}: there is no such server",
         hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
     )
+
+
+def refuse_foreign(seen: ObservedServer, instance: str) -> None:
+    """Raise ConflictError for what stands where a server of ours would, and is not (promise 4)."""
+    if seen.group and not is_of(seen.group.owner, instance):
+        raise ConflictError(
+            f"Server/{seen.name}: cgroup {seen.group.path} does not carry our mark: it is not touched",
+            hint="vsprov did not make it; remove it, or apply the server's manifest to see what is wrong",
+        )
+    if seen.directory and not is_of(seen.owner, instance):
+        raise ConflictError(f"Server/{seen.name}: its directory does not carry our mark: it is not touched")
 
 
 class _Observer:

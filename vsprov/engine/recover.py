@@ -14,7 +14,7 @@ from contextlib import suppress
 from vsprov.engine import intent, observe
 from vsprov.engine.spawn import is_at_gate
 from vsprov.engine.world import SECONDS_TO_DIE
-from vsprov.errors import StepError
+from vsprov.errors import FailedError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.plan.observed import Observed
@@ -36,7 +36,12 @@ def sweep(instance: Instance, say: Callable[[str], None]) -> None:
             if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
                 cgroup.remove(directory)
                 say(f"removed {directory}, left by an apply that died")
-    for path in servers.sweep(instance):
+    def stays(error: FailedError) -> None:
+        say(f"{error}; it stays")
+        if error.hint:
+            say(f"  hint: {error.hint}")
+
+    for path in servers.sweep(instance, stays):
         say(f"removed {path}, left by an apply that died")
 
 

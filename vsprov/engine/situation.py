@@ -17,6 +17,7 @@ from vsprov.store.instance import Instance
 class Situation:
     """What plans are made from: where control groups are, what the host can do, what there is."""
 
+    instance: str
     hierarchies: Hierarchies
     machine: Machine
     observed: Observed
@@ -26,4 +27,4 @@ def look(instance: Instance, objects: Iterable[Object] = ()) -> Situation:
     """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only."""
     hierarchies = cgroup.find()
     host = machine.look(hierarchies, objects, instance.name)
-    return Situation(hierarchies, host, observe.observe(instance, hierarchies, host))
+    return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host))

@@ -101,13 +101,19 @@ def _private_mount() -> str:
 
 
 def read(path: str) -> str | None:
-    """A file's content without the newline at its end; None when there is no such file or group."""
+    """A file's content without the newline at its end; None when there is no such file or group.
+
+    One read(2) gives a page of it at most: the pids of some 800 processes.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        return os.read(fd, 1 << 16).decode().rstrip("\n")
+        text = b""
+        while part := os.read(fd, 1 << 16):
+            text += part
+        return text.decode().rstrip("\n")
     except OSError as error:
         # The group went between open and read; no swap accounting.
         if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):

@@ -39,10 +39,15 @@ LONGEST_MARK = 48_000
 _ON_DISK = "@disk"
 
 
+def is_whole(text: str) -> bool:
+    """Whether the mark holds the whole record, and not only says which one on disk it is."""
+    return len(text) <= LONGEST_MARK
+
+
 def seal(text: str) -> str:
     """The text of a mark: a checksum, so that an edited mark shows, and the record."""
     checksum = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{checksum} {text if len(text) <= LONGEST_MARK else _ON_DISK}"
+    return f"{checksum} {text if is_whole(text) else _ON_DISK}"
 
 
 def unseal(mark: str | None, disk: str | None) -> str | None:

@@ -93,7 +93,7 @@ class Comparison:
         """What is missing or out of its place of the things a server consists of."""
         if self.seen.group is None:
             yield change("status.cgroup", "missing", "present", "none")
-        if self.here and self.delta.make:
+        if self.here and self.delta.make and not self.delta.differences:  # a limit that needs it tells enough
             yield change("status.cgroup", f"missing in {', '.join(self.delta.make)}", "present", "live")
         if self.seen.populated and not self.seen.init:
             yield change("status.processes", "some, without an init", "none", "none")

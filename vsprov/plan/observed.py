@@ -107,9 +107,18 @@ class ObservedServer:
     hostname: str | None = None
     limits: Mapping[str, tuple[Any, Any]] | None = None
 
+    def owners(self) -> tuple[str | None, ...]:
+        """The marks on what there is of it: of its directory and its group."""
+        return (*((self.owner,) if self.directory else ()), *((self.group.owner,) if self.group else ()))
+
     @property
     def state(self) -> str:
         return "Running" if self.init else "Stopped"
+
+
+def is_of(owner: str | None, instance: str) -> bool:
+    """Whether an owner mark, "instance/set", is of this instance."""
+    return owner is not None and owner.partition("/")[0] == instance
 
 
 @dataclass(frozen=True, slots=True)

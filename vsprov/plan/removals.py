@@ -20,7 +20,7 @@ def plan(draft: Draft) -> None:
     gone = {change.address: change for change in (*_servers(draft), *_pools(draft), *_images(draft))}
     after: dict[str, list[str]] = {address: [] for address in gone}
     for seen in draft.observed.servers.values():
-        for target in _needs(seen):
+        for target in needs(seen):
             if target in after:
                 # A server that stays is changed first: it moves to another image or pool.
                 after[target].append(f"Server/{seen.name}")
@@ -28,7 +28,8 @@ def plan(draft: Draft) -> None:
         draft.add(address, replace(change, after=tuple(after[address])))
 
 
-def _needs(seen: ObservedServer) -> Iterable[str]:
+def needs(seen: ObservedServer) -> Iterable[str]:
+    """The addresses of what a server, as it is, cannot be without."""
     if seen.group and seen.group.path.count("/") == 2:
         yield f"Quota/{seen.group.path.split('/')[1]}"
     if seen.applied:
@@ -94,7 +95,7 @@ def _users(draft: Draft, address: str) -> list[str]:
         if address in (f"Image/{want.spec.image}", f"Quota/{want.spec.quota}"):
             found.append(name)
     for name, seen in draft.observed.servers.items():
-        if name not in draft.servers and not server_would_go(draft, seen) and address in _needs(seen):
+        if name not in draft.servers and not server_would_go(draft, seen) and address in needs(seen):
             found.append(name)
     return sorted(found)
 

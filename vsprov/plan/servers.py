@@ -116,6 +116,10 @@ def _steps(name: str, group: str, it: Comparison, context: Context, *, again: bo
     start = spec.state == "Running" and (seen.init is None or again)
     fresh = not seen.directory or anew
     steps: list[Step] = []
+    write = [] if fresh or seen.disk == it.text else [WriteApplied(name, it.text)]
+    # It may find the disk full, so it comes before the stop where the mark tells by itself what still runs.
+    early = bool(it.here and seen.mark and applied.is_whole(seen.mark))
+    steps += write if early else ()
     if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
         steps.append(stop_step(seen))
         if is_ephemeral(seen) and not (start or anew):
@@ -135,8 +139,7 @@ def _steps(name: str, group: str, it: Comparison, context: Context, *, again: bo
         steps += _live(name, group, it)
     if not it.here or seen.mark != it.text:
         steps.append(applied_mark(group, it.text))
-    if not fresh and seen.disk != it.text:
-        steps.append(WriteApplied(name, it.text))
+    steps += () if early else write
     if start:
         if spec.ephemeral and not fresh:
             steps.append(DiscardUpper(name))

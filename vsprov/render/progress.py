@@ -22,6 +22,7 @@ class Lines:
     def __init__(self, screen: Screen, *, quiet: bool = False) -> None:
         self.screen, self.quiet = screen, quiet
         self.since: dict[str, float] = {}
+        self.heard = True
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +56,14 @@ class Lines:
             self.line(clean(line))
 
     def line(self, text: str) -> None:
+        """Say it; that nobody listens any more does not stop the work."""
+        if self.heard:
+            try:
+                self.tell(text)
+            except BrokenPipeError:
+                self.heard = False
+
+    def tell(self, text: str) -> None:
         err(text)
 
 
@@ -92,7 +101,7 @@ class Bar(Lines):
             self.bar.advance(self.task)
             self.bar.refresh()
 
-    def line(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         if self.bar is None:
             err(text)
         else:

@@ -23,8 +23,8 @@ LEFTOVERS = (TEMPORARY, MAKING, REMOVING)
 MOUNTS = "/proc/self/mountinfo"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HINTS = {
-    errno.ENOSPC: "free some space on that file system; nothing was changed",
-    errno.EDQUOT: "the quota of that file system is used up; nothing was changed",
+    errno.ENOSPC: "free some space on that file system",
+    errno.EDQUOT: "the quota of that file system is used up",
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "run as root",
     errno.EPERM: "run as root",
@@ -38,7 +38,10 @@ _RENAME_EXCHANGE = 2
 
 def failed(path: str, done: str, error: OSError) -> FailedError:
     """The error to raise when the kernel refused something that was `done` to `path`."""
-    return FailedError(f"{path}: {done}: {reason(error)}", hint=HINTS.get(error.errno or 0, ""))
+    hint = HINTS.get(error.errno or 0, "")
+    if error.errno == errno.EPERM and os.geteuid() == 0:
+        hint = "lsattr shows whether it was made immutable; chattr -i takes that away"
+    return FailedError(f"{path}: {done}: {reason(error)}", hint=hint)
 
 
 def temporary(path: str) -> str:

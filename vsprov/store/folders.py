@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
 from vsprov.errors import FailedError, NotPermittedError, reason
 from vsprov.model.objects import NAME_PATTERN
@@ -51,10 +52,15 @@ def names(folder: str) -> list[str]:
         raise durable.failed(folder, "list", error) from error
 
 
-def sweep(instance: Instance) -> list[str]:
+def _raise(error: FailedError) -> None:
+    raise error
+
+
+def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) -> list[str]:
     """Remove what a crash has left half made or half removed; the paths removed.
 
-    Only to be called under the apply lock.
+    `failed` is told of what cannot be removed, which stops nothing else. Only to be called under the apply
+    lock.
     """
     found = []
     for folder in (instance.servers, instance.images, instance.layers):
@@ -66,11 +72,14 @@ def sweep(instance: Instance) -> list[str]:
             raise durable.failed(folder, "list", error) from error
         for name in entries:
             path = f"{folder}/{name}"
-            if name.startswith(durable.LEFTOVERS):
-                durable.remove_tree(path)
-                found.append(path)
-            elif folder == instance.servers:
-                found += _sweep_server(path)
+            try:
+                if name.startswith(durable.LEFTOVERS):
+                    durable.remove_tree(path)
+                    found.append(path)
+                elif folder == instance.servers:
+                    found += _sweep_server(path)
+            except FailedError as error:
+                failed(error)
     return sorted(found)
 
 
