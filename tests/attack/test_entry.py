@@ -197,6 +197,20 @@ def test_a_mount_point_that_is_swapped_for_a_link_leads_nowhere_else(lab: Lab, t
     assert not Path("/y").exists()
 
 
+def test_a_server_cannot_lead_its_mounts_over_dev_on_its_second_start(lab: Lab, tmp_path: Path) -> None:
+    """A15, CVE-2025-31133, CVE-2025-52881: masks and standard input would come from a /dev of its own."""
+    source = tmp_path / "source"
+    source.mkdir(mode=0o777)
+    (source / "null").write_text("not the device\n")
+    mounts = [{"type": "bind", "source": str(source), "target": "/app/data"}]
+    lab.apply(image(), server("a", mounts=mounts))
+    lab.shell("a", "mv /app /app.old; ln -s / /app; ln -s dev /data")
+    done = lab.vsprov("restart", "a", check=False)
+    assert done.returncode == 1
+    assert "Server/a: start: mount /app/data: it lies on another file system of the server" in done.stderr
+    assert lab.processes("a") == []
+
+
 def test_missing_mount_points_are_made_inside_the_root(lab: Lab, tmp_path: Path) -> None:
     """A14, CVE-2024-45310: mkdir -p through a link of the image."""
     top, evil = hostile(tmp_path)

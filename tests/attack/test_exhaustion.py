@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, image, members, server, status, wait_until
+from tests.lab import Lab, image, members, server, status, to_yaml, wait_until
 
 BOMB = """
 import os, time
@@ -82,6 +82,51 @@ def test_an_oom_in_a_process_leaves_the_server_running(pair: Lab) -> None:
     done = pair.run("a", "python3", "-c", HOG, check=False)
     assert done.returncode == 137  # 128 + SIGKILL
     assert pair.init("a") == init
+
+
+@pytest.mark.parametrize("limit", ["512Ki", "1Mi", "2Mi"])
+def test_a_server_too_small_for_its_mounts_fails_alone(pair: Lab, limit: str) -> None:
+    """F02: what the kernel needs for the mounts counts as the server's memory, before its command runs."""
+    mounts = [{"type": "tmpfs", "target": f"/m/{n}"} for n in range(250)]
+    small = server("small", resources={"memory": {"max": limit}}, mounts=mounts)
+    done = pair.apply(image(), server("beside"), small, server("z"), check=False)
+    assert "spawner: died" not in done.stderr
+    assert pair.run("z", "echo", "fine").stdout == "fine\n"
+    unharmed(pair)
+    pair.apply(image(), server("beside"), server("z"), flags=("--prune",))
+
+
+FILL = """
+import os
+file = os.open("/data/x", os.O_RDWR | os.O_CREAT)
+while True:
+    os.write(file, bytes(4096))
+"""
+
+
+def test_a_server_that_has_used_up_its_memory_takes_nothing_of_the_hosts_along(pair: Lab) -> None:
+    """F02: files in a tmpfs of the host stay charged to its group when it restarts, or something joins it."""
+    shared = Path("/dev/shm") / pair.vsprov.name
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o777)
+    try:
+        full = server(
+            "full",
+            resources={"memory": {"max": "64Mi", "swapMax": 0}},
+            mounts=[{"type": "bind", "source": str(shared), "target": "/data", "idMap": False}],
+        )
+        pair.apply(image(), server("beside"), full)
+        pair.run("full", "python3", "-c", FILL, check=False)
+        for _ in range(3):
+            done = pair.vsprov("exec", "full", "--", "true", check=False)
+            assert "died" not in done.stderr and done.returncode in (0, 1, 137)
+            done = pair.vsprov("restart", "full", "beside", check=False)
+            assert "died" not in done.stderr
+            unharmed(pair)
+    finally:
+        for file in shared.iterdir():
+            file.unlink()
+        shared.rmdir()
 
 
 def test_shared_memory_is_limited(pair: Lab) -> None:
@@ -176,6 +221,29 @@ def test_starting_and_stopping_leaves_nothing_to_pile_up(pair: Lab) -> None:
     assert [line for line in pair.vsprov.left() if not line.startswith("process")] == before
     assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
     assert status(pair.init("beside").pid, "State").startswith("S")
+
+
+def test_a_log_made_larger_than_any_disk_is_read_all_the_same(pair: Lab) -> None:
+    """F04: ftruncate(2) of its own standard output."""
+    pair.apply(image(), server("beside"), server("a", "sh", "-c", "echo one; exec sleep infinity"))
+    pair.run("a", "sh", "-c", "truncate -s 8T /proc/1/fd/1; echo two >> /proc/1/fd/1")
+    assert (pair.directory("a") / "console.log").stat().st_size > 8 << 40
+    assert pair.vsprov("logs", "--tail", "1", "a").stdout == "two\n"
+    assert pair.vsprov("logs", "--tail", "all", "a").stdout.replace("\0", "") == "one\ntwo\n"
+    pair.vsprov("restart", "a")
+    unharmed(pair)
+
+
+def test_a_hostname_that_is_no_text_is_shown(pair: Lab) -> None:
+    """Any bytes may be one, sethostname(2)."""
+    strong = server("a", security={"capabilities": {"add": ["SYS_ADMIN"]}})
+    pair.apply(image(), server("beside"), strong)
+    pair.run("a", "python3", "-c", r"import socket; socket.sethostname(b'\xff\xfea')")
+    assert r"hostname: \xff\xfea" in pair.vsprov("get", "server", "a", "-o", "yaml").stdout
+    done = pair.vsprov("diff", "-", input=to_yaml(image(), server("beside"), strong), check=False)
+    assert done.returncode == 1 and "xff" in done.stdout
+    pair.apply(image(), server("beside"), strong)
+    assert pair.run("a", "hostname").stdout == "a\n"
 
 
 GROUPS = """

@@ -215,6 +215,24 @@ def test_processes_of_the_host_cannot_be_seen_or_traced(field: Field, name: str)
     assert "BAD" not in field.shell(name, f"kill -0 {os.getpid()} && echo BAD")
 
 
+@pytest.mark.parametrize("user", ["0", "65534"])
+def test_the_usual_server_makes_no_user_namespaces(field: Field, user: str) -> None:
+    """B15, CVE-2024-1086: in one of its own any user has every capability; commands that join included."""
+    host = Path("/proc/sys/user/max_user_namespaces").read_text()
+    script = CALL + "print(open('/proc/sys/user/max_user_namespaces').read().strip())\n"
+    script += "call(272, 0x10000000)\ncall(56, 0x10000000 | 17, 0, 0, 0, 0)"
+    done = field.lab.vsprov("exec", "-u", user, "weak", "--", "python3", "-c", script)
+    assert done.stdout.split() == ["0", "ENOSPC", "ENOSPC"]
+    said = field.shell("weak", "echo 9 > /proc/sys/user/max_user_namespaces; unshare -Ur true; echo $?")
+    assert said.splitlines()[-1] == "1" and "No space left on device" in said
+    assert Path("/proc/sys/user/max_user_namespaces").read_text() == host != "0\n"
+
+
+def test_a_server_that_may_administer_makes_user_namespaces(field: Field) -> None:
+    """SYS_ADMIN gives nothing more to a namespace of one's own than one has already."""
+    assert field.shell("strong", "unshare -Ur id -u") == "0"
+
+
 @both
 def test_abstract_sockets_of_the_host_are_out_of_reach(field: Field, name: str) -> None:
     """B21, CVE-2020-15257: they belong to the network namespace."""

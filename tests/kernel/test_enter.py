@@ -195,6 +195,12 @@ def test_environment_user_directory_and_limits_are_those_of_the_request(house: H
     assert said == ["ä b", "/srv", "0077", "64", *ids]
 
 
+@pytest.mark.parametrize(("user", "home"), [("0", "/root"), ("app", "/srv"), ("1000:5", "/srv"), ("77", "/")])
+def test_the_home_of_who_joins_is_the_images(house: House, user: str, home: str) -> None:
+    assert house.said('echo "$HOME"', user=user, home=True) == [home]
+    assert house.said('echo "$HOME"', user=user, home=True, env={"PATH": "/bin", "HOME": "/own"}) == ["/own"]
+
+
 @pytest.mark.parametrize("user", ["0x1", "01", "+1", "1 ", "-1", "4294967295", "4294967296", "1_0"])
 def test_a_user_that_is_neither_name_nor_number_is_refused(house: House, user: str) -> None:
     done = house.run("id", "-u", user=user)
@@ -244,6 +250,24 @@ def test_a_group_that_is_gone_is_named_and_nothing_runs(house: House) -> None:
     assert not (house.workshop.folder / "1/upper/ran").exists()
 
 
+@pytest.mark.parametrize("gone", ["process", "zombie", "group"])
+def test_a_server_that_ends_while_it_is_joined_is_said_to_have_ended(house: House, gone: str) -> None:
+    missing = str(house.workshop.group(1) / "missing")
+    if gone == "process":
+        os.kill(house.guest.pid, signal.SIGKILL)
+        house.workshop.wait(house.guest.number, "exited")
+    elif gone == "zombie":
+        os.kill(house.workshop.spawner.pid, signal.SIGSTOP)  # so that nobody reaps it
+        os.kill(house.guest.pid, signal.SIGKILL)
+        assert ended(house.guest.pid)
+    groups = {"cgroup": {"payload": missing, "attach": []}} if gone == "group" else {}
+    try:
+        done = house.run("true", server="web1", **groups)
+    finally:
+        os.kill(house.workshop.spawner.pid, signal.SIGCONT)
+    assert (done.returncode, done.stderr) == (1, "refused 1: Server/web1: it has ended\n")
+
+
 def test_the_guest_cannot_look_into_a_command_that_is_joining(house: House) -> None:
     spy = (
         "while :; do for p in /proc/[0-9]*; do"
@@ -281,6 +305,32 @@ def test_signals_to_the_client_reach_the_command(house: House, number: signal.Si
         client.send_signal(number)
         assert client.stdout.read() == "caught\n"
         assert client.wait(SECONDS) == 5
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT)])
+def test_a_stopped_command_is_ended_by_who_insists(house: House, numbers: tuple[int, ...]) -> None:
+    script = f"trap '' {' '.join(str(int(number)) for number in set(numbers))}; kill -STOP $$"
+    group = house.workshop.group(1) / "exec"
+    with subprocess.Popen(join(house.request("sh", "-c", script), "pipes"), cwd=CHECKOUT) as client:
+        pid = arrived(group, "sh")
+        while "State:\tT" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.01)
+        for number in numbers:
+            client.send_signal(number)
+            time.sleep(0.2)  # two signals of one kind at once are one
+        assert client.wait(SECONDS) == 128 + signal.SIGKILL
+    assert members(group) == []
+
+
+def test_one_interrupt_is_the_commands_own_business(house: House) -> None:
+    script = "trap 'echo caught' INT; echo waiting; n=0; while [ $n -lt 60 ]; do sleep 0.05; n=$((n+1)); done"
+    with subprocess.Popen(
+        join(house.request("sh", "-c", script), "pipes"), cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout and client.stdout.readline() == "waiting\n"
+        client.send_signal(signal.SIGINT)
+        assert client.stdout.read() == "caught\n"
+        assert client.wait(SECONDS) == 0
 
 
 def test_a_guest_without_a_user_namespace_is_joined_too() -> None:

@@ -12,9 +12,12 @@ import pytest
 
 from vsprov.guest import machine
 from vsprov.guest.program import Program
+from vsprov.guest.sys_calls import raw_syscall
 
 pytestmark = pytest.mark.vm_subset
 IN_PYTHON = pytest.mark.parametrize("in_python", [False, True], ids=["machine code", "python"])
+KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
+KCMP_VM = 1
 # A call for each of these errnos.
 WRONG: dict[int, tuple[str, int | bytes]] = {
     errno.ENOENT: ("chdir", b"/no/such/directory"),
@@ -42,6 +45,25 @@ def results(program: Program) -> list[int]:
 
 def test_this_processor_has_machine_code_or_none_is_written_for_it() -> None:
     assert (machine._entry is not None) == (os.uname().machine in machine.CODE)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_child_shares_our_memory_or_has_its_own(program: Program, own: bool) -> None:
+    ours, theirs = os.pipe(), os.pipe()
+    program.call("write", ours[1], b"here", 4)
+    program.call("read", theirs[0], bytes(1), 1, want=1)
+    program.call("close", -1)
+    program.finish()
+    pid = machine.start(0, 0, program.memory, own=own)
+    try:
+        assert os.read(ours[0], 4) == b"here"
+        shared = raw_syscall(KCMP, os.getpid(), pid, KCMP_VM, 0, 0, 0) == 0
+    finally:
+        os.write(theirs[1], b"x")
+        os.waitpid(pid, 0)
+    assert shared == (machine._entry is not None and not own)
+    for fd in (*ours, *theirs):
+        os.close(fd)
 
 
 @IN_PYTHON

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from typing import Any
 import pytest
 
 from tests.features import hierarchies, requires
-from tests.kernel.guests import BASE, MASK, Workshop, ended, members, open_workshop
+from tests.instance import CHECKOUT
+from tests.kernel.guests import BASE, MASK, SECONDS, Workshop, ended, members, open_workshop
+from vsprov.engine import spawn
 from vsprov.engine.spawn import Spawner
 from vsprov.errors import FailedError
-from vsprov.kernel import process
+from vsprov.guest.sys_calls import raw_syscall
+from vsprov.kernel import process, syscall
 
+KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 STANDARD_MOUNTS = {
     ("/", "overlay", "rw,nodev,relatime"),
@@ -342,6 +347,18 @@ def test_a_read_only_root_keeps_its_upper_layer_clean(workshop: Workshop) -> Non
     assert list((workshop.folder / "1/upper").iterdir()) == []
 
 
+@pytest.mark.vm_subset
+def test_mount_points_that_are_missing_in_a_read_only_root_are_made(workshop: Workshop) -> None:
+    mounts = [{"type": "tmpfs", "target": "/m/deep"}, bind(workshop.image / "etc/probe", "/f/file")]
+    request = workshop.request("sh", "-c", "touch /m/x /m/deep/x; cat /f/file", mounts=mounts)
+    request["root"]["read_only"] = True
+    for _ in range(2):  # the second time they are there
+        assert workshop.end(request)["code"] == 0
+    assert workshop.output().splitlines() == [
+        *("touch: /m/x: Read-only file system", "of the image") * 2,
+    ]
+
+
 @pytest.mark.parametrize("name", ["proc", "sys", "dev"])
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_an_image_whose_system_directory_is_something_else_is_refused(
@@ -395,6 +412,53 @@ def test_a_bind_that_is_not_recursive_leaves_mounts_below_out(workshop: Workshop
         assert workshop.shell("ls /srv/sub", mounts=[bind(source, "/srv")]) == ""
     finally:
         subprocess.run(["umount", str(source / "sub")], check=True)
+
+
+@pytest.mark.vm_subset
+@pytest.mark.parametrize(
+    "place", "dev dev/pts dev/mqueue proc proc/sys proc/bus proc/1 sys sys/fs/cgroup".split()
+)
+@pytest.mark.parametrize("kind", ["bind", "tmpfs"])
+def test_a_mount_that_a_link_leads_over_what_confines_the_guest_is_refused(
+    workshop: Workshop, place: str, kind: str
+) -> None:
+    source = workshop.folder / "source"
+    source.mkdir()
+    (workshop.image / "app").symlink_to("/")
+    (workshop.image / "data").symlink_to(place)
+    mount = bind(source, "/app/data") if kind == "bind" else {"type": "tmpfs", "target": "/app/data"}
+    hidden = {"masks": ["/proc/bus"], "read_only_paths": ["/proc/sys"]}
+    event = workshop.failure(workshop.request("sh", "-c", "echo I ran", mounts=[mount], **hidden))
+    assert (event["step"], event["errno"], event["message"]) == (
+        "mount /app/data",
+        errno.EXDEV,
+        "it lies on another file system of the server",
+    )
+    assert workshop.output() == ""
+    assert members(workshop.group(1) / "payload") == []
+
+
+@pytest.mark.vm_subset
+def test_mounts_may_be_made_on_mounts_that_were_asked_for(workshop: Workshop) -> None:
+    source = workshop.folder / "source"
+    (source / "sub/deep").mkdir(parents=True)
+    source.chmod(0o777)
+    (workshop.image / "run").symlink_to("/srv/sub")
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(source / "sub")], check=True)
+    targets = ("/srv/data", "/srv/data/more", "/srv/sub/below", "/run/by-link", "/dev/shm", "/dev/shm/own")
+    tmpfs = [{"type": "tmpfs", "target": target} for target in targets]
+    try:
+        said = workshop.shell(
+            "cut -d' ' -f5 /proc/self/mountinfo | grep -E '^/(srv|dev/shm)'; head -c1 /dev/zero | wc -c",
+            mounts=[bind(source, "/srv", recursive=True), *tmpfs],
+            masks=["/proc/version"],
+        )
+    finally:
+        subprocess.run(["umount", str(source / "sub")], check=True)
+    assert sorted(said.splitlines()) == [
+        *("/dev/shm", "/dev/shm", "/dev/shm/own", "/srv", "/srv/data", "/srv/data/more", "/srv/sub"),
+        *("/srv/sub/below", "/srv/sub/by-link", "1"),
+    ]
 
 
 @pytest.mark.vm_subset
@@ -551,6 +615,43 @@ def test_guests_never_run_when_the_spawner_is_killed_at_the_gate(workshop: Works
     assert [(workshop.folder / f"{number}/console.log").read_text() for number in (1, 2, 3)] == ["", "", ""]
 
 
+def test_a_spawner_that_is_stopped_is_killed_when_it_is_no_longer_needed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spawn, "SECONDS_TO_LEAVE", 0.2)
+    spawner = Spawner()
+    workshop.spawner, kept = spawner, workshop.spawner
+    guest = workshop.ready(workshop.request("sh", "-c", "echo I ran"))
+    os.kill(spawner.pid, signal.SIGSTOP)
+    spawner.close()
+    workshop.spawner = kept
+    assert ended(guest.pid)
+    assert process.start_time(spawner.pid) is None
+    assert workshop.output() == ""
+
+
+START = """
+import resource, select, sys
+from vsprov.engine.spawn import Spawner
+from vsprov.errors import FailedError
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+try:
+    with Spawner() as spawner:
+        select.select([spawner], [], [])
+        spawner.events()
+except FailedError as error:
+    print(error, error.hint, sep="; ")
+"""
+
+
+@pytest.mark.parametrize(("files", "step"), [(4, ""), (5, ""), (6, "(probe overlay|start): ")])
+def test_a_spawner_that_cannot_start_says_what_is_in_the_way(files: int, step: str) -> None:
+    command = [sys.executable, "-c", START, str(files)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=SECONDS)
+    assert done.stderr == ""
+    assert re.fullmatch(f"spawner: start: {step}Too many open files; .*ulimit -n\n", done.stdout), done.stdout
+
+
 def test_a_released_guest_outlives_the_spawner(workshop: Workshop) -> None:
     with Spawner() as workshop.spawner:
         guest = workshop.run(workshop.request("sleep", "1000"))
@@ -566,6 +667,36 @@ def test_the_interpreter_cannot_be_written_through_a_waiting_guest(workshop: Wor
         assert os.fstatvfs(program).f_flag & os.ST_RDONLY
     finally:
         os.close(program)
+
+
+@pytest.mark.parametrize("dumpable", ["0", "1", "2"])
+def test_a_waiting_guest_shares_memory_only_where_changing_users_keeps_it_closed(
+    workshop: Workshop, dumpable: str
+) -> None:
+    """fs.suid_dumpable, proc_sys_fs(5): only the spawner is shown another value."""
+    file = workshop.folder / "suid_dumpable"
+    file.write_text(f"{dumpable}\n")
+    spawners: list[Spawner] = []
+
+    def start_elsewhere() -> None:
+        syscall.unshare(syscall.CLONE_NEWNS)
+        syscall.mount("", "/", None, syscall.MS_REC | syscall.MS_PRIVATE)
+        subprocess.run(["mount", "--bind", file, "/proc/sys/fs/suid_dumpable"], check=True)
+        spawners.append(Spawner())
+        workshop.spawner = spawners[0]
+        workshop.failure({})  # by now it has looked; and over a /proc with mounts in it there can be no other
+        subprocess.run(["umount", "/proc/sys/fs/suid_dumpable"], check=True)
+
+    kept = workshop.spawner
+    thread = threading.Thread(target=start_elsewhere)
+    thread.start()
+    thread.join()
+    with spawners[0] as spawner:
+        guest = workshop.ready(workshop.request("true"))
+        shared = raw_syscall(KCMP, spawner.pid, guest.pid, 1, 0, 0, 0) == 0
+        assert os.stat(f"/proc/{guest.pid}/mem").st_uid == 0  # root's, as of all that must not be traced
+        workshop.spawner = kept
+    assert shared == (dumpable != "1")
 
 
 def test_an_aborted_guest_is_gone_and_says_so(workshop: Workshop) -> None:
@@ -805,6 +936,30 @@ def test_users_and_groups_are_those_of_the_image(
     assert lines == [[uid] * 4, [gid] * 4, groups]
 
 
+HOMES = [
+    *(("0", "/root"), ("0:0", "/root"), ("root", "/root"), ("app", "/srv"), ("1000", "/srv")),
+    *(("1000:5", "/srv"), ("app:audio", "/srv"), ("77", "/"), ("77:77", "/"), ("odd", "/"), ("none", "/")),
+    *(("far", "/" + "ä" * 1000), ("farther", "/")),
+]
+
+
+@pytest.mark.parametrize(("user", "home"), HOMES)
+@pytest.mark.parametrize("reaper", [None, "/usr/bin/catatonit"])
+def test_the_home_of_a_user_is_the_images_unless_the_environment_says_otherwise(
+    workshop: Workshop, user: str, home: str, reaper: str | None
+) -> None:
+    if reaper:
+        requires("catatonit")
+    with (workshop.image / "etc/passwd").open("a") as file:
+        file.write(f"odd:x:5:5::relative:/bin/sh\nnone:x:6:6\nfar:x:7:7::/{'ä' * 1000}:/bin/sh\n")
+        file.write(f"farther:x:8:8::/{'a' * 5000}:/bin/sh\n")
+    shown = 'echo "$HOME"'
+    assert workshop.shell(shown, user=user, home=True, reaper=reaper) == f"{home}\n"
+    own = {"PATH": "/bin", "HOME": "/own"}
+    assert workshop.shell(shown, user=user, home=True, env=own, reaper=reaper) == "/own\n"
+    assert workshop.shell('echo "${HOME-none}"', user=user, reaper=reaper) == "none\n"
+
+
 @pytest.mark.parametrize("user", ["nobody-here", "app:nobody-here", "wide", "short"])
 def test_a_user_or_group_the_image_does_not_have_is_named(workshop: Workshop, user: str) -> None:
     with (workshop.image / "etc/passwd").open("a") as file:
@@ -815,6 +970,23 @@ def test_a_user_or_group_the_image_does_not_have_is_named(workshop: Workshop, us
         errno.ENOENT,
         user.rpartition(":")[2],
     )
+
+
+@pytest.mark.parametrize("target", ["/proc/kmsg", "/proc/version", "/sys/kernel/notes", "/dev/null"])
+def test_a_passwd_file_that_is_a_link_to_one_of_the_kernels_is_not_opened(
+    workshop: Workshop, target: str
+) -> None:
+    (workshop.image / "etc/passwd").unlink()
+    (workshop.image / "etc/passwd").symlink_to(target)
+    unread = klog_unread()
+    event = workshop.failure(workshop.request("true", user="app"))
+    assert (event["step"], event["errno"], event["path"]) == ("user app", errno.EINVAL, "/etc/passwd")
+    assert klog_unread() >= unread
+
+
+def klog_unread() -> int:
+    """How many bytes /proc/kmsg holds that nobody has read: syslog(2), SYSLOG_ACTION_SIZE_UNREAD."""
+    return raw_syscall({"x86_64": 103, "aarch64": 116}[os.uname().machine], 9, *(0,) * 5)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "directory", "large", "magic link"])
@@ -834,7 +1006,7 @@ def test_a_hostile_passwd_file_neither_hangs_nor_leads_astray(workshop: Workshop
     event = workshop.failure(workshop.request("true", user="app"))
     expected = {
         "fifo": errno.EINVAL,
-        "device": errno.EACCES,
+        "device": errno.EINVAL,
         "directory": errno.EINVAL,
         "large": errno.EFBIG,
         "magic link": errno.ENOENT,

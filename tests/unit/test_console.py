@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +49,48 @@ def test_the_last_lines_are_found_from_the_end(
         assert console.tail(fd, None) == 0
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("after", [b"", b"after\n", b"x" * 200_000 + b"\nlast\n"])
+def test_holes_in_a_log_are_passed_over(instance: Instance, after: bytes) -> None:
+    """A server may make its log larger than any disk: ftruncate(2)."""
+    log = log_of(instance)
+    log.write_bytes(b"one\ntwo\n" + bytes(8184))
+    os.truncate(log, 8 << 40)
+    with log.open("ab") as file:
+        file.write(after)
+    fd = os.open(log, os.O_RDONLY)
+    try:
+        assert sum(map(len, console.read(fd, 0))) < 500_000
+        shown = b"".join(console.read(fd, console.tail(fd, 1)))
+    finally:
+        os.close(fd)
+    lines = [line.strip("\0") for line in console.last_lines(instance, "web1", 5)]
+    if after:
+        assert shown == after.splitlines(keepends=True)[-1]
+        assert lines[-1] == after.splitlines()[-1].decode()
+    else:
+        assert lines[:2] == ["one", "two"]
+
+
+def test_an_excerpt_of_a_log_is_not_long(instance: Instance) -> None:
+    log_of(instance).write_bytes(b"x" * 1_000_000 + b"\nend\n")
+    lines = console.last_lines(instance, "web1", 5)
+    assert lines[-1] == "end"
+    assert sum(map(len, lines)) < console.LARGEST_EXCERPT
+
+
+def test_a_log_under_a_lease_is_named(instance: Instance) -> None:
+    log_of(instance).write_bytes(b"one\n")
+    leased = os.open(log_of(instance), os.O_RDWR)
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(FailedError, match="the server holds a lease on it"):
+            console.open_log(instance, "web1")
+    finally:
+        os.close(leased)
+        signal.signal(signal.SIGIO, handler)
 
 
 def test_a_server_without_a_log_has_no_lines(instance: Instance) -> None:

@@ -1,4 +1,7 @@
-"""A server's console log: what its init, and what inherited from it, wrote to standard output and error."""
+"""A server's console log: what its init, and what inherited from it, wrote to standard output and error.
+
+The server may do with the file what it likes, even make it larger than any disk: holes are passed over.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,11 @@ from vsprov.kernel.inotify import (
 from vsprov.store.instance import Instance
 
 _CHUNK = 1 << 16
+LARGEST_EXCERPT = 1 << 16
+_WHY = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.EWOULDBLOCK: "the server holds a lease on it, which the kernel ends soon: try again in a minute",
+}
 WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF
 
 
@@ -35,7 +43,7 @@ def open_log(instance: Instance, name: str) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        why = "it is a symbolic link" if error.errno == errno.ELOOP else reason(error)
+        why = _WHY.get(error.errno or 0) or reason(error)
         raise FailedError(f"Server/{name}: open {path}: {why}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -43,16 +51,22 @@ def open_log(instance: Instance, name: str) -> int | None:
     return fd
 
 
-def tail(fd: int, lines: int | None) -> int:
-    """The offset at which the last so many lines of a file begin; 0 for all of them."""
-    end = os.fstat(fd).st_size
+def tail(fd: int, lines: int | None, earliest: int = 0) -> int:
+    """The offset at which the last so many lines of a file begin; 0 for all of them.
+
+    A line begins after a hole at the latest. What comes before `earliest` is not looked at.
+    """
+    size = os.fstat(fd).st_size
     if lines is None:
         return 0
     if lines == 0:
-        return end
-    wanted, at = lines, end
-    while at > 0:
+        return size
+    wanted, at = lines, _end_of_data(fd, size)
+    end = at
+    while at > max(earliest, 0):
         start = max(0, at - _CHUNK)
+        if (data := _next_data(fd, start)) is None or data >= at:
+            return at
         block = os.pread(fd, at - start, start)
         # The line end that closes the last line does not begin another one.
         stop = len(block) - 1 if at == end and block.endswith(b"\n") else len(block)
@@ -61,23 +75,61 @@ def tail(fd: int, lines: int | None) -> int:
             if wanted == 0:
                 return start + stop + 1
         at = start
-    return 0
+    return at
+
+
+def _next_data(fd: int, offset: int) -> int | None:
+    """The first offset from this one on that is in no hole; None when there is none; lseek(2)."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
+
+
+def _end_of_data(fd: int, size: int) -> int:
+    """Where the hole begins that a file of this size ends with; the size when there is none."""
+    back = _CHUNK
+    while (data := _next_data(fd, max(0, size - back))) is None:
+        if back >= size:
+            return 0
+        back *= 2
+    end = data
+    while data is not None:
+        end = os.lseek(fd, data, os.SEEK_HOLE)
+        data = _next_data(fd, end)
+    return min(end, size)
 
 
 def read(fd: int, offset: int) -> Iterator[bytes]:
     """What is in the file from an offset on, piece by piece."""
-    while block := os.pread(fd, _CHUNK, offset):
-        offset += len(block)
+    for _end, block in _pieces(fd, offset):
         yield block
 
 
+def _pieces(fd: int, offset: int) -> Iterator[tuple[int, bytes]]:
+    """What is in the file from an offset on, each piece with the offset of its end."""
+    while (data := _next_data(fd, offset)) is not None:
+        block = os.pread(fd, min(_CHUNK, os.lseek(fd, data, os.SEEK_HOLE) - data), data)
+        if not block:
+            return
+        offset = data + len(block)
+        yield offset, block
+
+
 def last_lines(instance: Instance, name: str, lines: int) -> list[str]:
-    """The last lines of a server's log; [] when it has none."""
+    """The last lines of a server's log, of its last LARGEST_EXCERPT bytes; [] when it has none."""
     fd = open_log(instance, name)
     if fd is None:
         return []
     try:
-        text = b"".join(read(fd, tail(fd, lines)))
+        latest = _end_of_data(fd, os.fstat(fd).st_size) - LARGEST_EXCERPT
+        text = b""
+        for block in read(fd, max(latest, tail(fd, lines, latest))):
+            text += block[: LARGEST_EXCERPT - len(text)]
+            if len(text) == LARGEST_EXCERPT:
+                break
     finally:
         os.close(fd)
     return text.decode(errors="replace").splitlines()
@@ -100,8 +152,8 @@ def follow(instance: Instance, name: str, offset: int, fd: int | None) -> Iterat
             if fd is not None:
                 if os.fstat(fd).st_size < offset:
                     offset = 0
-                for block in read(fd, offset):
-                    offset += len(block)
+                for end, block in _pieces(fd, offset):
+                    offset = end
                     yield block
             events = inotify.events(queue)
             if any(descriptor == home and mask & GONE for descriptor, mask in events):

@@ -13,26 +13,34 @@ import termios
 import tty as terminal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from errno import EACCES, EIO, ENOENT
+from errno import EACCES, EIO, ENODEV, ENOENT, ESRCH
 from marshal import dumps, loads
 from typing import Any
 
-from vsprov.engine.spawn import start
+from vsprov.engine.spawn import start, starting
 from vsprov.errors import FailedError
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CHUNK = 1 << 16
+_KILLED = "something on the host has ended vsprov-enter; the command was ended with it"
 
 
 class EnterError(FailedError):
     """The command could not be started. Exit code: 127 when it was not found, 126 when not executable."""
 
-    def __init__(self, event: Mapping[str, Any]) -> None:
+    def __init__(self, event: Mapping[str, Any], server: str = "") -> None:
         step, path = event["step"], event["path"]
         said = event["message"] or os.strerror(event["errno"])
-        super().__init__(": ".join([step, *([path] if path and path not in step else []), said]))
+        words = [f"Server/{server}"] if server else []
+        words += [step, *([path] if path and path not in step else []), said]
+        super().__init__(": ".join(words))
         if step.startswith("exec "):
             self.exit_code = {ENOENT: 127, EACCES: 126}.get(event["errno"], 126)
+
+
+def ended(server: str) -> FailedError:
+    """The error of a server whose first process, or group, went while it was about to be joined."""
+    return FailedError(f"Server/{server}: it has ended", hint="if it is being restarted, try again")
 
 
 def enter(request: Mapping[str, Any], tty: bool) -> int:
@@ -41,24 +49,30 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
     The request: `pid` and `start` of the server's init, and of the keys that `spawn` describes `cgroup`,
     `argv`, `env`, `cwd`, `user`, `umask`, `capabilities`, `rlimits`, `no_new_privs`, and `seccomp` and
     `oom_score_adj` if any. With `tty` the command gets a terminal of the server's own, of which ours shows
-    the other side; without, our standard input, output and error. The signals sent to us go on to it.
+    the other side; without, our standard input, output and error. The signals sent to us go on to it, and two
+    seconds after one that is meant to end it SIGKILL does. `server`, if there, names the server in messages.
     EnterError when it could not be started.
     """
-    ours, theirs = socket.socketpair()
+    who = request.get("server", "")
+    what = f"Server/{who}: enter" if who else "enter"
+    with starting(what):
+        ours, theirs = socket.socketpair()
     rows, columns = _size() if tty else (0, 0)
     with ours, theirs:
         stdio = (None, None, 2) if tty else (0, 1, 2)
-        pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
+        with starting(what):
+            pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
         theirs.close()
         try:
-            client = _Client(ours)
+            client = _Client(ours, what)
             client.send({**request, "tty": tty, "rows": rows, "cols": columns})
             event = client.terminal() if tty else client.pipes()
         finally:
             ours.close()
             os.waitpid(pid, 0)
     if event["event"] == "failed":
-        raise EnterError(event)
+        gone = event["errno"] in (ENOENT, ENODEV, ESRCH) and event["step"].startswith(("join", "cgroup"))
+        raise ended(who) if who and gone else EnterError(event, who)
     code: int = event["code"]
     return code
 
@@ -66,8 +80,9 @@ def enter(request: Mapping[str, Any], tty: bool) -> int:
 class _Client:
     """The conversation with the program that joins the server."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, name: str) -> None:
         self._channel = channel
+        self._name = name
         self._incoming = b""
         self._fds: list[int] = []
 
@@ -85,7 +100,7 @@ class _Client:
                 return event
             part, fds, _flags, _address = socket.recv_fds(self._channel, _CHUNK, 1)
             if not part:
-                raise FailedError("enter: died before the command ended")
+                raise FailedError(f"{self._name}: died before the command ended", hint=_KILLED)
             self._incoming += part
             self._fds += fds
 

@@ -96,7 +96,11 @@ def _run(
             if controller
         }
     )
-    with suppress(FileExistsError):
-        os.mkdir(payload, 0o755)  # it stays: another command may be about to join it
-    groups = {"payload": payload, "attach": attach}
-    return enter.enter({**asked, "pid": seen.init.pid, "start": seen.init.start, "cgroup": groups}, tty)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(payload, 0o755)  # it stays: another command may be about to join it
+    except FileNotFoundError:
+        raise enter.ended(seen.name) from None
+    init, groups = seen.init, {"payload": payload, "attach": attach}
+    where = {"server": seen.name, "pid": init.pid, "start": init.start, "cgroup": groups}
+    return enter.enter({**asked, **where}, tty)

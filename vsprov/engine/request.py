@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsprov.engine.world import World
 from vsprov.errors import HostError
-from vsprov.kernel import process
+from vsprov.kernel import cgroup, process
 from vsprov.model.knobs import RLIMITS
 from vsprov.model.objects import CAPABILITIES, Mount, Object, Server
 from vsprov.model.units import MAX
@@ -24,11 +25,11 @@ MASKED = (
     "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-# With less than this a server may run out of memory before its command is executed; a pool's may be used
-# up by the others in it.
-SCANT_MEMORY = 1 << 20
+# What the kernel charges to a server before its command is executed, generously: at all, and for every
+# component of a mount's target, which may have to be made (250 mounts: 1.3 MiB).
+MEMORY_TO_START, MEMORY_PER_COMPONENT = 4 << 20, 64 << 10
 REAPERS = ("catatonit", "tini")
-DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
@@ -38,10 +39,12 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
     image = world.image(spec.image)
     path = f"{world.instance.servers}/{server.name}"
     v1 = sorted({world.directory(name, group) for name in world.hierarchies.v1})
+    mounts = [*_image_binds(image), *(_mount(mount) for mount in spec.mounts)]
     return {
         "hostname": spec.hostname,
         "argv": list(spec.init.command),
         "env": environment(spec),
+        "home": True,
         "cwd": spec.init.working_dir,
         "user": spec.init.user,
         "umask": 0o022,
@@ -49,7 +52,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
         "capabilities": capabilities(spec),
         "rlimits": rlimits(spec, world.machine),
         "oom_score_adj": None,
-        "own_memory": bool(spec.quota) or spec.resources.get("memory.max", MAX) in range(SCANT_MEMORY),
+        "own_memory": _may_run_out(spec, world.directory("memory", group), mounts),
         "id_map": {"base": servers.id_base(world.instance, server.name), "size": RANGE},
         "root": {
             "lower": [images.layer_path(world.instance, layer) for layer in reversed(image.layers)],
@@ -58,7 +61,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
             "read_only": spec.security.read_only_root,
             "mount_at": world.instance.run,
         },
-        "mounts": [*_image_binds(image), *(_mount(mount) for mount in spec.mounts)],
+        "mounts": mounts,
         "masks": list(MASKED),
         "read_only_paths": list(READ_ONLY),
         "cgroup": {
@@ -70,6 +73,22 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
     }
 
 
+def _may_run_out(spec: Server, group: str, mounts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a server could run out of memory before its command is executed.
+
+    A pool's may be used up by the others in it; the server's own by what an earlier run has left behind:
+    files in a tmpfs of the host stay charged to its group.
+    """
+    limit = spec.resources.get("memory.max", MAX)
+    if spec.quota or limit == MAX:
+        return bool(spec.quota)
+    texts = (cgroup.read(f"{group}/{file}") for file in ("memory.current", "memory.usage_in_bytes"))
+    used = next((int(text) for text in texts if text), 0)
+    components = sum(1 + mount["target"].count("/") for mount in mounts)
+    words = sum(len(os.fsencode(word)) for word in (*spec.init.command, *spec.init.env.values()))
+    return bool(limit - used < MEMORY_TO_START + MEMORY_PER_COMPONENT * components + words)
+
+
 def enter_request(
     spec: Server, argv: list[str], *, user: str | None, cwd: str | None, env: dict[str, str], machine: Machine
 ) -> dict[str, Any]:
@@ -77,6 +96,7 @@ def enter_request(
     return {
         "argv": argv,
         "env": {**environment(spec), **env},
+        "home": True,
         "cwd": cwd or spec.init.working_dir,
         "user": spec.init.user if user is None else user,
         "umask": 0o022,

@@ -4,6 +4,7 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
 
     hostname         text
     argv, env        as execve(2) takes them; argv[0] is looked for on env's PATH
+    home             optional: true for a HOME in the environment, if env has none, from /etc/passwd
     cwd, umask       umask is a number
     user             "USER[:GROUP]", names or numbers, by the server's own /etc/passwd and /etc/group
     capabilities     numbers: the bounding set; for root also the permitted and effective one
@@ -20,14 +21,14 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
                        {"type": "tmpfs", "target", "size", "mode"}
                        {"type": "bind", "source", "target", "recursive", "idmap"}, and "nofollow": refuse a
                        symbolic link in the source (not asked for yet)
-    masks            paths hidden after all mounts; may be absent
-    read_only_paths  bound read-only on themselves after all mounts; may be absent
+    masks            paths hidden before the mounts are made; may be absent
+    read_only_paths  bound read-only on themselves before the mounts are made; may be absent
     cgroup           {"payload": cgroup2 directory or None, "attach": [v1 directories]}
     console          file for its output, or None
     reaper           a static program of the host that is to be its pid 1, or None
-    own_memory       optional: true for a child with memory of its own. Else it shares the spawner's until it
-                     executes, which costs a third, but should its cgroup run out of memory in that moment,
-                     the kernel kills both
+    own_memory       optional: true for a child with a copy of the spawner's memory. Else it shares that until
+                     it executes: a third cheaper, but should its cgroup run out of memory in that moment, the
+                     kernel kills both
 
 Events:
 
@@ -36,28 +37,41 @@ Events:
     exited           {"code"} or {"signal"}
     aborted          it is gone, as was asked
     failed           {"step", "errno" or 0, "path", "message"}: it is gone; path and message may be None
+
+and, of the spawner itself, `unable`, as `failed` but without an id: it could not start.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from errno import EAGAIN, EMFILE, ENFILE
 from marshal import dumps, loads
 from types import TracebackType
 from typing import Any, Self
 
-from vsprov.errors import FailedError
+from vsprov.errors import FailedError, reason
 from vsprov.kernel import proc, syscall
 
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guest", "spawner.py")
+SECONDS_TO_LEAVE = 10.0
 _BUFFER = 4 << 20
+_HINTS = {
+    EAGAIN: "the host, or the group vsprov runs in, is at its limit of processes: pids.max, ulimit -u",
+    EMFILE: "vsprov has as many files open as it may: ulimit -n",
+    ENFILE: "the host has as many files open as it may: fs.file-max",
+}
 
 
 def start(verb: str, fd: int, *options: str, session: bool, stdio: Sequence[int | None]) -> int:
     """Start the stand-alone program, `fd` its socket, `stdio` its fds 0, 1, 2 (None: /dev/null); its pid.
+
+    OSError as open_tree(2) and posix_spawn(3); see `starting`.
 
     The interpreter is run from a detached read-only mount of its own: a guest whose program is
     "#!/proc/self/exe" could else write to the host's interpreter (CVE-2019-5736).
@@ -85,10 +99,31 @@ def start(verb: str, fd: int, *options: str, session: bool, stdio: Sequence[int 
         os.close(tree)
 
 
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Tell what could not be started instead of an OSError, with a hint when a limit is in the way."""
+    try:
+        yield
+    except OSError as error:
+        raise FailedError(f"{what}: start: {reason(error)}", hint=_HINTS.get(error.errno or 0, "")) from error
+
+
 def is_at_gate(pid: int) -> bool:
     """Whether a server's init is still the spawner's copy that waits to become the server's command."""
     words = (proc.read(f"/proc/{pid}/cmdline") or "").split("\0")
     return PROGRAM in words and "loop" in words
+
+
+def _ends(pid: int) -> bool:
+    """Wait for a child's end, SECONDS_TO_LEAVE at most; whether it has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # no descriptor is left
+        return False
+    try:
+        return bool(select.select([pidfd], [], [], SECONDS_TO_LEAVE)[0])
+    finally:
+        os.close(pidfd)
 
 
 class Spawner:
@@ -99,16 +134,19 @@ class Spawner:
     """
 
     def __init__(self, *, in_python: bool = False) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._ids = 0
         self._incoming = bytearray()
         self._outgoing = bytearray()
-        with theirs:
-            for end in (self._socket, theirs):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-            options = ("python",) if in_python else ()
-            self._pid = start("loop", theirs.fileno(), *options, session=True, stdio=(None, None, 2))
-        self._socket.setblocking(False)
+        options = ("python",) if in_python else ()
+        with starting("spawner"), ExitStack() as undo:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.enter_context(self._socket)
+            with theirs:
+                for end in (self._socket, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+                self._pid = start("loop", theirs.fileno(), *options, session=True, stdio=(None, None, 2))
+            self._socket.setblocking(False)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -148,15 +186,25 @@ class Spawner:
             end = start_at + 4 + int.from_bytes(self._incoming[start_at : start_at + 4], "little")
             if len(self._incoming) < end:
                 break
-            found.append(loads(self._incoming[start_at + 4 : end]))
+            event = loads(self._incoming[start_at + 4 : end])
+            if event["event"] == "unable":
+                said = event["message"] or os.strerror(event["errno"])
+                hint = _HINTS.get(event["errno"], "")
+                raise FailedError(f"spawner: start: {event['step']}: {said}", hint=hint)
+            found.append(event)
             start_at = end
         del self._incoming[:start_at]
         return found
 
     def close(self) -> None:
-        """End the spawner and wait until it is gone; closing twice does no harm."""
+        """End the spawner and wait until it is gone; closing twice does no harm.
+
+        It ends by itself at once, unless it is stopped.
+        """
         if self._socket.fileno() >= 0:
             self._socket.close()
+            if not _ends(self._pid):
+                os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
     def _send(self, message: Mapping[str, Any]) -> None:

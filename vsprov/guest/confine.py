@@ -17,17 +17,20 @@ from .sys_calls import (
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECCOMP,
     RESOLVE_NO_MAGICLINKS,
     SECCOMP_MODE_FILTER,
 )
+from .users import HOME_SIZE
 
 TYPE_CHECKING = False  # importing typing would double the heap every child copies
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from .machine import Memory
     from .report import Failure
 
     Ids = tuple[int, int, list[int]]
@@ -41,12 +44,18 @@ DIRECTORY = how(os.O_PATH | os.O_DIRECTORY, RESOLVE_NO_MAGICLINKS)
 class Recipe(Program):
     """The list of a child, and where in it is what its maker has to know."""
 
-    __slots__ = ("candidates", "capabilities", "cwd", "user")
+    __slots__ = ("candidates", "capabilities", "cwd", "home", "mounts", "places", "user")
 
     user: int  # the position of setgroups, setresgid, setresuid and capset
     capabilities: tuple[int, ...]  # addresses of the sets of root, and of any other user
     cwd: int  # where in the memory the kernel puts the name of the working directory
     candidates: range  # positions of the attempts to execute
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(memory)
+        self.home = -1  # where in the memory the environment's HOME is, if it is to be filled in
+        self.mounts: list[int] = []  # where the numbers go of the root and of what may be mounted on
+        self.places: list[tuple[str, int]] = []  # targets, and where the number goes of the mount they are on
 
     def outside(self) -> bool:
         """Whether the working directory turned out to lie outside the root (CVE-2024-21626)."""
@@ -72,12 +81,12 @@ def new_recipe(spec: dict[str, Any]) -> Recipe:
     hidden = (*spec.get("masks", ()), *spec.get("read_only_paths", ()))
     groups, mounts = spec["cgroup"]["attach"], [entry["target"] for entry in spec.get("mounts", ())]
     calls = 250 + len(spec["rlimits"]) + 6 * len(hidden) + 3 * len(groups)
-    calls += 2 * spec["env"].get("PATH", "").count(":") + sum(20 + 6 * target.count("/") for target in mounts)
-    texts = 24576 + len(spec.get("seccomp") or b"")
+    calls += 2 * spec["env"].get("PATH", "").count(":") + sum(22 + 6 * target.count("/") for target in mounts)
+    texts = 24576 + 4 * HOME_SIZE + len(spec.get("seccomp") or b"")
     for text in (*spec["argv"], *spec["env"], *spec["env"].values(), *hidden, *groups):
         texts += 4 * len(text) + 64
     for target in mounts:
-        texts += (4 * len(target) + 64) * (2 + 2 * target.count("/"))
+        texts += (4 * len(target) + 64) * (2 + 2 * target.count("/")) + 2 * 264
     return Recipe(obtain(calls * SIZE, texts))
 
 
@@ -119,6 +128,7 @@ def write_confinement(p: Recipe, spec: dict[str, Any], fd: int, ids: Ids) -> Non
     p.call("setresgid", gid, gid, gid)
     p.call("setresuid", uid, uid, uid)
     p.call("capset", pack("Ii", CAPABILITY_VERSION_3, 0), p.capabilities[uid != 0])
+    p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.step = f"working directory {spec['cwd']}"
     p.open_inside(fd, os.fsencode(spec["cwd"]), DIRECTORY)
     p.call("fchdir", fd)
@@ -157,6 +167,13 @@ def _seccomp(p: Program, program: bytes) -> None:
     p.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filters, 0, 0)
 
 
+def settle(p: Recipe, home: str) -> None:
+    """Fill in the home directory, if it is asked for."""
+    if p.home >= 0:
+        content = b"HOME=" + os.fsencode(home) + b"\0"
+        p.memory.bytes[p.home : p.home + len(content)] = content
+
+
 def become(p: Recipe, uid: int, gid: int, groups: list[int]) -> None:
     """Fill in the ids a finished program has been waiting for."""
     text = p.memory.text
@@ -172,7 +189,11 @@ def write_execution(p: Recipe, spec: dict[str, Any]) -> None:
     command, env = spec["argv"][0], spec["env"]
     text = p.memory.text
     p.step = f"exec {command}"
-    environment = _pointers(p, [f"{name}={value}" for name, value in env.items()])
+    variables: list[str | int] = [f"{name}={value}" for name, value in env.items()]
+    if spec.get("home") and "HOME" not in env:
+        variables.append(text(b"HOME=/root" + bytes(4 * HOME_SIZE)))
+        p.home = int(variables[-1]) - p.memory.address
+    environment = _pointers(p, variables)
     argv = spec["argv"]
     searched = "/" not in command
     programs = [command]
@@ -195,6 +216,7 @@ def write_execution(p: Recipe, spec: dict[str, Any]) -> None:
         p.call("close", -1, path=command)  # fails: it was nowhere to be found
 
 
-def _pointers(p: Program, texts: list[str]) -> bytes:
-    addresses = [p.memory.text(os.fsencode(each)) for each in texts]
+def _pointers(p: Program, texts: Sequence[str | int]) -> bytes:
+    """Pointers to these texts, of which some may be in the memory already; and a null pointer."""
+    addresses = [each if isinstance(each, int) else p.memory.text(os.fsencode(each)) for each in texts]
     return pack(f"{len(addresses) + 1}Q", *addresses, 0)

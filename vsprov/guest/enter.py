@@ -25,6 +25,7 @@ from errno import EACCES, ENXIO, ESRCH
 from marshal import dumps, loads
 from stat import S_ISCHR
 from struct import pack
+from time import monotonic
 
 from .confine import CHANNEL, new_recipe
 from .layers import O_PATH
@@ -56,11 +57,13 @@ from .sys_calls import (
     set_signal_mask,
     setns,
 )
-from .users import known, resolve
+from .users import home, known, resolve
 
 TYPE_CHECKING = False  # importing typing would double the heap every child copies
 if TYPE_CHECKING:
     from typing import Any
+
+    from .confine import Recipe
 
 NAMESPACES = {
     "user": CLONE_NEWUSER,
@@ -71,6 +74,8 @@ NAMESPACES = {
     "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
+SIGHUP, SIGINT, SIGTERM = 1, 2, 15
+SECONDS_TO_END = 2.0
 TIOCSPTLCK, TIOCSWINSZ = 0x40045431, 0x5414
 
 
@@ -134,6 +139,8 @@ def run(control: socket, request: dict[str, Any]) -> int:
         raise OSError(ESRCH, "the server's first process has ended", str(pid))
     at("user " + request["user"])
     ids = known(request["user"]) or resolve(request["user"], root)
+    if request.get("home"):
+        request["env"].setdefault("HOME", home(request["user"], root))
     if request["tty"]:
         at("terminal")
         master, slave = open_terminal(root, request["rows"], request["cols"], base + ids[0])
@@ -156,15 +163,11 @@ def run(control: socket, request: dict[str, Any]) -> int:
     theirs.close()
     at("join")
     setns(pidfd, CLONE_NEWPID)  # of our children
-    child = start(flags, cgroup, recipe.memory)
+    # Of its own: the server's OOM killer ends all that share one, and its processes may trace the child.
+    child = start(flags, cgroup, recipe.memory, own=True)
     for fd in (CHANNEL, TERMINAL):
         os.close(fd)
-    if ours.recv(1):
-        if recipe.outside():
-            os.kill(child, SIGKILL)
-            raise OSError(EACCES, "the working directory is outside the server's root", request["cwd"])
-        ours.send(b"g", MSG_NOSIGNAL)
-    code = wait(control, child)
+    code = attend(control, ours, child, recipe, request["cwd"])
     failure = recipe.failure()
     if failure:
         step, number, path, message = failure
@@ -236,21 +239,59 @@ def open_terminal(root: int, rows: int, columns: int, owner: int) -> tuple[int, 
     return master, slave
 
 
-def wait(control: socket, pid: int) -> int:
-    """Wait for a child: its exit code, 128 + N when signal N ended it.
+def attend(control: socket, gate: socket, pid: int, recipe: Recipe, cwd: str) -> int:
+    """Let a child through its gate and wait for its end: its exit code, 128 + N when signal N ended it.
 
-    Signals the client asks for are sent on; its end is SIGKILL.
+    Signals the client asks for are sent on; its end is SIGKILL, and so is a signal meant to end the command
+    that has not within SECONDS_TO_END: a stopped or traced process obeys no other.
     """
     pidfd = os.pidfd_open(pid)
     poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    poller.register(control.fileno(), select.POLLIN)
+    for fd in (pidfd, control.fileno(), gate.fileno()):
+        poller.register(fd, select.POLLIN)
+    asked, deadline = False, None
+    signals: list[int] = []
     while True:
-        ready = [fd for fd, _mask in poller.poll()]
+        left = None if deadline is None else max(0, 1000 * (deadline - monotonic()))
+        ready = [fd for fd, _mask in poller.poll(left)]
         if pidfd in ready:
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            return code if code >= 0 else 128 - code
-        message = read(control)
-        if message is None:
-            poller.unregister(control.fileno())
-        os.kill(pid, SIGKILL if message is None else message["number"])
+            break
+        if gate.fileno() in ready:
+            asked = open_gate(gate, pid, recipe, cwd)
+            poller.unregister(gate.fileno())
+        if control.fileno() in ready:
+            message = read(control)
+            if message is None:
+                poller.unregister(control.fileno())
+            signals.append(SIGKILL if message is None else message["number"])
+            os.kill(pid, signals[-1])
+            if deadline is None and is_insistent(signals):
+                deadline = monotonic() + SECONDS_TO_END
+        if not ready:
+            os.kill(pid, SIGKILL)
+            deadline = None
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0 and not asked and not signals:
+        at("start")
+        why = "the server is ending, or has no memory left"
+        raise OSError(0, f"killed by signal {-code} before it could start: {why}")
+    return code if code >= 0 else 128 - code
+
+
+def open_gate(gate: socket, pid: int, recipe: Recipe, cwd: str) -> bool:
+    """Let a child go on if its working directory is what was meant; False when it has died."""
+    if not gate.recv(1):
+        return False
+    if recipe.outside():
+        os.kill(pid, SIGKILL)
+        raise OSError(EACCES, "the working directory is outside the server's root", cwd)
+    try:
+        gate.send(b"g", MSG_NOSIGNAL)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def is_insistent(signals: list[int]) -> bool:
+    """Whether the last of these leaves no doubt that the command is to end."""
+    return signals[-1] in (SIGTERM, SIGHUP) or signals.count(SIGINT) > 1

@@ -109,7 +109,7 @@ def make_root(root: dict[str, Any], userns: int | None, unmapped: list[str]) -> 
     never attached costs a wait for all processors (an RCU grace period), and there one wait serves for all.
     Names of lower layers that could not be idmapped go to `unmapped`.
     """
-    attributes = MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if root["read_only"] else 0)
+    attributes = MOUNT_ATTR_NODEV  # the child makes it read-only, when it has made absent mount points
     lower, upper = root["lower"], root["upper"]
     alone = upper is None and len(lower) == 1
     trees: list[int] = []

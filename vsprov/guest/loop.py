@@ -21,14 +21,15 @@ from _socket import (
     socket,
     socketpair,
 )
-from errno import EACCES, EBUSY, EEXIST
+from errno import EACCES, EBUSY, EEXIST, EXDEV
 from marshal import dumps, loads
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from .confine import CHANNEL, REAPER, become, new_recipe
+from .confine import CHANNEL, REAPER, become, new_recipe, settle
 from .equip import binds, equip
 from .layers import O_PATH, learn, open_console, open_source, sealed_copy
-from .machine import start
+from .machine import is_dumped_after_change, start
+from .places import misplaced
 from .recipe import write_server
 from .report import at, describe
 from .sys_calls import (
@@ -48,7 +49,7 @@ from .sys_calls import (
     reset_signals,
     sigchld_fd,
 )
-from .users import known, resolve
+from .users import home, known, resolve
 
 TYPE_CHECKING = False  # importing typing would double the heap every child copies
 if TYPE_CHECKING:
@@ -89,27 +90,48 @@ servers: dict[int, Server] = {}
 by_pid: dict[int, Server] = {}
 by_channel: dict[int, Server] = {}
 in_python = False
+own_always = False
 
 
 def main(fd: int) -> None:
     """Serve the control socket until the client closes it: guests at the gate end, running ones live on."""
-    global control, poller, sigchld, nofile, in_python
+    global control
+    try:
+        control = take_descriptors(fd)
+        fd = control.fileno()
+        prepare(fd)
+    except OSError as error:
+        step, number, path, message = describe(error)
+        body = dumps({"event": "unable", "step": step, "errno": number, "path": path, "message": message})
+        os.write(fd, len(body).to_bytes(4, "little") + body)
+    else:
+        serve(fd)
+
+
+def prepare(fd: int) -> None:
+    """All that is needed once."""
+    global poller, sigchld, nofile, in_python, own_always
     in_python = "python" in sys.argv[3:]
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-spawner")
     reset_signals()
     os.umask(0o022)
-    control = take_descriptors(fd)
-    fd = control.fileno()
     sigchld = sigchld_fd()
     nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[1], nofile[1]))
+    own_always = is_dumped_after_change()
+    at("probe overlay")
     learn()
+    at("epoll")
     poller = epoll()
     poller.register(fd, EPOLLIN)
     poller.register(sigchld, EPOLLIN)
     gc.disable()  # a collection in a child would copy every page of the heap
     gc.freeze()
+
+
+def serve(fd: int) -> None:
+    """Take turns until the client is gone."""
     while True:
         for ready, mask in poller.poll(0 if waiting else -1, 64):
             if ready == fd:
@@ -272,6 +294,8 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
         flags |= CLONE_INTO_CGROUP
     at("user " + request["user"])
     ids = known(request["user"])
+    if ids and ids[0] and request.get("home") and "HOME" not in request["env"]:
+        ids = None  # to be asked for, with the home directory
     at("start")
     recipe = server.recipe = new_recipe(request)
     write_server(recipe, request, console, ids)
@@ -283,8 +307,8 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
     at("clone3")
     try:
         # Of processes that share memory the kernel sets all the oom_score_adj, and kills all if it kills one.
-        own = in_python or request.get("own_memory") or request["oom_score_adj"] is not None
-        pid = start(flags, cgroup, recipe.memory, own)
+        own = own_always or request.get("own_memory") or request["oom_score_adj"] is not None
+        pid = start(flags, cgroup, recipe.memory, in_python, own)
     finally:
         os.dup2(NOTHING, CHANNEL, False)  # only the child may hold its end open
     server.pid, server.channel = pid, ours
@@ -302,7 +326,10 @@ def hear(server: Server) -> None:
         except ConnectionResetError:
             continue  # it closed its end with something unread; what it said first is still there
         assert server.recipe
-        if message == b"u":
+        if message and (target := misplaced(server.recipe, server.pid)):
+            at(f"mount {target}")
+            give_up(server, OSError(EXDEV, "it lies on another file system of the server"))
+        elif message == b"u":
             name_user(server)
         elif message == b"r":
             welcome(server)
@@ -323,6 +350,7 @@ def name_user(server: Server) -> None:
         root = os.open(f"/proc/{server.pid}/root", O_PATH | os.O_DIRECTORY)
         try:
             become(server.recipe, *resolve(server.user, root))
+            settle(server.recipe, home(server.user, root))
         finally:
             os.close(root)
     except OSError as error:

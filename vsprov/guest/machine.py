@@ -5,7 +5,7 @@ time would go into copying: the page tables at clone, every page that either sid
 writes to all it looks at), the taking down of it all at execve. So the child shares the spawner's memory,
 as vfork(2) children do, and is driven through a prepared list by the 142 bytes of machine code below. It
 has no stack, runs no Python and writes nothing but the result of each call beside the call, where the
-spawner reads it.
+spawner reads it. A copy that runs the same code costs the page tables only.
 
 Where there is no such code for the processor, or memory may not be made executable, the child is an
 ordinary fork that walks through the same list in Python.
@@ -171,10 +171,14 @@ def _load_code() -> Callable[[bytes, int, int], int] | None:
 _entry = _load_code() if _code else None
 
 
-def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False) -> int:
-    """Clone a child that makes the calls of the list; its pid. OSError as clone3(2)."""
+def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False, own: bool = False) -> int:
+    """Clone a child that makes the calls of the list; its pid. OSError as clone3(2).
+
+    `own`: with a copy of our memory rather than with ours. What ends processes for want of memory ends all
+    that share one, and whoever may trace the child may write to ours.
+    """
     if _entry and not in_python:
-        arguments = clone_arguments(flags | CLONE_VM, cgroup)
+        arguments = clone_arguments(flags if own else flags | CLONE_VM, cgroup)
         pid = _entry(arguments, len(arguments), memory.address)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
@@ -184,6 +188,18 @@ def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False) -> i
         walk(memory)
         os._exit(1)
     return pid
+
+
+def is_dumped_after_change() -> bool:
+    """Whether a process that becomes another user may be traced by it afterwards; proc_sys_fs(5).
+
+    Then a child that shared our memory would open it to its server.
+    """
+    try:
+        with open("/proc/sys/fs/suid_dumpable", "rb") as file:
+            return file.read().strip() == b"1"
+    except OSError:
+        return True
 
 
 def walk(memory: Memory) -> None:

@@ -21,7 +21,8 @@ _NUMBERS = {
     "mount": (165, 40), "openat": (257, 56), "pivot_root": (155, 41), "prctl": (157, 167),
     "prlimit64": (302, 261), "read": (0, 63), "recvmsg": (47, 212), "rt_sigprocmask": (14, 135),
     "setgroups": (116, 159), "sethostname": (170, 161), "setns": (308, 268), "setresgid": (119, 149),
-    "setresuid": (117, 147), "setsid": (112, 157), "socket": (41, 198), "symlinkat": (266, 36),
+    "setresuid": (117, 147), "setsid": (112, 157), "socket": (41, 198), "statx": (332, 291),
+    "symlinkat": (266, 36),
     "umask": (95, 166), "umount2": (166, 39), "unshare": (272, 97), "write": (1, 64),
 }  # fmt: skip
 NUMBERS = {

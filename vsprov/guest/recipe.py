@@ -14,11 +14,13 @@ from struct import pack
 
 from .confine import CHANNEL, Recipe, add_part, ask, write_confinement, write_execution
 from .layers import attributes_of, layers_to_attach
+from .places import note_mount, note_place
 from .program import EMPTY, Program, how
 from .sys_calls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
+    CAP_SYS_ADMIN,
     CLONE_NEWCGROUP,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_STRING,
@@ -36,6 +38,7 @@ from .sys_calls import (
     MS_REC,
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
+    PR_SET_DUMPABLE,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -55,6 +58,7 @@ FDS_PER_MESSAGE = 200
 PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 AF_INET, SOCK_DGRAM, MSG_CMSG_CLOEXEC, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x40000000, 0x8914, 1
 TIOCSCTTY = 0x540E
+READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
 
 # Inside the root, whatever links the image holds; a component itself and no link; an existing directory.
 ANYWHERE = how(os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
@@ -95,7 +99,19 @@ def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None
     p.step, hostname = "hostname", os.fsencode(spawn["hostname"])
     p.call("sethostname", hostname, len(hostname), path=spawn["hostname"])
     add_part(p, ("root", layers, free), lambda q: _root(q, layers, free))
-    add_part(p, ("dev", layers, free, payload), lambda q: _dev(q, FIRST_MOUNT + 1 + layers, free, payload))
+    if mapped and CAP_SYS_ADMIN not in spawn["capabilities"]:
+        add_part(p, ("alone", free), lambda q: _forbid_user_namespaces(q, free))
+    dev, silent = FIRST_MOUNT + 1 + layers, console < 0
+    add_part(p, ("dev", dev, free, payload), lambda q: _dev(q, dev, free, payload))
+    add_part(p, ("stdin", silent, dev, free), lambda q: _stdin(q, silent, dev, free))
+    # Before the manifest's mounts: what these are made over, the server may have chosen.
+    masks, read_only = tuple(spawn["masks"]), tuple(spawn["read_only_paths"])
+    if len(masks) + len(read_only) < 100:
+        add_part(p, ("hide", masks, read_only, dev, free), lambda q: _hide(q, masks, read_only, dev, free))
+    else:
+        _hide(p, masks, read_only, dev, free)
+    note_mount(p, FIRST_MOUNT)
+    note_mount(p, dev, b"shm")
     for entry in spawn["mounts"]:
         p.step = f"mount {entry['target']}"
         if entry["type"] == "bind":
@@ -103,12 +119,9 @@ def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None
             bind += 1
         else:
             _tmpfs(p, free, entry)
-    masks, read_only = tuple(spawn["masks"]), tuple(spawn["read_only_paths"])
-    if len(masks) + len(read_only) < 100:
-        add_part(p, ("hide", masks, read_only, free), lambda q: _hide(q, masks, read_only, free))
-    else:
-        _hide(p, masks, read_only, free)
-    add_part(p, ("stdin", console < 0, free), lambda q: _stdin(q, console < 0, free))
+    if root["read_only"]:
+        p.step = "make the root read-only"
+        p.call("mount_setattr", FIRST_MOUNT, EMPTY, AT_EMPTY_PATH, READ_ONLY, len(READ_ONLY))
     if ids is None:
         p.step = f"user {spawn['user']}"
         ask(p, b"u")
@@ -143,6 +156,7 @@ def _namespaces(p: Program, mapped: bool, free: int) -> None:
     if mapped:
         p.call("setresgid", 0, 0, 0)
         p.call("setresuid", 0, 0, 0)
+        p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)  # with fs.suid_dumpable = 1 that has changed it
     p.call("setgroups", 0, None)
     p.step = "cgroup namespace"
     p.call("unshare", CLONE_NEWCGROUP)
@@ -175,6 +189,18 @@ def _root(p: Program, layers: int, free: int) -> None:
     p.call("pivot_root", b".", b".")
     p.call("umount2", b".", MNT_DETACH)
     p.call("chdir", b"/")
+
+
+def _forbid_user_namespaces(p: Program, free: int) -> None:
+    """No user namespace below the server's, in which its users would have all capabilities (CVE-2024-1086).
+
+    The limit is each user namespace's own (namespaces(7), /proc/sys/user): ours must be the server's by now.
+    """
+    p.step, path, content = "forbid user namespaces", "/proc/sys/user/max_user_namespaces", b"0\n"
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    p.call("openat", AT_FDCWD, os.fsencode(path), flags, 0, want=free, on=((ENOENT, 3),), path=path)
+    p.call("write", free, content, len(content), want=len(content), path=path)
+    p.call("close", free)
 
 
 def _plain_directory(p: Program, name: bytes, fd: int) -> None:
@@ -215,7 +241,7 @@ def _dev(p: Program, tree: int, free: int, cgroup: bool) -> None:
         p.mount(b"cgroup2", b"/sys/fs/cgroup", PRIVATE)
 
 
-def _attach(p: Program, tree: int, fd: int, entry: dict[str, Any], directory: bool) -> None:
+def _attach(p: Recipe, tree: int, fd: int, entry: dict[str, Any], directory: bool) -> None:
     """Attach a detached mount inside the root, whatever links the image holds; make an absent mount point.
 
     It is made step by step from "/"; a dangling link in the way is an error, never followed
@@ -244,11 +270,13 @@ def _attach(p: Program, tree: int, fd: int, entry: dict[str, Any], directory: bo
             p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
             p.call("close", fd + 1)
         p.skip_to_end(start)
+    note_place(p, fd, entry["target"])
+    note_mount(p, tree)
     p.move_mount(tree, fd)
     p.call("close", fd)
 
 
-def _tmpfs(p: Program, fd: int, entry: dict[str, Any]) -> None:
+def _tmpfs(p: Recipe, fd: int, entry: dict[str, Any]) -> None:
     """Mount a new tmpfs."""
     options = [(b"mode", b"%o" % entry.get("mode", 0o1777))]
     if entry.get("size") is not None:
@@ -264,38 +292,41 @@ def _tmpfs(p: Program, fd: int, entry: dict[str, Any]) -> None:
     p.call("close", fd)
 
 
-def _hide(p: Program, masks: tuple[str, ...], read_only: tuple[str, ...], fd: int) -> None:
+def _hide(p: Program, masks: tuple[str, ...], read_only: tuple[str, ...], dev: int, fd: int) -> None:
     """Put /dev/null over files and an empty directory over directories; bind others read-only on themselves.
 
-    Those that do not exist are passed over.
+    Those that do not exist are passed over. `dev`: the tree /dev was made of, for no path may tell which
+    null device is meant (CVE-2025-31133).
     """
     absent = (ENOENT, ENOTDIR)
+    p.step = "mask"
+    p.open_inside(fd, b"null", PLAIN, base=dev)
+    null, fd = b"/proc/self/fd/%d" % fd, fd + 1
     for path in masks:
         p.step = f"mask {path}"
         p.open_inside(fd, os.fsencode(path), ANYWHERE, on=[(number, 6) for number in absent])
-        p.call(
-            "mount", b"/dev/null", b"/proc/self/fd/%d" % fd, None, MS_BIND, None, on=((ENOTDIR, 1),), skip=4
-        )
+        p.call("mount", null, b"/proc/self/fd/%d" % fd, None, MS_BIND, None, on=((ENOTDIR, 1),), skip=4)
         p.call("fchdir", fd)
         p.mount(b"tmpfs", b".", PRIVATE | MS_RDONLY, b"mode=555,size=4k,nr_inodes=2")
         p.call("chdir", b"/")
         p.call("close", fd)
-    attributes = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)
     for path in read_only:
         p.step = f"make read-only {path}"
         p.open_inside(fd, os.fsencode(path), ANYWHERE, on=[(number, 6) for number in absent])
         flags = AT_EMPTY_PATH | AT_RECURSIVE
         p.call("open_tree", fd, EMPTY, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, want=fd + 1)
-        p.call("mount_setattr", fd + 1, EMPTY, flags, attributes, len(attributes))
+        p.call("mount_setattr", fd + 1, EMPTY, flags, READ_ONLY, len(READ_ONLY))
         p.move_mount(fd + 1, fd)
         p.call("close", fd + 1)
         p.call("close", fd)
+    p.call("close", fd - 1)
 
 
-def _stdin(p: Program, output_too: bool, fd: int) -> None:
+def _stdin(p: Program, output_too: bool, dev: int, fd: int) -> None:
     """Standard input from /dev/null, and with no console the output to it."""
     p.step = "console"
-    p.call("openat", AT_FDCWD, b"/dev/null", os.O_RDWR | os.O_CLOEXEC, 0, want=fd, path="/dev/null")
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    p.call("openat", dev, b"null", flags, 0, want=fd, path="/dev/null")
     for number in (0, 1, 2) if output_too else (0,):
         p.call("dup3", fd, number, 0)
     p.call("close", fd)
@@ -321,6 +352,7 @@ def write_command(
     p.call("setns", PIDFD, namespaces)
     p.call("setresgid", 0, 0, 0)
     p.call("setresuid", 0, 0, 0)
+    p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.call("setgroups", 0, None)
     p.call("chdir", b"/")
     if spec["tty"]:

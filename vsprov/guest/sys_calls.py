@@ -16,7 +16,8 @@ TYPE_CHECKING = False  # importing typing would double the heap every child copi
 if TYPE_CHECKING:
     from typing import NoReturn
 
-AT_FDCWD, AT_EACCESS, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x200, 0x1000, 0x8000
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EACCESS, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x100, 0x200, 0x1000, 0x8000
+STATX_MNT_ID = 0x1000
 LARGEST_FD = 0xFFFFFFFF
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
@@ -41,6 +42,7 @@ PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRI
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
 with open("/proc/sys/kernel/cap_last_cap", "rb") as _file:
     CAPABILITIES = int(_file.read()) + 1  # how many this kernel knows
 
@@ -92,6 +94,7 @@ _prctl = _call("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _prctl_text = _call("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)
 _ioctl = _call("ioctl", c_int, c_ulong, c_char_p)
 _ioctl_value = _call("ioctl", c_int, c_ulong, c_ulong)
+_fstatfs = _call("fstatfs", c_int, c_void_p)
 _signalfd = _call("signalfd", c_int, c_char_p, c_int)
 _sigprocmask = _call("sigprocmask", c_int, c_char_p, c_void_p)
 _rt_sigaction = _raw(c_int, c_char_p, c_void_p, c_size_t)
@@ -182,6 +185,14 @@ def openat2(dfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> i
     """open(2) with the RESOLVE_ rules of openat2(2)."""
     fd: int = _openat2(437, dfd, path, pack("3Q", flags | os.O_CLOEXEC, mode, resolve), 24)
     return fd if fd >= 0 else failed(path)
+
+
+def file_system(fd: int) -> int:
+    """The magic number of the file system an fd is on: the first word of fstatfs(2)."""
+    status = ctypes.create_string_buffer(256)
+    if _fstatfs(fd, status) < 0:
+        failed()
+    return int.from_bytes(status.raw[:8], "little")
 
 
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None) -> None:

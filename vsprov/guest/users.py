@@ -9,10 +9,17 @@ import os
 from errno import EFBIG, EINVAL, ENOENT
 from stat import S_ISREG
 
-from .sys_calls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from .sys_calls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, file_system, openat2
 
 LARGEST = 65535
+HOME_SIZE = 1024  # of the longest home directory
 _FILE_LIMIT = 1 << 20
+# Magic numbers of proc, sysfs, cgroup, cgroup2, tracefs, debugfs, securityfs, bpf, binfmt_misc, selinuxfs,
+# pstore, efivarfs, configfs, mqueue, devpts, hugetlbfs; include/uapi/linux/magic.h.
+KERNELS_OWN = frozenset((
+    0x9FA0, 0x62656572, 0x27E0EB, 0x63677270, 0x74726163, 0x64626720, 0x73636673, 0xCAFE4A11, 0x42494E4D,
+    0xF97CFF8C, 0x6165676C, 0xDE5E81E4, 0x62656570, 0x19800202, 0x1CD1, 0x958458F6,
+))  # fmt: skip
 _NAME_START = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _NAME_REST = _NAME_START | frozenset("0123456789-.$")
 
@@ -62,6 +69,26 @@ def resolve(user: str, root: int) -> tuple[int, int, list[int]]:
     return uid, gid, [member for member in _memberships(found, root) if member != gid]
 
 
+def home(user: str, root: int) -> str:
+    """The home directory of "USER[:GROUP]" by the server's /etc/passwd; "/" when that tells none.
+
+    That of user 0 is /root: most servers are his, and start without a look at any file.
+    """
+    name = user.partition(":")[0]
+    uid = number(name)
+    if uid == 0:
+        return "/root"
+    try:
+        for fields in _lines("/etc/passwd", 6, root):
+            ids = _ids(fields[2:4])
+            if ids and (ids[0] == uid if uid is not None else fields[0] == name):
+                path = fields[5]
+                return path if path.startswith("/") and "\0" not in path and len(path) < HOME_SIZE else "/"
+    except OSError:
+        return "/"
+    return "/"
+
+
 def _entry(name: str, uid: int | None, root: int) -> tuple[str, int, int]:
     """(name, uid, gid) of the first passwd line with this uid, or when that is None with this name."""
     for fields in _lines("/etc/passwd", 4, root):
@@ -95,21 +122,35 @@ def _ids(fields: list[str]) -> list[int]:
     return []
 
 
+def check(place: int, path: str) -> None:
+    """Raise OSError unless what an O_PATH fd stands for is an ordinary file.
+
+    Those of the kernel's own file systems are opened with our rights, not the server's: a link to /proc/kmsg
+    would take the host's log away.
+    """
+    if not S_ISREG(os.fstat(place).st_mode):
+        raise OSError(EINVAL, "not a regular file", path)
+    if file_system(place) in KERNELS_OWN:
+        raise OSError(EINVAL, "not a file of the image", path)
+
+
 def _lines(path: str, fields: int, root: int) -> list[list[str]]:
     """The lines of a passwd-like file that have at least so many fields; none when the file is absent.
 
     A FIFO or device in its place must not stop the reader (CVE-2024-9676), nor a magic link lead it astray.
     """
     try:
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-        fd = openat2(root, path.encode(), flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        place = openat2(root, path.encode(), os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         if error.errno == ENOENT:
             return []
         raise
     try:
-        if not S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(EINVAL, "not a regular file", path)
+        check(place, path)
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+    try:
         content = b""
         while len(content) <= _FILE_LIMIT:
             part = os.read(fd, _FILE_LIMIT + 1 - len(content))

@@ -32,10 +32,13 @@ def uts(pid: int) -> Iterator[None]:
 
 
 def hostname(pid: int) -> str | None:
-    """The hostname `pid` sees; None when it is gone."""
+    """The hostname `pid` sees; None when it is gone.
+
+    Bytes that are no text, which a server may choose, are shown as backslash escapes.
+    """
     try:
         with uts(pid):
-            return os.uname().nodename
+            return os.fsencode(os.uname().nodename).decode(errors="backslashreplace")
     except (FileNotFoundError, ProcessLookupError):
         return None
 
