@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +34,7 @@ def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
         plan,
         version=__version__,
         timestamp=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         owner_set=owner,
     )
 

@@ -112,7 +112,8 @@ def _plan(
 ) -> Plan:
     changes: dict[str, Change] = {}
     for seen in chosen:
-        steps: list[Step] = []
+        write, mark = _image_record(seen, now.observed) if action != "stop" else ([], [])
+        steps: list[Step] = [*write]  # before the stop, for the disk may be full
         if seen.init or seen.populated:
             stop = stop_step(seen)
             steps.append(stop if timeout is None else replace(stop, timeout=timeout))
@@ -123,7 +124,7 @@ def _plan(
                 # After a reboot the groups are gone: all of the server has to be made again.
                 changes.update(_made_again(seen, wanted, now))
                 continue
-            steps += _on_the_image_there_is(seen, now.observed)
+            steps += mark
             if is_ephemeral(seen):
                 steps.append(DiscardUpper(seen.name))
             steps += [Spawn(seen.name), MarkInit(seen.name), Release(seen.name)]
@@ -134,14 +135,13 @@ def _plan(
     return Plan(tuple(ordered))
 
 
-def _on_the_image_there_is(seen: ObservedServer, observed: Observed) -> list[Step]:
-    """What records that the server will run on its image as that now is, where it has changed since."""
-    assert seen.applied and seen.group
-    image = observed.images.get(seen.applied["spec"]["image"])
-    if image is None or image.digest == seen.applied["image"]:
-        return []
+def _image_record(seen: ObservedServer, observed: Observed) -> tuple[list[Step], list[Step]]:
+    """What records on disk, and on the group, that the server will run on its image as that now is."""
+    image = observed.images.get(seen.applied["spec"]["image"]) if seen.applied else None
+    if seen.applied is None or seen.group is None or image is None or image.digest == seen.applied["image"]:
+        return [], []
     text = applied.to_text({**seen.applied, "image": image.digest})
-    return [applied_mark(seen.group.path, text), WriteApplied(seen.name, text, seen.disk or "")]
+    return [WriteApplied(seen.name, text, seen.disk or "")], [applied_mark(seen.group.path, text)]
 
 
 def _made_again(seen: ObservedServer, wanted: Wanted, now: Situation) -> dict[str, Change]:
