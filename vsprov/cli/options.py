@@ -328,7 +328,7 @@ Selector = Annotated[
         "--selector",
         "-l",
         metavar="LABELS",
-        help="Only servers with these labels, and what they use: tier=web,env!=dev.",
+        help="Only servers with these labels, with their images and quotas: tier=web,env!=dev.",
     ),
 ]
 Prune = Annotated[

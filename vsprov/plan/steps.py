@@ -75,11 +75,15 @@ class WriteMark:
 
 @dataclass(frozen=True, slots=True)
 class ImportImage:
+    """Make the image's layers and its record from its source."""
+
     image: str
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveImage:
+    """Remove the record; layers that nothing uses then are collected."""
+
     image: str
 
 
@@ -103,11 +107,15 @@ class WriteApplied:
 
 @dataclass(frozen=True, slots=True)
 class DiscardUpper:
+    """Take away all that the server has written."""
+
     server: str
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveDirectory:
+    """Remove the server's directory with all it has written."""
+
     server: str
 
 
@@ -124,6 +132,8 @@ class SetLimit:
 
 @dataclass(frozen=True, slots=True)
 class SetHostname:
+    """Give a running server another hostname."""
+
     server: str
     hostname: str
     undo: str
