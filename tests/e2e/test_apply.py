@@ -393,6 +393,22 @@ def test_what_a_server_wrote_outlives_a_restart_and_a_changed_command(lab: Lab) 
     assert (lab.root("a") / "etc/kept").read_text() == before
 
 
+def test_a_server_that_needs_all_its_pids_can_be_restarted_at_once(lab: Lab) -> None:
+    """The init that was stopped may not have been reaped yet, and counts until then."""
+    full = server(
+        "a",
+        "/bin/sh",
+        "-c",
+        "sleep 1000 & sleep 1000 & sleep 1000 & echo all; wait",
+        resources={"pids": {"max": 4}},
+    )
+    lab.converge(image(), full)
+    for times in range(2, 5):
+        wait_until(lambda: len(lab.processes("a")) == 4)
+        lab.vsprov("restart", "a")
+        wait_until(lambda times=times: lab.console("a") == "all\n" * times)
+
+
 def test_an_ephemeral_server_forgets_when_it_stops(lab: Lab) -> None:
     write = server("a", "/bin/sh", "-c", "echo x >> /etc/count; exec sleep infinity", ephemeral=True)
     lab.converge(image(), write)

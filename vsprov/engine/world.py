@@ -24,7 +24,7 @@ class World:
     """Mutable: one per apply.
 
     `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
-    it; `fresh` are groups whose payload nothing has run in yet.
+    it; `fresh` are groups whose payload nothing has run in yet, `stopped` those whose server was stopped.
     """
 
     instance: Instance
@@ -40,6 +40,7 @@ class World:
     spawned: dict[str, int] = field(default_factory=dict)
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
+    stopped: set[str] = field(default_factory=set)
     spawner: Spawner | None = None
     _ranges: Iterator[int] | None = None
     _records: dict[str, ImageRecord] | None = None
