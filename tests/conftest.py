@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ HERE = Path(__file__).resolve().parent
 # No example is too slow on a busy machine, and an automatic run fails today as it fails tomorrow.
 settings.register_profile("vsprov", deadline=None, derandomize=required())
 settings.load_profile("vsprov")
+
+
+# What runs in a shell's background has SIGINT ignored, and so would every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
