@@ -72,10 +72,8 @@ def do(world: World, step: Step) -> Doing:
 
 def _hint(world: World, step: Step, error: OSError) -> str:
     if isinstance(step, WriteFile) and error.errno == errno.EBUSY and step.file.startswith("memory."):
-        directory = world.directory(step.controller, step.group)
-        files = ("memory.usage_in_bytes", "memory.current")
-        usage = next(filter(None, (cgroup.read(f"{directory}/{file}") for file in files)), "")
-        used = format_bytes(int(usage)) if usage else "more"
+        usage = cgroup.memory_used(world.directory(step.controller, step.group))
+        used = format_bytes(usage) if usage is not None else "more"
         return f"{used} is in use; stop something in the server or raise the limit"
     if error.errno == errno.ENOSPC and isinstance(step, WriteFile):
         return "the kernel has no more of this to give to this group"

@@ -82,8 +82,7 @@ def _may_run_out(spec: Server, group: str, mounts: Sequence[Mapping[str, Any]]) 
     limit = spec.resources.get("memory.max", MAX)
     if spec.quota or limit == MAX:
         return bool(spec.quota)
-    texts = (cgroup.read(f"{group}/{file}") for file in ("memory.current", "memory.usage_in_bytes"))
-    used = next((int(text) for text in texts if text), 0)
+    used = cgroup.memory_used(group) or 0
     components = sum(1 + mount["target"].count("/") for mount in mounts)
     words = sum(len(os.fsencode(word)) for word in (*spec.init.command, *spec.init.env.values()))
     return bool(limit - used < MEMORY_TO_START + MEMORY_PER_COMPONENT * components + words)

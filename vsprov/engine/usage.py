@@ -22,25 +22,18 @@ class Usage:
 def read(hierarchies: Hierarchies, group: str) -> Usage:
     """What the processes of a group, and of those below it, use.
 
-    cgroup2's cpu.stat counts CPU time whether or not the controller is there (cgroup-v2.rst); cgroup v1's
-    memory.usage_in_bytes stands for memory.current.
+    cgroup2's cpu.stat counts CPU time whether or not the controller is there (cgroup-v2.rst).
     """
-    versions = hierarchies.versions()
     stat = cgroup.read(f"{hierarchies.directory('', group)}/cpu.stat") or ""
     microseconds = next(
         (int(line.split()[1]) for line in stat.splitlines() if line.startswith("usage_usec ")), None
     )
-    memory = "memory.current" if versions.get("memory") == 2 else "memory.usage_in_bytes"
+    pids = cgroup.read(f"{hierarchies.directory('pids', group)}/pids.current")
     return Usage(
         cpu_seconds=None if microseconds is None else microseconds / 1_000_000,
-        memory_bytes=_number(hierarchies, "memory", group, memory) if "memory" in versions else None,
-        pids=_number(hierarchies, "pids", group, "pids.current") if "pids" in versions else None,
+        memory_bytes=cgroup.memory_used(hierarchies.directory("memory", group)),
+        pids=int(pids) if pids else None,
     )
-
-
-def _number(hierarchies: Hierarchies, controller: str, group: str, file: str) -> int | None:
-    text = cgroup.read(f"{hierarchies.directory(controller, group)}/{file}")
-    return int(text) if text else None
 
 
 def uptime() -> float:

@@ -135,6 +135,14 @@ def write(path: str, data: str) -> None:
         os.close(fd)
 
 
+def memory_used(directory: str) -> int | None:
+    """Bytes charged to a group of the memory controller, by the file of either version; None without it."""
+    for file in ("memory.current", "memory.usage_in_bytes"):
+        if text := read(f"{directory}/{file}"):
+            return int(text)
+    return None
+
+
 def children(directory: str) -> list[str]:
     """Names of the groups directly below; [] when the directory is gone."""
     try:
