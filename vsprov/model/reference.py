@@ -1,0 +1,120 @@
+"""Names of images in registries, as people write them for docker and podman, and as they are in full.
+
+`debian:12` is `docker.io/library/debian:12`: what comes before the first slash is a registry only when it
+cannot be part of a repository's name (it has a dot or a colon, or is `localhost`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vsprov.model.units import UnitError, short
+
+DOCKER = "docker.io"
+# Where docker.io answers: the name in a reference is not the host's.
+_HOSTS = {DOCKER: "registry-1.docker.io"}
+_ALIASES = {"index.docker.io": DOCKER, "registry-1.docker.io": DOCKER}
+_EXAMPLE = "write registry/repository:tag, docker.io/library/debian:12 say"
+_LONGEST = 255  # of a repository with its registry, as registries themselves limit it
+
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ADDRESS = r"\[[0-9A-Fa-f:.]{2,45}\]"
+_REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|{_ADDRESS})(?::([0-9]{{1,5}}))?", re.ASCII)
+_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*", re.ASCII)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An image in a registry, by tag, by digest (hex of its sha256), or both; what is not given is ""."""
+
+    registry: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @property
+    def host(self) -> str:
+        """The host, with the port if one was given, that answers for the registry."""
+        return _HOSTS.get(self.registry, self.registry)
+
+    @property
+    def name(self) -> str:
+        """Registry and repository: every image of which this is one."""
+        return f"{self.registry}/{self.repository}"
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@sha256:{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+
+def parse_reference(text: object) -> Reference:
+    """The reference in `debian`, `host:5000/web/app:1.2` or `name@sha256:…`.
+
+    The tag is `latest` when neither tag nor digest is given. Raises UnitError, with a hint that shows the right spelling.
+    """
+    if not isinstance(text, str):
+        raise UnitError(f"{short(text, repr)} is not the name of an image", _EXAMPLE)
+    if text == "" or len(text) > 600 or not text.isascii() or not text.isprintable() or " " in text:
+        raise UnitError(f"{short(text, repr)} is not the name of an image", _EXAMPLE)
+    scheme = re.match(r"([a-z-]+)://", text)
+    if scheme:
+        raise UnitError(f"{short(text, repr)} is an address", f"leave {scheme[0]} out")
+    rest, at, digest = text.partition("@")
+    name, tag = _without_tag(rest)
+    registry, repository = _split(name)
+    _check_registry(registry, text)
+    _check_repository(repository, text)
+    if len(registry) + 1 + len(repository) > _LONGEST:
+        raise UnitError(f"{short(text, repr)} is longer than the {_LONGEST} characters registries allow")
+    if tag is not None and not _TAG.fullmatch(tag):
+        raise UnitError(f"{short(tag, repr)} is no tag", "tags are at most 128 letters, digits, _ . and -")
+    return Reference(registry, repository, tag or ("" if at else "latest"), _digest(digest) if at else "")
+
+
+def _without_tag(text: str) -> tuple[str, str | None]:
+    """The name and the tag; a colon before the last slash is that of a port."""
+    head, slash, last = text.rpartition("/")
+    last, colon, tag = last.partition(":")
+    return head + slash + last, tag if colon else None
+
+
+def _split(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if slash and (re.search(r"[.:A-Z]", first) or first == "localhost"):
+        registry, repository = _ALIASES.get(first.lower(), first.lower()), rest
+    else:
+        registry, repository = DOCKER, name
+    if registry == DOCKER and "/" not in repository:
+        repository = f"library/{repository}"
+    return registry, repository
+
+
+def _check_registry(registry: str, text: str) -> None:
+    match = _REGISTRY.fullmatch(registry)
+    if match is None or len(registry) > 253 or (match[1] and not 1 <= int(match[1]) <= 65535):
+        raise UnitError(f"{short(text, repr)}: {short(registry, repr)} is not a host, or host:port", _EXAMPLE)
+
+
+def _check_repository(repository: str, text: str) -> None:
+    for part in repository.split("/"):
+        if _COMPONENT.fullmatch(part):
+            continue
+        shown = f"{short(text, repr)}: {short(part, repr)} cannot be in the name of a repository"
+        if part and _COMPONENT.fullmatch(part.lower()):
+            raise UnitError(shown, f"repositories are in small letters: {short(part.lower())}")
+        raise UnitError(shown, _EXAMPLE)
+    if _DIGEST.fullmatch(repository.removeprefix("library/")):
+        raise UnitError(f"{short(text, repr)} is an id, not the name of an image", "write name@sha256:…")
+
+
+def _digest(text: str) -> str:
+    algorithm, _, value = text.partition(":")
+    if algorithm != "sha256":
+        raise UnitError(f"{short(text, repr)} is not a digest known here", "write @sha256:…")
+    if not _DIGEST.fullmatch(value):
+        raise UnitError(f"{short(text, repr)} is not a sha256", "64 hex digits in small letters are wanted")
+    return value
