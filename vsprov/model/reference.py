@@ -54,7 +54,8 @@ class Reference:
 def parse_reference(text: object) -> Reference:
     """The reference in `debian`, `host:5000/web/app:1.2` or `name@sha256:…`.
 
-    The tag is `latest` when neither tag nor digest is given. Raises UnitError, with a hint that shows the right spelling.
+    The tag is `latest` when neither tag nor digest is given. Raises UnitError, with a hint that shows the
+    right spelling.
     """
     if not isinstance(text, str):
         raise UnitError(f"{short(text, repr)} is not the name of an image", _EXAMPLE)
