@@ -215,6 +215,12 @@ def read_manifest(data: bytes, digest: str, shown: str) -> Manifest:
             hint="registries hold charts, signatures and other things too: name an image",
         )
     layers = tuple(_descriptor(raw, shown) for raw in document.many(content, "layers", dict, shown))
+    check_layers(layers, shown)
+    return Manifest(digest, config, layers)
+
+
+def check_layers(layers: tuple[Descriptor, ...], shown: str) -> None:
+    """Raise ImageError unless this many layers of this size and of these types can be used."""
     if not 1 <= len(layers) <= MOST_LAYERS:
         raise ImageError(f"{shown}: 1 to {MOST_LAYERS} layers are possible: it has {len(layers)}")
     for layer in layers:
@@ -222,7 +228,6 @@ def read_manifest(data: bytes, digest: str, shown: str) -> Manifest:
     total = sum(layer.size for layer in layers)
     if total > limits.LIMITS.bytes:
         raise ImageError(f"{shown}: its layers have {total} bytes: at most {limits.LIMITS.bytes} are allowed")
-    return Manifest(digest, config, layers)
 
 
 def _check_layer(layer: Descriptor, shown: str) -> None:

@@ -17,7 +17,7 @@ from vsprov.model.reference import Reference
 from vsprov.store.credentials import Credentials
 from vsprov.store.download import Interrupted
 
-# Seconds. The kernel has asked three times to connect before the first is over; tcp(7), tcp_syn_retries.
+# Seconds. The kernel asks for a connection at 0, 1, 3 and 7 s; tcp(7), tcp_syn_retries.
 CONNECT_TIMEOUT, READ_TIMEOUT = 8.0, 20.0
 # containers-certs.d(5); docker looks for the same below its own folder.
 CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
@@ -106,9 +106,7 @@ def refusal(error: Exception, access: Access) -> ImageError:
             hint="if it does not speak TLS, and may be trusted for all that, set insecure: true",
         )
     if isinstance(inner, socket.gaierror):
-        return ImageError(
-            f"{who}: no such host is known", hint="see whether the name is right; getent hosts NAME"
-        )
+        return ImageError(f"{who}: look the host up: {inner.strerror}", hint="see whether the name is right")
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return ImageError(f"{who}: connect: no answer within {CONNECT_TIMEOUT:.0f} s")
     if isinstance(error, requests.exceptions.InvalidSchema):

@@ -207,7 +207,11 @@ class Session:
         """The error for a document that is not there, with the tags that are."""
         wanted = self._access.reference
         if path != f"manifests/{wanted.tag}":
-            return ImageError(f"{wanted}: {self._host} has no {path}", hint="see whether the digest is right")
+            kind, _, name = path.partition("/")
+            return ImageError(
+                f"{wanted}: {self._host} has no {kind.rstrip('s')} {name}",
+                hint=f"see whether the digest is right: skopeo inspect docker://{wanted.name}",
+            )
         hint = f"skopeo list-tags docker://{wanted.name} lists what there is"
         with self._asked("tags/list", {**_PLAIN, "Accept": "application/json"}) as response:
             if response.status_code != 200:
