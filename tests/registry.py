@@ -156,6 +156,7 @@ def running(
         process = subprocess.Popen(
             ["docker-registry", "serve", str(folder / "config.yml")],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={},  # it takes REGISTRY_AUTH_FILE for a setting of its own
         )  # fmt: skip
     try:
         _await(registry, process)

@@ -167,16 +167,15 @@ def _complete(
     """Append what is missing, trying again where the connection fails; the sha256 of the whole."""
     os.lseek(fd, 0, os.SEEK_SET)
     sum_, have = _read(fd, tell)
-    tries = 0
+    tries, furthest = 0, have
     while have < descriptor.size:
-        begun = have
         try:
             start, blocks = open_at(have)
             with contextlib.closing(blocks):  # type: ignore[type-var]
                 if start != have:
                     os.ftruncate(fd, 0)
                     os.lseek(fd, 0, os.SEEK_SET)
-                    sum_, have, begun = hashlib.sha256(), 0, 0
+                    sum_, have = hashlib.sha256(), 0
                 for block in blocks:
                     if have + len(block) > descriptor.size:
                         raise _TooLong(
@@ -189,7 +188,9 @@ def _complete(
             if have < descriptor.size:
                 raise Interrupted(f"{shown}: a layer ended after {have} of {descriptor.size} bytes")
         except Interrupted as error:
-            tries = 1 if have - begun >= _ENOUGH else tries + 1
+            # Against the furthest point: who begins anew each time must not seem to get on.
+            tries = 1 if have - furthest >= _ENOUGH else tries + 1
+            furthest = max(have, furthest)
             if tries == TRIES:
                 raise ImageError(str(error), hint=error.hint or "what has come is kept: try again") from error
             tell(have)
