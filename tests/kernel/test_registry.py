@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -173,8 +174,10 @@ def test_an_image_that_umoci_made_is_found_with_what_umoci_configured(tmp_path: 
         found = image.find()
         (layer,) = found.manifest.layers
         path = image.layer(layer, quiet)
-    listed = subprocess.run(["tar", "-tzf", path], check=True, capture_output=True, text=True).stdout
-    assert "bin/busybox" in listed.split()
+    # Not by tar: umoci 0.4.7 leaves out the end of an archive that it inserts, even the last block's padding.
+    content = gzip.decompress(Path(path).read_bytes())
+    assert found.config.diff_ids == (hashlib.sha256(content).hexdigest(),)
+    assert Path("/bin/busybox").read_bytes() in content
     assert found.config.to_json() == {
         "entrypoint": ["/bin/busybox"], "command": ["sh"], "user": "0:0", "workingDir": "/root",
         "env": {**found.config.env, "HOME": "/root"},

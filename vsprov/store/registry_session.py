@@ -95,6 +95,7 @@ class Session:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self._last: requests.Response | None = None  # to be closed when what comes after it fails
         self._base = f"{access.scheme}://{access.reference.host}/v2/"
         self._oras = oras.provider.Registry(
             hostname=access.reference.host,
@@ -104,6 +105,7 @@ class Session:
         )
         session = self._oras.session
         session.auth = lambda request: request  # else requests sends what ~/.netrc holds instead
+        session.hooks["response"].append(self._note)
         session.adapters.clear()
         adapter = Adapter(trust(access.reference.host) if access.verify else None)
         session.mount("https://", adapter)
@@ -113,6 +115,9 @@ class Session:
             self._oras.auth = _Token(self._oras, access)
         elif access.credentials is not None:
             self._oras.auth.set_basic_auth(access.credentials.user, access.credentials.password)
+
+    def _note(self, response: requests.Response, **more: object) -> None:
+        self._last = response
 
     def challenge(self) -> str:
         """How the registry wants a client to log in: its `Www-Authenticate`, "" when it does not."""
@@ -230,6 +235,8 @@ class Session:
         except ImageError:
             raise
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            if self._last is not None:
+                self._last.close()
             raise refusal(error, self._access) from error
 
 
