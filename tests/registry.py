@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
-from vsprov.store import oci
+import pytest
+
+from vsprov.store import download, oci, registry_session
 
 USER, PASSWORD = "alice", "correct horse: battery"
 # bcrypt of PASSWORD, which Python cannot make by itself any more.
@@ -87,6 +90,29 @@ def named(layout: Path, **images: dict[str, Any]) -> Path:
     ]
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": entries}))
     return layout
+
+
+# ---- clients
+
+
+def nobody(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Have no credentials but those in `home`/auth.json, and lose no second between two tries."""
+    for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "auth.json"))
+    monkeypatch.setattr(registry_session, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
+
+
+def log_in(home: Path, host: str, password: str = PASSWORD, **more: str) -> None:
+    """Keep credentials as `skopeo login` does."""
+    auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    (home / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth, **more}}}))
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
 # ---- registries
@@ -293,8 +319,11 @@ class Answer:
 
 
 @contextlib.contextmanager
-def answering(answer: Callable[[Request], Answer]) -> Iterator[str]:
-    """An http server on loopback whose answers are those of a function; its 127.0.0.1:port."""
+def answering(answer: Callable[[Request], Answer], tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """An http server on loopback whose answers are those of a function; its 127.0.0.1:port.
+
+    `tls`: certificate and key, for https.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -321,6 +350,10 @@ def answering(answer: Callable[[Request], Answer]) -> Iterator[str]:
             """A client that speaks TLS, or leaves in the middle, is none of the tests' business."""
 
     server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -19,7 +19,7 @@ from tests.features import requires
 from tests.registry import Answer, Registry, Request
 from vsprov.errors import FailedError, ImageError
 from vsprov.model.reference import parse_reference
-from vsprov.store import document, download, registry_session
+from vsprov.store import document, download
 from vsprov.store.oci import Descriptor
 from vsprov.store.registry import RegistryParts
 
@@ -30,17 +30,7 @@ DIGEST = hashlib.sha256(BLOB).hexdigest()
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials but a test's own; and no second is lost between two tries."""
-    for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-    monkeypatch.setattr(registry_session, "PAUSE", 0.01)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    pass
+    lab.nobody(monkeypatch, tmp_path)
 
 
 def parts(tmp_path: Path, name: str) -> RegistryParts:
@@ -90,7 +80,7 @@ def test_a_download_that_is_cut_goes_on_from_where_it_was(tmp_path: Path, regist
         image = parts(tmp_path, f"{proxy.host}/app:1")
         layer = only_layer(image)
         proxy.ranges.clear()
-        assert sha256(image.layer(layer, quiet)) == layer.digest
+        assert sha256(image.layer(layer, lab.quiet)) == layer.digest
     starts = [int(wanted.rstrip("-") or 0) for wanted in proxy.ranges]
     assert len(starts) >= 3 and starts == sorted(set(starts))
     assert sum(start > 0 for start in starts) == len(starts) - (starts[0] == 0)
@@ -102,7 +92,7 @@ def test_a_download_that_never_gets_further_ends_and_keeps_what_has_come(
     layer = only_layer(parts(tmp_path, f"{registry.host}/app:1"))
     with lab.cutting(registry.host, 100_000) as proxy:
         image = parts(tmp_path, f"{proxy.host}/app:1")
-        said = refusal(lambda: image.layer(layer, quiet))
+        said = refusal(lambda: image.layer(layer, lab.quiet))
     assert "the connection ended before the answer did" in said
     ((name, size),) = held(tmp_path).items()
     assert name == f"{layer.digest}.part" and 100_000 < size < 400_000
@@ -126,7 +116,7 @@ def test_progress_that_raises_ends_a_download_which_then_goes_on(tmp_path: Path,
             image.layer(layer, cancel)
         kept = (tmp_path / "downloads" / f"{layer.digest}.part").stat().st_size
         proxy.ranges.clear()
-        assert sha256(image.layer(layer, quiet)) == layer.digest
+        assert sha256(image.layer(layer, lab.quiet)) == layer.digest
         assert proxy.ranges == [f"{kept}-"]
 
 
@@ -138,7 +128,7 @@ def test_a_byte_flipped_in_the_registry_is_found_and_the_layer_deleted(
     data = bytearray(registry.blob(layer.digest).read_bytes())
     data[MIB] ^= 1
     registry.blob(layer.digest).write_bytes(data)
-    assert f"a layer with sha256:{layer.digest} is wanted" in refusal(lambda: image.layer(layer, quiet))
+    assert f"a layer with sha256:{layer.digest} is wanted" in refusal(lambda: image.layer(layer, lab.quiet))
     assert held(tmp_path) == {}
 
 
@@ -146,7 +136,7 @@ def test_a_layer_truncated_in_the_registry_is_refused(tmp_path: Path, registry: 
     image = parts(tmp_path, f"{registry.host}/app:1")
     layer = only_layer(image)
     os.truncate(registry.blob(layer.digest), MIB)
-    assert f"ended after {MIB} of {layer.size} bytes" in refusal(lambda: image.layer(layer, quiet))
+    assert f"ended after {MIB} of {layer.size} bytes" in refusal(lambda: image.layer(layer, lab.quiet))
     assert held(tmp_path) == {f"{layer.digest}.part": MIB}
 
 
@@ -168,12 +158,12 @@ def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "vt-downloads", folder], check=True)
     try:
         with pytest.raises(FailedError) as refused:
-            image.layer(layer, quiet)
+            image.layer(layer, lab.quiet)
         assert str(refused.value) == f"{folder}/{layer.digest}.part: download: No space left on device"
         assert refused.value.hint == "free some space on that file system"
         assert held(tmp_path) == {f"{layer.digest}.part": 2 * MIB}
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
-        assert sha256(image.layer(layer, quiet)) == layer.digest
+        assert sha256(image.layer(layer, lab.quiet)) == layer.digest
     finally:
         subprocess.run(["umount", folder], check=True)
 
@@ -218,7 +208,7 @@ LAYER = Descriptor("application/vnd.oci.image.layer.v1.tar", DIGEST, len(BLOB))
 
 
 def fetched(tmp_path: Path, server: Server, layer: Descriptor = LAYER) -> str:
-    return parts(tmp_path, f"{server.host}/app:1").layer(layer, quiet)
+    return parts(tmp_path, f"{server.host}/app:1").layer(layer, lab.quiet)
 
 
 def begun(tmp_path: Path, data: bytes, name: str = f"{DIGEST}.part") -> None:
@@ -374,11 +364,6 @@ def test_endless_redirects_are_refused(tmp_path: Path, server: Server) -> None:
 # ---- credentials reach the registry and its server of tokens, and nobody else
 
 
-def log_in(tmp_path: Path, host: str) -> None:
-    entry = {"auth": "YWxpY2U6aHVudGVyMg=="}  # alice:hunter2
-    (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: entry}}))
-
-
 def wants(way: str) -> Answer:
     return Answer(401, headers={"Www-Authenticate": way})
 
@@ -396,7 +381,7 @@ def test_a_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, s
     other = Server()
     with lab.answering(other) as elsewhere:
         server.answer = send_on
-        log_in(tmp_path, server.host)
+        lab.log_in(tmp_path, server.host, "hunter2")
         assert sha256(fetched(tmp_path, server)) == DIGEST
     assert [each.headers.get("Authorization") for each in other.asked] == [None]
 
@@ -409,9 +394,29 @@ def test_who_a_redirect_leads_to_cannot_ask_for_credentials(tmp_path: Path, serv
         server.answer = lambda request: (
             Answer(307, headers={"Location": f"http://{elsewhere}/"}) if "/blobs/" in request.path else None
         )
-        log_in(tmp_path, server.host)
+        lab.log_in(tmp_path, server.host, "hunter2")
         assert "asks for credentials" in refusal(lambda: fetched(tmp_path, server))
     assert [each.headers.get("Authorization") for each in thief.asked] == [None]
+
+
+@pytest.mark.requires("openssl")
+@pytest.mark.parametrize("answer", ["redirect", "token"])
+def test_nothing_leads_away_from_tls(
+    tmp_path: Path, server: Server, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, *own = lab.certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    away = {
+        "redirect": lambda request: (
+            leads(f"http://{server.host}/") if "/blobs/" in request.path else Answer(200)
+        ),
+        "token": lambda request: wants(f'Bearer realm="http://{server.host}/token"'),
+    }
+    with lab.answering(away[answer], (own[0], own[1])) as host:
+        lab.log_in(tmp_path, host, "hunter2")
+        said = refusal(lambda: parts(tmp_path, f"{host}/app:1").layer(LAYER, lab.quiet))
+    assert said == f"{host}/app:1: {host}: it leads to an address without TLS: that is refused"
+    assert server.asked == []
 
 
 def test_a_token_that_has_run_out_is_asked_for_again(tmp_path: Path, server: Server) -> None:
@@ -431,7 +436,7 @@ def test_a_token_that_has_run_out_is_asked_for_again(tmp_path: Path, server: Ser
     image = parts(tmp_path, f"{server.host}/app:1")
     refusal(image.find)  # what it gets is no manifest; the token it got stays with it
     assert given == ["token0"]
-    assert sha256(image.layer(LAYER, quiet)) == DIGEST
+    assert sha256(image.layer(LAYER, lab.quiet)) == DIGEST
     assert given == ["token0", "token1"]
 
 
@@ -460,7 +465,7 @@ def test_whatever_a_server_of_tokens_says_ends_in_one_line(
 ) -> None:
     way = way.format(f'realm="http://{server.host}/token"')
     server.answer = lambda request: answer if request.path.startswith("/token") else wants(way)
-    log_in(tmp_path, server.host)
+    lab.log_in(tmp_path, server.host, "hunter2")
     said = refusal(parts(tmp_path, f"{server.host}/app:1").find)
     assert said.startswith(f"{server.host}/app:1: ") and "hunter2" not in said
     assert capfd.readouterr() == ("", "")

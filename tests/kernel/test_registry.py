@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import json
@@ -21,7 +20,7 @@ from tests.features import requires
 from tests.registry import Answer, Registry
 from vsprov.errors import ImageError
 from vsprov.model.reference import parse_reference
-from vsprov.store import download, oci, registry_access, registry_session
+from vsprov.store import oci, registry_access, registry_session
 from vsprov.store.oci import Found
 from vsprov.store.registry import RegistryParts
 
@@ -59,13 +58,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterator[R
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials but a test's own; and no second is lost between two tries."""
-    for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
-    monkeypatch.setattr(registry_session, "PAUSE", 0.01)
-    monkeypatch.setattr(download, "PAUSE", 0.01)
+    lab.nobody(monkeypatch, tmp_path)
 
 
 def parts(tmp_path: Path, name: str, *, insecure: bool = False) -> RegistryParts:
@@ -77,15 +70,6 @@ def refusal(work: Callable[[], object]) -> ImageError:
         work()
     assert str(refused.value).isprintable()
     return refused.value
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
-def log_in(tmp_path: Path, host: str, password: str = lab.PASSWORD, **more: str) -> None:
-    auth = base64.b64encode(f"{lab.USER}:{password}".encode()).decode()
-    (tmp_path / "auth.json").write_text(json.dumps({"auths": {host: {"auth": auth, **more}}}))
 
 
 def digest_of(layout: Path, name: str) -> str:
@@ -173,7 +157,7 @@ def test_an_image_that_umoci_made_is_found_with_what_umoci_configured(tmp_path: 
         image = parts(tmp_path, f"{registry.host}/box:1")
         found = image.find()
         (layer,) = found.manifest.layers
-        path = image.layer(layer, quiet)
+        path = image.layer(layer, lab.quiet)
     # Not by tar: umoci 0.4.7 leaves out the end of an archive that it inserts, even the last block's padding.
     content = gzip.decompress(Path(path).read_bytes())
     assert found.config.diff_ids == (hashlib.sha256(content).hexdigest(),)
@@ -192,7 +176,7 @@ def test_layers_are_downloaded_by_several_threads_at_once_and_each_only_once(
         (layer,) = image.find().manifest.layers
         proxy.ranges.clear()
         with ThreadPoolExecutor(6) as pool:
-            paths = list(pool.map(lambda _: image.layer(layer, quiet), range(6)))
+            paths = list(pool.map(lambda _: image.layer(layer, lab.quiet), range(6)))
         assert proxy.ranges == [""]
     assert set(paths) == {str(tmp_path / "downloads" / layer.digest)}
     assert downloaded(tmp_path) == [layer.digest]
@@ -321,12 +305,12 @@ def with_users(tmp_path_factory: pytest.TempPathFactory, layout: Path) -> Iterat
 def pulled(image: RegistryParts) -> Found:
     found = image.find()
     for layer in found.manifest.layers:
-        image.layer(layer, quiet)
+        image.layer(layer, lab.quiet)
     return found
 
 
 def test_user_and_password_open_a_registry(tmp_path: Path, layout: Path, with_users: Registry) -> None:
-    log_in(tmp_path, with_users.host)
+    lab.log_in(tmp_path, with_users.host)
     found = pulled(parts(tmp_path, f"{with_users.host}/team/small:v1"))
     assert found.digest == digest_of(layout, "small")
 
@@ -340,7 +324,7 @@ def test_without_credentials_the_refusal_says_how_to_log_in(tmp_path: Path, with
 def test_wrong_credentials_are_refused_and_not_shown(
     tmp_path: Path, with_users: Registry, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    log_in(tmp_path, with_users.host, "hunter2")
+    lab.log_in(tmp_path, with_users.host, "hunter2")
     error = refusal(parts(tmp_path, f"{with_users.host}/team/small:v1").find)
     assert f"refuses the credentials in {tmp_path}/auth.json" in str(error)
     assert "hunter2" not in f"{error}{error.hint}" and capfd.readouterr() == ("", "")
@@ -348,7 +332,7 @@ def test_wrong_credentials_are_refused_and_not_shown(
 
 def test_what_netrc_holds_is_not_sent(tmp_path: Path, with_users: Registry) -> None:
     (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login {lab.USER} password wrong\n")
-    log_in(tmp_path, with_users.host)
+    lab.log_in(tmp_path, with_users.host)
     pulled(parts(tmp_path, f"{with_users.host}/team/small:v1"))
 
 
@@ -376,7 +360,7 @@ def test_a_token_opens_what_is_public_to_everyone_and_the_rest_to_a_user(
     pulled(parts(tmp_path, f"{with_tokens.host}/public/small:v1"))
     assert tokens.asked == [""]
     assert "lets nobody in" in str(refusal(parts(tmp_path, f"{with_tokens.host}/team/small:v1").find))
-    log_in(tmp_path, with_tokens.host)
+    lab.log_in(tmp_path, with_tokens.host)
     tokens.asked.clear()
     found = pulled(parts(tmp_path, f"{with_tokens.host}/team/small:v1"))
     assert (found.digest, tokens.asked) == (digest_of(layout, "small"), [lab.USER])
@@ -385,14 +369,14 @@ def test_a_token_opens_what_is_public_to_everyone_and_the_rest_to_a_user(
 def test_an_identity_token_is_changed_for_a_token(
     tmp_path: Path, with_tokens: Registry, tokens: lab.TokenServer
 ) -> None:
-    log_in(tmp_path, with_tokens.host, "", identitytoken=tokens.refresh_token)
+    lab.log_in(tmp_path, with_tokens.host, "", identitytoken=tokens.refresh_token)
     pulled(parts(tmp_path, f"{with_tokens.host}/team/small:v1"))
-    log_in(tmp_path, with_tokens.host, "", identitytoken="hunter2")
+    lab.log_in(tmp_path, with_tokens.host, "", identitytoken="hunter2")
     error = refusal(parts(tmp_path, f"{with_tokens.host}/team/small:v1").find)
     assert "refuses the credentials" in str(error) and "hunter2" not in str(error)
 
 
 def test_wrong_credentials_for_a_token_are_refused(tmp_path: Path, with_tokens: Registry) -> None:
-    log_in(tmp_path, with_tokens.host, "hunter2")
+    lab.log_in(tmp_path, with_tokens.host, "hunter2")
     error = refusal(parts(tmp_path, f"{with_tokens.host}/public/small:v1").find)
     assert "refuses the credentials" in str(error) and "hunter2" not in str(error)
