@@ -45,10 +45,11 @@ def connect(reference: Reference, insecure: bool) -> Access:
     does not answer.
     """
     known = credentials.find(reference)
+    trusted = None if insecure else trust(reference.host)
     may_be_plain = insecure or _is_loopback(reference.host)
 
     def probe() -> Access:
-        access = Access(reference, "https", not insecure, "token", known)
+        access = Access(reference, "https", trusted, "token", known)
         try:
             return _with_login(access, Session(access).challenge())
         except Unreachable:
@@ -107,7 +108,7 @@ class Session:
         session.auth = lambda request: request  # else requests sends what ~/.netrc holds instead
         session.hooks["response"].append(self._note)
         session.adapters.clear()
-        adapter = Adapter(trust(access.reference.host) if access.verify else None)
+        adapter = Adapter(access.trusted)
         session.mount("https://", adapter)
         if access.scheme == "http" or not access.verify:
             session.mount("http://", adapter)  # else nothing may lead away from TLS
