@@ -338,6 +338,27 @@ def test_a_document_larger_than_any_should_be_is_not_read_to_its_end(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        (Answer(401), "has no tag 1"),
+        (Answer(500), "has no tag 1"),
+        (Answer(200, b"{"), "has no tag 1"),
+        (Answer(200, b'{"tags": null}'), "has no tag 1: it has none"),
+        (Answer(200, b'{"tags": ["b", "\\u001b[2J"]}'), "has no tag 1: it has '\\x1b[2J, b'"),
+        (Answer(404), "has no repository app"),
+    ],
+)
+def test_an_unknown_tag_is_told_as_such_whatever_the_list_of_tags_is(
+    tmp_path: Path, server: Server, tags: Answer, words: str
+) -> None:
+    server.answer = lambda request: (
+        tags if request.path.endswith("/tags/list") else Answer(404) if "manifests" in request.path else None
+    )
+    said = refusal(parts(tmp_path, f"{server.host}/app:1").find)
+    assert said == f"{server.host}/app:1: {server.host} {words}"
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "http://127.0.0.1:99999/",
@@ -395,7 +416,9 @@ def test_who_a_redirect_leads_to_cannot_ask_for_credentials(tmp_path: Path, serv
             Answer(307, headers={"Location": f"http://{elsewhere}/"}) if "/blobs/" in request.path else None
         )
         lab.log_in(tmp_path, server.host, "hunter2")
-        assert "asks for credentials" in refusal(lambda: fetched(tmp_path, server))
+        assert "status 401: credentials are for the registry only" in refusal(
+            lambda: fetched(tmp_path, server)
+        )
     assert [each.headers.get("Authorization") for each in thief.asked] == [None]
 
 

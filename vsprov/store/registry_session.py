@@ -219,14 +219,22 @@ class Session:
                 hint=f"see whether the digest is right: skopeo inspect docker://{wanted.name}",
             )
         hint = f"skopeo list-tags docker://{wanted.name} lists what there is"
-        with self._asked("tags/list", {**_PLAIN, "Accept": "application/json"}) as response:
-            if response.status_code != 200:
-                return ImageError(f"{wanted}: {self._host} has no repository {wanted.repository}", hint=hint)
-            tags = document.words(
-                document.parse(_limited(response, str(wanted)), str(wanted)), "tags", str(wanted)
-            )
+        try:
+            tags = self._tags()
+        except ImageError:  # some show no list to those they give images to; it would only be a courtesy
+            return ImageError(f"{wanted}: {self._host} has no tag {wanted.tag}", hint=hint)
+        if tags is None:
+            return ImageError(f"{wanted}: {self._host} has no repository {wanted.repository}", hint=hint)
         there = f"it has {short(', '.join(sorted(tags)), ascii)}" if tags else "it has none"
         return ImageError(f"{wanted}: {self._host} has no tag {wanted.tag}: {there}", hint=hint)
+
+    def _tags(self) -> tuple[str, ...] | None:
+        """The tags of the repository; None when there is no such repository."""
+        shown = self._access.shown
+        with self._asked("tags/list", {**_PLAIN, "Accept": "application/json"}) as response:
+            if response.status_code == 404:
+                return None
+            return document.words(document.parse(_limited(response, shown), shown), "tags", shown)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -258,7 +266,10 @@ class _Token(oras.auth.token.TokenAuth):  # type: ignore[misc]
         original.close()
         if original.history:
             # Where the registry sent us must not say where our credentials go (CVE-2020-15157).
-            raise ImageError(f"{self._access.shown}: the address its registry leads to asks for credentials")
+            raise ImageError(
+                f"{self._access.shown}: the address that {self._access.reference.host} leads to answers with HTTP "
+                f"status {original.status_code}: credentials are for the registry only"
+            )
         refused = self.token is not None and headers.get("Authorization") == f"Bearer {self.token}"
         if "bearer" not in original.headers.get("Www-Authenticate", "").lower():
             raise denied(self._access)
