@@ -267,8 +267,8 @@ class _Token(oras.auth.token.TokenAuth):  # type: ignore[misc]
         if original.history:
             # Where the registry sent us must not say where our credentials go (CVE-2020-15157).
             raise ImageError(
-                f"{self._access.shown}: the address that {self._access.reference.host} leads to answers with HTTP "
-                f"status {original.status_code}: credentials are for the registry only"
+                f"{self._access.shown}: the address that {self._access.reference.host} leads to answers with "
+                f"HTTP status {original.status_code}: credentials are for the registry only"
             )
         refused = self.token is not None and headers.get("Authorization") == f"Bearer {self.token}"
         if "bearer" not in original.headers.get("Www-Authenticate", "").lower():
