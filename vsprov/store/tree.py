@@ -1,4 +1,4 @@
-"""A directory tree of the host as the source of an image: looking at it, digesting it, copying it.
+"""A directory tree: walking it; and one of the host as the source of an image: digesting it, copying it.
 
 It may change, and may have been made by someone hostile: every step goes by a descriptor of the folder and
 follows no symbolic link.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, reason
@@ -69,11 +69,18 @@ def opened(path: str) -> Iterator[int]:
         os.close(top)
 
 
-def walk(top: int, shown: str) -> Iterator[Entry]:
+Unfit = Callable[[Entry, int, int, int, int], str]  # (entry, device, entries, bytes, depth): what is wrong
+
+
+def walk(
+    top: int, shown: str, unfit: Unfit | None = None, passed: Container[str] = frozenset()
+) -> Iterator[Entry]:
     """Every entry below the folder open as `top`, itself first, parents before children, in byte order.
 
-    Raises ImageError at the first entry that no image may hold.
+    Raises ImageError at the first entry that `unfit` has words for: by default one that no image may hold.
+    Does not descend into a folder that is in `passed` by the time the next entry is asked for.
     """
+    unfit = unfit or _unfit_for_image
     device = os.fstat(top).st_dev
     stack: list[tuple[int, str, list[str]]] = []
     count, size = 0, 0
@@ -82,11 +89,11 @@ def walk(top: int, shown: str) -> Iterator[Entry]:
         while True:
             count += 1
             size += entry.status.st_blocks * 512
-            problem = _problem(entry, device, count, size, len(stack))
+            problem = unfit(entry, device, count, size, len(stack))
             if problem:
                 raise ImageError(f"{shown}: {entry.path or '.'!r}: {problem}")
             yield entry
-            if entry.kind == stat.S_IFDIR:
+            if entry.kind == stat.S_IFDIR and entry.path not in passed:
                 stack.append(_descend(entry, shown))
             while stack and not stack[-1][2]:
                 os.close(stack.pop()[0])
@@ -112,16 +119,30 @@ def _descend(entry: Entry, shown: str) -> tuple[int, str, list[str]]:
     return folder, entry.path, sorted(os.listdir(folder), key=os.fsencode, reverse=True)
 
 
-def _problem(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    status, most = entry.status, limits.LIMITS
+def _unfit_for_image(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
     if entry.kind in KINDS:
         return f"is {KINDS[entry.kind]}, which no image may hold"
+    if entry.name.startswith(WHITEOUT):
+        return "is a whiteout, which only a layer over another may hold"
+    return _beyond_limits(entry, device, count, size, depth)
+
+
+def unfit_for_layer(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+    """What is wrong with an entry of a layer, which may hold what the overlay itself writes in one: a
+    character device 0:0 says that a name of the layers below is gone. "" when nothing is.
+    """
+    whiteout = entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0
+    if entry.kind in KINDS and not whiteout:
+        return f"is {KINDS[entry.kind]}, which no image may hold"
+    return _beyond_limits(entry, device, count, size, depth)
+
+
+def _beyond_limits(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+    status, most = entry.status, limits.LIMITS
     if entry.kind == stat.S_IFDIR and status.st_dev != device:
         return "is on another file system: something is mounted there"
     if status.st_uid > limits.MAX_ID or status.st_gid > limits.MAX_ID:
         return f"belongs to {status.st_uid}:{status.st_gid}; a server's ids end at {limits.MAX_ID}"
-    if entry.name.startswith(WHITEOUT):
-        return "is a whiteout, which only a layer over another may hold"
     if depth > most.depth or len(os.fsencode(entry.path)) > most.path:
         return f"lies too deep: {most.depth} levels and {most.path} bytes are the most"
     if count > most.entries:
@@ -167,7 +188,7 @@ def digest(top: int, shown: str) -> str:
         elif entry.kind == stat.S_IFLNK:
             content = os.readlink(entry.name, dir_fd=entry.folder)
         else:
-            with _opened(entry, shown) as fd:
+            with opened_entry(entry, shown) as fd:
                 attributes = {name: value.hex() for name, value in kept_attributes(fd, entry, shown)}
                 if entry.kind == stat.S_IFREG:
                     with open(fd, "rb", closefd=False) as file:
@@ -178,7 +199,7 @@ def digest(top: int, shown: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(entry: Entry, shown: str) -> Iterator[int]:
+def opened_entry(entry: Entry, shown: str) -> Iterator[int]:
     """A descriptor of a regular file or directory, the very one that was looked at."""
     fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.folder)
     try:
@@ -259,7 +280,7 @@ def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]
 def _copy_open(entry: Entry, shown: str, path: str, into: int, flags: int) -> None:
     """Copy a regular file, or what a directory is apart from its entries."""
     s = entry.status
-    with _opened(entry, shown) as source:
+    with opened_entry(entry, shown) as source:
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:

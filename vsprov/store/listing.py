@@ -1,0 +1,249 @@
+"""What the tree of a layer held when it was made, so that damage can be told, and equal files found unread.
+
+A listing is text: a line that names the format; a JSON array for each entry, parents before children, names
+in byte order; a line with the number of entries, the bytes in all files and the sha256 of everything above.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, NamedTuple
+
+from vsprov.errors import ImageError, reason
+from vsprov.store import durable, tree
+
+Progress = Callable[[str, int, int], None]
+
+TREE = "tree"
+LISTING = "listing"
+LINKING = "linking"  # lies in a layer as long as files are linked in it: the times of directories are in flux
+HEAD = b"vsprov listing 1\n"
+FAMILY = b"vsprov listing "
+TAIL_BYTES = 4096  # more than the last line can have
+PIECE = 1 << 20
+PACE = 0.5  # seconds between two words of progress
+OVERLAY = "trusted.overlay."
+KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l", stat.S_IFCHR: "w"}
+IN_WORDS = {"d": "a directory", "f": "a file", "l": "a symbolic link", "w": "a whiteout"}
+MAKE_AGAIN = "remove the layer and import the image again"
+
+
+class Item(NamedTuple):
+    """One entry of a layer. `kind` is one of `IN_WORDS`; `mtime` in ns; `attributes` in hex.
+
+    `content` is the sha256 of a file, the target of a symbolic link. Directories and links have size 0.
+    """
+
+    path: str  # relative to the tree; "" is its top
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+    content: str
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The last line of a listing."""
+
+    entries: int
+    bytes: int
+    sha256: str
+
+
+class Unreadable(ImageError):
+    """The file system does not give out what it holds; `said` is why."""
+
+    def __init__(self, where: str, said: str) -> None:
+        super().__init__(f"{where}: read: {said}")
+        self.said = said
+
+
+class Meter:
+    """Tells `progress` of bytes: after each MiB, and after each half second of smaller files."""
+
+    def __init__(self, progress: Progress, what: str, total: int = 0) -> None:
+        self._progress, self._what, self._total = progress, what, total
+        self._done = self._told = 0
+        self._when = time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._done - self._told >= PIECE or time.monotonic() - self._when >= PACE:
+            self.tell()
+
+    def tell(self) -> None:
+        self._told, self._when = self._done, time.monotonic()
+        self._progress(self._what, self._done, self._total)
+
+
+class Reader:
+    """Reads entries of a tree as items, through one buffer."""
+
+    def __init__(self, shown: str, meter: Meter) -> None:
+        self._shown = shown
+        self._meter = meter
+        self._buffer = memoryview(bytearray(PIECE))
+
+    def item(self, entry: tree.Entry) -> Item:
+        """Raises `Unreadable`, or ImageError when the entry is another by now."""
+        s = entry.status
+        size, content = 0, ""
+        try:
+            if entry.kind == stat.S_IFREG:
+                size = s.st_size
+                with tree.opened_entry(entry, self._shown) as fd:
+                    attributes = kept_attributes(fd)
+                    content = self.sha256(fd, size)
+            elif entry.kind == stat.S_IFDIR:
+                with tree.opened_entry(entry, self._shown) as fd:
+                    attributes = kept_attributes(fd)
+            else:
+                # Such a file cannot be opened; its folder can be named by descriptor.
+                attributes = kept_attributes(f"/proc/self/fd/{entry.folder}/{entry.name}")
+                if entry.kind == stat.S_IFLNK:
+                    content = os.readlink(entry.name, dir_fd=entry.folder)
+        except OSError as error:
+            raise Unreadable(f"{self._shown}: {entry.path or '.'!r}", reason(error)) from error
+        kind = KINDS.get(entry.kind, "")
+        mode, when = stat.S_IMODE(s.st_mode), s.st_mtime_ns
+        return Item(entry.path, kind, mode, s.st_uid, s.st_gid, when, size, content, attributes)
+
+    def sha256(self, fd: int, size: int) -> str:
+        """The sha256 of the first `size` bytes, in hex."""
+        sha = hashlib.sha256()
+        left = size
+        while left:
+            count = os.readv(fd, [self._buffer[: min(left, PIECE)]])
+            if not count:
+                break
+            sha.update(self._buffer[:count])
+            left -= count
+            self._meter.add(count)
+        return sha.hexdigest()
+
+
+def kept_attributes(path: int | str) -> dict[str, str]:
+    """The extended attributes that a layer keeps, those of the overlay among them, in hex."""
+    follow = isinstance(path, int)
+    return {
+        name: os.getxattr(path, name, follow_symlinks=follow).hex()
+        for name in sorted(os.listxattr(path, follow_symlinks=follow))
+        if name == tree.CAPABILITY or name.startswith(("user.", OVERLAY))
+    }
+
+
+# ---- writing and reading a listing
+
+
+def write(top: str, path: str, progress: Progress) -> None:
+    """Write the listing of the tree at `top` to `path`, whole or not at all; the caller flushes it to disk.
+
+    `progress` is told of the bytes read. Raises ImageError when the tree holds what no layer may hold.
+    """
+    fresh = durable.temporary(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        durable.unlink(fresh)
+        with open(os.open(fresh, flags, 0o600), "wb") as file:
+            try:
+                _write(top, file, progress)
+                file.flush()
+                os.rename(fresh, path)
+            except BaseException:
+                durable.unlink(fresh)
+                raise
+    except OSError as error:
+        raise durable.failed(path, "write the listing", error) from error
+
+
+def _write(top: str, file: IO[bytes], progress: Progress) -> None:
+    meter = Meter(progress, "list")
+    reader = Reader(top, meter)
+    sha = hashlib.sha256(HEAD)
+    file.write(HEAD)
+    entries = size = 0
+    encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+    with tree.opened(top) as fd:
+        for entry in tree.walk(fd, top, tree.unfit_for_layer):
+            item = reader.item(entry)
+            line = encode(item).encode() + b"\n"
+            sha.update(line)
+            file.write(line)
+            entries += 1
+            size += item.size
+            meter.add(0)
+    meter.tell()
+    file.write(encode({"entries": entries, "bytes": size, "sha256": sha.hexdigest()}).encode() + b"\n")
+
+
+def read(path: str) -> Iterator[Item]:
+    """Every item of a listing, in its order, after all of it has been found whole.
+
+    Raises ImageError when it is missing, damaged or of a format that this vsprov does not know.
+    """
+    with _opened(path) as file:
+        end = _check(file, path)
+        file.seek(len(HEAD))
+        while file.tell() < end:
+            yield Item(*json.loads(file.readline()))
+
+
+def summary(path: str) -> Summary:
+    """What the last line says; the rest is not looked at. Raises ImageError as `read` does."""
+    with _opened(path) as file:
+        return _tail(file, path)[0]
+
+
+def _opened(path: str) -> IO[bytes]:
+    try:
+        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: the listing of the layer is missing", hint=MAKE_AGAIN) from error
+    except OSError as error:
+        raise ImageError(f"{path}: open: {reason(error)}") from error
+
+
+def _check(file: IO[bytes], path: str) -> int:
+    """Where the last line begins, once all above it has the sha256 that it says."""
+    wanted, end = _tail(file, path)
+    sha = hashlib.sha256()
+    left = end
+    file.seek(0)
+    while left and (part := file.read(min(left, PIECE))):
+        sha.update(part)
+        left -= len(part)
+    if sha.hexdigest() != wanted.sha256:
+        raise _damaged(path)
+    return end
+
+
+def _tail(file: IO[bytes], path: str) -> tuple[Summary, int]:
+    try:
+        head = file.read(len(HEAD))
+        if head != HEAD:
+            if head.startswith(FAMILY):
+                raise ImageError(f"{path}: was written by another version of vsprov: {head!r}")
+            raise _damaged(path)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        last = file.read()
+        lines = last.removesuffix(b"\n").rpartition(b"\n")
+        return Summary(**json.loads(lines[2])), size - len(lines[2]) - 1
+    except (ValueError, TypeError) as error:
+        raise _damaged(path) from error
+    except OSError as error:
+        raise ImageError(f"{path}: read: {reason(error)}") from error
+
+
+def _damaged(path: str) -> ImageError:
+    return ImageError(f"{path}: the listing is damaged; what it lists may be whole", hint=MAKE_AGAIN)
