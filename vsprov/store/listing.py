@@ -96,40 +96,57 @@ class Reader:
 
     def item(self, entry: tree.Entry) -> Item:
         """Raises `Unreadable`, or ImageError when the entry is another by now."""
-        s = entry.status
-        size, content = 0, ""
+        where = f"{self._shown}: {entry.path or '.'!r}"
+        content = ""
+        fd = -1
         try:
-            if entry.kind == stat.S_IFREG:
-                size = s.st_size
-                with tree.opened_entry(entry, self._shown) as fd:
-                    attributes = kept_attributes(fd)
-                    content = self.sha256(fd, size)
-            elif entry.kind == stat.S_IFDIR:
-                with tree.opened_entry(entry, self._shown) as fd:
-                    attributes = kept_attributes(fd)
-            else:
-                # Such a file cannot be opened; its folder can be named by descriptor.
-                attributes = kept_attributes(f"/proc/self/fd/{entry.folder}/{entry.name}")
-                if entry.kind == stat.S_IFLNK:
+            try:
+                if entry.kind in (stat.S_IFREG, stat.S_IFDIR):
+                    fd = tree.open_entry(entry, self._shown)
+                elif entry.kind == stat.S_IFLNK:
                     content = os.readlink(entry.name, dir_fd=entry.folder)
-        except OSError as error:
-            raise Unreadable(f"{self._shown}: {entry.path or '.'!r}", reason(error)) from error
-        kind = KINDS.get(entry.kind, "")
-        mode, when = stat.S_IMODE(s.st_mode), s.st_mtime_ns
-        return Item(entry.path, kind, mode, s.st_uid, s.st_gid, when, size, content, attributes)
+                # What cannot be opened is named by way of its folder.
+                attributes = kept_attributes(fd if fd >= 0 else f"/proc/self/fd/{entry.folder}/{entry.name}")
+            except OSError as error:
+                raise Unreadable(where, reason(error)) from error
+            if entry.kind == stat.S_IFREG:
+                content = self.sha256(fd, entry.status.st_size, where)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        return facts(entry.path, entry.status, content, attributes)
 
-    def sha256(self, fd: int, size: int) -> str:
-        """The sha256 of the first `size` bytes, in hex."""
+    def sha256(self, fd: int, size: int, where: str) -> str:
+        """The sha256 of the next `size` bytes, in hex. Raises `Unreadable`."""
         sha = hashlib.sha256()
         left = size
         while left:
-            count = os.readv(fd, [self._buffer[: min(left, PIECE)]])
+            try:
+                count = os.readv(fd, [self._buffer[: min(left, PIECE)]])
+            except OSError as error:
+                raise Unreadable(where, reason(error)) from error
             if not count:
                 break
             sha.update(self._buffer[:count])
             left -= count
             self._meter.add(count)
         return sha.hexdigest()
+
+
+def facts(path: str, status: os.stat_result, content: str, attributes: dict[str, str]) -> Item:
+    """An item of what stat(2) says and what it does not."""
+    kind = stat.S_IFMT(status.st_mode)
+    return Item(
+        path=path,
+        kind=KINDS.get(kind, ""),
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime=status.st_mtime_ns,
+        size=status.st_size if kind == stat.S_IFREG else 0,
+        content=content,
+        attributes=attributes,
+    )
 
 
 def kept_attributes(path: int | str) -> dict[str, str]:

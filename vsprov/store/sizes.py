@@ -5,18 +5,17 @@ Blocks that files of different inodes share (reflinks) count for each of them.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vsprov.store import durable, listing
+from vsprov.store.beneath import GONE
 from vsprov.store.durable import FOLDER
 
 BLOCK = 512  # what st_blocks counts in, stat(3type)
-GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 
 Inode = tuple[int, int]  # st_dev, st_ino
 
@@ -62,7 +61,7 @@ class Sizes:
         return shares
 
 
-def _union(parts: Iterator[Mapping[Inode, int]] | Sequence[Mapping[Inode, int]]) -> dict[Inode, int]:
+def _union(parts: Iterable[Mapping[Inode, int]]) -> dict[Inode, int]:
     return {inode: size for part in parts for inode, size in part.items()}
 
 

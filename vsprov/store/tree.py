@@ -188,7 +188,7 @@ def digest(top: int, shown: str) -> str:
         elif entry.kind == stat.S_IFLNK:
             content = os.readlink(entry.name, dir_fd=entry.folder)
         else:
-            with opened_entry(entry, shown) as fd:
+            with _opened(entry, shown) as fd:
                 attributes = {name: value.hex() for name, value in kept_attributes(fd, entry, shown)}
                 if entry.kind == stat.S_IFREG:
                     with open(fd, "rb", closefd=False) as file:
@@ -199,19 +199,25 @@ def digest(top: int, shown: str) -> str:
 
 
 @contextlib.contextmanager
-def opened_entry(entry: Entry, shown: str) -> Iterator[int]:
-    """A descriptor of a regular file or directory, the very one that was looked at."""
-    fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.folder)
+def _opened(entry: Entry, shown: str) -> Iterator[int]:
+    fd = open_entry(entry, shown)
     try:
-        status = os.fstat(fd)
-        if (status.st_ino, stat.S_IFMT(status.st_mode)) != (entry.status.st_ino, entry.kind):
-            raise ImageError(
-                f"{shown}: {entry.path!r}: changed while it was being read",
-                hint="try again when it is at rest",
-            )
         yield fd
     finally:
         os.close(fd)
+
+
+def open_entry(entry: Entry, shown: str) -> int:
+    """A descriptor of a regular file or directory, the very one that was looked at."""
+    fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.folder)
+    status = os.fstat(fd)
+    if (status.st_ino, stat.S_IFMT(status.st_mode)) != (entry.status.st_ino, entry.kind):
+        os.close(fd)
+        raise ImageError(
+            f"{shown}: {entry.path!r}: changed while it was being read",
+            hint="try again when it is at rest",
+        )
+    return fd
 
 
 def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]]:
@@ -280,7 +286,7 @@ def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]
 def _copy_open(entry: Entry, shown: str, path: str, into: int, flags: int) -> None:
     """Copy a regular file, or what a directory is apart from its entries."""
     s = entry.status
-    with opened_entry(entry, shown) as source:
+    with _opened(entry, shown) as source:
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:

@@ -40,30 +40,30 @@ def _differences(layer: str, progress: Progress) -> Iterator[str]:
     with tree.opened(top) as fd:
         for entry in tree.walk(fd, top, lambda *_: "", passed):
             while expected is not None and _is_before(expected.path, entry.path):
-                yield f"{_shown(expected.path)}: is missing"
+                yield f"{shown(expected.path)}: is missing"
                 expected = _after(items, expected)
             passed.clear()
             if expected is None or expected.path != entry.path:
-                yield f"{_shown(entry.path)}: is new"
+                yield f"{shown(entry.path)}: is new"
                 passed.add(entry.path)
                 continue
             kind = _kind(entry)
             if kind != IN_WORDS[expected.kind]:
-                yield f"{_shown(entry.path)}: is {kind}, was {IN_WORDS[expected.kind]}"
+                yield f"{shown(entry.path)}: is {kind}, was {IN_WORDS[expected.kind]}"
                 passed.add(entry.path)
                 expected = _after(items, expected)
                 continue
             try:
                 found = reader.item(entry)
             except Unreadable as error:
-                yield f"{_shown(entry.path)}: cannot be read: {error.said}"
+                yield f"{shown(entry.path)}: cannot be read: {error.said}"
             else:
-                for change in _changes(found, expected, in_flux):
-                    yield f"{_shown(entry.path)}: {change}"
+                for change in changes(found, expected, in_flux):
+                    yield f"{shown(entry.path)}: {change}"
             meter.add(0)
             expected = next(items, None)
     while expected is not None:
-        yield f"{_shown(expected.path)}: is missing"
+        yield f"{shown(expected.path)}: is missing"
         expected = _after(items, expected)
     meter.tell()
 
@@ -85,7 +85,8 @@ def _kind(entry: tree.Entry) -> str:
     return IN_WORDS[known] if known else tree.KINDS[entry.kind]
 
 
-def _changes(found: Item, was: Item, in_flux: bool) -> Iterator[str]:
+def changes(found: Item, was: Item, in_flux: bool = False) -> Iterator[str]:
+    """What distinguishes an entry from what it was, in words; `in_flux`: but for the time of a directory."""
     if found.size != was.size:
         yield f"has {found.size} bytes, had {was.size}"
     elif found.content != was.content:
@@ -111,7 +112,7 @@ def _seconds(when: int) -> str:
     return f"{sign}{abs(when) // 10**9}.{abs(when) % 10**9:09d}"
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """A path for people; one that could play tricks on a terminal in quotes."""
     if not path:
         return "."

@@ -1,0 +1,195 @@
+"""Making equal files of different layers one file, as Linux-VServer's vhashify did: one copy on disk, and one
+in memory for every server that runs it.
+
+`find` only reads listings; `apply` compares every byte, and changes nothing that a server could see but
+inode numbers and link counts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vsprov.errors import ImageError
+from vsprov.store import linking, listing, tree
+from vsprov.store.beneath import GONE, open_beneath
+from vsprov.store.linking import Group, Name
+from vsprov.store.listing import Item, Meter, Progress
+
+# ext4's limit, the lowest of the file systems that images lie on; a file that full is left as it is.
+MOST_LINKS = 65_000
+# Below these, programs mind the link count: Debian's cron runs no table that has a second link, and a mail
+# box with one is refused as an attack. There is little to save in them, and it is what servers change.
+APART = ("etc/", "home/", "root/", "var/mail/", "var/spool/")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `apply` would do. `files` counts names, `bytes` what the disk would gain.
+
+    `left_out` says which layers were not looked at, and why.
+    """
+
+    layers: Mapping[str, str]
+    groups: tuple[Group, ...]
+    files: int
+    bytes: int
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What `apply` has done. `failures` says which files were left alone, and why."""
+
+    files: int
+    bytes: int
+    failures: tuple[str, ...]
+
+
+# ---- finding
+
+
+class _Inode(NamedTuple):
+    status: os.stat_result
+    names: list[Name]
+
+
+def find(layers: Mapping[str, str]) -> Plan:
+    """Which files of `layers`, {key: path}, are equal in all but the inode; writes nothing.
+
+    Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system.
+    Files that are gone are passed over: `verify` tells of them.
+    """
+    left_out: list[str] = []
+    same: defaultdict[tuple[object, ...], list[tuple[Name, Item]]] = defaultdict(list)
+    for key, path in sorted(layers.items()):
+        try:
+            for item in listing.read(f"{path}/{listing.LISTING}"):
+                if item.kind == "f" and item.size and not item.path.startswith(APART):
+                    same[_identity(item)].append((Name(key, item.path), item))
+        except ImageError as error:
+            left_out.append(str(error))
+    groups: list[Group] = []
+    saved = 0
+    with ExitStack() as stack:
+        tops = {
+            key: stack.enter_context(tree.opened(f"{path}/{listing.TREE}")) for key, path in layers.items()
+        }
+        for members in same.values():
+            if len(members) > 1:
+                for inodes in _inodes(tops, [name for name, _ in members]):
+                    for group, size in _groups(inodes, members[0][1]):
+                        groups.append(group)
+                        saved += size
+    files = sum(len(group.others) for group in groups)
+    return Plan(dict(layers), tuple(groups), files, saved, tuple(left_out))
+
+
+def _identity(item: Item) -> tuple[object, ...]:
+    return (*item[2:-1], *sorted(item.attributes.items()))
+
+
+def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_Inode]]:
+    """The inodes of files, for each file system apart, the most linked first, then the oldest."""
+    found: dict[int, dict[int, _Inode]] = {}
+    for name in names:
+        try:
+            fd = open_beneath(tops[name.layer], name.path, os.O_PATH)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            continue
+        status = os.fstat(fd)
+        os.close(fd)
+        if stat.S_ISREG(status.st_mode):
+            inodes = found.setdefault(status.st_dev, {})
+            inodes.setdefault(status.st_ino, _Inode(status, [])).names.append(name)
+    for inodes in found.values():
+        yield sorted(inodes.values(), key=lambda inode: (-inode.status.st_nlink, inode.status.st_ctime_ns))
+
+
+def _groups(inodes: list[_Inode], item: Item) -> Iterator[tuple[Group, int]]:
+    """Whose inode goes to which others, and the bytes that this saves, as full as an inode may be."""
+    left = [inode for inode in inodes if inode.status.st_nlink < MOST_LINKS]
+    while len(left) > 1:
+        keep, *rest = left
+        room = MOST_LINKS - keep.status.st_nlink
+        left, others, saved = [], [], 0
+        for inode in rest:
+            if len(inode.names) > room:
+                left.append(inode)
+                continue
+            room -= len(inode.names)
+            others += inode.names
+            # A name that no layer here knows of keeps the old inode.
+            saved += inode.status.st_blocks * 512 if inode.status.st_nlink == len(inode.names) else 0
+        if others:
+            yield Group(item, keep.names[0], tuple(others)), saved
+
+
+# ---- applying
+
+
+class _Stopped(Exception):
+    """The caller of `apply` no longer waits for it."""
+
+
+def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+    """Make each group of `plan` one inode; whatever ends it, every tree is whole and as it was listed.
+
+    A file that is not what its listing says is left alone and told. Runs in a thread of the lowest CPU and
+    I/O priority, which calls `progress` with bytes compared, and `say` with what is worth knowing. Nobody
+    may remove or add layers meanwhile; servers may run on them.
+    """
+    import threading  # slow to load, and seldom needed
+    from concurrent.futures import ThreadPoolExecutor
+
+    stop = threading.Event()
+
+    def paced(what: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        progress(what, done, total)
+
+    def work() -> Done:
+        linking.lower_priority()
+        return _apply(plan, paced, say)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        try:
+            return running.result()
+        except BaseException:
+            stop.set()  # and the executor waits for the thread
+            raise
+
+
+def _apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+    total = sum(group.item.size * len(group.others) for group in plan.groups)
+    changed = {name.layer for group in plan.groups for name in group.others}
+    for path in plan.layers.values():
+        linking.settle(path)
+    marked: list[str] = []
+    with ExitStack() as stack:
+        tops = {
+            key: stack.enter_context(tree.opened(f"{path}/{listing.TREE}"))
+            for key, path in plan.layers.items()
+        }
+        work = linking.Linking(plan.layers, tops, Meter(progress, "dedupe", total), say)
+        try:
+            for key in sorted(changed):
+                marked.append(plan.layers[key])
+                linking.mark(plan.layers[key])
+            for group in plan.groups:
+                work.unite(group)
+        except BaseException:
+            for path in marked:
+                linking.settle(path)
+            raise
+    linking.unmark(marked)
+    return Done(work.files, work.bytes, tuple(work.failures))
