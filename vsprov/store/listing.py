@@ -1,7 +1,7 @@
 """What the tree of a layer held when it was made, so that damage can be told, and equal files found unread.
 
 A listing is text: a line that names the format; a JSON array for each entry, parents before children, names
-in byte order; a line with the number of entries, the bytes in all files and the sha256 of everything above.
+in byte order; a JSON object with the number of entries and the bytes in all files; the sha256 of all above.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,8 @@ TREE = "tree"
 LISTING = "listing"
 LINKING = "linking"  # lies in a layer as long as files are linked in it: the times of directories are in flux
 HEAD = b"vsprov listing 1\n"
-FAMILY = b"vsprov listing "
-TAIL_BYTES = 4096  # more than the last line can have
+ANY_HEAD = rb"vsprov listing [0-9]+\n"
+TAIL_BYTES = 4096  # more than the last two lines can have
 PIECE = 1 << 20
 PACE = 0.5  # seconds between two words of progress
 OVERLAY = "trusted.overlay."
@@ -53,11 +54,10 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The last line of a listing."""
+    """How many entries a tree has, and the bytes in its files."""
 
     entries: int
     bytes: int
-    sha256: str
 
 
 class Unreadable(ImageError):
@@ -200,7 +200,9 @@ def _write(top: str, file: IO[bytes], progress: Progress) -> None:
             size += item.size
             meter.add(0)
     meter.tell()
-    file.write(encode({"entries": entries, "bytes": size, "sha256": sha.hexdigest()}).encode() + b"\n")
+    line = encode({"entries": entries, "bytes": size}).encode() + b"\n"
+    sha.update(line)
+    file.write(line + sha.hexdigest().encode() + b"\n")
 
 
 def read(path: str) -> Iterator[Item]:
@@ -216,9 +218,9 @@ def read(path: str) -> Iterator[Item]:
 
 
 def summary(path: str) -> Summary:
-    """What the last line says; the rest is not looked at. Raises ImageError as `read` does."""
+    """What the end says; the rest is not looked at. Raises ImageError as `read` does."""
     with _opened(path) as file:
-        return _tail(file, path)[0]
+        return _tail(file, path).summary
 
 
 def _opened(path: str) -> IO[bytes]:
@@ -230,33 +232,42 @@ def _opened(path: str) -> IO[bytes]:
         raise ImageError(f"{path}: open: {reason(error)}") from error
 
 
+class _Tail(NamedTuple):
+    summary: Summary
+    line: bytes  # that it is from
+    start: int  # where that line begins
+    sha256: bytes
+
+
 def _check(file: IO[bytes], path: str) -> int:
-    """Where the last line begins, once all above it has the sha256 that it says."""
-    wanted, end = _tail(file, path)
+    """Where the items end, once all of the listing has the sha256 that it says."""
+    tail = _tail(file, path)
     sha = hashlib.sha256()
-    left = end
+    left = tail.start
     file.seek(0)
     while left and (part := file.read(min(left, PIECE))):
         sha.update(part)
         left -= len(part)
-    if sha.hexdigest() != wanted.sha256:
+    sha.update(tail.line)
+    if sha.hexdigest().encode() != tail.sha256:
         raise _damaged(path)
-    return end
+    return tail.start
 
 
-def _tail(file: IO[bytes], path: str) -> tuple[Summary, int]:
+def _tail(file: IO[bytes], path: str) -> _Tail:
     try:
-        head = file.read(len(HEAD))
+        head = file.readline(64)
         if head != HEAD:
-            if head.startswith(FAMILY):
-                raise ImageError(f"{path}: was written by another version of vsprov: {head!r}")
+            if re.fullmatch(ANY_HEAD, head):
+                raise ImageError(f"{path}: was written by another version of vsprov", hint=MAKE_AGAIN)
             raise _damaged(path)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
-        last = file.read()
-        lines = last.removesuffix(b"\n").rpartition(b"\n")
-        return Summary(**json.loads(lines[2])), size - len(lines[2]) - 1
-    except (ValueError, TypeError) as error:
+        *_, line, sha256, rest = file.read().split(b"\n")
+        if rest:
+            raise _damaged(path)
+        return _Tail(Summary(**json.loads(line)), line + b"\n", size - len(line) - len(sha256) - 2, sha256)
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(path) from error
     except OSError as error:
         raise ImageError(f"{path}: read: {reason(error)}") from error

@@ -1,0 +1,80 @@
+"""Layers for tests of the image store, made by hand: a folder with a tree, and the listing of that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vsprov.store import listing
+from vsprov.store.verify import verify
+
+WHEN = 1_700_000_000_123_456_789
+
+
+def quiet(*_: object) -> None:
+    """Progress that nobody wants to see."""
+
+
+def put(path: Path, content: bytes, *, mode: int = 0o644, owner: int = 0, mtime: int = WHEN) -> Path:
+    """A file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    os.utime(path, ns=(mtime, mtime))
+    return path
+
+
+def seal(layer: Path) -> Path:
+    """Write the listing of a layer whose tree is finished; every directory gets a time of its own."""
+    for number, (folder, _, _) in enumerate(sorted(os.walk(layer / "tree"))):
+        os.utime(folder, ns=(WHEN, WHEN + number))
+    listing.write(f"{layer}/tree", f"{layer}/listing", quiet)
+    return layer
+
+
+def filled(layer: Path, files: dict[str, bytes]) -> Path:
+    """A layer of these files."""
+    for name, content in files.items():
+        put(layer / "tree" / name, content)
+    return seal(layer)
+
+
+def differences(layer: Path) -> list[str]:
+    return verify(str(layer), quiet)
+
+
+def linked(*paths: Path) -> bool:
+    """Whether all are one inode."""
+    return len({path.stat().st_ino for path in paths}) == 1
+
+
+@contextmanager
+def mounted(kind: str, source: str | Path, point: Path, options: str = "rw") -> Iterator[Path]:
+    """`source` mounted on `point`, which is made where it is missing."""
+    point.mkdir(parents=True, exist_ok=True)
+    words = ["--bind"] if kind == "bind" else ["-t", kind, "-o", options]
+    subprocess.run(["mount", *words, source, point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@contextmanager
+def disk(kind: str, folder: Path, size: int, *flags: str) -> Iterator[Path]:
+    """A new file system of this kind, of `size` bytes, in a file below `folder`; where it is mounted."""
+    folder.mkdir(exist_ok=True)
+    image = folder / f"{kind}.disk"
+    with open(image, "wb") as file:
+        file.truncate(size)
+    try:
+        subprocess.run([f"mkfs.{kind}", "-q", *flags, image], check=True)
+        with mounted(kind, image, folder / kind, "loop") as point:
+            yield point
+        (folder / kind).rmdir()
+    finally:
+        image.unlink()
