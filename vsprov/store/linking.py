@@ -83,9 +83,12 @@ def unmark(layers: list[str]) -> None:
     """Take the marks away, after what was done is on disk."""
     for path in layers:
         durable.flush_all(path)
-    for path in layers:
-        durable.unlink(f"{path}/{listing.LINKING}")
-        durable.flush_folder(path)
+    for path in (f"{layer}/{listing.LINKING}" for layer in layers):
+        try:
+            durable.unlink(path)
+            durable.flush_folder(os.path.dirname(path))
+        except OSError as error:
+            raise durable.failed(path, "remove", error) from error
 
 
 def settle(layer: str) -> bool:
@@ -93,9 +96,12 @@ def settle(layer: str) -> bool:
 
     Whether there was a mark. Raises ImageError when the listing cannot be read.
     """
-    durable.unlink(_temporary(layer))
     if not os.path.lexists(f"{layer}/{listing.LINKING}"):
         return False
+    try:
+        durable.unlink(_temporary(layer))
+    except OSError as error:
+        raise durable.failed(_temporary(layer), "remove", error) from error
     with tree.opened(f"{layer}/{listing.TREE}") as top:
         for item in listing.read(f"{layer}/{listing.LISTING}"):
             if item.kind == "d":

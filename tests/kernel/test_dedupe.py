@@ -1,0 +1,573 @@
+"""Equal files of different layers become one, on disk and in memory; no tree ever shows that it was done."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.archives import NET_RAW
+from tests.conftest import Instance
+from tests.kernel.layers import WHEN, differences, disk, filled, linked, mounted, put, quiet, seal
+from vsprov.errors import FailedError, ImageError
+from vsprov.store import dedupe, durable, linking, sizes
+from vsprov.store.dedupe import Done
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+@pytest.fixture
+def root(instance: Instance) -> Iterator[Path]:
+    instance.root.mkdir()
+    yield instance.root
+    durable.remove_tree(str(instance.root))
+
+
+def by_key(*layers: Path) -> dict[str, str]:
+    return {layer.name: str(layer) for layer in layers}
+
+
+def united(*layers: Path) -> Done:
+    """Dedupe these layers, which must leave each as it was and nothing beside it."""
+    done = dedupe.apply(dedupe.find(by_key(*layers)), quiet, quiet)
+    for layer in layers:
+        settled(layer)
+    return done
+
+
+def settled(layer: Path) -> None:
+    assert differences(layer) == []
+    assert sorted(os.listdir(layer)) == ["listing", "tree"]
+    assert not [name for name in os.listdir(layer.parent) if name.startswith(durable.LEFTOVERS)]
+
+
+def pair(root: Path, files: dict[str, bytes]) -> tuple[Path, Path]:
+    """Two layers of the same files."""
+    return filled(root / "one", files), filled(root / "two", files)
+
+
+# ---- what becomes one
+
+
+@pytest.mark.vm_subset
+def test_equal_files_become_one_inode_and_the_disk_gains_what_was_promised(root: Path) -> None:
+    files = {"usr/bin/a": os.urandom(MIB), "usr/lib/deep/er/b": os.urandom(5000), "c": b"c", "empty": b""}
+    one, two = pair(root, files)
+    put(two / "tree/usr/bin/su", b"su", mode=0o4755)
+    os.setxattr(two / "tree/usr/bin/su", "security.capability", NET_RAW)
+    shutil.copytree(two, root / "three", symlinks=True)
+    three = root / "three"
+    os.setxattr(three / "tree/usr/bin/su", "security.capability", NET_RAW)
+    seal(two), seal(three)
+    layers = by_key(one, two, three)
+    before = sizes.measure(layers).total
+    plan = dedupe.find(layers)
+    assert (plan.files, plan.bytes, plan.left_out) == (7, 2 * MIB + 2 * 8 * KIB + 3 * 4 * KIB, ())
+    assert united(one, two, three) == Done(plan.files, plan.bytes, ())
+    assert sizes.measure(layers).total == before - plan.bytes
+    for name in files:
+        assert linked(*(layer / "tree" / name for layer in (one, two, three))) == bool(files[name])
+        assert (three / "tree" / name).read_bytes() == files[name]
+    assert linked(two / "tree/usr/bin/su", three / "tree/usr/bin/su")
+    assert os.lstat(two / "tree/usr/bin/su").st_mode & 0o7777 == 0o4755
+    again = dedupe.find(layers)
+    assert (again.groups, again.files, again.bytes) == ((), 0, 0)
+
+
+def test_files_that_differ_in_anything_stay_apart(root: Path) -> None:
+    same = {"usr/x": b"content"}
+    layers = [filled(root / "plain", same)]
+
+    def variant(name: str) -> Path:
+        path = put(root / name / "tree/usr/x", b"content")
+        layers.append(root / name)
+        return path
+
+    put(root / "content/tree/usr/x", b"CONTENT")
+    layers.append(root / "content")
+    os.chmod(variant("mode"), 0o600)
+    os.chown(variant("owner"), 1, 0)
+    os.chown(variant("group"), 0, 1)
+    os.utime(variant("time"), ns=(WHEN, WHEN + 1))
+    os.setxattr(variant("attribute"), "user.x", b"1")
+    os.setxattr(variant("another"), "user.x", b"2")
+    for layer in layers[1:]:
+        seal(layer)
+    assert dedupe.find(by_key(*layers)).groups == ()
+    # What no listing has must be the same too.
+    hidden = filled(root / "hidden", same)
+    os.setxattr(hidden / "tree/usr/x", "trusted.label", b"secret")
+    done = united(*layers, hidden)
+    assert done.files == 0
+    assert done.failures in (
+        ("plain: usr/x: has other extended attributes than hidden: usr/x",),
+        ("hidden: usr/x: has other extended attributes than plain: usr/x",),
+    )
+
+
+def test_what_servers_change_and_programs_count_links_of_stays_apart(root: Path) -> None:
+    names = ("etc/crontab", "etc/cron.d/x", "root/.profile", "home/u/x", "var/spool/cron/u", "var/mail/u")
+    one, two = pair(root, dict.fromkeys(names, b"same") | {"var/lib/x": b"x", "usr/etc/y": b"y"})
+    assert united(one, two).files == 2
+    for name in names:
+        assert (one / "tree" / name).stat().st_nlink == 1
+    assert linked(one / "tree/var/lib/x", two / "tree/var/lib/x")
+
+
+def test_the_most_linked_inode_is_kept_and_an_old_one_counts_when_its_last_name_goes(root: Path) -> None:
+    one, two = pair(root, {"a": bytes(MIB)})
+    for number in range(3):
+        os.link(two / "tree/a", two / f"tree/b{number}")
+    os.link(one / "tree/a", root / "elsewhere")
+    seal(two)
+    kept = (two / "tree/a").stat().st_ino
+    # A name that no layer has keeps the other inode.
+    assert dedupe.find(by_key(one, two)).bytes == 0
+    assert united(one, two) == Done(1, 0, ())
+    assert (one / "tree/a").stat().st_ino == kept
+    assert (root / "elsewhere").stat().st_nlink == 1
+
+
+def test_a_plan_is_inert(root: Path) -> None:
+    one, two = pair(root, {"usr/a": b"a"})
+
+    def seen() -> list[tuple[str, int, int, int]]:
+        paths = sorted(str(path) for path in root.rglob("*"))
+        return [(p, (s := os.lstat(p)).st_ino, s.st_ctime_ns, s.st_nlink) for p in paths]
+
+    before = seen()
+    assert dedupe.find(by_key(one, two)).files == 1
+    assert seen() == before
+
+
+# ---- what is left alone
+
+
+def damage(path: Path) -> None:
+    """Change a file's content and none of its times."""
+    status = path.stat()
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("damaged", ["1", "2", "3", "4"])
+def test_a_damaged_file_is_left_alone_and_told_and_the_others_become_one(root: Path, damaged: str) -> None:
+    layers = [filled(root / name, {"usr/a": bytes(3 * MIB), "usr/b": b"b"}) for name in ("1", "2", "3", "4")]
+    path = root / damaged / "tree/usr/a"
+    damage(path)
+    lone = path.stat().st_ino
+    done = dedupe.apply(dedupe.find(by_key(*layers)), quiet, quiet)
+    assert done == Done(2 + 3, 2 * 3 * MIB + 3 * 4 * KIB, (f"{damaged}: usr/a: content differs",))
+    assert linked(*(layer / "tree/usr/a" for layer in layers if layer.name != damaged))
+    assert (path.stat().st_ino, path.stat().st_nlink) == (lone, 1)
+    for layer in layers:
+        assert differences(layer) == (["usr/a: content differs"] if layer.name == damaged else [])
+
+
+def test_a_file_that_changed_in_any_way_since_it_was_listed_is_left_alone(root: Path) -> None:
+    files = dict.fromkeys(("a", "b", "c", "d", "e", "f"), b"")
+    one, two = pair(root, {name: name.encode() for name in files})
+    plan = dedupe.find(by_key(one, two))
+    tree = (two if plan.groups[0].keep.layer == "one" else one) / "tree"
+    os.chmod(tree / "a", 0o4755)
+    os.unlink(tree / "b")
+    os.symlink("/etc/passwd", tree / "b")
+    os.unlink(tree / "c")
+    os.utime(tree / "d", ns=(0, 0))
+    os.truncate(tree / "e", 5)
+    os.setxattr(tree / "f", "user.x", b"")
+    key = tree.parent.name
+    done = dedupe.apply(plan, quiet, quiet)
+    assert sorted(done.failures) == [
+        f"{key}: a: mode is 4755, was 0644",
+        f"{key}: b: open: Too many levels of symbolic links",
+        f"{key}: c: open: No such file or directory",
+        f"{key}: d: mtime is 0.000000000, was 1700000000.123456789",
+        f"{key}: e: has 5 bytes, had 1",
+        f"{key}: f: user.x is new",
+    ]
+    assert done.files == 0
+
+
+def test_a_symbolic_link_on_the_way_leads_nowhere(root: Path) -> None:
+    one, two = pair(root, {"usr/a": b"a"})
+    os.rename(two / "tree/usr", root / "outside")
+    (two / "tree/usr").symlink_to(root / "outside")
+    assert dedupe.find(by_key(one, two)).groups == ()
+    plan = dedupe.find(by_key(one, filled(root / "three", {"usr/a": b"a"})))
+    os.rename(root / "three/tree/usr", root / "outside3")
+    (root / "three/tree/usr").symlink_to(root / "outside3")
+    (said,) = dedupe.apply(plan, quiet, quiet).failures
+    assert said == "three: usr/a: open: Not a directory"
+    assert (root / "outside3/a").stat().st_nlink == 1
+
+
+def test_a_layer_whose_listing_is_damaged_is_left_out_and_told(root: Path) -> None:
+    one, two = pair(root, {"a": b"a"})
+    three = filled(root / "three", {"a": b"a"})
+    (three / "listing").write_bytes(b"")
+    plan = dedupe.find(by_key(one, two, three))
+    assert plan.files == 1
+    assert plan.left_out == (f"{three}/listing: the listing is damaged; what it lists may be whole",)
+    assert dedupe.apply(plan, quiet, quiet).files == 1
+    assert (three / "tree/a").stat().st_nlink == 1
+
+
+def test_an_immutable_file_is_left_alone_and_told(root: Path) -> None:
+    one, two = pair(root, {"a": bytes(MIB), "b": b"b"})
+    plan = dedupe.find(by_key(one, two))
+    (last,) = plan.groups[0].others
+    path = root / last.layer / "tree/a"
+    subprocess.run(["chattr", "+i", path], check=True)
+    try:
+        done = dedupe.apply(plan, quiet, quiet)
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+    (said,) = done.failures
+    assert said.startswith(f"{last.layer}: a: link: Operation not permitted; share its blocks: ")
+    assert done.files == 1
+    settled(one), settled(two)
+
+
+# ---- file systems
+
+
+def test_an_inode_with_as_many_links_as_the_file_system_allows_is_followed_by_a_second(root: Path) -> None:
+    with disk("ext4", root / "disk", 32 * MIB, "-b", "4096") as point:
+        layers = [filled(point / f"{number}", {"a": b"a"}) for number in range(5)]
+        full = point / "full"
+        full.mkdir()
+        kept = (layers[0] / "tree/a").stat().st_ino
+        for number in range(65_000 - 2):
+            os.link(layers[0] / "tree/a", full / f"{number}")
+        plan = dedupe.find(by_key(*layers))
+        assert (plan.files, plan.bytes) == (1 + 2, 3 * 4 * KIB)
+        # Someone else was faster, and there is no room left at all.
+        os.link(layers[0] / "tree/a", full / "more")
+        done = dedupe.apply(plan, quiet, quiet)
+        assert (done.files, done.failures) == (2, ())
+        again = united(*layers)
+        inodes = [(layer / "tree/a").stat().st_ino for layer in layers]
+        assert (again.files, len(set(inodes)), inodes[0]) == (1, 2, kept)
+        assert dedupe.find(by_key(*layers)).groups == ()
+
+
+@pytest.mark.requires("btrfs", "loop", "mkfs_btrfs")
+def test_on_btrfs_files_become_one_inode_and_across_mounts_share_blocks(root: Path) -> None:
+    content = os.urandom(300 * KIB + 7)
+    with disk("btrfs", root / "disk", 128 * MIB) as point:
+        one, two = pair(point, {"usr/a": content, "usr/small": b"s"})
+        assert united(one, two).files == 2
+        assert linked(one / "tree/usr/a", two / "tree/usr/a")
+        filled(point / "far/three", {"usr/a": content, "usr/small": b"s"})
+        with mounted("bind", point / "far", root / "bound"):
+            three = root / "bound/three"
+            said: list[str] = []
+            layers = by_key(one, three)
+            before = [(three / "tree/usr/a").stat().st_ino, os.stat(three / "tree/usr").st_mtime_ns]
+            done = dedupe.apply(dedupe.find(layers), quiet, said.append)
+            blocks = (three / "tree/usr/a").stat().st_blocks * 512
+            assert done == Done(1, blocks, ())
+            assert [(three / "tree/usr/a").stat().st_ino, os.stat(three / "tree/usr").st_mtime_ns] == before
+            keep = dedupe.find(layers).groups[0].keep.layer
+            changed = three if keep == "one" else one
+            assert said == [
+                f"{changed}: its files cannot be hard links (Invalid cross-device link): "
+                "where equal to others they share blocks on disk, but no memory"
+            ]
+            assert first_block(one / "tree/usr/a") == first_block(three / "tree/usr/a")
+            # What shares its blocks already is not gained a second time.
+            assert dedupe.apply(dedupe.find(layers), quiet, said.append) == Done(0, 0, ())
+            settled(one), settled(three)
+
+
+def first_block(path: Path) -> str:
+    subprocess.run(["sync", "-f", path], check=True)
+    said = subprocess.run(["filefrag", "-v", path], capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[3].split()[3]
+
+
+def test_where_neither_links_nor_blocks_can_be_shared_that_is_told_and_nothing_changes(root: Path) -> None:
+    with disk("ext4", root / "disk", 32 * MIB) as point:
+        one = filled(point / "one", {"a": bytes(MIB), "small": b"s"})
+        filled(point / "far/two", {"a": bytes(MIB), "small": b"s"})
+        with mounted("bind", point / "far", root / "bound"):
+            two = root / "bound/two"
+            done = united(one, two)
+            assert (done.files, done.bytes, len(done.failures)) == (0, 0, 1)
+            assert done.failures[0].endswith(
+                ": a: link: Invalid cross-device link; share its blocks: Operation not supported"
+            )
+
+
+def test_layers_on_different_file_systems_have_nothing_in_common(root: Path) -> None:
+    one, two = pair(root, {"a": bytes(MIB)})
+    with mounted("tmpfs", root.parent.name, root / "memory") as memory:
+        three, four = filled(memory / "three", {"a": bytes(MIB)}), filled(memory / "four", {"a": bytes(MIB)})
+        assert united(one, two, three, four) == Done(2, 2 * MIB, ())
+        assert linked(one / "tree/a", two / "tree/a")
+        assert linked(three / "tree/a", four / "tree/a")
+
+
+def test_a_full_disk_gains_space(root: Path) -> None:
+    with disk("ext4", root / "disk", 16 * MIB) as point:
+        one, two = pair(point, {f"usr/{number}": os.urandom(20_000) for number in range(20)})
+        with open(point / "fill", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(bytes(KIB))
+        before = os.statvfs(point).f_bfree
+        done = united(one, two)
+        assert (done.files, done.failures) == (20, ())
+        subprocess.run(["sync", "-f", point], check=True)
+        assert (os.statvfs(point).f_bfree - before) * os.statvfs(point).f_frsize == done.bytes
+
+
+# ---- death, and other ends
+
+
+STEPS = ("open", "link", "rename", "utime", "unlink", "fsync")
+
+
+def dies_at(step: int, layers: dict[str, str]) -> bool:
+    """Dedupe in a process of its own that is killed right before its `step`th change; whether it was."""
+    child = os.fork()
+    if child == 0:
+        try:
+            left = step
+
+            def counted(call: object) -> object:
+                def one_less(*arguments: object, **names: object) -> object:
+                    nonlocal left
+                    left -= 1
+                    if left == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*arguments, **names)  # type: ignore[operator]
+
+                return one_less
+
+            plan = dedupe.find(layers)
+            for name in STEPS:
+                setattr(os, name, counted(getattr(os, name)))
+            dedupe.apply(plan, quiet, quiet)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.waitstatus_to_exitcode(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root: Path) -> None:
+    files = {"usr/bin/a": b"a", "usr/bin/b": b"b", "usr/lib/x/c": bytes(5000), "d": b"d"}
+    step, flux = 0, 0
+    while True:
+        step += 1
+        one, two = pair(root, files)
+        if not dies_at(step, by_key(one, two)):
+            break
+        for layer in (one, two):
+            assert differences(layer) == [], f"killed at step {step}"
+            for name, content in files.items():
+                assert (layer / "tree" / name).read_bytes() == content
+        unmarked = [layer for layer in (one, two) if not (layer / "linking").exists()]
+        flux += any(os.stat(d).st_mtime_ns < WHEN or os.stat(d).st_mtime_ns > WHEN + 100
+                    for layer in (one, two) for d in (layer / "tree/usr/bin", layer / "tree"))  # fmt: skip
+        for layer in (one, two):
+            assert linking.settle(str(layer)) == (layer not in unmarked)
+            settled(layer)
+        united(one, two)
+        assert all(linked(one / "tree" / name, two / "tree" / name) for name in files)
+        for layer in (one, two):
+            shutil.rmtree(layer)
+    assert step > 30
+    assert flux > 0  # there were times to be put back
+
+
+@pytest.mark.parametrize("error", [ImageError("enough"), KeyboardInterrupt()], ids=["progress", "signal"])
+def test_ended_in_the_middle_it_leaves_whole_trees_and_no_mark(root: Path, error: BaseException) -> None:
+    one, two = pair(root, {f"usr/{number}": os.urandom(MIB) for number in range(8)})
+    told = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+        assert threading.current_thread() is not threading.main_thread()
+        if done == 3 * MIB:
+            if isinstance(error, KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                raise error
+
+    with pytest.raises(type(error)):
+        dedupe.apply(dedupe.find(by_key(one, two)), stop, quiet)
+    assert told[:3] == [("dedupe", done * MIB, 8 * MIB) for done in (1, 2, 3)]
+    shared = sum(linked(one / f"tree/usr/{number}", two / f"tree/usr/{number}") for number in range(8))
+    assert shared >= 2
+    assert isinstance(error, KeyboardInterrupt) or shared == 2
+    settled(one), settled(two)
+
+
+def test_a_read_only_file_system_is_an_error_that_names_it(root: Path) -> None:
+    with mounted("tmpfs", root.parent.name, root / "memory") as memory:
+        one, two = pair(memory, {"a": b"a"})
+        plan = dedupe.find(by_key(one, two))
+        subprocess.run(["mount", "-o", "remount,ro", memory], check=True)
+        with pytest.raises(FailedError, match=r"(one|two)/linking: make: Read-only file system"):
+            dedupe.apply(plan, quiet, quiet)
+
+
+IOPRIO_GET = {"x86_64": 252, "aarch64": 31}
+IDLE = 3
+
+
+@pytest.mark.skipif(platform.machine() not in IOPRIO_GET, reason="no number of ioprio_get known")
+def test_it_works_with_what_cpu_and_disk_time_nobody_wants_and_the_caller_keeps_its_own(root: Path) -> None:
+    one, two = pair(root, {"a": bytes(MIB)})
+
+    def priority() -> tuple[int, int]:
+        number = ctypes.CDLL(None).syscall(IOPRIO_GET[platform.machine()], 1, 0)
+        return os.getpriority(os.PRIO_PROCESS, 0), number >> 13
+
+    before = priority()
+    seen = []
+    dedupe.apply(dedupe.find(by_key(one, two)), lambda *_: seen.append(priority()), quiet)
+    assert set(seen) == {(19, IDLE)}
+    assert priority() == before != (19, IDLE)
+
+
+# ---- servers that run on the layers meanwhile
+
+
+@pytest.fixture
+def running(root: Path) -> Iterator[tuple[Path, Path, Path, Path]]:
+    """Two layers, and an overlay mounted over each, as servers have it."""
+    program = Path("/bin/sleep").read_bytes()
+    one, two = pair(root, {
+        "usr/bin/sleep": program, "usr/lib/data": bytes(range(256)) * 4096, "usr/lib/changed": b"old content",
+        "usr/lib/owned": b"a copy bears another owner", "usr/other": b"x",
+    })  # fmt: skip
+    for layer in (one, two):
+        os.chmod(layer / "tree/usr/bin/sleep", 0o755)
+        seal(layer)
+    with ExitStack() as stack:
+        merged = []
+        for layer in (one, two):
+            merged.append(stack.enter_context(over(root, layer)))
+        yield one, two, merged[0], merged[1]
+
+
+def over(root: Path, layer: Path) -> mounted:
+    parts = [root / f"{layer.name}-{part}" for part in ("upper", "work")]
+    for part in parts:
+        part.mkdir(exist_ok=True)
+    options = f"lowerdir={layer}/tree,upperdir={parts[0]},workdir={parts[1]},index=off"
+    return mounted("overlay", root.parent.name, root / f"{layer.name}-merged", options)
+
+
+@pytest.mark.vm_subset
+def test_a_server_on_the_layers_sees_nothing_of_it(
+    running: tuple[Path, Path, Path, Path], root: Path
+) -> None:
+    one, two, *servers = running
+    sleeping = [subprocess.Popen([server / "usr/bin/sleep", "1000"]) for server in servers]
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(server / "usr/lib/data", "rb")) for server in servers]
+            maps = [stack.enter_context(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)) for f in files]
+            touched = [each[:4096] for each in maps]
+            os.chown(servers[1] / "usr/lib/owned", 1, 1)  # copied up: its origin in the layer is going
+            listed = [sorted(os.listdir(server / "usr/lib")) for server in servers]
+            times = [os.stat(server / "usr/lib").st_mtime_ns for server in servers]
+
+            assert united(one, two).files == 5
+
+            content = bytes(range(256)) * 4096
+            assert [file.read() for file in files] == [content, content]
+            assert [each[:] for each in maps] == [content, content]
+            assert [each[:4096] for each in maps] == touched
+            assert [sorted(os.listdir(server / "usr/lib")) for server in servers] == listed
+            assert [os.stat(server / "usr/lib").st_mtime_ns for server in servers] == times
+            for server in servers:
+                assert (server / "usr/lib/data").read_bytes() == content
+                assert subprocess.run([server / "usr/bin/sleep", "0"]).returncode == 0
+                assert os.stat(server / "usr/other").st_size == 1
+            assert [process.poll() for process in sleeping] == [None, None]
+
+            # A write stays with the server that made it: the overlay copies the file up first.
+            (servers[0] / "usr/lib/changed").write_bytes(b"new content")
+            assert (servers[1] / "usr/lib/changed").read_bytes() == b"old content"
+            assert (one / "tree/usr/lib/changed").read_bytes() == b"old content"
+            os.unlink(servers[1] / "usr/other")
+            assert (servers[0] / "usr/other").read_bytes() == b"x"
+            assert os.stat(servers[1] / "usr/lib/owned").st_uid == 1
+    finally:
+        for process in sleeping:
+            process.kill()
+            process.wait()
+    settled(one), settled(two)
+
+
+def test_a_server_that_starts_again_after_it_finds_its_own_changes(root: Path) -> None:
+    one, two = pair(root, {"usr/lib/owned": b"copied up", "usr/lib/changed": b"old"})
+    for layer in (one, two):
+        with over(root, layer) as server:
+            os.chown(server / "usr/lib/owned", 1, 1)
+            (server / "usr/lib/changed").write_bytes(layer.name.encode())
+    assert united(one, two).files == 2
+    for layer in (one, two):
+        with over(root, layer) as server:
+            assert (server / "usr/lib/owned").read_bytes() == b"copied up"
+            assert os.stat(server / "usr/lib/owned").st_uid == 1
+            assert (server / "usr/lib/changed").read_bytes() == layer.name.encode()
+            assert sorted(os.listdir(server / "usr/lib")) == ["changed", "owned"]
+
+
+def resident(path: Path) -> int:
+    """How many pages of a file are in memory, mincore(2)."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        pages = -(-size // mmap.PAGESIZE)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+        libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        start = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        here = ctypes.create_string_buffer(pages)
+        assert libc.mincore(start, size, here) == 0
+        libc.munmap(start, size)
+        return sum(byte & 1 for byte in here.raw)
+
+
+def forget(path: Path) -> None:
+    """Have the kernel drop a file's pages, posix_fadvise(2)."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def test_two_servers_have_one_copy_of_a_program_in_memory(root: Path) -> None:
+    one, two = pair(root, {"usr/lib/large.so": os.urandom(16 * MIB)})
+    pages = 16 * MIB // mmap.PAGESIZE
+    name = "usr/lib/large.so"
+
+    def read_by_the_first_server() -> list[int]:
+        """The pages that each has in memory then."""
+        for layer in (one, two):
+            forget(layer / "tree" / name)
+        with over(root, one) as first, over(root, two) as second:
+            (first / name).read_bytes()
+            return [resident(first / name), resident(second / name)]
+
+    assert read_by_the_first_server() == [pages, 0]
+    united(one, two)
+    assert read_by_the_first_server() == [pages, pages]
