@@ -24,6 +24,8 @@ from vsprov.store import dedupe, durable, linking, sizes
 from vsprov.store.dedupe import Done
 
 KIB, MIB = 1 << 10, 1 << 20
+ON_EXT4 = pytest.mark.requires("ext4", "loop", "mkfs_ext4")
+ON_OVERLAY = pytest.mark.requires("overlay")
 
 
 @pytest.fixture
@@ -223,6 +225,7 @@ def test_a_layer_whose_listing_is_damaged_is_left_out_and_told(root: Path) -> No
     assert (three / "tree/a").stat().st_nlink == 1
 
 
+@pytest.mark.requires("mkfs_ext4")  # chattr is of the same package
 def test_an_immutable_file_is_left_alone_and_told(root: Path) -> None:
     one, two = pair(root, {"a": bytes(MIB), "b": b"b"})
     plan = dedupe.find(by_key(one, two))
@@ -242,6 +245,7 @@ def test_an_immutable_file_is_left_alone_and_told(root: Path) -> None:
 # ---- file systems
 
 
+@ON_EXT4
 def test_an_inode_with_as_many_links_as_the_file_system_allows_is_followed_by_a_second(root: Path) -> None:
     with disk("ext4", root / "disk", 32 * MIB, "-b", "4096") as point:
         layers = [filled(point / f"{number}", {"a": b"a"}) for number in range(5)]
@@ -297,6 +301,7 @@ def first_block(path: Path) -> str:
     return said.splitlines()[3].split()[3]
 
 
+@ON_EXT4
 def test_where_neither_links_nor_blocks_can_be_shared_that_is_told_and_nothing_changes(root: Path) -> None:
     with disk("ext4", root / "disk", 32 * MIB) as point:
         one = filled(point / "one", {"a": bytes(MIB), "small": b"s"})
@@ -319,6 +324,7 @@ def test_layers_on_different_file_systems_have_nothing_in_common(root: Path) -> 
         assert linked(three / "tree/a", four / "tree/a")
 
 
+@ON_EXT4
 def test_a_full_disk_gains_space(root: Path) -> None:
     with disk("ext4", root / "disk", 16 * MIB) as point:
         one, two = pair(point, {f"usr/{number}": os.urandom(20_000) for number in range(20)})
@@ -367,6 +373,7 @@ def dies_at(step: int, layers: dict[str, str]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.vm_subset
 def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root: Path) -> None:
     files = {"usr/bin/a": b"a", "usr/bin/b": b"b", "usr/lib/x/c": bytes(5000), "d": b"d"}
     step, flux = 0, 0
@@ -456,6 +463,7 @@ def running(root: Path) -> Iterator[tuple[Path, Path, Path, Path]]:
     one, two = pair(root, {
         "usr/bin/sleep": program, "usr/lib/data": bytes(range(256)) * 4096, "usr/lib/changed": b"old content",
         "usr/lib/owned": b"a copy bears another owner", "usr/other": b"x",
+        "usr/moved": b"moved",
     })  # fmt: skip
     for layer in (one, two):
         os.chmod(layer / "tree/usr/bin/sleep", 0o755)
@@ -475,6 +483,7 @@ def over(root: Path, layer: Path) -> mounted:
     return mounted("overlay", root.parent.name, root / f"{layer.name}-merged", options)
 
 
+@ON_OVERLAY
 @pytest.mark.vm_subset
 def test_a_server_on_the_layers_sees_nothing_of_it(
     running: tuple[Path, Path, Path, Path], root: Path
@@ -486,11 +495,13 @@ def test_a_server_on_the_layers_sees_nothing_of_it(
             files = [stack.enter_context(open(server / "usr/lib/data", "rb")) for server in servers]
             maps = [stack.enter_context(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)) for f in files]
             touched = [each[:4096] for each in maps]
+            assert (servers[0] / "usr/lib/changed").read_bytes() == b"old content"
+            assert [(server / "usr/moved").read_bytes() for server in servers] == [b"moved", b"moved"]
             os.chown(servers[1] / "usr/lib/owned", 1, 1)  # copied up: its origin in the layer is going
             listed = [sorted(os.listdir(server / "usr/lib")) for server in servers]
             times = [os.stat(server / "usr/lib").st_mtime_ns for server in servers]
 
-            assert united(one, two).files == 5
+            assert united(one, two).files == 6
 
             content = bytes(range(256)) * 4096
             assert [file.read() for file in files] == [content, content]
@@ -508,6 +519,11 @@ def test_a_server_on_the_layers_sees_nothing_of_it(
             (servers[0] / "usr/lib/changed").write_bytes(b"new content")
             assert (servers[1] / "usr/lib/changed").read_bytes() == b"old content"
             assert (one / "tree/usr/lib/changed").read_bytes() == b"old content"
+            for server in servers:  # one of them has the old file in its cache, which has no name any more
+                os.link(server / "usr/moved", server / "usr/second")
+                os.rename(server / "usr/moved", server / "usr/away")
+                assert linked(server / "usr/second", server / "usr/away")
+                assert (server / "usr/away").read_bytes() == b"moved"
             os.unlink(servers[1] / "usr/other")
             assert (servers[0] / "usr/other").read_bytes() == b"x"
             assert os.stat(servers[1] / "usr/lib/owned").st_uid == 1
@@ -518,6 +534,7 @@ def test_a_server_on_the_layers_sees_nothing_of_it(
     settled(one), settled(two)
 
 
+@ON_OVERLAY
 def test_a_server_that_starts_again_after_it_finds_its_own_changes(root: Path) -> None:
     one, two = pair(root, {"usr/lib/owned": b"copied up", "usr/lib/changed": b"old"})
     for layer in (one, two):
@@ -557,6 +574,8 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+@ON_OVERLAY
+@pytest.mark.vm_subset
 def test_two_servers_have_one_copy_of_a_program_in_memory(root: Path) -> None:
     one, two = pair(root, {"usr/lib/large.so": os.urandom(16 * MIB)})
     pages = 16 * MIB // mmap.PAGESIZE

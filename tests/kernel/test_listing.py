@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.archives import NET_RAW
 from tests.conftest import Instance
@@ -205,6 +207,27 @@ def test_hard_links_that_come_and_go_are_no_difference(layer: Path) -> None:
     at_rest(tree / "usr/bin", split)
     assert (tree / "usr/bin/ping").stat().st_nlink == 1
     assert differences(layer) == []
+
+
+NAME = st.binary(min_size=1, max_size=4).filter(lambda name: not {0, ord("/")} & {*name} and name.strip(b"."))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.lists(NAME, min_size=1, max_size=4).map(tuple), min_size=1, max_size=8), st.data())
+def test_whatever_the_names_a_tree_is_as_it_was_made_and_what_goes_is_told_alone(
+    instance: Instance, paths: set[tuple[bytes, ...]], data: st.DataObject
+) -> None:
+    layer = instance.root / "layer"
+    tree = layer / "tree"
+    for path in paths:
+        (tree / os.fsdecode(b"/".join(path))).mkdir(parents=True, exist_ok=True)
+    seal(layer)
+    assert differences(layer) == []
+    gone = sorted(tree.rglob("*"))[data.draw(st.integers(0, len(list(tree.rglob("*"))) - 1))]
+    at_rest(gone.parent, lambda: shutil.rmtree(gone))
+    name = str(gone.relative_to(tree))
+    assert differences(layer) == [f"{name if name.isprintable() else repr(name)}: is missing"]
+    durable.remove_tree(str(instance.root))
 
 
 def test_a_damaged_listing_is_told_apart_from_a_damaged_tree(layer: Path) -> None:

@@ -32,7 +32,7 @@ APART = ("etc/", "home/", "root/", "var/mail/", "var/spool/")
 class Plan:
     """What `apply` would do. `files` counts names, `bytes` what the disk would gain.
 
-    `left_out` says which layers were not looked at, and why.
+    `layers` are those that it needs; `left_out` says which layers were not looked at, and why.
     """
 
     layers: Mapping[str, str]
@@ -65,33 +65,37 @@ def find(layers: Mapping[str, str]) -> Plan:
     Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system.
     Files that are gone are passed over: `verify` tells of them.
     """
-    left_out: list[str] = []
-    same: defaultdict[tuple[object, ...], list[tuple[Name, Item]]] = defaultdict(list)
-    for key, path in sorted(layers.items()):
-        try:
-            for item in listing.read(f"{path}/{listing.LISTING}"):
-                if item.kind == "f" and item.size and not item.path.startswith(APART):
-                    same[_identity(item)].append((Name(key, item.path), item))
-        except ImageError as error:
-            left_out.append(str(error))
+    same, left_out = _alike(layers)
+    used = {name.layer for members in same for name, _ in members}
     groups: list[Group] = []
     saved = 0
     with ExitStack() as stack:
         tops = {
-            key: stack.enter_context(tree.opened(f"{path}/{listing.TREE}")) for key, path in layers.items()
+            key: stack.enter_context(tree.opened(f"{layers[key]}/{listing.TREE}")) for key in sorted(used)
         }
-        for members in same.values():
-            if len(members) > 1:
-                for inodes in _inodes(tops, [name for name, _ in members]):
-                    for group, size in _groups(inodes, members[0][1]):
-                        groups.append(group)
-                        saved += size
+        for members in same:
+            for inodes in _inodes(tops, [name for name, _ in members]):
+                for group, size in _groups(inodes, members[0][1]):
+                    groups.append(group)
+                    saved += size
     files = sum(len(group.others) for group in groups)
-    return Plan(dict(layers), tuple(groups), files, saved, tuple(left_out))
+    changing = {name.layer for group in groups for name in (group.keep, *group.others)}
+    return Plan({key: layers[key] for key in changing}, tuple(groups), files, saved, tuple(left_out))
 
 
-def _identity(item: Item) -> tuple[object, ...]:
-    return (*item[2:-1], *sorted(item.attributes.items()))
+def _alike(layers: Mapping[str, str]) -> tuple[list[list[tuple[Name, Item]]], list[str]]:
+    """The files that are alike by the listings, two or more together; and which listings are of no use."""
+    same: defaultdict[tuple[object, ...], list[tuple[Name, Item]]] = defaultdict(list)
+    left_out = []
+    for key, path in sorted(layers.items()):
+        try:
+            for item in listing.read(f"{path}/{listing.LISTING}"):
+                if item.kind == "f" and item.size and not item.path.startswith(APART):
+                    identity = (*item[2:-1], *sorted(item.attributes.items()))
+                    same[identity].append((Name(key, item.path), item))
+        except ImageError as error:
+            left_out.append(str(error))
+    return [members for members in same.values() if len(members) > 1], left_out
 
 
 def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_Inode]]:
@@ -144,7 +148,10 @@ def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
 
     A file that is not what its listing says is left alone and told. Runs in a thread of the lowest CPU and
     I/O priority, which calls `progress` with bytes compared, and `say` with what is worth knowing. Nobody
-    may remove or add layers meanwhile; servers may run on them.
+    may remove or add layers meanwhile. Servers may run on them: their overlays need index=off, else what one
+    writes to a file would show in every other of the same inode. An overlay goes on with an old file that it
+    has in its cache, and disk and memory gain from that one when the server starts anew or the cache is
+    dropped.
     """
     import threading  # slow to load, and seldom needed
     from concurrent.futures import ThreadPoolExecutor
