@@ -140,6 +140,20 @@ def test_the_most_linked_inode_is_kept_and_an_old_one_counts_when_its_last_name_
     assert (root / "elsewhere").stat().st_nlink == 1
 
 
+def test_equal_files_of_one_layer_stay_two_and_each_is_one_with_its_like_of_the_others(root: Path) -> None:
+    names = ("usr/a", "usr/b", "usr/c")
+    layers = [filled(root / key, dict.fromkeys(names, b"same")) for key in ("one", "two", "three")]
+    moved = filled(root / "moved", {"opt/else": b"same"})
+    done = united(*layers, moved)
+    assert (done.files, done.bytes) == (7, 7 * 4 * KIB)
+    for name in names:
+        assert linked(*(layer / "tree" / name for layer in layers))
+    for layer in layers:
+        assert len({(layer / "tree" / name).stat().st_ino for name in names}) == 3
+    assert (moved / "tree/opt/else").stat().st_nlink == 4  # it is one with any of the three
+    assert dedupe.find(by_key(*layers, moved)).groups == ()
+
+
 def test_a_plan_is_inert(root: Path) -> None:
     one, two = pair(root, {"usr/a": b"a"})
 

@@ -62,8 +62,9 @@ class _Inode(NamedTuple):
 def find(layers: Mapping[str, str]) -> Plan:
     """Which files of `layers`, {key: path}, are equal in all but the inode; writes nothing.
 
-    Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system.
-    Files that are gone are passed over: `verify` tells of them.
+    Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system;
+    the path may differ, but two files of one layer stay two. Files that are gone are passed over: `verify`
+    tells of them.
     """
     same, left_out = _alike(layers)
     used = {name.layer for members in same for name, _ in members}
@@ -118,17 +119,25 @@ def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_In
 
 
 def _groups(inodes: list[_Inode], item: Item) -> Iterator[tuple[Group, int]]:
-    """Whose inode goes to which others, and the bytes that this saves, as full as an inode may be."""
+    """Whose inode goes to which others, and the bytes that this saves.
+
+    Names of one layer that were two files stay two: in a server, cp(1) would refuse to copy one to the other
+    if they were one, and rename(2) would do nothing. Nor does an inode get more links than it may have.
+    """
     left = [inode for inode in inodes if inode.status.st_nlink < MOST_LINKS]
     while len(left) > 1:
         keep, *rest = left
         room = MOST_LINKS - keep.status.st_nlink
+        layers = {name.layer for name in keep.names}
+        path = keep.names[0].path
         left, others, saved = [], [], 0
-        for inode in rest:
-            if len(inode.names) > room:
+        for inode in sorted(rest, key=lambda inode: (inode.names[0].path != path, inode.names[0])):
+            own = {name.layer for name in inode.names}
+            if len(inode.names) > room or own & layers:
                 left.append(inode)
                 continue
             room -= len(inode.names)
+            layers |= own
             others += inode.names
             # A name that no layer here knows of keeps the old inode.
             saved += inode.status.st_blocks * 512 if inode.status.st_nlink == len(inode.names) else 0
@@ -187,13 +196,15 @@ def _apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
             key: stack.enter_context(tree.opened(f"{path}/{listing.TREE}"))
             for key, path in plan.layers.items()
         }
-        work = linking.Linking(plan.layers, tops, Meter(progress, "dedupe", total), say)
+        meter = Meter(progress, "dedupe", total)
+        work = linking.Linking(plan.layers, tops, meter, say)
         try:
             for key in sorted(changed):
                 marked.append(plan.layers[key])
                 linking.mark(plan.layers[key])
             for group in plan.groups:
                 work.unite(group)
+            meter.tell()
         except BaseException:
             for path in marked:
                 linking.settle(path)

@@ -83,7 +83,7 @@ class Meter:
 
     def tell(self) -> None:
         self._told, self._when = self._done, time.monotonic()
-        self._progress(self._what, self._done, self._total)
+        self._progress(self._what, min(self._done, self._total or self._done), self._total)
 
 
 class Reader:

@@ -15,8 +15,9 @@ MOST = 100  # differences told one by one
 def verify(layer: str, progress: Progress) -> list[str]:
     """Each difference between a layer's tree and its listing, in words; [] when all is as it was made.
 
-    Reads every byte. After `MOST` differences only their number is told. Hard links are no difference. Raises
-    ImageError when the listing itself is missing or damaged, or the tree cannot be walked.
+    Reads every byte; nobody may dedupe the layer meanwhile. After `MOST` differences only their number is
+    told. Hard links are no difference. Raises ImageError when the listing itself is missing or damaged, or
+    the tree cannot be walked.
     """
     told: list[str] = []
     more = 0
