@@ -416,6 +416,33 @@ def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root:
     assert flux > 0  # there were times to be put back
 
 
+@ON_EXT4
+def test_after_a_power_cut_at_any_step_the_disk_holds_whole_trees(root: Path) -> None:
+    """The disk is copied as the dead process left it: what the kernel had not yet written is lost."""
+    files = {"usr/bin/a": b"a", "usr/lib/x/c": bytes(5000)}
+    marked = 0
+    for step in range(1, 1000):
+        with disk("ext4", root / "disk", 16 * MIB, "-J", "size=1") as point:
+            one, two = pair(point, files)
+            durable.flush_all(str(point))
+            died = dies_at(step, by_key(one, two))
+            shutil.copyfile(root / "disk/ext4.disk", root / "copy")
+        with mounted("ext4", root / "copy", root / "after", "loop") as point:
+            one, two = point / "one", point / "two"
+            for layer in (one, two):
+                assert differences(layer) == [], f"cut at step {step}"
+                for name, content in files.items():
+                    assert (layer / "tree" / name).read_bytes() == content
+            settling = [linking.settle(str(layer)) for layer in (one, two)]
+            assert died or not any(settling)
+            marked += any(settling)
+            settled(one), settled(two)
+            united(one, two)
+        if not died:
+            break
+    assert marked > 0
+
+
 @pytest.mark.parametrize("error", [ImageError("enough"), KeyboardInterrupt()], ids=["progress", "signal"])
 def test_ended_in_the_middle_it_leaves_whole_trees_and_no_mark(root: Path, error: BaseException) -> None:
     one, two = pair(root, {f"usr/{number}": os.urandom(MIB) for number in range(8)})
