@@ -256,6 +256,27 @@ def test_an_immutable_file_is_left_alone_and_told(root: Path) -> None:
     settled(one), settled(two)
 
 
+@ON_EXT4
+def test_a_file_that_the_disk_does_not_give_out_is_told_and_left_alone(root: Path) -> None:
+    with disk("ext4", root / "disk", 64 * MIB, "-b", "4096") as point:
+        files = {"a": b"a", "large": os.urandom(8 * MIB)}
+        layers = [filled(point / key, files) for key in ("one", "two")]
+        plan = dedupe.find(by_key(*layers))
+        durable.flush_all(str(point))
+        for layer in layers:
+            forget(layer / "tree/large")
+        # The file beneath the loop device ends where the second of the large files goes on.
+        backing = root / "disk/ext4.disk"
+        os.truncate(backing, int(first_block(layers[1] / "tree/large").rstrip(".")) * 4 * KIB + 4 * MIB)
+        try:
+            told = [differences(layer) for layer in layers]
+            done = dedupe.apply(plan, quiet, quiet)
+        finally:
+            os.truncate(backing, 64 * MIB)
+    assert told == [[], ["large: cannot be read: Input/output error"]]
+    assert done == Done(1, 4 * KIB, ("two: large: read: Input/output error",))
+
+
 # ---- file systems
 
 
