@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vsprov.store import listing
+from vsprov.store import dedupe, durable, listing
+from vsprov.store.dedupe import Done
 from vsprov.store.verify import verify
 
 WHEN = 1_700_000_000_123_456_789
@@ -78,3 +79,39 @@ def disk(kind: str, folder: Path, size: int, *flags: str) -> Iterator[Path]:
         (folder / kind).rmdir()
     finally:
         image.unlink()
+
+
+def by_key(*layers: Path) -> dict[str, str]:
+    return {layer.name: str(layer) for layer in layers}
+
+
+def united(*layers: Path) -> Done:
+    """Dedupe these layers, which must leave each as it was and nothing beside it."""
+    done = dedupe.apply(dedupe.find(by_key(*layers)), quiet, quiet)
+    for layer in layers:
+        settled(layer)
+    return done
+
+
+def settled(layer: Path) -> None:
+    assert differences(layer) == []
+    assert sorted(os.listdir(layer)) == ["listing", "tree"]
+    assert not [name for name in os.listdir(layer.parent) if name.startswith(durable.LEFTOVERS)]
+
+
+def pair(root: Path, files: dict[str, bytes]) -> tuple[Path, Path]:
+    """Two layers of the same files."""
+    return filled(root / "one", files), filled(root / "two", files)
+
+
+def first_block(path: Path) -> str:
+    subprocess.run(["sync", "-f", path], check=True)
+    said = subprocess.run(["filefrag", "-v", path], capture_output=True, text=True, check=True).stdout
+    return said.splitlines()[3].split()[3]
+
+
+def forget(path: Path) -> None:
+    """Have the kernel drop a file's pages, posix_fadvise(2)."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
