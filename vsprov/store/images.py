@@ -8,13 +8,10 @@ Below the state root of an instance:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import re
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +20,7 @@ from typing import Any
 from vsprov.errors import ConflictError, ImageError, reason
 from vsprov.model import fields
 from vsprov.model.objects import Source, TarSource
-from vsprov.store import durable, folders, hostimage, limits, marks, sealed, tree
+from vsprov.store import durable, folders, hostimage, limits, marks, sealed, tree, unpacking
 from vsprov.store.hostimage import Bind
 from vsprov.store.instance import Instance
 from vsprov.store.marks import Owner
@@ -31,7 +28,6 @@ from vsprov.store.marks import Owner
 Progress = Callable[[str], None]
 LAYER = "layer"  # the mark of a layer: the instance that made it
 _SUFFIX = ".json"
-_UNPACK = os.path.join(os.path.dirname(__file__), "unpack.py")
 PACE = 0.5  # seconds between two words of how far an import is
 _COARSE = 5  # CLOCK_REALTIME_COARSE, which the kernel stamps files with
 
@@ -311,31 +307,16 @@ def _copy(instance: Instance, path: str, making: str, resolved: Resolved, progre
 
 
 def _unpack(path: str, making: str, resolved: Resolved, progress: Progress) -> None:
-    """Have unpack.py fill `making`, and see to it that what it read was the archive meant."""
-    import subprocess  # slow to load, and seldom needed
+    """Unpack the archive into `making`, and see to it that what was read was the archive meant."""
 
-    fd = open_tar(path)
-    with open(fd, "rb"):
-        job = {"target": making, "parent": os.getpid(), "pace": PACE, **dataclasses.asdict(limits.LIMITS)}
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-B", _UNPACK, json.dumps(job)],
-            stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/",
-        )  # fmt: skip
-    last: dict[str, Any] = {}
-    with child:
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                last = json.loads(line)
-                if "entries" in last:
-                    progress(_far("unpacked", last["entries"], last["bytes"]))
-        finally:
-            child.kill()
-    if "error" in last:
-        raise ImageError(f"{path}: {last['error']}", hint=last.get("hint", ""))
-    if "sha256" not in last:
-        raise ImageError(f"{path}: unpacking stopped and gave no reason (status {child.returncode})")
-    if last["sha256"] != resolved.digest:
+    def tell(what: str, done: int, total: int) -> None:
+        progress(f"{what} {done >> 20} of {total >> 20} MiB")
+
+    with open(open_tar(path), "rb") as archive:
+        found = unpacking.unpack(
+            archive.fileno(), making, whole=True, limits=limits.LIMITS, progress=tell, shown=path
+        )
+    if found.sha256 != resolved.digest:
         raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
 
 

@@ -1,0 +1,17 @@
+"""Entry of the stand-alone program. Its modules load as the package `unpack`, found beside this folder."""
+
+import os
+import sys
+
+HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main() -> None:
+    sys.path.append(HOME)
+    program = __import__("unpack.worker", fromlist=["main"])
+    sys.path.remove(HOME)
+    program.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The archive as a stream of bytes: hashed, decompressed, and hashed again, by a thread that reads ahead.
+
+zlib, hashlib and read(2) give up the interpreter lock: the files are written meanwhile on another processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from queue import Queue
+from threading import Thread
+from typing import Any, BinaryIO, Protocol
+
+from .refused import Refused
+
+PIECE = 1 << 20  # bytes handed over at a time
+AHEAD = 16  # pieces decompressed before they are wanted, at most
+COMPRESSED = 1 << 17  # bytes; an archive of a thousand small gzip members is cut up at each of their ends
+ZSTD_WINDOW = 1 << 27  # what zstd(1) decompresses without --long
+GZIP = b"\x1f\x8b"
+
+
+class Readable(Protocol):
+    """`read` returns b"" at the end, and never more than `size` bytes, but may return less."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Archive:
+    """The file as it is, hashed as it goes by. It may be a pipe: its `head` is kept for the first read."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.sha256 = hashlib.sha256()
+        self.position = 0
+        self.head = b""
+        while len(self.head) < 16 and (data := os.read(fd, 16 - len(self.head))):
+            self.head += data
+        self.kept = self.head
+
+    def read(self, size: int = -1) -> bytes:
+        if self.kept:
+            data, self.kept = self.kept, b""
+        else:
+            data = os.read(self.fd, PIECE if size < 0 else size)
+        self.sha256.update(data)
+        self.position += len(data)
+        return data
+
+
+def decompressor(magic: bytes) -> Callable[[Archive], Readable]:
+    """How to read an archive that starts with `magic`. Names play no part: they are anyone's to choose."""
+    if magic.startswith(GZIP):
+        return Gzip
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        import lzma
+
+        return lambda archive: lzma.LZMAFile(file_object(archive))
+    if magic.startswith(b"BZh"):
+        import bz2
+
+        return lambda archive: bz2.BZ2File(file_object(archive))
+    # The second is a frame to be skipped, RFC 8878 3.1.2, which some programs start with.
+    if magic.startswith(b"\x28\xb5\x2f\xfd") or (magic[1:4] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
+        return lambda archive: reader.stream_reader(
+            file_object(archive), read_size=COMPRESSED, read_across_frames=True
+        )
+    return lambda archive: archive
+
+
+def file_object(archive: Archive) -> BinaryIO:
+    """The archive as the decompressors of the libraries like it: buffered."""
+
+    class Raw(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            data = archive.read(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
+
+    return io.BufferedReader(Raw(), COMPRESSED)
+
+
+class Gzip:
+    """The members of a gzip file, RFC 1952, as one. What follows them and is none is no part of it."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.member = zlib.decompressobj(31)
+        self.rest = b""  # read, and not decompressed yet
+        self.pending = False  # zlib may have more to give without being fed
+
+    def read(self, size: int = PIECE) -> bytes:
+        data = b""
+        while not data:
+            if self.member.eof and not self._next_member():
+                break
+            if not self.rest and not self.pending:
+                self.rest = self.archive.read(COMPRESSED)
+                if not self.rest:
+                    raise Refused("it is cut short: its compressed data have no end")
+            data = self.member.decompress(self.rest, size)
+            self.rest = self.member.unused_data if self.member.eof else self.member.unconsumed_tail
+            self.pending = len(data) == size
+        return data
+
+    def _next_member(self) -> bool:
+        """Go on to the next member, over zeros that fill up a block of a tape. False when there is none."""
+        self.rest = self.rest.lstrip(b"\0")
+        while len(self.rest) < len(GZIP) and (more := self.archive.read(COMPRESSED)):
+            self.rest = (self.rest + more).lstrip(b"\0")
+        if self.rest.startswith(GZIP):
+            self.member = zlib.decompressobj(31)
+            return True
+        self.rest = b""
+        return False
+
+
+class Stream:
+    """The decompressed archive, forward only, at most `limit` bytes; headers and contents are taken from it.
+
+    `told` is called with the bytes of the archive read, now and then. `read`, `seek` and `tell` are what
+    tarfile needs of a file.
+    """
+
+    def __init__(self, archive: Archive, source: Readable, limit: int, told: Callable[[int], None]) -> None:
+        self.archive = archive
+        self.source = source
+        self.sha256 = archive.sha256 if source is archive else hashlib.sha256()
+        self.limit = limit
+        self.told = told
+        self.piece = b""
+        self.at = 0  # in the piece
+        self.before = 0  # bytes of earlier pieces
+        self.ended = False
+        self.queue: Queue[bytes | Exception] = Queue(AHEAD)
+        Thread(target=self._read_ahead, daemon=True).start()
+
+    def _read_ahead(self) -> None:
+        try:
+            while data := self.source.read(PIECE):
+                if self.source is not self.archive:
+                    self.sha256.update(data)
+                self.queue.put(data)
+            while self.archive.read():
+                pass
+            self.queue.put(b"")
+        except Exception as error:
+            self.queue.put(error)  # for `_fetch` to raise
+
+    def _fetch(self) -> bool:
+        """Go on to the next piece; False at the end."""
+        if self.ended:
+            return False
+        got = self.queue.get()
+        if isinstance(got, Exception):
+            raise got
+        self.before += len(self.piece)
+        self.piece, self.at, self.ended = got, 0, not got
+        if self.before + len(got) > self.limit:
+            raise Refused(
+                f"it unpacks to more than {self.limit} bytes",
+                "a small archive that grows without end is an attack",
+            )
+        self.told(self.archive.position)
+        return not self.ended
+
+    def views(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes as they lie, in as few pieces as they lie in; fewer at the end."""
+        while size:
+            if self.at == len(self.piece) and not self._fetch():
+                return
+            view = memoryview(self.piece)[self.at : self.at + size]
+            self.at += len(view)
+            size -= len(view)
+            yield view
+
+    def read(self, size: int) -> bytes:
+        end = self.at + size
+        if end <= len(self.piece):
+            data = self.piece[self.at : end]
+            self.at = end
+            return data
+        return b"".join(self.views(size))
+
+    def give_back(self, data: bytes) -> None:
+        """Let `data`, read last, be read again."""
+        self.before = self.tell() - len(data)
+        self.piece = data + self.piece[self.at :]
+        self.at = 0
+
+    def tell(self) -> int:
+        return self.before + self.at
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        if whence != 0 or position < self.tell():
+            raise Refused("its headers point backwards")
+        self.skip(position - self.tell())
+        return self.tell()
+
+    def skip(self, size: int) -> None:
+        if self.at + size <= len(self.piece):
+            self.at += size
+        else:
+            for _ in self.views(size):
+                pass
+
+    def diff_id(self) -> str:
+        """The sha256 of all that was decompressed; reads what is left."""
+        while self._fetch():
+            pass
+        return self.sha256.hexdigest()

@@ -1,0 +1,203 @@
+"""The tree being filled: its directories by descriptor, what of it the archive has made, what has to go.
+
+Names come from the archive. They are walked from directory to directory as the kernel would walk them in this
+root, and every call is made on a descriptor of the directory and a last component that is not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from .refused import NeedsBelow, Refused
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+KEPT_OPEN = 100  # directories
+MAX_LINKS = 40  # on the way to a directory, as path_resolution(7)
+
+
+class Place:
+    """A directory, open as long as anyone knows it."""
+
+    __slots__ = ("counted", "fd", "gid", "made", "modified", "path")
+
+    def __init__(self, path: str, fd: int, made: set[str]) -> None:
+        status = os.fstat(fd)
+        self.path = path  # from the root, "" the root itself; no link in it
+        self.fd = fd
+        self.gid = status.st_gid
+        self.modified = status.st_mtime_ns
+        self.made = made  # the names in it that the archive has made, or something below them
+        self.counted = False  # whether it and the directories above it are counted as made
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+class Tree:
+    """All of it. With `alone`, what is below is not known: NeedsBelow when that makes a difference."""
+
+    def __init__(self, below: os.stat_result | None, depth: int, length: int, *, alone: bool) -> None:
+        self.depth = depth
+        self.length = length
+        self.alone = alone
+        self.places: dict[str, Place] = {}
+        self.by_link: dict[str, Place] = {}  # by paths that lead there through symbolic links
+        self.made: dict[str, set[str]] = {}
+        self.times: dict[str, int] = {}  # what directories get once no more is put into them
+        root = self.place("")
+        # An overlay shows its root as the topmost layer has it, so each layer has to hand it on.
+        owner = (below.st_uid, below.st_gid) if below else (0, 0)
+        os.fchown(root.fd, *owner)
+        os.fchmod(root.fd, stat.S_IMODE(below.st_mode) if below else 0o755)
+        root.gid = owner[1]
+        self.times[""] = below.st_mtime_ns if below else 0
+
+    def place(self, path: str, *, make: bool = False) -> Place:
+        """The directory at `path`, wherever symbolic links may lead to it.
+
+        With `make`, missing ones are made: root's, mode 0755, of the year 1970. OSError as the kernel has it.
+        """
+        found = self.places.get(path) or self.by_link.get(path)
+        if found is not None:
+            return found
+        if not path:
+            return self._opened("", os.open("/", FOLDER))
+        found = self._walk(self.place(""), path, make, 0)
+        if found.path != path:
+            self.by_link[path] = found
+        return found
+
+    def _opened(self, path: str, fd: int) -> Place:
+        place = Place(path, fd, self.made.setdefault(path, set()))
+        self.places[path] = place
+        return place
+
+    def _walk(self, here: Place, path: str, make: bool, links: int) -> Place:
+        if path.startswith("/"):
+            here = self.place("")
+        for part in path.split("/"):
+            if part == "..":
+                here = self.place(here.path.rpartition("/")[0])
+            elif part not in ("", "."):
+                here = self._step(here, part, make, links)
+        return here
+
+    def _step(self, here: Place, name: str, make: bool, links: int) -> Place:
+        path = joined(here.path, name)
+        found = self.places.get(path)
+        if found is not None:
+            return found
+        try:
+            return self._opened(path, os.open(name, FOLDER, dir_fd=here.fd))
+        except FileNotFoundError:
+            if self.alone:
+                raise NeedsBelow(f"{path!r} is not in it") from None
+            if not make:
+                raise
+        except NotADirectoryError:
+            if not stat.S_ISLNK(os.stat(name, dir_fd=here.fd, follow_symlinks=False).st_mode):
+                raise
+            if links == MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+            return self._walk(here, os.readlink(name, dir_fd=here.fd), make, links + 1)
+        place = self.make_folder(here, name)
+        if here.gid:
+            os.fchown(place.fd, 0, 0)
+        self.times[path] = 0
+        return place
+
+    def make_folder(self, here: Place, name: str) -> Place:
+        """The directory `name`, in place of anything else there."""
+        path = joined(here.path, name)
+        if path.count("/") >= self.depth or len(os.fsencode(path)) > self.length:
+            raise Refused(
+                f"{path[:60]!r}…: lies too deep: {self.depth} levels and {self.length} bytes are the most"
+            )
+        self.change(here, name)
+        try:
+            os.mkdir(name, 0o755, dir_fd=here.fd)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=here.fd, follow_symlinks=False).st_mode):
+                if self.alone:
+                    # Over layers that have a directory there, nothing of that may show through.
+                    raise NeedsBelow(f"{path!r} becomes a directory after it was something else") from None
+                self.remove(here, name)
+                os.mkdir(name, 0o755, dir_fd=here.fd)
+        return self.places.get(path) or self._opened(path, os.open(name, FOLDER, dir_fd=here.fd))
+
+    def change(self, place: Place, name: str) -> None:
+        """Count `name` in `place` as made by the archive, before it is."""
+        place.made.add(name)
+        if place.counted:
+            return
+        place.counted = True
+        self.times.setdefault(place.path, place.modified)
+        path = place.path
+        while path:
+            path, _, last = path.rpartition("/")
+            names = self.made.setdefault(path, set())
+            if last in names:
+                break
+            names.add(last)
+
+    def remove(self, place: Place, name: str) -> bool:
+        """Remove what `name` is, with all that is in it; False when it is not there."""
+        try:
+            os.unlink(name, dir_fd=place.fd)
+            self.by_link.clear()  # it may have been one of the links
+        except FileNotFoundError:
+            return False
+        except IsADirectoryError:
+            self._remove_folder(place.fd, joined(place.path, name), name)
+            self.forget()
+        return True
+
+    def _remove_folder(self, parent: int, path: str, name: str) -> None:
+        fd = os.open(name, FOLDER, dir_fd=parent)
+        try:
+            for each in os.listdir(fd):
+                try:
+                    os.unlink(each, dir_fd=fd)
+                except IsADirectoryError:
+                    self._remove_folder(fd, joined(path, each), each)
+        finally:
+            os.close(fd)
+        os.rmdir(name, dir_fd=parent)
+        self.times.pop(path, None)
+        self.made.pop(path, None)
+
+    def clear(self, place: Place, name: str) -> None:
+        """Remove of `name` what was there before this archive, and leave what the archive has made."""
+        if name not in place.made:
+            if self.remove(place, name):
+                self.times.setdefault(place.path, place.modified)
+            return
+        if stat.S_ISDIR(os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_mode):
+            self.clear_folder(self._step(place, name, False, 0))
+
+    def clear_folder(self, place: Place) -> None:
+        """As `clear`, of everything in a directory, which stays."""
+        for name in os.listdir(place.fd):
+            self.clear(place, name)
+
+    def forget(self) -> None:
+        """Look up every directory anew from now on."""
+        self.places.clear()
+        self.by_link.clear()
+
+    def tidy(self) -> None:
+        """Between two members: keep no more directories open than a process may have."""
+        if len(self.places) > KEPT_OPEN:
+            self.forget()
+
+    def finish(self) -> None:
+        """Give the directories their times, the lower ones first."""
+        for path, when in sorted(self.times.items(), reverse=True):
+            os.utime(self.place(path).fd, ns=(when, when))
+            self.tidy()

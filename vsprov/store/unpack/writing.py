@@ -1,0 +1,251 @@
+"""Members of the archive become files, directories and links of the tree."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from .headers import Member, Members
+from .refused import NeedsBelow, Refused
+from .stream import PIECE, Stream
+from .tree import Place, Tree
+
+MAX_ID = 65535
+CAPABILITY = "security.capability"
+WHITEOUT = ".wh."  # this and the next: image-spec, layer.md
+OPAQUE = ".wh..wh..opq"
+NOT_FILES = ".wh..wh."  # what AUFS kept for itself, and some archives still hold
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+ROOT = (0, 0)
+
+# mknod(1) of every /dev. A server's own has them, so that an image may as well have none.
+DEVICES = {
+    "dev/null": (1, 3),
+    "dev/zero": (1, 5),
+    "dev/full": (1, 7),
+    "dev/random": (1, 8),
+    "dev/urandom": (1, 9),
+    "dev/tty": (5, 0),
+    "dev/console": (5, 1),
+    "dev/ptmx": (5, 2),
+}
+SPECIAL = {
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a FIFO",
+}
+
+
+class Limits(NamedTuple):
+    """As vsprov.store.limits has them."""
+
+    entries: int
+    bytes: int
+    depth: int
+    path: int
+
+
+class Unpacking:
+    """One archive on its way into the tree."""
+
+    def __init__(
+        self, tree: Tree, stream: Stream, limits: Limits, *, whole: bool, below: Sequence[str] | None
+    ) -> None:
+        self.tree = tree
+        self.stream = stream
+        self.limits = limits
+        self.whole = whole
+        self.below = below
+        self.entries = 0
+        self.bytes = 0
+
+    def run(self, members: Members) -> None:
+        while (member := members.next()) is not None:
+            try:
+                self.put(members, member)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, repr(member.name)) from error
+            self.tree.tidy()
+        self.tree.finish()
+
+    def put(self, members: Members, member: Member) -> None:
+        """Make one member of the archive."""
+        self.count(member)
+        path = self.checked(member.name, member)
+        folder, _, name = path.rpartition("/")
+        if name.startswith(WHITEOUT):
+            self.white_out(folder, name, member)
+        elif not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
+            raise Refused(
+                f"{member.name!r}: belongs to {member.uid}:{member.gid}; a server's ids end at {MAX_ID}"
+            )
+        elif member.kind == tarfile.DIRTYPE:
+            self.make_folder(folder, name, member)
+        elif not path:
+            raise Refused(f"{member.name!r}: the top of the archive is no directory")
+        elif member.kind == tarfile.LNKTYPE:
+            self.make_link(folder, name, member)
+        elif member.kind == tarfile.SYMTYPE:
+            self.make_symlink(folder, name, member)
+        elif member.kind == tarfile.REGTYPE:
+            self.make_file(folder, name, member, members)
+        elif member.kind != tarfile.CHRTYPE or DEVICES.get(path) != member.device:
+            raise Refused(
+                f"{member.name!r}: is {SPECIAL[member.kind]}, which no image may hold",
+                "a server gets a /dev of its own: make the archive without, as with tar --exclude=./dev/*",
+            )
+
+    def count(self, member: Member) -> None:
+        self.entries += 1
+        if member.size < 0:
+            raise Refused(f"{member.name!r}: has a negative size")
+        if self.entries > self.limits.entries:
+            raise Refused(f"it holds more than {self.limits.entries} files")
+        if member.kind == tarfile.REGTYPE:
+            self.bytes += member.size
+            if self.bytes > self.limits.bytes:
+                raise Refused(f"{member.name!r}: makes the image larger than {self.limits.bytes} bytes")
+
+    def checked(self, name: str, member: Member) -> str:
+        """A name as a path below the root, "" for that itself.
+
+        The root would hold any; what is refused is no slip but an attack. Layers, unlike the archives that
+        people make, come with names that start with a slash.
+        """
+        parts = [part for part in name.split("/") if part and part != "."]
+        if (self.whole and parts and name.startswith("/")) or ".." in parts or "\0" in name:
+            raise Refused(f"{member.name!r}: {name!r} leads out of the archive")
+        unhidden = parts if self.whole else parts[:-1]
+        if ".wh." in name and any(part.startswith(WHITEOUT) for part in unhidden):
+            raise Refused(f"{member.name!r}: is a whiteout, which only a layer over another may hold")
+        path = "/".join(parts)
+        if len(parts) > self.limits.depth or len(os.fsencode(path)) > self.limits.path:
+            raise Refused(
+                f"{f'{member.name[:60]!r}…'}: lies too deep: {self.limits.depth} levels and"
+                f" {self.limits.path} bytes are the most"
+            )
+        return path
+
+    def white_out(self, folder: str, name: str, member: Member) -> None:
+        """Remove what the layers below have of a name, or of a whole directory."""
+        if self.below is None:
+            raise NeedsBelow(f"{member.name!r} is a whiteout")
+        hidden = name.removeprefix(WHITEOUT)
+        if hidden in ("", ".", ".."):
+            raise Refused(f"{member.name!r}: is a whiteout of no name")
+        if not self.below or (name.startswith(NOT_FILES) and name != OPAQUE):
+            return
+        try:
+            place = self.tree.place(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # it is gone already
+        if name == OPAQUE:
+            self.tree.clear_folder(place)
+        else:
+            self.tree.clear(place, hidden)
+
+    def make_folder(self, folder: str, name: str, member: Member) -> None:
+        above = self.tree.place(folder, make=True)
+        place = self.tree.make_folder(above, name) if name else above
+        os.fchown(place.fd, member.uid, member.gid)
+        place.gid = member.gid
+        kept = self.kept(member)
+        for attribute in os.listxattr(place.fd):  # of a directory that was there before
+            if attribute.startswith("user.") and attribute not in kept:
+                os.removexattr(place.fd, attribute)
+        for attribute, value in kept.items():
+            os.setxattr(place.fd, attribute, value)
+        os.fchmod(place.fd, member.mode & 0o7777)
+        self.tree.times[place.path] = member.mtime
+
+    def make_link(self, folder: str, name: str, member: Member) -> None:
+        """Another name of a file, which has its owner and mode already."""
+        target_folder, _, target = self.checked(member.target, member).rpartition("/")
+        source = self.tree.place(target_folder)
+        place = self.tree.place(folder, make=True)
+        if (source.path, target) == (place.path, name):
+            return  # tar(1) given a file twice writes a link to itself
+        self.tree.change(place, name)
+        try:
+            self.link(source, target, place, name)
+        except FileExistsError:
+            self.tree.remove(place, name)
+            self.link(source, target, place, name)
+
+    def link(self, source: Place, target: str, place: Place, name: str) -> None:
+        try:
+            os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            if self.below is None:
+                raise NeedsBelow(f"the file that {name!r} links to is not in it") from None
+            raise
+
+    def make_symlink(self, folder: str, name: str, member: Member) -> None:
+        place = self.tree.place(folder, make=True)
+        self.tree.change(place, name)
+        try:
+            os.symlink(member.target, name, dir_fd=place.fd)
+        except FileExistsError:
+            self.tree.remove(place, name)
+            os.symlink(member.target, name, dir_fd=place.fd)
+        self.kept(member)
+        if place.gid or (member.uid, member.gid) != ROOT:
+            os.chown(name, member.uid, member.gid, dir_fd=place.fd, follow_symlinks=False)
+        os.utime(name, ns=(member.mtime, member.mtime), dir_fd=place.fd, follow_symlinks=False)
+
+    def make_file(self, folder: str, name: str, member: Member, members: Members) -> None:
+        """A regular file; owner before attributes and mode, as chown(2) clears capabilities and setuid."""
+        place = self.tree.place(folder, make=True)
+        self.tree.change(place, name)
+        try:
+            fd = os.open(name, NEW, 0o600, dir_fd=place.fd)
+        except FileExistsError:
+            self.tree.remove(place, name)
+            fd = os.open(name, NEW, 0o600, dir_fd=place.fd)
+        try:
+            self.write(fd, member, members)
+            if place.gid or (member.uid, member.gid) != ROOT:
+                os.fchown(fd, member.uid, member.gid)
+            if member.attributes:
+                for attribute, value in self.kept(member).items():
+                    os.setxattr(fd, attribute, value)
+            os.fchmod(fd, member.mode & 0o7777)
+            os.utime(fd, ns=(member.mtime, member.mtime))
+        finally:
+            os.close(fd)
+
+    def write(self, fd: int, member: Member, members: Members) -> None:
+        """The content; holes of a sparse file stay holes."""
+        left = member.size
+        for data in holed(members, member.sparse) if member.sparse else self.stream.views(member.size):
+            left -= len(data)
+            if member.sparse and not data.tobytes().strip(b"\0"):
+                os.lseek(fd, len(data), os.SEEK_CUR)
+                continue
+            while (done := os.write(fd, data)) < len(data):
+                data = data[done:]
+        if left:
+            raise Refused(f"{member.name!r}: it is cut short in the middle of this file")
+        if member.sparse:
+            os.ftruncate(fd, member.size)
+
+    def kept(self, member: Member) -> dict[str, bytes]:
+        """The extended attributes an image keeps; user.* is for files and directories alone, xattr(7)."""
+        for name, _ in member.attributes:
+            if name.startswith(("trusted.overlay.", "user.overlay.")):
+                raise Refused(
+                    f"{member.name!r}: {name}: it is the upper layer of an overlay",
+                    "pack the merged directory",
+                )
+        return {
+            name: value for name, value in member.attributes if name == CAPABILITY or name.startswith("user.")
+        }
+
+
+def holed(members: Members, info: tarfile.TarInfo) -> Iterator[memoryview]:
+    """A sparse file as it is to be, in pieces."""
+    content = members.tar.fileobject(members.tar, info)
+    while data := content.read(PIECE):
+        yield memoryview(data)
