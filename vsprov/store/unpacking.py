@@ -77,9 +77,10 @@ def unpack(
         "parent": os.getpid(),
         "limits": dataclasses.asdict(limits),
     }
+    flags = ["-P", "-X", "utf8"] + (["-B"] if sys.dont_write_bytecode else [])
     last: dict[str, Any] = {}
     with subprocess.Popen(
-        [sys.executable, "-P", "-B", "-X", "utf8", PROGRAM, json.dumps(job)],
+        [sys.executable, *flags, PROGRAM, json.dumps(job)],
         stdin=archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
     ) as child:  # fmt: skip
         assert child.stdout is not None

@@ -48,11 +48,11 @@ class Members:
         self.stream = stream
         # Not "r": that would read the first header at once.
         self.tar = tarfile.TarFile(
-            fileobj=stream,
+            fileobj=stream,  # type: ignore[arg-type]
             mode="w",
             tarinfo=Header,
             encoding=NAMES[0],
-            errors=NAMES[1],  # type: ignore[arg-type]
+            errors=NAMES[1],
         )
         self.end = 0  # of the last member, with what fills up its last block
 

@@ -107,8 +107,9 @@ class Tree:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             return self._walk(here, os.readlink(name, dir_fd=here.fd), make, links + 1)
         place = self.make_folder(here, name)
-        if here.gid:
-            os.fchown(place.fd, 0, 0)
+        os.fchown(place.fd, 0, 0)  # and the mode: it has both of the directory above, if that is setgid
+        os.fchmod(place.fd, 0o755)
+        place.gid = 0
         self.times[path] = 0
         return place
 

@@ -1,7 +1,7 @@
 """Unpacks a tar archive in a process of its own, shut into the directory that it fills.
 
-Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). Lines of JSON come out: {"read"}, the bytes of
-the archive read so far, while it works; then {"sha256", "diff_id"}, {"needs_below": why} or {"error", "hint"}.
+Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). Lines of JSON come out: {"read"}, how many bytes
+of the archive are read, while it works; then {"sha256", "diff_id"}, {"needs_below"} or {"error", "hint"}.
 
 tar(1) would follow what it has unpacked, make devices, and knows no limits. By the time the first header is
 parsed, this process has a root of its own with nothing but the tree in it, holds no descriptor from outside

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .headers import Member, Members
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .tree import Place, Tree
+from .tree import Tree
 
 MAX_ID = 65535
 CAPABILITY = "security.capability"
@@ -165,22 +165,20 @@ class Unpacking:
         target_folder, _, target = self.checked(member.target, member).rpartition("/")
         source = self.tree.place(target_folder)
         place = self.tree.place(folder, make=True)
+        try:
+            os.stat(target, dir_fd=source.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            if self.below is None:
+                raise NeedsBelow(f"{member.target!r}, which {name!r} is a link to, is not in it") from None
+            raise
         if (source.path, target) == (place.path, name):
             return  # tar(1) given a file twice writes a link to itself
         self.tree.change(place, name)
         try:
-            self.link(source, target, place, name)
+            os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
         except FileExistsError:
             self.tree.remove(place, name)
-            self.link(source, target, place, name)
-
-    def link(self, source: Place, target: str, place: Place, name: str) -> None:
-        try:
             os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            if self.below is None:
-                raise NeedsBelow(f"the file that {name!r} links to is not in it") from None
-            raise
 
     def make_symlink(self, folder: str, name: str, member: Member) -> None:
         place = self.tree.place(folder, make=True)

@@ -1,0 +1,255 @@
+"""Layers: each unpacked alone or over those below, the whole stack the same as what other programs make."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.archives import NET_RAW, archive, folder, hard, link, member, packed
+from tests.kernel.stacks import Box, as_umoci, overlaid
+from tests.trees import Found, listing
+from vsprov.errors import ImageError
+from vsprov.store.unpacking import NeedsBelow
+
+Layer = list[tuple[tarfile.TarInfo, bytes]]
+
+CAPABLE = {"SCHILY.xattr.security.capability": NET_RAW.decode("utf-8", "surrogateescape")}
+NOTED = {"SCHILY.xattr.user.note": "below"}
+BASE: Layer = [
+    folder("./", mode=0o751, uid=3, gid=4, mtime=100),
+    folder("etc", mtime=200), member("etc/a", b"a", mtime=1), member("etc/b", b"b", mtime=2),
+    folder("usr", mtime=300), folder("usr/lib", mtime=400, pax_headers=NOTED), member("usr/lib/x", b"x"),
+    link("lib", "usr/lib", mtime=5), link("loop", "/lib"), folder("opt"), folder("opt/d", mtime=6),
+    member("opt/d/one", b"1"), member("opt/d/two", b"2"), folder("opt/d/e"), member("opt/d/e/three", b"3"),
+    member("ping", b"ping", uid=12, gid=34, mode=0o755, mtime=7, pax_headers=CAPABLE),
+    member("su", b"su", mode=0o4755), folder("tmp", mode=0o1777), folder("log", mode=0o2755, gid=8),
+]  # fmt: skip
+UPPER: dict[str, Layer] = {
+    "a file is deleted": [member("etc/.wh.a")],
+    "a directory is deleted": [member("opt/.wh.d")],
+    "a directory is deleted and made anew": [member("opt/.wh.d"), folder("opt/d"), member("opt/d/new", b"n")],
+    "made anew before it is deleted": [
+        folder("opt/d", mtime=9), member("opt/d/new", b"n"), member("opt/.wh.d")
+    ],
+    "a directory is emptied": [member("opt/d/.wh..wh..opq")],
+    "emptied after something was put in": [member("opt/d/e/new", b"n"), member("opt/d/.wh..wh..opq")],
+    "emptied before something is put in": [member("opt/d/.wh..wh..opq"), member("opt/d/e/new", b"n")],
+    "the root is emptied": [member("new", b"n"), member(".wh..wh..opq")],
+    "what is not there is deleted": [member("no/such/.wh.file"), member(".wh.nothing"), member("su/.wh.x")],
+    "what this layer made is not deleted": [member("etc/a", b"new"), member("etc/.wh.a")],
+    "deletions go through links": [member("lib/.wh.x"), member("loop/y", b"y")],
+    "a file is put where a link leads": [member("lib/y", b"y", mtime=8)],
+    "a directory replaces a link": [folder("lib"), member("lib/y", b"y")],
+    "a directory replaces a link late": [member("lib/y", b"y"), folder("lib")],
+    "a directory replaces a file": [folder("ping"), member("ping/x", b"x")],
+    "a file replaces a directory": [member("opt", b"file")],
+    "a directory comes after a file": [member("opt", b"file"), folder("opt"), member("opt/x", b"x")],
+    "a link replaces a directory": [link("opt", "usr"), member("opt/y", b"y")],
+    "a directory of below changes": [folder("usr/lib", mode=0o700, uid=9, mtime=11)],
+    "the root changes": [folder("./", mode=0o700, mtime=12)],
+    "a link to a file of below": [hard("ping6", "ping"), hard("etc/ping", "./ping")],
+    "a link to a link of below": [hard("lib2", "lib")],
+    "a link through a link": [hard("z", "lib/x")],
+    "files of below stay in a changed directory": [member("etc/c", b"c", mtime=13)],
+    "a setgid directory of below": [member("log/file"), folder("log/d"), link("log/l", "x")],
+    "names with a slash": [member("/etc/c", b"c"), hard("/etc/d", "/etc/c")],
+    "what AUFS kept": [member(".wh..wh.plnk"), member(".wh..wh.aufs")],
+}  # fmt: skip
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+def same(ours: dict[str, Found], theirs: dict[str, Found]) -> None:
+    """Fail unless the trees are the same.
+
+    umoci leaves directories that no layer holds with the time of unpacking, and those they were put into. A
+    layer that says nothing of the root has one of its own, which a server's upper layer has as well.
+    """
+    assert sorted(ours) == sorted(theirs)
+    if ours["."].modified == 0:
+        theirs = {**theirs, ".": ours["."]}
+    for name, found in theirs.items():
+        now = found.modified > 1_700_000_000 * 10**9
+        assert ours[name] == (found._replace(modified=ours[name].modified) if now else found), name
+
+
+def only_the_overlays_own(tree: Path) -> None:
+    """Fail if a layer holds more of an overlay's notes than it needs."""
+    for where, folders, files in os.walk(tree):
+        for name in (".", *folders, *files):
+            path = os.path.join(where, name)
+            found = [each for each in os.listxattr(path, follow_symlinks=False) if "overlay" in each]
+            assert found in ([], ["trusted.overlay.opaque"]), path
+            status = os.lstat(path)
+            assert not stat.S_ISCHR(status.st_mode) or status.st_rdev == 0
+
+
+@pytest.mark.vm_subset
+@pytest.mark.requires("overlay", "umoci")
+@pytest.mark.parametrize("name", UPPER)
+def test_a_layer_over_others_is_what_umoci_makes_of_it(box: Box, name: str) -> None:
+    layers = [packed(*BASE), packed(*UPPER[name]), packed(member("etc/last", b"l"))]
+    trees = box.stack(layers)
+    for tree in trees:
+        only_the_overlays_own(tree)
+    with overlaid(trees, box.folder / "merged") as merged:
+        same(listing(merged), as_umoci(box.folder, layers))
+
+
+def chance(seed: int) -> list[Layer]:
+    """A stack of layers that change the same few names again and again."""
+    dice = random.Random(seed)
+
+    def path() -> str:
+        return "/".join(dice.choice("abc") for _ in range(dice.randint(1, 3)))
+
+    def looks() -> dict[str, object]:
+        mode = dice.choice([0o755, 0o644, 0o4755, 0o2755, 0o700])
+        return {
+            "uid": dice.choice([0, 7, 65535]),
+            "gid": dice.choice([0, 8]),
+            "mode": mode,
+            "mtime": dice.randint(1, 10**9),
+        }
+
+    layers: list[Layer] = []
+    for number in range(dice.randint(2, 5)):
+        layer: Layer = [folder("./", **looks())] if dice.random() < 0.5 else []
+        for _ in range(dice.randint(1, 8)):
+            name, kind = path(), dice.random()
+            above, _, last = name.rpartition("/")
+            if kind < 0.25:
+                layer.append(folder(name, **looks()))
+            elif kind < 0.55:
+                layer.append(member(name, dice.randbytes(3), **looks()))
+            elif kind < 0.7:
+                layer.append(link(name, dice.choice([path(), f"/{path()}", f"../{path()}", "..", "."])))
+            elif number:
+                layer.append(member(f"{above}/.wh.{last}" if kind < 0.9 else f"{name}/.wh..wh..opq"))
+        layers.append(layer)
+    return layers
+
+
+@pytest.mark.requires("overlay", "umoci")
+@pytest.mark.parametrize("seed", range(25))
+def test_any_stack_of_layers_is_what_umoci_makes_of_it(box: Box, seed: int) -> None:
+    layers = [packed(*layer) for layer in chance(seed)]
+    try:
+        trees = box.stack(layers)
+    except ImageError:
+        with pytest.raises(AssertionError):
+            as_umoci(box.folder, layers)
+        return
+    with overlaid(trees, box.folder / "merged") as merged:
+        ours = listing(merged)
+    theirs = as_umoci(box.folder, layers)
+    for name, found in ours.items():
+        if found.modified == 0:  # in no layer: umoci lets it inherit the group
+            theirs[name] = theirs[name]._replace(mode=found.mode, owner=found.owner, modified=0)
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        ([member("etc/.wh.a")], "'etc/.wh.a' is a whiteout"),
+        ([member("etc/.wh..wh..opq")], "'etc/.wh..wh..opq' is a whiteout"),
+        ([member("etc/a")], "'etc' is not in it"),
+        ([folder("etc"), member("etc/ssl/a")], "'etc/ssl' is not in it"),
+        ([link("etc", "config"), member("etc/a")], "'config' is not in it"),
+        ([link("etc", "x/../config"), folder("config"), member("etc/a")], "'x' is not in it"),
+        ([hard("a", "b")], "'b', which 'a' is a link to, is not in it"),
+        ([hard("a", "a")], "'a', which 'a' is a link to, is not in it"),
+        ([hard("a", "etc/b")], "'etc' is not in it"),
+        ([member("opt"), folder("opt")], "'opt' becomes a directory after it was something else"),
+    ],
+)  # fmt: skip
+def test_a_layer_that_refers_to_what_is_below_says_so_when_that_is_not_known(
+    box: Box, layer: Layer, why: str
+) -> None:
+    path = archive(box.folder / "layer.tar", *layer)
+    with pytest.raises(NeedsBelow) as needs:
+        box.opened(path, below=None)
+    assert str(needs.value) == f"layer.tar: {why}"
+
+
+def test_a_layer_that_refers_to_nothing_below_is_the_same_alone_and_over_others(box: Box) -> None:
+    layer = [
+        folder("./"),
+        folder("etc", mtime=3),
+        member("etc/a", b"a"),
+        link("l", "etc"),
+        hard("l/b", "etc/a"),
+    ]
+    base = box.unpacked(*BASE, below=())
+    alone, over = box.unpacked(*layer, below=None), box.unpacked(*layer, below=[base])
+    assert listing(alone) == listing(over)
+
+
+def test_with_nothing_below_whiteouts_have_no_effect_and_missing_files_are_refused(box: Box) -> None:
+    tree = box.unpacked(folder("d"), member("d/a", b"a"), member("d/.wh.a"), member(".wh..wh..opq"), below=())
+    assert (tree / "d/a").read_bytes() == b"a"
+    assert os.listdir(tree / "d") == ["a"]
+    said = box.refusal(packed(hard("a", "b")), below=())
+    assert said == "image.tar: unpack: 'a': No such file or directory"
+
+
+@pytest.mark.parametrize("name", [".wh.", ".wh..", "d/.wh...", ".wh.d/file"])
+def test_whiteouts_of_no_name_are_refused(box: Box, name: str) -> None:
+    base = box.unpacked(folder("d"), below=())
+    for below in ([], [base]):
+        assert "is a whiteout" in box.refusal(packed(member(name)), below=below)
+
+
+@pytest.mark.vm_subset
+@pytest.mark.requires("overlay")
+def test_a_layer_goes_on_top_of_hundreds(box: Box) -> None:
+    trees = []
+    for number in range(300):
+        tree = box.folder / f"l{number}"
+        tree.mkdir()
+        (tree / f"f{number}").write_text(str(number))
+        trees.append(tree)
+    gone = [member(f".wh.f{number}") for number in range(0, 300, 2)]
+    top = box.unpacked(*gone, hard("again", "f1"), below=trees[::-1])
+    kept = {f"f{number}" for number in range(1, 300, 2)} | {"again"}
+    with overlaid([*trees, top], box.folder / "merged") as merged:
+        assert set(os.listdir(merged)) == kept
+        assert (merged / "again").read_text() == "1"
+    assert (trees[0] / "f0").read_text() == "0"
+
+
+def test_layers_below_may_have_any_name(box: Box) -> None:
+    below = box.folder / "a:b,c\\d=\udcff"
+    below.mkdir()
+    (below / "gone").touch()
+    top = box.unpacked(member(".wh.gone"), below=[below])
+    assert stat.S_ISCHR(os.lstat(top / "gone").st_mode)
+
+
+def test_nothing_is_written_to_the_layers_below(box: Box) -> None:
+    base = box.unpacked(*BASE, below=())
+    before = listing(base)
+    for name in UPPER:
+        box.unpacked(*UPPER[name], below=[base])
+    assert listing(base) == before
+
+
+def test_docker_archives_with_gzipped_layers_keep_their_digests(box: Box) -> None:
+    data = packed(*BASE)
+    path = box.folder / "layer"
+    path.write_bytes(gzip.compress(data))
+    found = box.opened(path, below=None)[1]
+    path.write_bytes(data)
+    plain = box.opened(path, below=None)[1]
+    assert found.sha256 != plain.sha256
+    assert found.diff_id == plain.diff_id == plain.sha256
