@@ -147,8 +147,6 @@ class Stream:
     def _read_ahead(self) -> None:
         try:
             while data := self.source.read(PIECE):
-                if self.source is not self.archive:
-                    self.sha256.update(data)
                 self.queue.put(data)
             while self.archive.read():
                 pass
@@ -163,6 +161,8 @@ class Stream:
         got = self.queue.get()
         if isinstance(got, Exception):
             raise got
+        if self.source is not self.archive:
+            self.sha256.update(got)  # here, as decompressing takes longer than all that is done with it
         self.before += len(self.piece)
         self.piece, self.at, self.ended = got, 0, not got
         if self.before + len(got) > self.limit:
