@@ -280,3 +280,10 @@ def test_links_cannot_make_a_tree_deeper_than_names_can(box: Box) -> None:
     box.limits = Limits(depth=10)
     members = [folder("/".join("d" * 8)), link("l", "/".join("d" * 8)), folder("l/e/f/g")]
     assert "lies too deep: 10 levels and 4095 bytes are the most" in box.refusal(packed(*members))
+
+
+def test_links_that_double_with_each_other_end_where_the_kernel_ends(box: Box) -> None:
+    doubling = [link("l0", "."), *(link(f"l{n}", f"l{n - 1}/l{n - 1}") for n in range(1, 60))]
+    assert (box.unpacked(*doubling, member("l4/file", b"31 links away")) / "file").exists()
+    said = "image.tar: unpack: 'l59/file': Too many levels of symbolic links"
+    assert box.refusal(packed(*doubling, member("l59/file"))) == said

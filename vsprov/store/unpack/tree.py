@@ -49,6 +49,7 @@ class Tree:
         self.places: dict[str, Place] = {}
         self.by_link: dict[str, Place] = {}  # by paths that lead there through symbolic links
         self.made: dict[str, set[str]] = {}
+        self.links = 0  # followed on the way to one directory: each may lead to two more
         self.times: dict[str, int] = {}  # what directories get once no more is put into them
         root = self.place("")
         # An overlay shows its root as the topmost layer has it, so each layer has to hand it on.
@@ -68,7 +69,8 @@ class Tree:
             return found
         if not path:
             return self._opened("", os.open("/", FOLDER))
-        found = self._walk(self.place(""), path, make, 0)
+        self.links = 0
+        found = self._walk(self.place(""), path, make)
         if found.path != path:
             self.by_link[path] = found
         return found
@@ -78,17 +80,17 @@ class Tree:
         self.places[path] = place
         return place
 
-    def _walk(self, here: Place, path: str, make: bool, links: int) -> Place:
+    def _walk(self, here: Place, path: str, make: bool) -> Place:
         if path.startswith("/"):
             here = self.place("")
         for part in path.split("/"):
             if part == "..":
                 here = self.place(here.path.rpartition("/")[0])
             elif part not in ("", "."):
-                here = self._step(here, part, make, links)
+                here = self._step(here, part, make)
         return here
 
-    def _step(self, here: Place, name: str, make: bool, links: int) -> Place:
+    def _step(self, here: Place, name: str, make: bool) -> Place:
         path = joined(here.path, name)
         found = self.places.get(path)
         if found is not None:
@@ -103,9 +105,10 @@ class Tree:
         except NotADirectoryError:
             if not stat.S_ISLNK(os.stat(name, dir_fd=here.fd, follow_symlinks=False).st_mode):
                 raise
-            if links == MAX_LINKS:
+            self.links += 1
+            if self.links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
-            return self._walk(here, os.readlink(name, dir_fd=here.fd), make, links + 1)
+            return self._walk(here, os.readlink(name, dir_fd=here.fd), make)
         place = self.make_folder(here, name)
         os.fchown(place.fd, 0, 0)  # and the mode: it has both of the directory above, if that is setgid
         os.fchmod(place.fd, 0o755)
@@ -180,7 +183,7 @@ class Tree:
                 self.times.setdefault(place.path, place.modified)
             return
         if stat.S_ISDIR(os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_mode):
-            self.clear_folder(self._step(place, name, False, 0))
+            self.clear_folder(self._step(place, name, False))
 
     def clear_folder(self, place: Place) -> None:
         """As `clear`, of everything in a directory, which stays."""
