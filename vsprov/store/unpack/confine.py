@@ -9,6 +9,8 @@ import resource
 import signal
 from typing import NamedTuple
 
+from .refused import Refused
+
 MEMORY = 1 << 30  # address space; decompressors obey the archive in how much they want
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
@@ -84,7 +86,14 @@ def _mount_overlay(mounts: Mounts) -> None:
     upper, work, *lower = held
     os.chdir("/proc/self/fd")
     layers = f"lowerdir={':'.join(map(str, lower))},upperdir={upper},workdir={work}"
-    _mount("overlay", mounts.target, "overlay", INERT, f"{layers},{OPTIONS}")
+    try:
+        _mount("overlay", mounts.target, "overlay", INERT, f"{layers},{OPTIONS}")
+    except OSError as error:
+        raise Refused(
+            f"unpack over layers: mount an overlay of {len(lower) + 1}: {error.strerror}",
+            "images need a file system that an overlay can write to, such as ext4, xfs, btrfs or tmpfs; the"
+            " kernel's log says more",
+        ) from error
     os.fchdir(back)
     for fd in (*held, back):
         os.close(fd)
