@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import os
+import re
+import signal
 import subprocess
 import tarfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -214,6 +218,18 @@ def test_an_archive_with_changed_bytes_is_unpacked_or_refused_but_never_a_crash(
         assert "gave no reason" not in str(error)
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Hold a process still: what it has open does not change meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while ") T " not in Path(f"/proc/{pid}/stat").read_text():
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.vm_subset
 @pytest.mark.parametrize("over", [False, True], ids=["alone", "over layers"])
 def test_the_worker_has_no_way_out_and_few_capabilities(box: Box, over: bool) -> None:
@@ -225,8 +241,8 @@ def test_the_worker_has_no_way_out_and_few_capabilities(box: Box, over: bool) ->
     (below / "lower").touch()
     seen: dict[str, object] = {}
 
-    def look(*_: object) -> None:
-        if seen:
+    def look(_: str, done: int, __: int) -> None:
+        if seen or not done:  # it reads nothing before it is shut in
             return
         (pid,) = (int(word) for word in Path("/proc/thread-self/children").read_text().split())
         here = Path(f"/proc/{pid}")
@@ -237,8 +253,9 @@ def test_the_worker_has_no_way_out_and_few_capabilities(box: Box, over: bool) ->
             kind for kind in ("ipc", "mnt", "net", "uts")
             if os.readlink(here / "ns" / kind) == os.readlink(f"/proc/self/ns/{kind}")
         )  # fmt: skip
-        opened = [os.readlink(here / "fd" / fd).partition(":")[0] for fd in os.listdir(here / "fd")]
-        seen["open"] = sorted(name for name in opened if name != "/")
+        with stopped(pid):
+            opened = [os.readlink(here / "fd" / fd).partition(":")[0] for fd in os.listdir(here / "fd")]
+        seen["open"] = sorted(name for name in opened if not re.fullmatch(r"/(f\d+)?", name))
         status = dict(line.split(":", 1) for line in (here / "status").read_text().splitlines())
         seen["caps"] = {int(status[name], 16) for name in ("CapEff", "CapPrm")}
         seen["inherited"] = {int(status[name], 16) for name in ("CapInh", "CapAmb")}
