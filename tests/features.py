@@ -38,6 +38,7 @@ MOUNT_ATTR_IDMAP = 0x00100000
 PROGRAMS = {
     "busybox": ("busybox", "busybox-static"),
     "catatonit": ("catatonit", "catatonit"),
+    "debootstrap": ("debootstrap", "debootstrap"),
     "docker_registry": ("docker-registry", "docker-registry"),
     "gcc": ("gcc", "gcc libc6-dev"),
     "git": ("git", "git"),
@@ -49,6 +50,7 @@ PROGRAMS = {
     "nft": ("nft", "nftables"),
     "openssl": ("openssl", "openssl"),
     "qemu": ("qemu-system-x86_64", "qemu-system-x86"),
+    "setcap": ("setcap", "libcap2-bin"),
     "skopeo": ("skopeo", "skopeo"),
     "tini": ("tini-static", "tini"),
     "umoci": ("umoci", "umoci"),

@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,20 +50,26 @@ def document(layout: Path, content: Any, media_type: str, **more: Any) -> dict[s
 
 
 def image(
-    layout: Path, *layers: bytes, architecture: str = "", config: dict[str, Any] | None = None
+    layout: Path,
+    *layers: bytes,
+    architecture: str = "",
+    config: dict[str, Any] | None = None,
+    compression: str = "gzip",
+    diff_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The descriptor of an image of these archives, lowest first, each compressed by gzip."""
-    parts = [
-        blob(layout, gzip.compress(layer, 1, mtime=0), "application/vnd.oci.image.layer.v1.tar+gzip")
-        for layer in layers
-    ]
+    """The descriptor of an image of these archives, lowest first, each compressed ("gzip", "zstd", "").
+
+    `diff_ids`: their sums, where they are to be others than they have.
+    """
+    kind = "application/vnd.oci.image.layer.v1.tar" + (f"+{compression}" if compression else "")
+    parts = [blob(layout, compressed(layer, compression), kind) for layer in layers]
     about = {
         "os": "linux",
         "architecture": architecture or oci.platforms()[0][0],
         "config": config or {},
         "rootfs": {
             "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers],
+            "diff_ids": diff_ids or [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers],
         },
     }
     manifest = {
@@ -73,6 +79,14 @@ def image(
         "layers": parts,
     }
     return document(layout, manifest, oci.MANIFESTS[0])
+
+
+def compressed(data: bytes, compression: str) -> bytes:
+    if compression == "gzip":
+        return gzip.compress(data, 1, mtime=0)
+    if compression == "zstd":
+        return subprocess.run(["zstd", "-1q"], input=data, capture_output=True, check=True).stdout
+    return data
 
 
 def index(layout: Path, *manifests: dict[str, Any]) -> dict[str, Any]:
@@ -366,7 +380,7 @@ def answering(answer: Callable[[Request], Answer], tls: tuple[Path, Path] | None
 
 @dataclass(slots=True)
 class Proxy:
-    """Passes bytes on to a registry, and ends each connection after `limit` bytes of answers."""
+    """Passes bytes on to a registry; after `limit` bytes of answers ends a connection, or falls silent."""
 
     host: str
     limit: int
@@ -374,14 +388,17 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def cutting(upstream: str, limit: int) -> Iterator[Proxy]:
-    listener = socket.create_server(("127.0.0.1", 0))
+def cutting(upstream: str, limit: int, *, silent: bool = False, port: int = 0) -> Iterator[Proxy]:
+    listener = socket.create_server(("127.0.0.1", port))
     proxy = Proxy(f"127.0.0.1:{listener.getsockname()[1]}", limit)
     threads = []
+    streams = []
+    over = threading.Event()
 
     def serve(client: socket.socket) -> None:
         address, _, port = upstream.partition(":")
         server = socket.create_connection((address, int(port)))
+        streams.extend((client, server))
         back = threading.Thread(target=answers, args=(server, client))
         back.start()
         with contextlib.suppress(OSError):
@@ -401,6 +418,8 @@ def cutting(upstream: str, limit: int) -> Iterator[Proxy]:
             while left and (data := server.recv(min(left, 1 << 16))):
                 client.sendall(data)
                 left -= len(data)
+        if silent and not left:
+            over.wait()
         _end(client)
 
     def accept() -> None:
@@ -415,9 +434,14 @@ def cutting(upstream: str, limit: int) -> Iterator[Proxy]:
     try:
         yield proxy
     finally:
+        over.set()
         _end(listener)
         listener.close()
         main.join()
+        for stream in streams:  # a client that was cancelled may not have read all
+            _end(stream)
+        for thread in threads:
+            thread.join()
 
 
 def _end(stream: socket.socket) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack.trap import served, trap
 from tests.instance import own_instance
 from tests.lab import Init, Lab, busybox_image, image, lab, loop_disk, server, wait_until
 from vsprov.model.objects import CAPABILITIES
 
-__all__ = ["lab", "loop_disk"]
+__all__ = ["lab", "loop_disk", "served", "trap"]
 
 
 @dataclass(frozen=True, slots=True)

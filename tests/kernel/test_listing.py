@@ -19,8 +19,7 @@ from tests.archives import NET_RAW
 from tests.conftest import Instance
 from tests.kernel.layers import WHEN, differences, put, quiet, seal
 from vsprov.errors import ImageError
-from vsprov.store import durable, limits, listing
-from vsprov.store.limits import Limits
+from vsprov.store import durable, listing
 from vsprov.store.listing import Item
 from vsprov.store.verify import verify
 
@@ -256,9 +255,7 @@ def test_a_damaged_listing_is_told_apart_from_a_damaged_tree(layer: Path) -> Non
         differences(layer)
 
 
-def test_what_no_layer_may_hold_is_refused_and_no_listing_left(
-    layer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_layer_may_hold_is_refused_and_no_listing_left(layer: Path) -> None:
     tree = layer / "tree"
 
     def refusal() -> str:
@@ -277,9 +274,6 @@ def test_what_no_layer_may_hold_is_refused_and_no_listing_left(
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tree / "a/s"))
     assert refusal() == "'a/s': is a socket, which no image may hold"
-    os.unlink(tree / "a/s")
-    monkeypatch.setattr(limits, "LIMITS", Limits(entries=3))
-    assert refusal() == "'etc': is entry number 4; 3 are the most"
 
 
 def test_progress_tells_bytes_and_may_end_the_work_with_nothing_left(layer: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.archives import NET_RAW, archive, folder, hard, link, member, packed
-from tests.kernel.stacks import Box, as_umoci, overlaid
-from tests.trees import Found, listing
+from tests.kernel.stacks import Box, as_umoci, overlaid, same
+from tests.trees import listing
 from vsprov.errors import ImageError
 from vsprov.store.unpacking import NeedsBelow, unpack
 
@@ -75,20 +75,6 @@ ON_OLDER_KERNELS = {  # one for each thing that an overlay writes down
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
     return Box(tmp_path)
-
-
-def same(ours: dict[str, Found], theirs: dict[str, Found]) -> None:
-    """Fail unless the trees are the same.
-
-    umoci leaves directories that no layer holds with the time of unpacking, and those they were put into. A
-    layer that says nothing of the root has one of its own, which a server's upper layer has as well.
-    """
-    assert sorted(ours) == sorted(theirs)
-    if ours["."].modified == 0:
-        theirs = {**theirs, ".": ours["."]}
-    for name, found in theirs.items():
-        now = found.modified > 1_700_000_000 * 10**9
-        assert ours[name] == (found._replace(modified=ours[name].modified) if now else found), name
 
 
 def only_the_overlays_own(tree: Path) -> None:
@@ -277,3 +263,15 @@ def test_what_no_overlay_can_be_made_of_is_told_with_a_hint(box: Box) -> None:
         )  # fmt: skip
     said = "layer.tar: unpack over layers: mount an overlay of 2: Invalid argument"
     assert (str(refused.value), "file system" in refused.value.hint) == (said, True)
+
+
+@pytest.mark.parametrize("length", [512 + 3, 1024], ids=["without padding", "without end"])
+def test_a_layer_may_end_with_its_last_member_but_not_in_it(box: Box, length: int) -> None:
+    path = box.folder / "layer.tar"
+    data = packed(member("a", b"abc"))
+    path.write_bytes(data[:length])
+    tree, _ = box.opened(path, below=())
+    assert (tree / "a").read_bytes() == b"abc"
+    path.write_bytes(data[:514])
+    with pytest.raises(ImageError, match="'a': it is cut short in the middle of this file"):
+        box.opened(path, below=())

@@ -308,7 +308,7 @@ class World:
             case ImportImage(image):
                 spec = objects.write_spec(want[f"Image/{image}"].spec)
                 digest = wanted.digests[image]
-                self.images[image] = ObservedImage(image, digest, wanted.owner, spec["source"])
+                self.images[image] = ObservedImage(image, digest, wanted.owner, spec)
             case RemoveImage(image):
                 if any(guest.image.startswith(f"{image}@") for guest in self.guests.values()):
                     raise Refused(f"{describe(step)}: it is in use")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Problem
-from vsprov.manifest import check, check_object
+from vsprov.manifest import check, check_image, check_object
 from vsprov.manifest.load import load_documents
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "manifest"
@@ -148,7 +148,9 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         check.groups: "no server or pool can have the name",
         check.idle_dependencies: "is listed twice",
         check.cycles: "depends on itself",
+        check.circular_builds: "is built on itself",
         check.missing_images: "there is no Image",
+        check.missing_commands: "brings no command",
         check.missing_quotas: "there is no Quota",
         check.missing_dependencies: "there is no Server",
         check_object.bounds: "is above max",
@@ -157,14 +159,18 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         check_object.least_memory: "nothing can run without memory",
         check_object.pool_rlimits: "a pool cannot share this",
         check_object.notes: "is not a knob",
-        check_object.host_paths: "host.paths[1]",
         check_object.size: "characters, at most 32768",
         check_object.mount_targets: "nothing can be mounted in",
         check_object.mount_kinds: "a bind mount needs a source",
         check_object.working_dir: "spec.init.workingDir: '/srv/..'",
         check_object.command: "the program has no name",
         check_object.capabilities: "is both added and dropped",
+        check_image.host_paths: "host.paths[1]",
+        check_image.oci: "only a registry can be insecure",
+        check_image.build_paths: "servers have a /proc of their own",
+        check_image.build_words: "steps[3].run.user: 'no such'",
     }
     every = [*check.CHECKS, *check.REFERENCES]
-    assert list(words) == [*every, *check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS]
+    alone = (*check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS, *check_image.IMAGE_CHECKS)
+    assert list(words) == [*every, *alone]
     assert [phrase for phrase in words.values() if phrase not in text] == []

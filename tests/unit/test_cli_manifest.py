@@ -137,7 +137,7 @@ def test_a_missing_file_is_named(cli: Cli) -> None:
 def test_render_prints_the_manifest_with_every_default(cli: Cli, right: str) -> None:
     told = cli("render", right)
     assert (told.code, told.err) == (0, "")
-    assert "  hostname: web1\n" in told.out and "    stopSignal: TERM\n" in told.out
+    assert "  hostname: web1\n" in told.out and "    stopTimeout: 10s\n" in told.out
     documents = cli("render", right, "-o", "json").json()["items"]
     assert manifests.load_documents(documents) == manifests.load([right])
 

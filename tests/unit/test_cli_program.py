@@ -35,14 +35,18 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_help_lists_every_verb_with_what_it_does(cli: Cli) -> None:
     told = cli("--help")
-    assert told.code == 0
+    inside = cli("image", "--help")
+    assert (told.code, inside.code) == (0, 0)
     for name, (_, summary) in app.VERBS.items():
-        assert re.search(rf"^  {name} +{re.escape(summary)}$", told.out, re.MULTILINE), name
+        group, space, word = name.rpartition(" ")
+        shown = inside.out if space else told.out
+        assert re.search(rf"^  {word} +{re.escape(summary)}$", shown, re.MULTILINE), name
+        assert not space or re.search(rf"^  {group} +{re.escape(app.GROUPS[group])}$", told.out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("verb", app.VERBS)
 def test_every_verb_explains_itself_with_an_example(cli: Cli, verb: str) -> None:
-    told = cli(verb, "--help")
+    told = cli(*verb.split(), "--help")
     assert told.code == 0
     assert told.out.startswith(f"Usage: vsprov {verb} [OPTIONS]")
     assert app.VERBS[verb][1] in told.out

@@ -11,7 +11,8 @@ import pytest
 from tests.unit.simulate import HOME, Refused, World, apply, number
 from tests.unit.wishes import HOST, V1, V2, device, machine
 from vsprov.model.knobs import BY_PATH
-from vsprov.model.objects import HostSource, Image, Init, Object, Quota, Server, Source
+from vsprov.model.objects import Image, Init, Object, Quota, Server
+from vsprov.model.sources import HostSource, Source
 from vsprov.model.units import MAX, expand_ids
 from vsprov.plan import groups
 from vsprov.plan.observed import Machine, ObservedGroup

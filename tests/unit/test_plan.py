@@ -15,7 +15,6 @@ from vsprov.model import costs
 from vsprov.model.objects import (
     CapabilityChange,
     Dependency,
-    HostSource,
     Image,
     Init,
     Mount,
@@ -23,8 +22,8 @@ from vsprov.model.objects import (
     Quota,
     Security,
     Server,
-    Source,
 )
+from vsprov.model.sources import HostSource, Source
 from vsprov.plan import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange

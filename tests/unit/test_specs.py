@@ -25,7 +25,7 @@ MI = 2**20
 
 def documents(observed: Observed, machine: Machine) -> list[dict[str, Any]]:
     weights = specs.weights(observed, machine)
-    found = [("Image", name, {"source": dict(image.source)}, None) for name, image in observed.images.items()]
+    found = [("Image", name, dict(image.spec), None) for name, image in observed.images.items()]
     found += [
         ("Quota", name, specs.pool_spec(name, pool, machine, weights), None)
         for name, pool in observed.pools.items()

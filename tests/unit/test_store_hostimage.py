@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from vsprov.errors import ImageError
-from vsprov.model.objects import HostSource, Source, TarSource
-from vsprov.store import hostimage, images
+from vsprov.model.objects import Image
+from vsprov.model.sources import HostSource, Source, TarSource
+from vsprov.store import hostimage, sources
+from vsprov.store.instance import Instance
 
 
 def refusal(path: str, state_root: str = "") -> str:
@@ -145,14 +147,20 @@ def test_people_are_left_out_of_passwd_and_group_and_nobody_has_a_password(
 def test_an_image_without_a_source_or_with_one_that_is_not_there_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for source, said in (
-        (Source(), "an image needs one source: host, directory or tar"),
-        (Source(directory=""), "an image needs one source: host, directory or tar"),
-        (Source(tar=TarSource(path="none.tar")), f"{tmp_path}/none.tar: open: No such file or directory"),
+        (Source(), "an image needs one source: host, directory, tar, oci or bootstrap"),
+        (Source(directory=""), "a path is missing"),
+        (
+            Source(tar=TarSource(path=f"{tmp_path}/none.tar")),
+            f"{tmp_path}/none.tar: open: No such file or directory",
+        ),
         (Source(tar=TarSource(path="a\0b")), "'a\\x00b': no path can hold a NUL"),
-        (Source(tar=TarSource(path="fifo")), f"{tmp_path}/fifo: not a file"),
-        (Source(tar=TarSource(path=".")), f"{tmp_path}: not a file"),
-        (Source(directory="none"), f"{tmp_path}/none: open as a directory: No such file or directory"),
+        (Source(tar=TarSource(path=f"{tmp_path}/fifo")), f"{tmp_path}/fifo: not a file"),
+        (Source(tar=TarSource(path=f"{tmp_path}/.")), f"{tmp_path}: not a file"),
+        (
+            Source(directory=f"{tmp_path}/none"),
+            f"{tmp_path}/none: open as a directory: No such file or directory",
+        ),
     ):
         with pytest.raises(ImageError) as refused:
-            images.resolve(source, str(tmp_path))
+            sources.resolve(Instance("vt-x", f"{tmp_path}/root"), Image(source=source))
         assert str(refused.value) == said

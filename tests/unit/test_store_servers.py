@@ -40,7 +40,7 @@ def test_what_is_no_name_never_becomes_a_path(tmp_path: Path, name: str) -> None
     with pytest.raises(FailedError, match="is not a name"):
         servers.remove(instance, name)
     with pytest.raises(FailedError, match="is not a name"):
-        images.remove_image(instance, name)
+        images.remove(instance, name)
 
 
 def test_the_state_folders_are_closed_to_others_and_vanish_when_empty(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_no_content_of_a_record_makes_observing_raise(data: bytes) -> None:
         assert (found.name, found.owner, found.applied) == ("web", None, None)
         assert found.problem.startswith("server.json ")
         (image,) = images.observe(instance).values()
-        assert (image.name, image.owner, image.digest, image.layers) == ("base", None, "", ())
+        assert (image.name, image.owner, image.digest, image.contents) == ("base", None, "", None)
         assert image.problem.startswith("base.json ")
 
 

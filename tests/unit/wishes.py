@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 
 from tests.unit.simulate import HOME, Refused, World
 from vsprov.model.knobs import BY_PATH, Host
-from vsprov.model.objects import (
-    Dependency,
-    HostSource,
-    Image,
-    Init,
-    Mount,
-    Object,
-    Quota,
-    Security,
-    Server,
-    Source,
-)
+from vsprov.model.objects import Dependency, Image, Init, Mount, Object, Quota, Security, Server
+from vsprov.model.sources import HostSource, Source
 from vsprov.model.units import MAX
 from vsprov.plan import groups
 from vsprov.plan.observed import Machine

@@ -42,10 +42,19 @@ VERBS = {
     "exec": ("enter:execute", "Run a command in a running server."),
     "shell": ("enter:shell", "Open a shell in a running server."),
     "logs": ("logs:logs", "Show what a server has written to its console."),
+    "image ls": ("image:ls", "List the images in the store, with their sizes and who uses them."),
+    "image pull": ("image:pull", "Bring images into the store, as their sources are now."),
+    "image rm": ("image:rm", "Remove images that nothing uses."),
+    "image prune": ("image:prune", "Remove what of the store nothing needs."),
+    "image verify": ("image:verify", "Read every file of images again, and tell what has changed."),
+    "image dedupe": ("image:dedupe", "Make identical files of different layers one file."),
+    "image lock": ("image:lock", "Write down which digests the tags of manifests lead to."),
     "ps": ("ps:ps", "List the processes of all servers, as the host sees them."),
     "doctor": ("doctor:doctor", "Show what this host can do, and what it lacks."),
     "version": ("version:version", "Print the version."),
 }
+
+GROUPS = {"image": "Look after the images that servers share."}
 
 BEGINNING = "  vsprov init demo && cd demo\n  vsprov plan servers\n  vsprov apply servers"
 
@@ -54,7 +63,7 @@ class Program(TyperGroup):
     """All verbs. A verb's module is imported when the verb is used, not to list or complete it."""
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**{**given, "commands": {name: Named(name) for name in VERBS}})
+        super().__init__(**{**given, "commands": _commands("")})
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args[-1:] in (["--show-completion"], ["--install-completion"]):
@@ -66,11 +75,37 @@ class Program(TyperGroup):
         return take_as_given(super().get_params(ctx))
 
 
+class Group(TyperGroup):
+    """Verbs that share their first word."""
+
+    def __init__(self, name: str) -> None:
+        context = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        commands = _commands(f"{name} ")
+        super().__init__(
+            name=name,
+            help=GROUPS[name],
+            commands=commands,
+            no_args_is_help=True,
+            context_settings=context,
+            rich_markup_mode=None,
+        )
+
+
+def _commands(prefix: str) -> dict[str, Any]:
+    """{word: command} of all verbs that begin with `prefix`."""
+    found: dict[str, Any] = {}
+    for verb in VERBS:
+        if verb.startswith(prefix):
+            word, space, _ = verb.removeprefix(prefix).partition(" ")
+            found[word] = found.get(word) or (Group(word) if space else Named(verb))
+    return found
+
+
 class Named(TyperCommand):
     """A verb that is only a name yet."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, callback=None, help=VERBS[name][1], rich_markup_mode=None)
+        super().__init__(name.rpartition(" ")[2], callback=None, help=VERBS[name][1], rich_markup_mode=None)
         self.verb = name
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -90,7 +125,7 @@ def load(name: str) -> Any:
     given: str = getattr(function, "examples", "") or module.EXAMPLES
     examples = "\n".join(f"  {line}" for line in given.strip().splitlines())
     app.command(
-        name,
+        name.rpartition(" ")[2],
         cls=kind,
         help=f"{summary}\n\n{cleandoc(function.__doc__ or '')}",
         epilog=f"\b\nExamples:\n{examples}" if examples else None,

@@ -11,6 +11,7 @@ import typer
 from vsprov.cli import saved
 from vsprov.cli.manifest import read, warn
 from vsprov.cli.options import (
+    LOCKED,
     AllowEmpty,
     ChangingVerb,
     DetailedExitcode,
@@ -58,6 +59,7 @@ def apply(
     allow_empty: AllowEmpty = False,
     set_name: SetName = None,
     detailed_exitcode: DetailedExitcode = False,
+    must_be_locked: Annotated[bool, LOCKED] = False,
 ) -> None:
     """Shows the plan, asks, does it, and looks again: what the kernel then has is what the manifest says,
     or the apply has failed and says where. Only what differs is touched. A second apply has nothing to
@@ -83,7 +85,7 @@ def apply(
         owner = owner_set(set_name, given.paths)
         manifest = read(given, settings.instance)
         warn(manifest, settings)
-        want = wanted(settings, manifest, owner, selector, prune, allow_empty)
+        want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes or job is not None, job)

@@ -16,10 +16,15 @@ def servers(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     return _names(_instance(ctx).servers, "")
 
 
+def images(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    """Names of the images in the store."""
+    return _names(_instance(ctx).images, ".json")
+
+
 def objects(ctx: Any, args: list[str], incomplete: str) -> list[str]:
     """Names of what the kind on the command line stands for."""
     if str(ctx.params.get("kind", "")).startswith("image"):
-        return _names(_instance(ctx).images, ".json")
+        return images(ctx, args, incomplete)
     return servers(ctx, args, incomplete)
 
 
@@ -33,7 +38,7 @@ def schemas(ctx: Any, args: list[str], incomplete: str) -> list[str]:
 
 def _instance(ctx: Any) -> Any:
     given = {
-        **(ctx.parent.params if ctx.parent else {}),
+        **(ctx.find_root().params if ctx.parent else {}),
         **{key: value for key, value in ctx.params.items() if value},
     }
     return settings(instance=given.get("instance"), root=given.get("root")).instance

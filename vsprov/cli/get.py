@@ -64,7 +64,8 @@ def get(
         for name in _names(each, chosen, documents.names(each, now)):
             # A manifest keeps what was asked for where others may change what there is.
             ignore = documents.left_to_others(each, name, now) if form == "yaml" else frozenset[str]()
-            made.append(documents.document(each, name, now, ignore))
+            measured = settings.instance if form == "wide" or (form == "json" and chosen) else None
+            made.append(documents.document(each, name, now, ignore, measured=measured))
         items[each] = [
             one
             for one in made

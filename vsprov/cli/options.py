@@ -227,7 +227,7 @@ class Verb(TyperCommand):
         for function in self.shared:
             given = {param.name: ctx.params.pop(param.name) for param in parameters(function)}
             if function is settings and ctx.parent:
-                before = ctx.parent.params
+                before = ctx.find_root().params
                 given = {
                     name: value or before.get(name) if value != "" else value for name, value in given.items()
                 }
@@ -331,6 +331,7 @@ Selector = Annotated[
         help="Only servers with these labels, with their images and quotas: tier=web,env!=dev.",
     ),
 ]
+LOCKED = typer.Option("--locked", help="Refuse a tag that vsprov.lock.yaml has no digest for.")
 Prune = Annotated[
     bool, typer.Option("--prune", help="Also remove what this set made and the manifest no longer has.")
 ]

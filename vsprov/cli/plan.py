@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from vsprov.cli import saved
+from vsprov.cli.lock import locked
 from vsprov.cli.manifest import read, warn
 from vsprov.cli.options import (
+    LOCKED,
     AllowEmpty,
     DetailedExitcode,
     ManifestVerb,
@@ -33,7 +36,14 @@ from vsprov.render.screen import err, out
 
 
 def wanted(
-    settings: Settings, manifest: Manifest, owner: str, selector: str | None, prune: bool, allow_empty: bool
+    settings: Settings,
+    manifest: Manifest,
+    owner: str,
+    selector: str | None,
+    prune: bool,
+    allow_empty: bool,
+    paths: Sequence[str],
+    must_be_locked: bool,
 ) -> Wanted:
     """What an apply of the manifest asks for. UsageError for a --prune that could take more than meant."""
     if prune and selector is not None:
@@ -43,7 +53,7 @@ def wanted(
             f"--prune: the manifest is empty, so everything of set {owner} would go",
             hint="give --allow-empty if that is meant",
         )
-    objects = select(manifest.objects, selector)
+    objects = select(locked(paths, manifest, must=must_be_locked), selector)
     selected = selector is not None
     name = settings.instance.name
     return Wanted(name, f"{name}/{owner}", objects, prune=prune, selected=selected)
@@ -67,6 +77,7 @@ def plan(
     prune: Prune = False,
     allow_empty: AllowEmpty = False,
     set_name: SetName = None,
+    must_be_locked: Annotated[bool, LOCKED] = False,
 ) -> None:
     """Compares the manifest with what the kernel has, field by field, and shows what apply would change and
     what each change costs: live (nothing is interrupted), restart (the server is restarted, its files
@@ -83,7 +94,8 @@ def plan(
     owner = owner_set(set_name, given.paths)
     manifest = read(given, settings.instance)
     warn(manifest, settings)
-    draft = converge.draft(settings.instance, wanted(settings, manifest, owner, selector, prune, allow_empty))
+    want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
+    draft = converge.draft(settings.instance, want)
     if file or form == "json":
         document = saved.document(draft, manifest, owner)
         if file and not draft.plan.problems:
@@ -132,7 +144,7 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
     process.require_root("diff: reading what servers there are")
     manifest = read(given, settings.instance)
     warn(manifest, settings)
-    lines = compare(settings, select(manifest.objects, selector))
+    lines = compare(settings, select(locked(given.paths, manifest, must=False), selector))
     if lines:
         out("\n".join(lines))
         raise typer.Exit(1)

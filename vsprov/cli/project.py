@@ -25,14 +25,15 @@ def owner_set(given: str | None, paths: Sequence[str]) -> str:
     """The set of an apply: as given, or by a project file beside the first path or here, or "default"."""
     if given:
         return _checked(given, "--set-name")
-    for folder in _folders(paths):
+    for folder in folders(paths):
         path = os.path.join(folder, PROJECT)
         if os.path.isfile(path):
             return _read_set(path)
     return DEFAULT_SET
 
 
-def _folders(paths: Sequence[str]) -> list[str]:
+def folders(paths: Sequence[str]) -> list[str]:
+    """Where files of the project may be: in or beside the first path, and here."""
     first = paths[0] if paths and paths[0] != "-" else "."
     inside = [first] if os.path.isdir(first) else []
     return list(dict.fromkeys([*inside, os.path.dirname(os.path.abspath(first)), "."]))

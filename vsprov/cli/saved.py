@@ -27,9 +27,7 @@ LARGEST = 256 << 20
 
 def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
     """The plan as -o json prints it."""
-    plan = replace(
-        draft.plan, inputs_digest=manifest.digest, observed_digest=digest(draft.now.observed)
-    )
+    plan = replace(draft.plan, inputs_digest=manifest.digest, observed_digest=digest(draft.now.observed))
     return to_document(
         plan,
         version=__version__,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from vsprov.errors import UsageError
-from vsprov.model.objects import Object, Server
+from vsprov.model.objects import Image, Object, Server
+from vsprov.model.sources import BuildSource
 
 Labels = Mapping[str, str]
 _KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"
@@ -43,8 +44,12 @@ def _term(text: str) -> Callable[[Labels], bool]:
     return lambda labels: (key in labels) == present
 
 
+def _build(one: Object) -> BuildSource | None:
+    return one.spec.source.build if isinstance(one.spec, Image) else None
+
+
 def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
-    """The servers whose labels are selected, and the images and quotas they use; all without a selector."""
+    """The servers whose labels are selected, and the images and quotas they need; all without a selector."""
     if text is None:
         return tuple(objects)
     selected = parse(text)
@@ -53,4 +58,7 @@ def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
         raise UsageError(f"-l {text}: no server of the manifest has such labels")
     used = {f"Image/{one.spec.image}" for one in servers if isinstance(one.spec, Server)}
     used |= {f"Quota/{one.spec.quota}" for one in servers if isinstance(one.spec, Server)}
+    built_on = {one.address: f"Image/{build.from_}" for one in objects if (build := _build(one))}
+    while more := {built_on[address] for address in used if address in built_on} - used:
+        used |= more
     return tuple(one for one in objects if one in servers or one.address in used)

@@ -14,20 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine import devices, ending, execute, feasible, intent, lock, recover, situation
+from vsprov.engine import devices, ending, execute, feasible, imports, intent, lock, recover, situation
+from vsprov.engine.observe import Since
 from vsprov.engine.schedule import Loop, Wait
 from vsprov.engine.situation import Situation
+from vsprov.engine.threads import Threads
 from vsprov.engine.world import World
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
 from vsprov.kernel.process import ExitInfo
-from vsprov.model.objects import Image, Object
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import MakeGroup, Spawn, Step, Stop, undo_of
-from vsprov.store import images, servers
-from vsprov.store.images import Resolved
+from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied, undo_of
+from vsprov.store import servers
 from vsprov.store.instance import Instance
+from vsprov.store.sources import Resolved
 
 PARALLELISM = 32
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die on the spot after so many steps
@@ -39,6 +40,7 @@ class Report(Protocol):
     def started(self, change: Change) -> None: ...
     def finished(self, change: Change, error: VsprovError | None) -> None: ...
     def say(self, line: str) -> None: ...
+    def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,13 @@ class Outcome:
     exits: Mapping[str, str] = field(default_factory=dict)
 
 
-def draft(instance: Instance, wanted: Wanted) -> Draft:
-    """The plan for what is wanted, as things are now. Reads only."""
-    now = situation.look(instance, wanted.objects)
-    resolved, unusable = resolve_images(instance, wanted.objects)
+def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Draft:
+    """The plan for what is wanted, as things are now. Reads only.
+
+    With `since` servers that have not been touched are not looked at again.
+    """
+    now = situation.look(instance, wanted.objects, since)
+    resolved, unusable = imports.resolve(instance, wanted.objects, fresh=wanted.fresh)
     digests = {name: image.digest for name, image in resolved.items()}
     for problem in unusable:  # which is told, and should not look like a change besides
         name = problem.subject.partition("/")[2]
@@ -76,27 +81,16 @@ def draft(instance: Instance, wanted: Wanted) -> Draft:
         digests[name] = stored.digest if stored else ""
     wanted = replace(wanted, digests=digests)
     plan = reconcile(wanted, now.observed, now.machine)
-    lacking = (*devices.refusals(wanted.objects), *feasible.problems(plan, wanted.objects))
+
+    def brought(image: str) -> Mapping[str, Any] | None:
+        if image in resolved:
+            return resolved[image].config
+        stored = now.observed.images.get(image)
+        return now.observed.defaults.get(stored.digest, {}) if stored else None
+
+    lacking = (*devices.refusals(wanted.objects), *feasible.problems(plan, wanted.objects, brought))
     problems = (*unusable, *lacking, *plan.problems)
     return Draft(replace(plan, problems=problems), wanted, now, resolved)
-
-
-def resolve_images(
-    instance: Instance, objects: Iterable[Object]
-) -> tuple[dict[str, Resolved], list[Problem]]:
-    """{image name: what its source is now}, and what is wrong with the others; contents are read only of a
-    source changed since its import.
-    """
-    records = images.observe(instance)
-    found: dict[str, Resolved] = {}
-    problems = []
-    for one in objects:
-        if isinstance(one.spec, Image):
-            try:
-                found[one.name] = images.resolve(one.spec.source, record=records.get(one.name))
-            except FailedError as error:
-                problems.append(Problem(str(error), None, "spec.source", one.address, error.hint))
-    return found, problems
 
 
 def apply(
@@ -114,7 +108,6 @@ def apply(
     """
     with alone(instance, lock_timeout, report):
         first = draft(instance, wanted)
-        recover.collect_layers(instance, first.now.observed)
         return perform(instance, first, report, approve=approve, parallelism=parallelism)
 
 
@@ -143,6 +136,9 @@ def perform(
     if not approve(first):
         return Outcome(first, approved=False)
     if first.plan.empty:
+        intent.forget(instance)  # of an apply that failed, and that `sweep` has cleared away after
+        recover.collect(instance, first.now.observed)
+        servers.tidy(instance)
         return Outcome(first)
     world = World(
         instance,
@@ -153,6 +149,7 @@ def perform(
         {o.address: o for o in first.wanted.objects},
         first.resolved,
         report.say,
+        Threads(report.progressed),
     )
     steps = [step for change in first.plan.changes for step in change.steps]
     intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
@@ -160,14 +157,18 @@ def perform(
         world.start_spawner()  # it gets ready while images and groups are made
     try:
         errors = run(world, first.plan.changes, report, parallelism)
-        servers.flush(instance)
-        second = None if errors else draft(instance, first.wanted)
+        if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
+            servers.flush(instance)
+        touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
+        since = Since(first.now.observed, touched)
+        again = replace(first.wanted, fresh=False)
+        second = None if errors else draft(instance, again, since)
         exits = endings(world)
     finally:
         world.close()
     if second:
         intent.forget(instance)
-        recover.collect_layers(instance, second.now.observed)
+        recover.collect(instance, second.now.observed)
         servers.tidy(instance)
     return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
 
@@ -228,9 +229,7 @@ def perform_change(world: World, change: Change, report: Report, budget: Budget)
         raise StepError(message, hint=error.hint) from error
 
 
-def take_back(
-    world: World, finished: list[Step]
-) -> Generator[Wait, Any, tuple[bool, list[str]]]:
+def take_back(world: World, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
     """Undo steps, latest first; whether anything was undone, and what could not be."""
     undone, stuck = False, []
     for step in reversed(finished):

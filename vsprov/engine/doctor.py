@@ -367,3 +367,10 @@ def _programs() -> Iterator[Finding]:
         yield Finding(
             "zstd", "degraded", "no zstandard module", "no images from .tar.zst; pip install zstandard"
         )
+    from vsprov.store.sources import bootstrap
+
+    try:
+        yield Finding("bootstrap", "ok", bootstrap.find_program())
+    except HostError as error:
+        said, cost = str(error).rpartition(": ")[2], f"no source.bootstrap; {error.hint}"
+        yield Finding("bootstrap", "degraded", said, cost)

@@ -11,6 +11,7 @@ from vsprov.engine.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.plan import applied, servers, specs
 from vsprov.plan.observed import ObservedGroup, ObservedServer, is_of
+from vsprov.store import sizes
 from vsprov.store.instance import RANGE, Instance
 
 
@@ -42,17 +43,23 @@ def names(kind: str, now: Weighed) -> list[str]:
 
 
 def document(
-    kind: str, name: str, now: Weighed, ignore: frozenset[str] = frozenset()
+    kind: str,
+    name: str,
+    now: Weighed,
+    ignore: frozenset[str] = frozenset(),
+    *,
+    measured: Instance | None = None,
 ) -> dict[str, Any]:
     """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not.
 
-    The knobs in `ignore` are shown as they were applied, whatever the kernel has now.
+    The knobs in `ignore` are shown as they were applied, whatever the kernel has now. What a server has
+    written takes a while to measure, so its size is told only of the instance `measured`.
     """
     observed = now.observed
     metadata: dict[str, Any] = {"name": name}
     if kind == "Image":
         image = observed.images[name]
-        spec: dict[str, Any] = {"source": dict(image.source)}
+        spec: dict[str, Any] = dict(image.spec)
         status: dict[str, Any] = {"digest": image.digest or None, "set": set_of(image.owner)}
     elif kind == "Quota":
         pool = observed.pools[name]
@@ -62,6 +69,8 @@ def document(
         seen = observed.servers[name]
         spec = specs.server_spec(seen, observed, now.machine, now.weights, ignore)
         status = _status(seen, now)
+        if measured is not None:
+            status["usage"]["diskBytes"] = sizes.upper_size(f"{measured.servers}/{name}/upper")
         for key in ("labels", "annotations"):
             if seen.applied and seen.applied.get(key):
                 metadata[key] = dict(seen.applied[key])

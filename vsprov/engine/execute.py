@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Generator
 from typing import Any
 
-from vsprov.engine import ending, request
+from vsprov.engine import ending, imports, request
 from vsprov.engine.schedule import Event, Readable, Wait
 from vsprov.engine.world import SECONDS_TO_DIE, World
 from vsprov.errors import StepError, reason
@@ -49,6 +49,11 @@ from vsprov.store import images, marks, servers
 from vsprov.store.marks import Owner
 
 Doing = Generator[Wait, Any, None]
+# What may be wrong where the spawner failed at a step that begins so.
+HINTS = {
+    "exec": "is the program in the image, and its interpreter?",
+    "working directory": "init.workingDir can name another than the image does",
+}
 # cgroup-v2.rst, "Delegation Containment".
 DELEGATED = ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads")
 LOOKS_AT_THE_DEAD, SECONDS_BETWEEN_LOOKS = 250, 0.02
@@ -202,22 +207,12 @@ def _does_not_die(who: str, pids: list[int]) -> StepError:
 # -- images and directories
 
 
-def import_image(world: World, step: ImportImage) -> None:
-    want = world.wanted[f"Image/{step.image}"]
-    assert isinstance(want.spec, objects.Image)
-    images.import_image(
-        world.instance,
-        step.image,
-        want.spec.source,
-        world.resolved[step.image],
-        _owner(world.owner),
-        world.say,
-    )
-    world.forget_images()
+def import_image(world: World, step: ImportImage) -> Doing:
+    yield from imports.import_image(world, step, _owner(world.owner))
 
 
 def remove_image(world: World, step: RemoveImage) -> None:
-    images.remove_image(world.instance, step.image)
+    images.remove(world.instance, step.image)
 
 
 def make_directory(world: World, step: MakeDirectory) -> None:
@@ -348,12 +343,9 @@ def release(world: World, step: Release) -> Doing:
 def _failed(event: dict[str, Any]) -> StepError:
     said = event.get("message") or (os.strerror(event["errno"]) if event.get("errno") else event["event"])
     path = f": {event['path']}" if event.get("path") else ""
-    hint = (
-        "is the program in the image, and its interpreter?"
-        if str(event.get("step", "")).startswith("exec")
-        else ""
-    )
-    return StepError(f"start: {event.get('step', 'spawn')}{path}: {said}", hint=hint)
+    step = str(event.get("step", "spawn"))
+    hint = next((hint for word, hint in HINTS.items() if step.startswith(word)), "")
+    return StepError(f"start: {step}{path}: {said}", hint=hint)
 
 
 DO: dict[type, Callable[[World, Any], Doing | None]] = {

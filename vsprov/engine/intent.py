@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 from vsprov.kernel import proc
 from vsprov.plan.observed import Process
@@ -24,6 +25,12 @@ def write(instance: Instance, groups: Iterable[str]) -> None:
         file.writelines(f"{group}\n" for group in groups)
 
 
+def add_groups(instance: Instance, groups: Iterable[str]) -> None:
+    """Write down further groups."""
+    with open(path(instance), "a") as file:
+        file.writelines(f"{group}\n" for group in groups)
+
+
 def add_spawner(instance: Instance, spawner: Process) -> None:
     """Write down the process that holds servers at their gates."""
     with open(path(instance), "a") as file:
@@ -31,8 +38,9 @@ def add_spawner(instance: Instance, spawner: Process) -> None:
 
 
 def forget(instance: Instance) -> None:
-    """All of it is made."""
-    os.unlink(path(instance))
+    """All of it is made, or cleared away."""
+    with suppress(FileNotFoundError):
+        os.unlink(path(instance))
 
 
 def groups(instance: Instance) -> list[str]:

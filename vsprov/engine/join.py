@@ -14,6 +14,7 @@ from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Server
 from vsprov.plan import applied
 from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.store import images
 from vsprov.store.instance import Instance
 
 SHELLS = ("/bin/bash", "/bin/sh")
@@ -33,7 +34,7 @@ def run(
     FailedError when the server is not running, EnterError when the command cannot be executed.
     """
     hierarchies, machine, seen = _running(instance, name)
-    return _run(hierarchies, machine, seen, list(command), user, cwd, dict(env or {}), tty)
+    return _run(instance, hierarchies, machine, seen, list(command), user, cwd, dict(env or {}), tty)
 
 
 def shell(
@@ -49,7 +50,9 @@ def shell(
     hierarchies, machine, seen = _running(instance, name)
     for number, program in enumerate(SHELLS):
         try:
-            return _run(hierarchies, machine, seen, [program, "-l"], user, cwd, dict(env or {}), tty)
+            return _run(
+                instance, hierarchies, machine, seen, [program, "-l"], user, cwd, dict(env or {}), tty
+            )
         except enter.EnterError as error:
             if error.exit_code != 127 or number == len(SHELLS) - 1:
                 raise
@@ -75,6 +78,7 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
 
 
 def _run(
+    instance: Instance,
     hierarchies: Hierarchies,
     machine: Machine,
     seen: ObservedServer,
@@ -87,7 +91,8 @@ def _run(
     assert seen.init and seen.group and seen.applied
     spec = applied.to_object(seen.name, seen.applied).spec
     assert isinstance(spec, Server)
-    asked = request.enter_request(spec, command, user=user, cwd=cwd, env=env, machine=machine)
+    config = images.contents(instance, seen.applied["image"]).config
+    asked = request.enter_request(spec, config, command, user=user, cwd=cwd, env=env, machine=machine)
     payload = f"{hierarchies.directory('', seen.group.path)}/exec"
     attach = sorted(
         {

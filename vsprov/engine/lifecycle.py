@@ -115,7 +115,7 @@ def _plan(
         write, mark = _image_record(seen, now.observed) if action != "stop" else ([], [])
         steps: list[Step] = [*write]  # before the stop, for the disk may be full
         if seen.init or seen.populated:
-            stop = stop_step(seen)
+            stop = stop_step(seen, now.observed.defaults)
             steps.append(stop if timeout is None else replace(stop, timeout=timeout))
         if action == "stop":
             steps += [DiscardUpper(seen.name)] if is_ephemeral(seen) else []
@@ -184,7 +184,7 @@ def destroy_all(
     """Remove all that bears this instance's mark, of whichever set, and what is left of the instance."""
     with converge.alone(instance, lock_timeout, report):
         now = situation.look(instance)
-        observed = _as_one_set(now.observed, instance)
+        observed = as_one_set(now.observed, instance)
         owner = f"{instance.name}/*"
         remove = frozenset(_removable(observed, owner, report))
         wanted = Wanted(instance.name, owner, remove=remove)
@@ -203,8 +203,8 @@ def destroy_all(
         return converge.perform(instance, draft, report, approve=approve, parallelism=parallelism)
 
 
-def _as_one_set(observed: Observed, instance: Instance) -> Observed:
-    """The same, where every owner of this instance is the set "*"."""
+def as_one_set(observed: Observed, instance: Instance) -> Observed:
+    """What was observed, where every owner of this instance is the set "*"."""
 
     def one(owner: str | None) -> str | None:
         return f"{instance.name}/*" if is_of(owner, instance.name) else owner

@@ -21,12 +21,13 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
     """Hold the instance's lock; LockedError, naming the holder, when it is not free within `timeout` seconds.
 
     The lock file is opened close-on-exec, so that no child keeps it, and checked to be the one the name still
-    stands for.
+    stands for. Only root may open it: flock(2) asks for no right to write, so whoever may read a file can
+    keep everyone else waiting.
     """
     os.makedirs(instance.run, mode=0o755, exist_ok=True)
     deadline = time.monotonic() + timeout
     while True:
-        fd = os.open(instance.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(instance.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _take(fd, instance, deadline - time.monotonic())
             if _is_named(fd, instance.lock):
@@ -81,5 +82,6 @@ def _take(fd: int, instance: Instance, seconds: float) -> None:
 def _held(fd: int, instance: Instance) -> LockedError:
     holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "a holder that has not said who it is"
     return LockedError(
-        f"{instance.name}: another apply is at work: {holder}", hint="wait for it, or give --lock-timeout 1m"
+        f"{instance.name}: another command is at work: {holder}",
+        hint="wait for it, or give --lock-timeout 1m",
     )

@@ -6,7 +6,9 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from vsprov.engine import intent
 from vsprov.engine.machine import limits_of
@@ -30,12 +32,22 @@ from vsprov.store.instance import Instance
 from vsprov.store.servers import ServerDirectory
 
 
-def observe(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Observed:
-    """Everything of the instance.
+@dataclass(frozen=True, slots=True)
+class Since:
+    """An earlier look, and the names of the servers that may be other than then."""
+
+    observed: Observed
+    touched: frozenset[str]
+
+
+def observe(
+    instance: Instance, hierarchies: Hierarchies, machine: Machine, since: Since | None = None
+) -> Observed:
+    """Everything of the instance; with `since` only what was touched of servers is looked at.
 
     Groups an interrupted apply left unmarked and empty count as absent; `sweep` removes them.
     """
-    return _Observer(instance, hierarchies, machine).observe()
+    return _Observer(instance, hierarchies, machine).observe(since)
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
@@ -72,27 +84,35 @@ class _Observer:
             where = "" if machine.versions[knob.controller] == 2 else side.controller
             self.sides.setdefault(where, []).append(side)
 
-    def observe(self) -> Observed:
+    def observe(self, since: Since | None = None) -> Observed:
+        known = since.observed.servers if since else {}
+        same = {name: seen for name, seen in known.items() if since and name not in since.touched}
         parent = self.group(self.instance.name)
-        directories = servers.observe(self.instance)
+        directories = servers.observe(self.instance, same)
         pools: dict[str, ObservedGroup] = {}
         homes: dict[str, ObservedGroup] = {}
         for name in cgroup.children(self.path("", self.instance.name)) if parent else ():
+            if name in same:
+                continue
             found, role = self.group_and_role(f"{self.instance.name}/{name}")
-            if found is None:
+            if found is None or role == "build":
                 continue
             if role != "pool":
                 homes[name] = found
                 continue
             pools[name] = found
             for child in cgroup.children(self.path("", found.path)):
-                if inner := self.group(f"{found.path}/{child}"):
+                if child not in same and (inner := self.group(f"{found.path}/{child}")):
                     homes[child] = inner
         names = sorted({*homes, *directories})
         return Observed(
-            servers={name: self.server(name, homes.get(name), directories.get(name)) for name in names},
+            servers={
+                **same,
+                **{name: self.server(name, homes.get(name), directories.get(name)) for name in names},
+            },
             pools=pools,
             images={name: _image(record) for name, record in images.observe(self.instance).items()},
+            defaults=_defaults(self.instance),
             parent=parent,
             subtree=self.subtree(""),
         )
@@ -242,6 +262,11 @@ def owner_mark(directory: str) -> tuple[bool, str | None]:
         return False, None
 
 
+def _defaults(instance: Instance) -> dict[str, Mapping[str, Any]]:
+    known = images.manifests(instance)
+    return {digest: made_of.config for digest, made_of in known.items() if made_of and made_of.config}
+
+
 def _image(record: images.ImageRecord) -> ObservedImage:
     # A record that cannot be read, or whose layer is gone, is as good as another digest: the image is
     # imported again.
@@ -249,5 +274,5 @@ def _image(record: images.ImageRecord) -> ObservedImage:
         record.name,
         "" if record.problem else record.digest,
         str(record.owner) if record.owner else None,
-        record.source,
+        record.spec,
     )

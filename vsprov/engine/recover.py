@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from vsprov.engine import intent, observe
+from vsprov.engine import buildserver, intent, observe
 from vsprov.engine.spawn import is_at_gate
 from vsprov.engine.world import SECONDS_TO_DIE
 from vsprov.errors import FailedError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.plan.observed import Observed
-from vsprov.store import images, servers
+from vsprov.store import images, layers, servers
+from vsprov.store.images import Unused
 from vsprov.store.instance import Instance
 
 
@@ -29,6 +30,8 @@ def sweep(instance: Instance, say: Callable[[str], None]) -> None:
     """
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
+    for directory in buildserver.sweep(hierarchies.directory("", instance.name)):
+        say(f"removed {directory}, left by an apply that died")
     for group in reversed(intent.groups(instance)):
         for controller in ("", *hierarchies.v1):
             directory = hierarchies.directory(controller, group)
@@ -36,11 +39,17 @@ def sweep(instance: Instance, say: Callable[[str], None]) -> None:
             if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
                 cgroup.remove(directory)
                 say(f"removed {directory}, left by an apply that died")
+
     def stays(error: FailedError) -> None:
         say(f"{error}; it stays")
         if error.hint:
             say(f"  hint: {error.hint}")
 
+    try:
+        for path in layers.settle(instance):
+            say(f"put right {path}, where a dedupe had died")
+    except FailedError as error:
+        stays(error)
     for path in servers.sweep(instance, stays):
         say(f"removed {path}, left by an apply that died")
 
@@ -72,11 +81,23 @@ def end(pid: int, start: int) -> None:
         os.close(pidfd)
 
 
-def collect_layers(instance: Instance, observed: Observed) -> None:
-    """Remove the layers that no image has and no server runs on."""
+def unused(instance: Instance, observed: Observed, without: Iterable[str] = ()) -> Unused:
+    """What of the store no image but those in `without` has and no server runs on; nothing while it is
+    unknown what some server runs on.
+    """
+    if any(seen.applied is None for seen in observed.servers.values()):
+        return Unused()
     used = {seen.applied["image"] for seen in observed.servers.values() if seen.applied}
-    for layer in images.unused_layers(instance, used):
-        images.remove_layer(instance, layer)
+    return images.unused(instance, used, without)
+
+
+def collect(instance: Instance, observed: Observed) -> None:
+    """Remove from the store what nothing needs.
+
+    After an apply that went well, and not before one: what an earlier one has fetched or built before it
+    failed is what this one goes on from.
+    """
+    images.collect(instance, unused(instance, observed))
 
 
 def withdraw(instance: Instance) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsprov.engine.world import World
-from vsprov.errors import HostError
+from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
+from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.knobs import RLIMITS
-from vsprov.model.objects import CAPABILITIES, Mount, Object, Server
+from vsprov.model.objects import CAPABILITIES, Init, Mount, Object, Server
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
-from vsprov.store import images, servers
-from vsprov.store.images import ImageRecord
+from vsprov.store import layers, servers
+from vsprov.store.hostimage import Bind
 from vsprov.store.instance import RANGE
 
 # What else of /proc and /sys an unprivileged root could read or write that is the host's business; the OCI
@@ -36,26 +37,30 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
     """The spawner's request for a server whose directory and groups are made."""
     spec = server.spec
     assert isinstance(spec, Server)
-    image = world.image(spec.image)
+    image = world.contents(spec.image)
+    init = init_of(spec.init, image.config)
+    if not init.command:
+        hint = "init: {command: [/bin/sh, -c, …]}"
+        raise StepError(lacks_command(spec.image), hint=hint)
     path = f"{world.instance.servers}/{server.name}"
     v1 = sorted({world.directory(name, group) for name in world.hierarchies.v1})
-    mounts = [*_image_binds(image), *(_mount(mount) for mount in spec.mounts)]
+    mounts = [*image_binds(image.binds), *(_mount(mount) for mount in spec.mounts)]
     return {
         "hostname": spec.hostname,
-        "argv": list(spec.init.command),
-        "env": environment(spec),
+        "argv": list(init.command),
+        "env": environment(init),
         "home": True,
-        "cwd": spec.init.working_dir,
-        "user": spec.init.user,
+        "cwd": init.working_dir,
+        "user": init.user,
         "umask": 0o022,
         "no_new_privs": spec.security.no_new_privileges,
         "capabilities": capabilities(spec),
         "rlimits": rlimits(spec, world.machine),
         "oom_score_adj": None,
-        "own_memory": _may_run_out(spec, world.directory("memory", group), mounts),
+        "own_memory": _may_run_out(spec, init, world.directory("memory", group), mounts),
         "id_map": {"base": servers.id_base(world.instance, server.name), "size": RANGE},
         "root": {
-            "lower": [images.layer_path(world.instance, layer) for layer in reversed(image.layers)],
+            "lower": [layers.tree(world.instance, key) for key in reversed(image.layers)],
             "upper": f"{path}/upper",
             "work": f"{path}/work",
             "read_only": spec.security.read_only_root,
@@ -73,7 +78,7 @@ def spawn_request(world: World, server: Object, group: str) -> dict[str, Any]:
     }
 
 
-def _may_run_out(spec: Server, group: str, mounts: Sequence[Mapping[str, Any]]) -> bool:
+def _may_run_out(spec: Server, init: Init, group: str, mounts: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a server could run out of memory before its command is executed.
 
     A pool's may be used up by the others in it; the server's own by what an earlier run has left behind:
@@ -84,20 +89,31 @@ def _may_run_out(spec: Server, group: str, mounts: Sequence[Mapping[str, Any]]) 
         return bool(spec.quota)
     used = cgroup.memory_used(group) or 0
     components = sum(1 + mount["target"].count("/") for mount in mounts)
-    words = sum(len(os.fsencode(word)) for word in (*spec.init.command, *spec.init.env.values()))
+    words = sum(len(os.fsencode(word)) for word in (*init.command, *init.env.values()))
     return bool(limit - used < MEMORY_TO_START + MEMORY_PER_COMPONENT * components + words)
 
 
 def enter_request(
-    spec: Server, argv: list[str], *, user: str | None, cwd: str | None, env: dict[str, str], machine: Machine
+    spec: Server,
+    config: Mapping[str, Any],
+    argv: list[str],
+    *,
+    user: str | None,
+    cwd: str | None,
+    env: dict[str, str],
+    machine: Machine,
 ) -> dict[str, Any]:
-    """What a command that joins a server is run with: the server's own confinement, environment, limits."""
+    """What a command that joins a server is run with: the server's own confinement, environment, limits.
+
+    `config` is what the image it runs on brings.
+    """
+    init = init_of(spec.init, config)
     return {
         "argv": argv,
-        "env": {**environment(spec), **env},
+        "env": {**environment(init), **env},
         "home": True,
-        "cwd": cwd or spec.init.working_dir,
-        "user": spec.init.user if user is None else user,
+        "cwd": cwd or init.working_dir,
+        "user": init.user if user is None else user,
         "umask": 0o022,
         "no_new_privs": spec.security.no_new_privileges,
         "capabilities": capabilities(spec),
@@ -105,8 +121,8 @@ def enter_request(
     }
 
 
-def environment(spec: Server) -> dict[str, str]:
-    return {**DEFAULT_ENV, **spec.init.env}
+def environment(init: Init) -> dict[str, str]:
+    return {**DEFAULT_ENV, **init.env}
 
 
 def capabilities(spec: Server) -> list[int]:
@@ -138,7 +154,8 @@ def _reaper() -> str:
     raise HostError("init.reaper: neither catatonit nor tini is installed on the host", hint=hint)
 
 
-def _image_binds(image: ImageRecord) -> list[dict[str, Any]]:
+def image_binds(binds: Sequence[Bind]) -> list[dict[str, Any]]:
+    """The mounts that an image of the host's own files consists of."""
     return [
         {
             "type": "bind",
@@ -151,7 +168,7 @@ def _image_binds(image: ImageRecord) -> list[dict[str, Any]]:
             "nodev": True,
             "create": True,
         }
-        for bind in image.binds
+        for bind in binds
     ]
 
 

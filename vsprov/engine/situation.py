@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vsprov.engine import machine, observe
+from vsprov.engine.observe import Since
 from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Object
@@ -23,8 +24,11 @@ class Situation:
     observed: Observed
 
 
-def look(instance: Instance, objects: Iterable[Object] = ()) -> Situation:
-    """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only."""
+def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None = None) -> Situation:
+    """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only.
+
+    With `since` servers that have not been touched are taken to be as they were then.
+    """
     hierarchies = cgroup.find()
     host = machine.look(hierarchies, objects, instance.name)
-    return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host))
+    return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host, since))

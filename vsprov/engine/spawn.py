@@ -9,13 +9,15 @@ A request is a dict of plain values. Paths are absolute; all text may hold any b
     user             "USER[:GROUP]", names or numbers, by the server's own /etc/passwd and /etc/group
     capabilities     numbers: the bounding set; for root also the permitted and effective one
     no_new_privs     bool
+    host_network     optional: true to stay in the host's network namespace; there is no /sys then
     seccomp          optional: a classic BPF filter, packed struct sock_filter; not asked for yet
     rlimits          [(number, soft, hard)], -1 for none; of open files, if not given, those the spawner
                      was started with
     oom_score_adj    int or None; not asked for yet
     id_map           {"base", "size"} of its user namespace, None for none
     root             {"lower": [topmost first], "upper", "work", "read_only", "mount_at"}; without an upper
-                     (None) it is read-only; mount_at: any directory, all servers may have the same
+                     (None) it is read-only; mount_at: any directory, all servers may have the same;
+                     optional "to_layer": true where the upper layer is to become one that stands for itself
     mounts           in their order; both kinds with "read_only", "nosuid", "nodev" (by default), "create" (by
                      default) and "noexec" (not asked for yet)
                        {"type": "tmpfs", "target", "size", "mode"}

@@ -8,13 +8,16 @@ from typing import Any
 
 from vsprov.engine import intent
 from vsprov.engine.spawn import Spawner
-from vsprov.kernel import process
+from vsprov.engine.threads import Threads
+from vsprov.errors import FailedError
+from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Object
 from vsprov.plan.observed import Machine, Observed, Process
 from vsprov.store import images, servers
-from vsprov.store.images import ImageRecord, Resolved
+from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
+from vsprov.store.sources import Resolved
 
 SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the kernel
 
@@ -24,7 +27,8 @@ class World:
     """Mutable: one per apply.
 
     `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
-    it; `fresh` are groups whose payload nothing has run in yet, `stopped` those whose server was stopped.
+    it; `builds` are the groups of builds, and `made_parent` whether one of them had to make the group above
+    all; `fresh` are groups whose payload nothing has run in yet, `stopped` those whose server was stopped.
     """
 
     instance: Instance
@@ -35,10 +39,13 @@ class World:
     wanted: Mapping[str, Object] = field(default_factory=dict)
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
+    threads: Threads = field(default_factory=lambda: Threads(lambda *told: None))
     inits: dict[str, Process] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     spawned: dict[str, int] = field(default_factory=dict)
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    builds: list[str] = field(default_factory=list)
+    made_parent: bool = False
     fresh: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
     spawner: Spawner | None = None
@@ -64,7 +71,10 @@ class World:
         return self.spawner
 
     def close(self) -> None:
-        """End the spawner: what waits at a gate ends with it."""
+        """End the imports, the builds, and the spawner: what waits at a gate ends with it."""
+        self.threads.close()
+        for group in self.builds:
+            cgroup.end(group, SECONDS_TO_DIE)
         if self.spawner is not None:
             self.spawner.close()
             self.spawner = None
@@ -81,6 +91,13 @@ class World:
         if self._records is None or name not in self._records:
             self._records = images.observe(self.instance)
         return self._records[name]
+
+    def contents(self, name: str) -> Contents:
+        """What an image in the store is made of. FailedError when not all of it is there."""
+        record = self.image(name)
+        if record.contents is None or record.problem:
+            raise FailedError(f"image {name} cannot be used: {record.problem}")
+        return record.contents
 
     def forget_images(self) -> None:
         self._records = None

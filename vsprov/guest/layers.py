@@ -122,7 +122,7 @@ def make_root(root: dict[str, Any], userns: int | None, unmapped: list[str]) -> 
         if alone:
             return trees.pop(), trees
         if _lower_by == BY_FD:
-            return _overlay(trees, upper, root["work"], attributes), trees
+            return _overlay(trees, root, attributes), trees
         made = _overlay_of_attached(trees, root, attributes)
     except OSError:
         for tree in trees:
@@ -147,19 +147,19 @@ def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int
         finally:
             os.close(place)
         try:
-            return _overlay(trees, root["upper"], root["work"], attributes)
+            return _overlay(trees, root, attributes)
         except OSError as error:
             # What a kernel says, some only when the mount is made, to an option it does not know.
             if error.errno != EINVAL or _lower_by == JOINED:
                 raise
         _lower_by = JOINED
-        return _overlay(trees, root["upper"], root["work"], attributes)
+        return _overlay(trees, root, attributes)
     finally:
         setns(home, CLONE_NEWNS)
         os.close(home)
 
 
-def _overlay(lower: list[int], upper: str | None, work: str | None, attributes: int) -> int:
+def _overlay(lower: list[int], root: dict[str, Any], attributes: int) -> int:
     """Overlay over the lower trees, topmost first; by fds, so that no `:` `,` or backslash is parsed."""
     context = fsopen(b"overlay")
     held = [context]
@@ -172,7 +172,14 @@ def _overlay(lower: list[int], upper: str | None, work: str | None, attributes: 
                 fsconfig(context, FSCONFIG_SET_FD, b"lowerdir+", None, tree)
             else:
                 fsconfig(context, FSCONFIG_SET_STRING, b"lowerdir+", b"/proc/self/fd/%d" % tree)
-        for key, path in ((b"upperdir", upper), (b"workdir", work)):
+        # With an index, writing to one name of a file that has several in the layers changes all of them, and
+        # files made one to save space are no links of each other (overlayfs.rst, "Non-standard behavior").
+        fsconfig(context, FSCONFIG_SET_STRING, b"index", b"off")
+        if root.get("to_layer"):
+            # What these leave in the upper layer refers to what is below, and some kernels have them on.
+            for key in (b"redirect_dir", b"metacopy"):
+                fsconfig(context, FSCONFIG_SET_STRING, key, b"off")
+        for key, path in ((b"upperdir", root["upper"]), (b"workdir", root["work"])):
             if path is not None:
                 held.append(os.open(path, O_PATH | os.O_DIRECTORY))
                 fsconfig(context, FSCONFIG_SET_STRING, key, b"/proc/self/fd/%d" % held[-1])

@@ -280,6 +280,8 @@ def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
     flags, cgroup, console = NAMESPACES, 0, -1
     if request["id_map"]:
         flags |= CLONE_NEWUSER
+    if request.get("host_network"):
+        flags &= ~CLONE_NEWNET
     if request["reaper"] is not None:
         at("reaper")
         os.dup2(sealed_copy(request["reaper"]), REAPER, False)

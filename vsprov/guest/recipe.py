@@ -94,15 +94,18 @@ def write_server(p: Recipe, spawn: dict[str, Any], console: int, ids: Ids | None
         path=place,
     )
     _receive(p, free - FIRST_MOUNT)
-    mapped, payload = spawn["id_map"] is not None, spawn["cgroup"]["payload"] is not None
-    add_part(p, ("namespaces", mapped, free), lambda q: _namespaces(q, mapped, free))
+    mapped = spawn["id_map"] is not None
+    # The kernel lets only the owner of a network namespace mount its /sys and change its links.
+    network = not spawn.get("host_network")
+    add_part(p, ("namespaces", mapped, network, free), lambda q: _namespaces(q, mapped, network, free))
     p.step, hostname = "hostname", os.fsencode(spawn["hostname"])
     p.call("sethostname", hostname, len(hostname), path=spawn["hostname"])
-    add_part(p, ("root", layers, free), lambda q: _root(q, layers, free))
+    add_part(p, ("root", layers, network, free), lambda q: _root(q, layers, network, free))
     if mapped and CAP_SYS_ADMIN not in spawn["capabilities"]:
         add_part(p, ("alone", free), lambda q: _forbid_user_namespaces(q, free))
     dev, silent = FIRST_MOUNT + 1 + layers, console < 0
-    add_part(p, ("dev", dev, free, payload), lambda q: _dev(q, dev, free, payload))
+    groups = network and spawn["cgroup"]["payload"] is not None
+    add_part(p, ("dev", dev, free, groups), lambda q: _dev(q, dev, free, groups))
     add_part(p, ("stdin", silent, dev, free), lambda q: _stdin(q, silent, dev, free))
     # Before the manifest's mounts: what these are made over, the server may have chosen.
     masks, read_only = tuple(spawn["masks"]), tuple(spawn["read_only_paths"])
@@ -150,7 +153,7 @@ def _receive(p: Program, count: int) -> None:
         count -= FDS_PER_MESSAGE
 
 
-def _namespaces(p: Program, mapped: bool, free: int) -> None:
+def _namespaces(p: Program, mapped: bool, network: bool, free: int) -> None:
     """Become the root of the user namespace and finish the others."""
     p.step = "user namespace"
     if mapped:
@@ -160,13 +163,15 @@ def _namespaces(p: Program, mapped: bool, free: int) -> None:
     p.call("setgroups", 0, None)
     p.step = "cgroup namespace"
     p.call("unshare", CLONE_NEWCGROUP)
+    if not network:
+        return
     p.step = "loopback"
     p.call("socket", AF_INET, SOCK_DGRAM | os.O_CLOEXEC, 0, want=free)
     p.call("ioctl", free, SIOCSIFFLAGS, pack("16sH22x", b"lo", IFF_UP))
     p.call("close", free)
 
 
-def _root(p: Program, layers: int, free: int) -> None:
+def _root(p: Program, layers: int, network: bool, free: int) -> None:
     """Make the first mount the root, with /proc and /sys, and drop the host's mounts.
 
     /proc and /sys come before the drop: the kernel gives a user namespace new ones only while it still sees
@@ -178,7 +183,8 @@ def _root(p: Program, layers: int, free: int) -> None:
         p.move_mount(layer, PLACE)
     p.move_mount(FIRST_MOUNT, PLACE)
     p.call("fchdir", FIRST_MOUNT)
-    for name, kind, flags in ((b"proc", b"proc", PRIVATE), (b"sys", b"sysfs", PRIVATE | MS_RDONLY)):
+    kinds = ((b"proc", b"proc", PRIVATE), (b"sys", b"sysfs", PRIVATE | MS_RDONLY))
+    for name, kind, flags in kinds if network else kinds[:1]:
         p.step = f"mount /{os.fsdecode(name)}"
         _plain_directory(p, name, free)
         p.call("fchdir", free)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import select
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -185,6 +186,22 @@ def kill(directory: str) -> None:
     """SIGKILL to everything in a cgroup2 group and below it, frozen or not (cgroup.kill, since 5.14)."""
     if os.path.isdir(directory):
         write(f"{directory}/cgroup.kill", "1")
+
+
+def end(directory: str, seconds: float) -> None:
+    """Kill everything in a cgroup2 group and remove it. OSError, ETIMEDOUT, for what does not die in time."""
+    if populated(directory):
+        fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kill(directory)
+            poll = select.poll()
+            poll.register(fd, select.POLLPRI | select.POLLERR)
+            while b"populated 1" in os.pread(fd, 4096, 0):
+                if not poll.poll(seconds * 1000):
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
+        finally:
+            os.close(fd)
+    remove(directory)
 
 
 def remove(directory: str) -> None:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vsprov.errors import Problem
-from vsprov.manifest import check_object
+from vsprov.manifest import check_image, check_object
 from vsprov.manifest.check_object import MOST_SUGGESTIONS, NAME
 from vsprov.manifest.problems import Path, did_you_mean, position_of
 from vsprov.manifest.resolve import Item
-from vsprov.model.objects import Quota, Server
+from vsprov.model.defaults import lacks_command
+from vsprov.model.objects import Image, Quota, Server
 
 # Every cgroup v1 directory has a file `tasks`, so that no group can be made there (mkdir(2): EEXIST).
 RESERVED = {"tasks": "every cgroup has a file of this name", "host": "it means the machine itself"}
 SPEC_IMAGE: Path = ("spec", "image")
 SPEC_QUOTA: Path = ("spec", "quota")
+BUILT_FROM: Path = ("spec", "source", "build", "from")
 MOST_CYCLES = 20
 
 
@@ -35,6 +37,13 @@ class Draft:
     def names(self, kind: str) -> set[str]:
         """The names of a kind, also of those that could not be read further."""
         return {address.partition("/")[2] for address in self.by_address if address.startswith(f"{kind}/")}
+
+    def built(self) -> Iterator[tuple[Item, str]]:
+        """The images that are built on another, with its name."""
+        for item in self.items:
+            spec = item.object.spec if item.object is not None else None
+            if isinstance(spec, Image) and spec.source.build is not None:
+                yield item, spec.source.build.from_
 
     def servers(self) -> Iterator[tuple[Item, Server]]:
         for item in self.items:
@@ -56,6 +65,9 @@ def check(
     found = [problem for one in checks for problem in one(draft)]
     for item in items:
         found += check_object.check(item)
+        if item.object is not None and isinstance(item.object.spec, Image):
+            for each in check_image.IMAGE_CHECKS:
+                found += each(item, item.object.spec)
     return found
 
 
@@ -85,11 +97,23 @@ def groups(draft: Draft) -> Iterator[Problem]:
 
 
 def missing_images(draft: Draft) -> Iterator[Problem]:
-    uses = ((item, SPEC_IMAGE, server.image) for item, server in draft.servers())
+    uses = [(item, SPEC_IMAGE, server.image) for item, server in draft.servers()]
+    uses += [(item, BUILT_FROM, name) for item, name in draft.built()]
     if draft.images is None:
         yield from _missing("Image", draft.names("Image"), uses, elsewhere="apply needs it in the store")
     else:
         yield from _missing("Image", draft.names("Image") | draft.images, uses)
+
+
+def missing_commands(draft: Draft) -> Iterator[Problem]:
+    """Only images of the OCI kind, and what is built on others, bring a command."""
+    for item, server in draft.servers():
+        other = draft.by_address.get(f"Image/{server.image}")
+        spec = other.object.spec if other is not None and other.object is not None else None
+        bare = isinstance(spec, Image) and spec.source.oci is None and spec.source.build is None
+        if bare and not server.init.command:
+            message = lacks_command(server.image)
+            yield item.problem(("spec", "init", "command"), message, "command: [/bin/sh, -c, …]")
 
 
 def missing_quotas(draft: Draft) -> Iterator[Problem]:
@@ -123,6 +147,23 @@ def idle_dependencies(draft: Draft) -> Iterator[Problem]:
 def cycles(draft: Draft) -> Iterator[Problem]:
     """Cycles, each at the dependency that closes it, and not more than a few."""
     yield from itertools.islice(_cycles(draft), MOST_CYCLES)
+
+
+def circular_builds(draft: Draft) -> Iterator[Problem]:
+    """Images that are built on themselves, by way of others or not."""
+    base = {item.address.partition("/")[2]: (item, name) for item, name in draft.built()}
+    done: set[str] = set()
+    for start in base:
+        way: list[str] = []
+        name = start
+        while name in base and name not in done:
+            if name in way:
+                shown = " → ".join([*way[way.index(name) :], name])
+                yield base[way[-1]][0].problem(BUILT_FROM, f"is built on itself: {shown}")
+                break
+            way.append(name)
+            name = base[name][1]
+        done.update(way)
 
 
 def _cycles(draft: Draft) -> Iterator[Problem]:
@@ -187,9 +228,11 @@ CHECKS: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     groups,
     idle_dependencies,
     cycles,
+    circular_builds,
 )
 REFERENCES: tuple[Callable[[Draft], Iterator[Problem]], ...] = (
     missing_images,
+    missing_commands,
     missing_quotas,
     missing_dependencies,
 )

@@ -113,20 +113,13 @@ def notes(item: Item, read: Object) -> Iterator[Problem]:
             yield item.problem(path, message, "other prefixes are yours")
 
 
-def host_paths(item: Item, read: Object) -> Iterator[Problem]:
-    host = read.spec.source.host if isinstance(read.spec, Image) else None
-    for i, path in enumerate(host.paths if host else ()):
-        wrong = _wrong_path(path)
-        if wrong:
-            yield item.problem(("spec", "source", "host", "paths", i), wrong)
-
-
 def size(item: Item, read: Object) -> Iterator[Problem]:
     """What is said of an object must fit where it is kept."""
     length = _length((read.labels, read.annotations))
     if isinstance(read.spec, Server):
         paths = [(mount.target, mount.source or "") for mount in read.spec.mounts]
-        length += _length((read.spec.init.env, read.spec.init.command, paths))
+        init = read.spec.init
+        length += _length((init.env, init.command, init.args, paths))
     if length > MOST_TEXT:
         what = "its command, env, mounts, labels and annotations"
         message = f"{what} are {length} characters, at most {MOST_TEXT}"
@@ -176,7 +169,6 @@ OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
     least_memory,
     pool_rlimits,
     notes,
-    host_paths,
     size,
 )
 
@@ -185,11 +177,11 @@ def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
     last = None
     for i, mount in enumerate(server.mounts):
         path: Path = ("spec", "mounts", i, "target")
-        wrong = _wrong_path(mount.target)
-        inside = next((folder for folder in KERNEL_FOLDERS if _is_below(mount.target, folder)), None)
+        wrong = wrong_path(mount.target)
+        inside = next((folder for folder in KERNEL_FOLDERS if is_below(mount.target, folder)), None)
         if wrong:
             yield item.problem(path, wrong)
-        elif inside and not _is_below(mount.target, SHARED_MEMORY):
+        elif inside and not is_below(mount.target, SHARED_MEMORY):
             yield item.problem(path, f"nothing can be mounted in {inside}", f"only {SHARED_MEMORY} is free")
         if mount.target == last:
             yield _at_last_mount(item, mount.target)
@@ -201,7 +193,7 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
         path: Path = ("spec", "mounts", i)
         if mount.type == "bind":
             source = mount.source
-            wrong = "a bind mount needs a source" if source is None else _wrong_path(source, root="")
+            wrong = "a bind mount needs a source" if source is None else wrong_path(source, root="")
             if wrong:
                 yield item.problem((*path, "source"), wrong)
         for name, default in _FOREIGN[mount.type].items():
@@ -210,7 +202,7 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
-    wrong = _wrong_path(server.init.working_dir, root="")
+    wrong = wrong_path(server.init.working_dir or "/", root="")
     if wrong:
         yield item.problem(("spec", "init", "workingDir"), wrong)
 
@@ -232,7 +224,7 @@ _FOREIGN: Mapping[str, dict[str, Any]] = {
 }
 
 
-def _wrong_path(path: str, *, root: str = "the root itself cannot be meant here") -> str:
+def wrong_path(path: str, *, root: str = "the root itself cannot be meant here") -> str:
     """Why a path is none that means the same to everyone; "" if it is one."""
     if path == "/":
         return root
@@ -242,7 +234,7 @@ def _wrong_path(path: str, *, root: str = "the root itself cannot be meant here"
     return f"{quoted(path)} is spelt in a roundabout way; write {plain}" if path != plain else ""
 
 
-def _is_below(path: str, folder: str) -> bool:
+def is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 

@@ -17,7 +17,8 @@ from vsprov.manifest.text import MAX_TEXT, decode
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json", ".yaml.j2", ".yml.j2")
-PROJECT = "vsprov.yaml"  # says things of the manifests beside it and is none itself
+# These say things of the manifests beside them and are none themselves.
+PROJECT, LOCK = "vsprov.yaml", "vsprov.lock.yaml"
 
 
 def find(paths: Sequence[str], recursive: bool) -> list[str]:
@@ -87,7 +88,9 @@ def _walk(directory: str, top: str, recursive: bool, problems: list[Problem]) ->
         if entry.is_dir(follow_symlinks=False):
             if recursive:
                 yield from _walk(entry.path, top, recursive, problems)
-        elif entry.name.endswith(SUFFIXES) and entry.name != PROJECT and not os.path.isdir(entry.path):
+        elif entry.name in (PROJECT, LOCK):
+            continue
+        elif entry.name.endswith(SUFFIXES) and not os.path.isdir(entry.path):
             target = os.path.realpath(entry.path)
             if os.path.commonpath((top, target)) == top:
                 yield entry.path

@@ -32,8 +32,7 @@ Parse = Callable[[Any], Any]
 # Keys and values that the format has names for and this version does nothing with yet.
 LATER_KINDS = ("Network", "Volume")
 LATER_KEYS = frozenset(
-    "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices "
-    "oci bootstrap build disk network".split()
+    "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices disk network".split()
 )
 LATER_VALUES = frozenset(("systemd", "volume", "ready"))
 

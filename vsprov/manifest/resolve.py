@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.errors import Position, Problem
@@ -14,7 +13,7 @@ from vsprov.manifest.text import Document
 from vsprov.model import units
 from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS
-from vsprov.model.objects import Image, Object, Quota, Server, Source, Spec, read_resources, read_spec
+from vsprov.model.objects import Image, Object, Quota, Server, Spec, read_resources, read_spec
 from vsprov.model.units import UnitError
 
 _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
@@ -170,20 +169,30 @@ def _server(raw: Mapping[str, Any], name: str, quota: Item | None, report: Any) 
         return None, merged
     mounts = tuple(sorted(spec.mounts, key=lambda mount: mount.target))  # parents before what is in them
     ordered = {path: resources[path] for path in sorted(resources, key=_ORDER.__getitem__)}
-    return dataclasses.replace(spec, resources=ordered, mounts=mounts), merged
+    return replace(spec, resources=ordered, mounts=mounts), merged
 
 
 def _with_absolute_paths(image: Image, document: Document) -> Image:
     source = image.source
     where = document.positions.get(())
     folder = os.path.realpath(os.path.dirname(where.file) if where else "")
-    tar = source.tar and dataclasses.replace(source.tar, path=_absolute(folder, source.tar.path))
-    directory = source.directory and _absolute(folder, source.directory)
-    return Image(source=Source(host=source.host, directory=directory, tar=tar))
 
+    def place(path: str | None) -> Any:
+        return path and os.path.normpath(os.path.join(folder, path))
 
-def _absolute(folder: str, path: str) -> str:
-    return os.path.normpath(os.path.join(folder, path))
+    tar, oci, build = source.tar, source.oci, source.build
+    if tar is not None:
+        tar = replace(tar, path=place(tar.path))
+    if oci is not None:
+        oci = replace(oci, layout=place(oci.layout), archive=place(oci.archive))
+    if build is not None:
+        steps = (
+            replace(step, copy=replace(step.copy, source=place(step.copy.source))) if step.copy else step
+            for step in build.steps
+        )
+        build = replace(build, steps=tuple(steps))
+    found = replace(source, directory=place(source.directory), tar=tar, oci=oci, build=build)
+    return replace(image, source=found)
 
 
 def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterable[Problem]:

@@ -10,13 +10,13 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vsprov.manifest import words
 from vsprov.manifest.words import Schema
-from vsprov.model import objects
+from vsprov.model import objects, sources
 from vsprov.model.fields import camel
 from vsprov.model.knobs import KNOBS
 
@@ -78,16 +78,46 @@ def to_text(schema: Schema) -> str:
 
 
 def _image() -> Schema:
+    env = {"propertyNames": words.INIT["env"]["propertyNames"], "additionalProperties": words.WORD}
+    run = _model(
+        sources.RunStep, {**words.RUN_STEP, "env": {**words.RUN_STEP["env"], **env}}, needed=("command",)
+    )
+    steps = {
+        "copy": {**words.STEP["copy"], **_model(sources.CopyStep, words.COPY_STEP)},
+        "write": {**words.STEP["write"], **_model(sources.WriteStep, words.WRITE_STEP)},
+        "run": {**run, **words.STEP["run"]},
+    }
+    defaults = _model(sources.Defaults, {**words.DEFAULTS, "env": {**words.DEFAULTS["env"], **env}})
+    build = {
+        **words.BUILD_SOURCE,
+        "steps": {
+            **words.BUILD_SOURCE["steps"],
+            "items": _one_of(_model(sources.Step, steps), steps),
+            "maxItems": 500,
+        },
+        "defaults": {**words.BUILD_SOURCE["defaults"], **defaults},
+    }
+    oci = _one_of(_model(sources.OciSource, words.OCI_SOURCE), ("ref", "layout", "archive"))
     keys = {
         **words.SOURCE,
-        "host": {**words.SOURCE["host"], **_model(objects.HostSource, words.HOST_SOURCE)},
-        "tar": {**words.SOURCE["tar"], **_model(objects.TarSource, words.TAR_SOURCE)},
+        "host": {**words.SOURCE["host"], **_model(sources.HostSource, words.HOST_SOURCE)},
+        "tar": {**words.SOURCE["tar"], **_model(sources.TarSource, words.TAR_SOURCE)},
+        "oci": {**words.SOURCE["oci"], **oci},
+        "bootstrap": {
+            **words.SOURCE["bootstrap"],
+            **_model(sources.BootstrapSource, words.BOOTSTRAP_SOURCE),
+        },
+        "build": {**words.SOURCE["build"], **_model(sources.BuildSource, build)},
     }
     about = f"Where the image comes from: exactly one of {', '.join(keys)}."
-    one = [{"required": [key]} for key in keys]
-    return _model(
-        objects.Image, {"source": {"description": about, **_model(objects.Source, keys), "oneOf": one}}
-    )
+    limits = {**words.IMAGE["limits"], **_model(sources.ImageLimits, words.LIMITS)}
+    source = {"description": about, **_one_of(_model(sources.Source, keys), keys)}
+    return _model(objects.Image, {"source": source, "limits": limits})
+
+
+def _one_of(schema: Schema, keys: Iterable[str]) -> Schema:
+    """The schema, where exactly one of the keys is there."""
+    return {**schema, "oneOf": [{"required": [key]} for key in keys]}
 
 
 def _quota() -> Schema:
@@ -105,7 +135,7 @@ def _server() -> Schema:
     keys = {
         **words.SERVER,
         "resources": {**words.SERVER["resources"], **_resources()},
-        "init": {**words.SERVER["init"], **_model(objects.Init, words.INIT, needed=("command",))},
+        "init": {**words.SERVER["init"], **_model(objects.Init, words.INIT)},
         "mounts": {**words.SERVER["mounts"], "items": _model(objects.Mount, words.MOUNT)},
         "security": {**words.SERVER["security"], **_model(objects.Security, security)},
         "dependsOn": {**words.SERVER["dependsOn"], "items": _model(objects.Dependency, words.DEPENDENCY)},
@@ -143,10 +173,15 @@ def _model(
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if key in needed or (default is dataclasses.MISSING and key not in optional):
             required.append(key)
-        elif default not in (None, dataclasses.MISSING) and "one" not in field.metadata:
+        elif default == () and "minItems" in properties[key]:
+            continue  # the default is what no manifest can spell
+        elif default not in (None, dataclasses.MISSING, {}) and "one" not in field.metadata:
             dump = field.metadata.get("dump")
             properties[key]["default"] = dump(default) if dump else [] if default == () else default
     return _closed(properties, required=required)
+
+
+_TYPES = {str: "string", bool: "boolean", int: "integer"}
 
 
 def _annotated(hint: Any) -> Schema:
@@ -155,8 +190,8 @@ def _annotated(hint: Any) -> Schema:
         return {"type": "string", "enum": list(get_args(hint))}
     if get_origin(hint) is tuple:
         return {"type": "array"}
-    if hint in (str, bool):
-        return {"type": "string" if hint is str else "boolean"}
+    if hint in _TYPES:
+        return {"type": _TYPES[hint]}
     options = [option for option in get_args(hint) if option is not type(None)]
     return _annotated(options[0]) if len(options) == 1 else {"type": "object"}
 

@@ -97,39 +97,172 @@ TAR_SOURCE: Schema = {
         "patternErrorMessage": "is not a SHA-256: 64 of 0-9 and a-f",
     },
 }
+OCI_SOURCE: Schema = {
+    "ref": {
+        "description": "An image in a registry: docker.io/library/debian:12.",
+        "maxLength": 512,
+        "pattern": r"^[A-Za-z0-9\[][A-Za-z0-9._:/@\[\]-]*$",
+        "patternErrorMessage": "is not a reference to an image; write registry/repository:tag",
+    },
+    "layout": {**PATH, "description": "A folder in the OCI image layout; relative to the manifest."},
+    "archive": {
+        **PATH,
+        "description": "A file of docker save, podman save or skopeo copy; relative to the manifest.",
+    },
+    "name": {
+        "description": "Which image of a layout or archive that holds several.",
+        "maxLength": 512,
+        "pattern": r"^[A-Za-z0-9._:/@+-]+$",
+        "patternErrorMessage": "is not the name of an image",
+    },
+    "digest": {
+        "description": "What the reference must lead to, whatever its tag says by now.",
+        "pattern": "^sha256:[0-9a-f]{64}$",
+        "patternErrorMessage": "is not a digest: sha256: and 64 of 0-9 and a-f",
+    },
+    "insecure": {
+        "description": "Allow a registry without TLS, or with a certificate that nobody known has signed."
+    },
+}
+_PACKAGE: Schema = {
+    "type": "string",
+    "pattern": "^[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9-]+)?$",
+    "patternErrorMessage": "is not the name of a package",
+}
+BOOTSTRAP_SOURCE: Schema = {
+    "suite": {
+        "description": "The release: bookworm, stable, noble, …",
+        "maxLength": 64,
+        "pattern": "^[a-z][a-z0-9.-]*$",
+        "patternErrorMessage": "is not the name of a suite",
+    },
+    "packages": {
+        "description": "Packages to install besides those of the variant.",
+        "items": _PACKAGE,
+        "maxItems": 1000,
+    },
+    "mirror": {
+        "description": "Where the packages come from; the program's own choice if absent.",
+        "maxLength": 512,
+        "pattern": r"^(https?|file|copy)://?[^\s,'\"\\]+$",
+        "patternErrorMessage": "is not the address of a mirror, as http://deb.debian.org/debian",
+    },
+    "components": {
+        "description": "Parts of the archive.",
+        "items": {**_PACKAGE, "patternErrorMessage": "is not a component: main, contrib, non-free, …"},
+        "minItems": 1,
+        "maxItems": 16,
+    },
+    "variant": {"description": "minbase: what apt needs. standard: also what every Debian has."},
+}
+_OWNER: Schema = {"type": ["string", "integer"], "description": "UID or UID:GID of what is made."}
+_MODE: Schema = {
+    "pattern": "^[0-7]{3,4}$",
+    "patternErrorMessage": 'is not a file mode; write "0644" or "755"',
+}
+_TARGET: Schema = {**ABSOLUTE, "maxLength": 4095}
+COPY_STEP: Schema = {
+    "source": {**PATH, "description": "A file or a folder; relative to the manifest."},
+    "target": {
+        **_TARGET,
+        "description": "Where in the image. What is in a folder comes into it; a file too, if it ends in /.",
+    },
+    "owner": _OWNER,
+    "mode": {**_MODE, "description": "The permissions of files; theirs if absent."},
+}
+WRITE_STEP: Schema = {
+    "path": {**_TARGET, "description": "The file."},
+    "content": {**WORD, "description": "What it holds.", "maxLength": 1 << 20},
+    "owner": _OWNER,
+    "mode": {**_MODE, "description": "Its permissions."},
+}
+_COMMAND: Schema = {
+    "type": ["array", "string"],
+    "items": WORD,
+    "minItems": 1,
+    "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+    "patternErrorMessage": "is no command",
+}
+RUN_STEP: Schema = {
+    "command": {**_COMMAND, "description": "A line for /bin/sh -ec, or a program and its arguments."},
+    "network": {"description": "none: loopback only. host: the host's network, as package managers need it."},
+    "env": {"description": "Environment variables of the command, besides those of the image."},
+    "user": {"type": ["string", "integer"], "description": "Who runs it."},
+    "workingDir": {**ABSOLUTE, "description": "Where it starts."},
+}
+STEP: Schema = {
+    "copy": {"description": "Copy a file, or what is in a folder, into the image."},
+    "write": {"description": "Make a file."},
+    "run": {
+        "description": "Run a command in a server of its own: a line for /bin/sh -ec, or a map.",
+        "type": ["object", "string"],
+        "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+        "patternErrorMessage": "is no command",
+    },
+}
+DEFAULTS: Schema = {
+    "command": {"description": "What servers run.", "items": WORD},
+    "env": {"description": "Environment variables of servers, besides those of `from`."},
+    "workingDir": {**ABSOLUTE, "description": "Where their command starts."},
+    "user": {"type": ["string", "integer"], "description": "Who runs it."},
+    "stopSignal": {"type": ["string", "integer"], "description": "The signal that asks it to end."},
+}
+BUILD_SOURCE: Schema = {
+    "from": {**NAME, "description": "The Image to build on."},
+    "steps": {"description": "Each makes a layer; one is done again only when it or one before it changes."},
+    "defaults": {"description": "What servers do where they do not say it themselves."},
+}
 SOURCE: Schema = {
     "host": {
         "description": "The host's own /usr, read-only, with a small generated root: nothing to download."
     },
     "directory": {**PATH, "description": "A folder that holds a root file system; relative to the manifest."},
     "tar": {"description": "An archive of a root file system: plain, gz, bz2, xz or zst."},
+    "oci": {"description": "An OCI or Docker image: one of ref, layout and archive."},
+    "bootstrap": {"description": "A Debian or a relative of it, installed by mmdebstrap or debootstrap."},
+    "build": {"description": "Another image with further layers."},
 }
+LIMITS: Schema = {
+    "size": {**kinds.BYTES.schema, "description": "Bytes; an import that would make more is stopped."},
+    "files": {"description": "Files, folders and links.", "minimum": 1, "maximum": 100_000_000},
+}
+IMAGE: Schema = {"limits": {"description": "The most that the image may hold."}}
 INIT: Schema = {
     "command": {
-        "description": "The program and its arguments; looked up on PATH inside the server.",
+        "description": "The program and its arguments; looked up on PATH inside the server. The image's own "
+        "if absent.",
         "items": WORD,
         "minItems": 1,
     },
+    "args": {
+        "description": "Arguments after the command; without a command, after the image's entrypoint.",
+        "items": WORD,
+    },
     "style": {"description": "How the server runs: exec makes the command its pid 1."},
     "env": {
-        "description": "Environment variables of the command.",
+        "description": "Environment variables of the command, besides those of the image.",
         "propertyNames": {
             "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
             "patternErrorMessage": "is not a variable's name: letters, digits and _, not a digit first",
         },
         "additionalProperties": WORD,
     },
-    "workingDir": {**ABSOLUTE, "description": "Where the command starts."},
+    "workingDir": {
+        **ABSOLUTE,
+        "description": "Where the command starts; where the image says, or /, if absent.",
+    },
     "user": {
         "type": ["string", "integer"],
-        "description": "Who runs the command: UID, UID:GID, or names in the image's passwd and group files.",
+        "description": "Who runs the command: UID, UID:GID, or names in the image's passwd and group files. "
+        "Whom the image says, or root, if absent.",
     },
     "reaper": {
         "description": "Put a small init before the command that reaps orphans and passes signals on."
     },
     "stopSignal": {
         "type": ["string", "integer"],
-        "description": "The signal that asks the command to end: TERM, INT, RTMIN+3, …",
+        "description": "The signal that asks the command to end: TERM, INT, RTMIN+3, … The image's, or TERM, "
+        "if absent.",
     },
     "stopTimeout": {
         **kinds.DURATION.schema,

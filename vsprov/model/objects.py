@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vsprov.model import fields, units
 from vsprov.model.fields import many, mapping, one, value, words
 from vsprov.model.knobs import BY_PATH
+from vsprov.model.sources import ImageLimits, Source
 from vsprov.model.units import UnitError
 
 API_VERSION = "vsprov/v1"
@@ -98,15 +99,20 @@ DEFAULT_CAPABILITIES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Init:
-    """What runs as pid 1. Style `exec`: the command itself, or below a reaper."""
+    """What runs as pid 1. Style `exec`: the command itself, or below a reaper.
+
+    Where the image brings a command, variables, a directory, a user or a stop signal of its own, those hold
+    as far as these are absent: `defaults.init_of`. `args` come after the command, in place of the image's.
+    """
 
     command: tuple[str, ...] = words()
+    args: tuple[str, ...] = words()
     style: Literal["exec"] = "exec"
     env: Mapping[str, str] = mapping()
-    working_dir: str = "/"
-    user: str = value("0:0", parse=parse_user)
+    working_dir: str | None = None
+    user: str | None = value(None, parse=parse_user)
     reaper: bool = False
-    stop_signal: str = value("TERM", parse=parse_signal)
+    stop_signal: str | None = value(None, parse=parse_signal)
     stop_timeout: int = value(10_000_000, parse=units.parse_duration, dump=units.format_duration)
 
 
@@ -203,7 +209,7 @@ class Server:
     resources: Mapping[str, Any] = mapping(parse=parse_resources, dump=write_resources)
     state: Literal["Running", "Stopped"] = "Running"
     hostname: str
-    init: Init = one(Init)
+    init: Init = one(Init, Init())
     mounts: tuple[Mount, ...] = many(Mount)
     security: Security = one(Security, Security())
     depends_on: tuple[Dependency, ...] = many(Dependency)
@@ -222,30 +228,9 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostSource:
-    """The host's own /usr, and `paths` of it that are bound read-only as well."""
-
-    paths: tuple[str, ...] = words()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TarSource:
-    path: str
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where an image comes from; exactly one is set."""
-
-    host: HostSource | None = one(HostSource, None)
-    directory: str | None = None
-    tar: TarSource | None = one(TarSource, None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     source: Source = one(Source)
+    limits: ImageLimits = one(ImageLimits, ImageLimits())
 
 
 Spec = Image | Quota | Server

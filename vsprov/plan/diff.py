@@ -10,6 +10,7 @@ from vsprov.model.objects import NOT_OF_MOUNT
 
 # Lists whose items have a natural key, so that a changed item is not the whole list.
 KEYS = {"mounts": "target", "dependsOn": "name"}
+STEPS = "source.build.steps"  # of which each has its place
 
 
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,6 +21,9 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             for key, item in value.items():
                 walk(item, f"{at}.{key}" if at else key)
+        elif at == STEPS and isinstance(value, list | tuple):
+            for place, item in enumerate(value):
+                walk(item, f"{at}[{place}]")
         elif at in KEYS and isinstance(value, list | tuple):
             for item in value:
                 own = meant(item) if at == "mounts" else item

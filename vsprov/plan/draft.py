@@ -19,7 +19,7 @@ class Wanted:
 
     `digests` gives each image's digest, as its source is now; `owner` is "instance/set". `prune`: what this
     owner made and `objects` lacks goes. `selected`: `objects` are only some of the manifest's. `remove` names
-    addresses that go in any case (destroy).
+    addresses that go in any case (destroy). `fresh`: what registries and mirrors have now is asked for.
     """
 
     instance: str
@@ -29,6 +29,7 @@ class Wanted:
     prune: bool = False
     selected: bool = False
     remove: frozenset[str] = frozenset()
+    fresh: bool = False
 
 
 @dataclass(slots=True)

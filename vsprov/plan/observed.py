@@ -126,14 +126,15 @@ class ObservedImage:
     name: str
     digest: str
     owner: str | None
-    source: Mapping[str, Any]
+    spec: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """Everything of one instance.
 
-    `parent` is the group above all servers; `subtree` the controllers cgroup2's root passes down.
+    `parent` is the group above all servers; `subtree` the controllers cgroup2's root passes down; `defaults`
+    what images bring for their servers (`model.defaults`), by digest, of those that bring anything.
     """
 
     servers: Mapping[str, ObservedServer] = field(default_factory=dict)
@@ -141,3 +142,4 @@ class Observed:
     images: Mapping[str, ObservedImage] = field(default_factory=dict)
     parent: ObservedGroup | None = None
     subtree: frozenset[str] = frozenset()
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vsprov.model import objects
-from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.objects import Image, Object, Quota, Server
 from vsprov.plan import diff, differences, groups, limits, pools, removals, servers
 from vsprov.plan.draft import Draft
 from vsprov.plan.draft import Wanted as Wanted
@@ -32,7 +32,7 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
     removals.plan(draft)
     _parent(draft)
     return Plan(
-        _in_order(draft.changes),
+        _one_by_one(_in_order(draft.changes)),
         tuple(draft.problems),
         draft.notes,
         tuple(draft.unchanged),
@@ -45,15 +45,18 @@ def _image(draft: Draft, want: Object) -> None:
     if seen and draft.foreign(want.address, seen.owner, f"image {want.name}"):
         return
     spec = objects.write_spec(want.spec)
-    steps = (ImportImage(want.name),)
+    assert isinstance(want.spec, Image)
+    build = want.spec.source.build
+    steps, after = (ImportImage(want.name),), (f"Image/{build.from_}",) if build else ()
     if seen is None:
         draft.add(
-            want.address, Change("Image", want.name, "create", "none", "missing", desired=spec, steps=steps)
+            want.address,
+            Change("Image", want.name, "create", "none", "missing", desired=spec, steps=steps, after=after),
         )
-    elif seen.digest == digest and seen.source == spec["source"]:
+    elif seen.digest == digest and seen.spec == spec:
         draft.add(want.address, None)
     else:
-        before = {"source": dict(seen.source)}
+        before = dict(seen.spec)
         shown = (differences.short(seen.digest) or "broken", differences.short(digest))
         paths = [
             differences.change(f"spec.{path}", old, new, "none")
@@ -63,7 +66,7 @@ def _image(draft: Draft, want: Object) -> None:
             paths.append(PathChange("spec.source", seen.digest, digest, "none", shown))
         draft.add(
             want.address,
-            Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps),
+            Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps, after),
         )
 
 
@@ -90,6 +93,7 @@ def _server(draft: Draft, want: Object, weight: int) -> None:
         _image_digest(draft, want),
         weight,
         pool,
+        draft.observed.defaults,
     )
     change, needed = servers.reconcile(want, seen, context, draft.notes.get(want.address, ()))
     draft.needed |= needed
@@ -169,6 +173,23 @@ def _parent_steps(draft: Draft) -> list[Step]:
     steps += groups.file_writes(instance, delta, machine, parent=True)
     steps += draft.pass_down(instance, delta.needed, parent.subtree if parent else frozenset())
     return steps
+
+
+def _one_by_one(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """The changes in their order, where running servers that another digest of their image restarts wait for
+    each other: should one not come up again, the rest still run.
+    """
+    last: dict[str, str] = {}
+    out = []
+    for change in changes:
+        moved = any(path.path == "spec.image" and path.cost == "restart" for path in change.paths)
+        if moved and change.desired is not None:
+            image = change.desired["image"]
+            if image in last and last[image] not in change.after:
+                change = replace(change, after=(*change.after, last[image]))
+            last[image] = change.key
+        out.append(change)
+    return tuple(out)
 
 
 def _in_order(changes: Mapping[str, Change]) -> tuple[Change, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vsprov.model.costs import Cost
-from vsprov.model.objects import Object, Server
+from vsprov.model.objects import Image, Object, Server
 from vsprov.plan import servers
 from vsprov.plan.draft import Draft
 from vsprov.plan.observed import ObservedServer
@@ -49,7 +49,7 @@ def _servers(draft: Draft) -> Iterable[Change]:
             continue
         steps: list[Step] = []
         if seen.init or seen.populated:
-            steps.append(servers.stop_step(seen))
+            steps.append(servers.stop_step(seen, draft.observed.defaults))
         if seen.group:
             steps.append(RemoveGroup(seen.group.path))
         if seen.directory:
@@ -75,7 +75,7 @@ def _images(draft: Draft) -> Iterable[Change]:
         if left := _users(draft, f"Image/{name}"):
             draft.problem(f"Image/{name}", f"cannot be removed: used by {', '.join(left)}")
         else:
-            yield _removal("Image", name, [RemoveImage(name)], {"source": dict(image.source)})
+            yield _removal("Image", name, [RemoveImage(name)], dict(image.spec))
 
 
 def server_would_go(draft: Draft, seen: ObservedServer) -> bool:
@@ -88,12 +88,16 @@ def _owner(seen: ObservedServer) -> str | None:
 
 
 def _users(draft: Draft, address: str) -> list[str]:
-    """The servers that need an image or pool once the plan is done."""
+    """The servers that need an image or pool once the plan is done, and the images built on it."""
     found = []
     for name, want in draft.servers.items():
         assert isinstance(want.spec, Server)
         if address in (f"Image/{want.spec.image}", f"Quota/{want.spec.quota}"):
             found.append(name)
+    for want in draft.wanted.objects:
+        build = want.spec.source.build if isinstance(want.spec, Image) else None
+        if build is not None and address == f"Image/{build.from_}":
+            found.append(want.address)
     for name, seen in draft.observed.servers.items():
         if name not in draft.servers and not server_would_go(draft, seen) and address in needs(seen):
             found.append(name)

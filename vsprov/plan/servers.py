@@ -8,6 +8,7 @@ from typing import Any
 
 from vsprov.model import objects
 from vsprov.model.costs import highest
+from vsprov.model.defaults import init_of
 from vsprov.model.knobs import Group
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied, groups, limits
@@ -41,7 +42,8 @@ NOTHING = ObservedServer("")
 class Context:
     """What a server's plan needs besides the server.
 
-    `weight` is the CPU weight that keeps all reservations, `pool` the resources of its pool.
+    `image` is the digest of its image, `weight` the CPU weight that keeps all reservations, `pool` the
+    resources of its pool, `defaults` what images bring, by digest.
     """
 
     instance: str
@@ -50,6 +52,7 @@ class Context:
     image: str
     weight: int
     pool: Group
+    defaults: Mapping[str, Mapping[str, Any]]
 
 
 def reconcile(
@@ -121,7 +124,7 @@ def _steps(name: str, group: str, it: Comparison, context: Context, *, again: bo
     early = bool(it.here and seen.mark and applied.is_whole(seen.mark))
     steps += write if early else ()
     if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
-        steps.append(stop_step(seen))
+        steps.append(stop_step(seen, context.defaults))
         if is_ephemeral(seen) and not (start or anew):
             steps.append(DiscardUpper(name))
     if seen.group and not it.here:
@@ -184,13 +187,14 @@ def resources_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return objects.parse_resources(record["spec"].get("resources", {}))
 
 
-def stop_step(seen: ObservedServer) -> Stop:
-    """Stop it in the way it was told to when it was started."""
+def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -> Stop:
+    """Stop it in the way it was told to when it was started, by itself or by its image."""
     if seen.applied is None:
         return Stop(seen.name, *DEFAULT_STOP)
     spec = applied.to_object(seen.name, seen.applied).spec
     assert isinstance(spec, Server)
-    return Stop(seen.name, spec.init.stop_signal, spec.init.stop_timeout)
+    init = init_of(spec.init, defaults.get(seen.applied["image"], {}))
+    return Stop(seen.name, init.stop_signal or "TERM", init.stop_timeout)
 
 
 def is_ephemeral(seen: ObservedServer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,10 @@ from vsprov.plan.plan import Change
 from vsprov.render.plan import done
 from vsprov.render.problems import error_lines
 from vsprov.render.screen import Screen, clean, err
+from vsprov.render.tables import size
+
+PACE = 5.0  # seconds between two lines about the same object
+FRAME = 0.1  # seconds between two pictures of the bars
 
 
 class Lines:
@@ -22,6 +27,8 @@ class Lines:
     def __init__(self, screen: Screen, *, quiet: bool = False) -> None:
         self.screen, self.quiet = screen, quiet
         self.since: dict[str, float] = {}
+        self.told: dict[str, float] = {}
+        self.lock = threading.Lock()
         self.heard = True
 
     def __enter__(self) -> Self:
@@ -55,6 +62,18 @@ class Lines:
         if not self.quiet:
             self.line(clean(line))
 
+    def progressed(self, address: str, what: str, done: int, total: int) -> None:
+        """An object is so many bytes on its way, of `total` if that is not 0; called from any thread."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        with self.lock:
+            due = now - self.told.setdefault(address, now) >= PACE
+            if due:
+                self.told[address] = now
+        if due:
+            self.line(clean(f"{address}: {what}: {amount(done, total)}"))
+
     def line(self, text: str) -> None:
         """Say it; that nobody listens any more does not stop the work."""
         if self.heard:
@@ -68,38 +87,70 @@ class Lines:
 
 
 class Bar(Lines):
-    """The same on a terminal, with a bar of what is done."""
+    """The same on a terminal, with a bar of what is done, and one for each thing on its way."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)
         self.bar: Any = None
         self.task: Any = None
+        self.changes = self.done = 0
+        self.parts: dict[tuple[str, str], Any] = {}
+        self.refreshed = 0.0
 
     def expect(self, changes: int) -> None:
-        if changes < 2:
-            return
+        self.changes = changes
+        if changes > 1:
+            self._start()
+
+    def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(
             stderr=True, no_color=not self.screen.color, highlight=False, markup=False, emoji=False
         )
         self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             auto_refresh=False,
         )
-        self.task = self.bar.add_task("", total=changes)
+        if self.changes > 1:
+            self.task = self.bar.add_task("", total=self.changes, amount=f"0/{self.changes}")
         self.bar.start()
 
     def finished(self, change: Change, error: VsprovError | None) -> None:
         super().finished(change, error)
-        if self.bar is not None:
-            self.bar.advance(self.task)
-            self.bar.refresh()
+        if self.bar is None:
+            return
+        with self.lock:
+            for key in [key for key in self.parts if key[0] == change.address]:
+                self.bar.remove_task(self.parts.pop(key))
+        self.done += 1
+        if self.task is not None:
+            self.bar.update(self.task, advance=1, amount=f"{self.done}/{self.changes}")
+        self.bar.refresh()
+
+    def progressed(self, address: str, what: str, done: int, total: int) -> None:
+        with self.lock:
+            if self.bar is None:
+                self._start()
+            key = (address, what)
+            if key not in self.parts:
+                self.parts[key] = self.bar.add_task(
+                    clean(f"{address} {what}"), total=total or None, amount=""
+                )
+            if total and done >= total:
+                self.bar.remove_task(self.parts.pop(key))
+            else:
+                shown = amount(done, total)
+                self.bar.update(self.parts[key], completed=done, total=total or None, amount=shown)
+            if time.monotonic() - self.refreshed >= FRAME:
+                self.refreshed = time.monotonic()
+                self.bar.refresh()
 
     def tell(self, text: str) -> None:
         if self.bar is None:
@@ -113,6 +164,11 @@ class Bar(Lines):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def amount(done: int, total: int) -> str:
+    """`12.3Mi of 50Mi`; only what is done where the whole is not known, and "…" where that is nothing yet."""
+    return f"{size(done)} of {size(total)}" if total else size(done) if done else "…"
 
 
 def progress(screen: Screen, *, quiet: bool = False) -> Lines:

@@ -61,12 +61,13 @@ def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = F
     return Table((*columns, *extra), tuple(row(one, wide) for one in documents), frozenset(right))
 
 
-_NUMBERS = ("PID", "CPU", "MEMORY", "PIDS", "UPTIME")
+MOST_USERS = 3  # names of servers in a narrow table
+_NUMBERS = ("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK")
 _SERVER = ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME")
 _IMAGE = ("NAME", "SOURCE", "DIGEST")
 _QUOTA = ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS")
 _WIDE = {
-    "Server": ("HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
+    "Server": ("DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
     "Image": ("SET",),
     "Quota": ("SET", "CGROUP"),
 }
@@ -90,6 +91,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     command = " ".join(spec.get("init", {}).get("command", ()))
     return (
         *row,
+        size(status["usage"].get("diskBytes")),
         _or_dash(spec.get("hostname")),
         _or_dash(status["set"]),
         span,
@@ -99,17 +101,40 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
 
 
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
-    source = document["spec"]["source"]
-    told = next(
-        (
-            f"{name} {value if isinstance(value, str) else value.get('path', '')}".rstrip()
-            for name, value in source.items()
-        ),
-        "-",
-    )
     digest = (document["status"]["digest"] or "-").removeprefix("sha256:")[:12]
-    row = (document["metadata"]["name"], told, digest)
+    row = (document["metadata"]["name"], _source(document["spec"]["source"]), digest)
     return (*row, _or_dash(document["status"]["set"])) if wide else row
+
+
+def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
+    """The table of `vsprov image ls`."""
+    columns: tuple[str, ...] = ("NAME", "SOURCE", "DIGEST", "SIZE", "SHARED", "PRIVATE", "USED BY")
+    rows = []
+    for item in items:
+        used = [address.partition("/")[2] for address in item["used_by"]]
+        shown = ", ".join(used) if wide or len(used) <= MOST_USERS else f"{len(used)} servers"
+        row = (
+            item["name"],
+            _source(item["source"]),
+            (item["digest"] or "-").removeprefix("sha256:")[:12],
+            size(item["size"]),
+            size(item["shared"]),
+            size(item["private"]),
+            shown or "-",
+        )
+        rows.append((*row, str(item["layers"]), _or_dash(item["set"])) if wide else row)
+    columns = (*columns, "LAYERS", "SET") if wide else columns
+    return Table(columns, tuple(rows), frozenset(("SIZE", "SHARED", "PRIVATE", "LAYERS")))
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """A source in a few words: its kind, and what it is known by."""
+    for kind, value in source.items():
+        if isinstance(value, str):
+            return f"{kind} {value}"
+        keys = ("path", "ref", "layout", "archive", "suite", "from")
+        return f"{kind} {next((value[key] for key in keys if key in value), '')}".rstrip()
+    return "-"
 
 
 def _quota(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,8 +18,10 @@ from typing import NamedTuple
 from vsprov.errors import ImageError
 from vsprov.store import linking, listing, tree
 from vsprov.store.beneath import GONE, open_beneath
+from vsprov.store.instance import LISTING, TREE
 from vsprov.store.linking import Group, Name
-from vsprov.store.listing import Item, Meter, Progress
+from vsprov.store.listing import Item
+from vsprov.store.progress import Meter, Progress
 
 # ext4's limit, the lowest of the file systems that images lie on; a file that full is left as it is.
 MOST_LINKS = 65_000
@@ -59,24 +61,27 @@ class _Inode(NamedTuple):
     names: list[Name]
 
 
-def find(layers: Mapping[str, str]) -> Plan:
+def find(layers: Mapping[str, str], images: Iterable[Sequence[str]] = ()) -> Plan:
     """Which files of `layers`, {key: path}, are equal in all but the inode; writes nothing.
 
     Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system;
-    the path may differ, but two files of one layer stay two. Files that are gone are passed over: `verify`
-    tells of them.
+    the path may differ, but two files that one server may see stay two: those of one layer, and of the layers
+    of one of `images`. Files that are gone are passed over: `verify` tells of them.
     """
+    views: defaultdict[str, set[str]] = defaultdict(set)
+    for number, keys in enumerate(images):
+        for key in keys:
+            views[key].add(f"image {number}")
+    seen = {key: frozenset((key, *views[key])) for key in layers}
     same, left_out = _alike(layers)
     used = {name.layer for members in same for name, _ in members}
     groups: list[Group] = []
     saved = 0
     with ExitStack() as stack:
-        tops = {
-            key: stack.enter_context(tree.opened(f"{layers[key]}/{listing.TREE}")) for key in sorted(used)
-        }
+        tops = {key: stack.enter_context(tree.opened(f"{layers[key]}/{TREE}")) for key in sorted(used)}
         for members in same:
             for inodes in _inodes(tops, [name for name, _ in members]):
-                for group, size in _groups(inodes, members[0][1]):
+                for group, size in _groups(inodes, members[0][1], seen):
                     groups.append(group)
                     saved += size
     files = sum(len(group.others) for group in groups)
@@ -90,7 +95,7 @@ def _alike(layers: Mapping[str, str]) -> tuple[list[list[tuple[Name, Item]]], li
     left_out = []
     for key, path in sorted(layers.items()):
         try:
-            for item in listing.read(f"{path}/{listing.LISTING}"):
+            for item in listing.read(f"{path}/{LISTING}"):
                 if item.kind == "f" and item.size and not item.path.startswith(APART):
                     identity = (*item[2:-1], *sorted(item.attributes.items()))
                     same[identity].append((Name(key, item.path), item))
@@ -118,26 +123,28 @@ def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_In
         yield sorted(inodes.values(), key=lambda inode: (-inode.status.st_nlink, inode.status.st_ctime_ns))
 
 
-def _groups(inodes: list[_Inode], item: Item) -> Iterator[tuple[Group, int]]:
-    """Whose inode goes to which others, and the bytes that this saves.
+def _groups(
+    inodes: list[_Inode], item: Item, seen: Mapping[str, frozenset[str]]
+) -> Iterator[tuple[Group, int]]:
+    """Whose inode goes to which others, and the bytes that this saves; `seen`: what shows each layer.
 
-    Names of one layer that were two files stay two: in a server, cp(1) would refuse to copy one to the other
-    if they were one, and rename(2) would do nothing. Nor does an inode get more links than it may have.
+    Names that one server may see and that were two files stay two: cp(1) would refuse to copy one to the
+    other if they were one, and rename(2) would do nothing. Nor does an inode get more links than it may have.
     """
     left = [inode for inode in inodes if inode.status.st_nlink < MOST_LINKS]
     while len(left) > 1:
         keep, *rest = left
         room = MOST_LINKS - keep.status.st_nlink
-        layers = {name.layer for name in keep.names}
+        views = {view for name in keep.names for view in seen[name.layer]}
         path = keep.names[0].path
         left, others, saved = [], [], 0
         for inode in sorted(rest, key=lambda inode: (inode.names[0].path != path, inode.names[0])):
-            own = {name.layer for name in inode.names}
-            if len(inode.names) > room or own & layers:
+            own = {view for name in inode.names for view in seen[name.layer]}
+            if len(inode.names) > room or own & views:
                 left.append(inode)
                 continue
             room -= len(inode.names)
-            layers |= own
+            views |= own
             others += inode.names
             # A name that no layer here knows of keeps the old inode.
             saved += inode.status.st_blocks * 512 if inode.status.st_nlink == len(inode.names) else 0
@@ -192,10 +199,7 @@ def _apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
         linking.settle(path)
     marked: list[str] = []
     with ExitStack() as stack:
-        tops = {
-            key: stack.enter_context(tree.opened(f"{path}/{listing.TREE}"))
-            for key, path in plan.layers.items()
-        }
+        tops = {key: stack.enter_context(tree.opened(f"{path}/{TREE}")) for key, path in plan.layers.items()}
         meter = Meter(progress, "dedupe", total)
         work = linking.Linking(plan.layers, tops, meter, say)
         try:

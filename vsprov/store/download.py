@@ -10,19 +10,23 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import queue
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from vsprov.errors import ImageError
 from vsprov.store import durable
-from vsprov.store.oci import Descriptor, Progress
+from vsprov.store.oci import Descriptor
+from vsprov.store.progress import PACE, Progress
 
 TRIES = 4  # without `_ENOUGH` bytes more
 PAUSE = 1.0  # seconds between two
 _ENOUGH = 1 << 20
 _BLOCK = 1 << 20
 _WAIT = 0.2  # seconds between two looks at whether another download of the same blob is done
+_AHEAD = 8  # blocks that may have come and are not written yet
 
 # Asked for a blob from a byte on: the byte at which it really begins (that one, or 0), and what comes.
 Opened = tuple[int, Iterator[bytes]]
@@ -170,13 +174,14 @@ def _complete(
     tries, furthest = 0, have
     while have < descriptor.size:
         try:
-            start, blocks = open_at(have)
-            with contextlib.closing(blocks):  # type: ignore[type-var]
+            with contextlib.closing(_ahead(open_at, have, tell)) as coming:
+                start = next(coming)
                 if start != have:
                     os.ftruncate(fd, 0)
                     os.lseek(fd, 0, os.SEEK_SET)
                     sum_, have = hashlib.sha256(), 0
-                for block in blocks:
+                for block in coming:
+                    assert isinstance(block, bytes)
                     if have + len(block) > descriptor.size:
                         raise _TooLong(
                             f"{shown}: a layer of {descriptor.size} bytes is wanted: there are more"
@@ -196,6 +201,51 @@ def _complete(
             tell(have)
             time.sleep(PAUSE)
     return sum_.hexdigest()
+
+
+def _ahead(
+    open_at: Callable[[int], Opened], have: int, tell: Callable[[int], None]
+) -> Generator[int | bytes, None, None]:
+    """The byte at which the blob really begins, then the blocks of it, read in a thread of their own.
+
+    For a read from a socket cannot be ended: so whoever waits can still be told to stop. The thread then ends
+    with the next block, or when the registry has said nothing for too long.
+    """
+    came: queue.Queue[int | bytes | Exception | None] = queue.Queue(_AHEAD)
+    left = threading.Event()
+
+    def read() -> None:
+        try:
+            start, blocks = open_at(have)
+            with contextlib.closing(blocks):  # type: ignore[type-var]
+                came.put(start)
+                for block in blocks:
+                    if left.is_set():
+                        return
+                    came.put(block)
+            came.put(None)
+        except Exception as error:  # raised again where it is waited for
+            came.put(error)
+
+    threading.Thread(target=read, name="download", daemon=True).start()
+    done = have
+    try:
+        while True:
+            try:
+                item = came.get(timeout=PACE)
+            except queue.Empty:
+                tell(done)
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            done = item if isinstance(item, int) else done + len(item)
+            yield item
+    finally:
+        left.set()
+        while not came.empty():  # it may be waiting for room to put one more
+            came.get()
 
 
 def _write(fd: int, block: bytes) -> None:

@@ -22,15 +22,16 @@ def place(folder: str, name: str, suffix: str = "") -> str:
     return f"{folder}/{name}{suffix}"
 
 
-def prepare(instance: Instance) -> None:
-    """Make the state root and its folders where they are missing, and close the folders to everyone but root.
+def prepare(instance: Instance, *, downloads: bool = False) -> None:
+    """Make the state root and its folders where they are missing, and close the folders to everyone but root;
+    that of downloads only when it is asked for.
 
     Images hold programs with the setuid bit; a user of the host who could reach them there would have them
     run as the host's root (CVE-2021-41091).
     """
     try:
         os.makedirs(instance.root, mode=0o700, exist_ok=True)
-        for folder in (instance.servers, instance.images, instance.layers):
+        for folder in instance.folders if downloads else instance.folders[:-1]:
             try:
                 os.mkdir(folder, 0o700)
             except FileExistsError:
@@ -63,7 +64,7 @@ def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) ->
     lock.
     """
     found = []
-    for folder in (instance.servers, instance.images, instance.layers):
+    for folder in instance.folders:
         try:
             entries = os.listdir(folder)
         except FileNotFoundError:

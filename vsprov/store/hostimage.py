@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from vsprov.errors import ImageError, reason
-from vsprov.model.objects import HostSource
+from vsprov.model.sources import HostSource
 
 RECIPE = 1  # to be raised when what `build` makes changes, so that existing skeletons are made anew
 TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")

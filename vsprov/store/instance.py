@@ -11,6 +11,10 @@ RANGE = 65536
 RANGES_PER_SLOT = 4000
 SLOTS = 16
 
+# What is in the folder of a layer: what servers see, what that held when it was made, and, while files in it
+# are being made one with others, a mark that the times of its directories are in flux.
+TREE, LISTING, LINKING = "tree", "listing", "linking"
+
 
 @dataclass(frozen=True, slots=True)
 class Instance:
@@ -32,8 +36,21 @@ class Instance:
         return f"{self.root}/images"
 
     @property
+    def manifests(self) -> str:
+        return f"{self.root}/manifests"
+
+    @property
     def layers(self) -> str:
         return f"{self.root}/layers"
+
+    @property
+    def downloads(self) -> str:
+        return f"{self.root}/downloads"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All folders of the state root, that of downloads last."""
+        return self.servers, self.images, self.manifests, self.layers, self.downloads
 
     @property
     def lock(self) -> str:

@@ -18,7 +18,8 @@ from vsprov.errors import ImageError, reason
 from vsprov.model.reference import parse_reference
 from vsprov.model.units import UnitError, short
 from vsprov.store import document, oci
-from vsprov.store.oci import Descriptor, Entry, Found, Manifest, Parts, Progress
+from vsprov.store.oci import Descriptor, Entry, Found, Manifest, Parts
+from vsprov.store.progress import Progress
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -19,7 +19,9 @@ from typing import NamedTuple
 from vsprov.errors import reason
 from vsprov.store import durable, listing, reflink, tree, verify
 from vsprov.store.beneath import GONE, open_beneath
-from vsprov.store.listing import Item, Meter, Reader, Unreadable
+from vsprov.store.instance import LINKING, LISTING, TREE
+from vsprov.store.listing import Item, Reader, Unreadable
+from vsprov.store.progress import PIECE, Meter
 
 TEMPORARY = f"{durable.TEMPORARY}linking"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
@@ -71,7 +73,7 @@ def lower_priority() -> None:
 
 def mark(layer: str) -> None:
     """Have a crash from now on be known; on disk when this returns."""
-    path = f"{layer}/{listing.LINKING}"
+    path = f"{layer}/{LINKING}"
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         durable.flush_folder(layer)
@@ -83,7 +85,7 @@ def unmark(layers: list[str]) -> None:
     """Take the marks away, after what was done is on disk."""
     for path in layers:
         durable.flush_all(path)
-    for path in (f"{layer}/{listing.LINKING}" for layer in layers):
+    for path in (f"{layer}/{LINKING}" for layer in layers):
         try:
             durable.unlink(path)
             durable.flush_folder(os.path.dirname(path))
@@ -96,14 +98,14 @@ def settle(layer: str) -> bool:
 
     Whether there was a mark. Raises ImageError when the listing cannot be read.
     """
-    if not os.path.lexists(f"{layer}/{listing.LINKING}"):
+    if not os.path.lexists(f"{layer}/{LINKING}"):
         return False
     try:
         durable.unlink(_temporary(layer))
     except OSError as error:
         raise durable.failed(_temporary(layer), "remove", error) from error
-    with tree.opened(f"{layer}/{listing.TREE}") as top:
-        for item in listing.read(f"{layer}/{listing.LISTING}"):
+    with tree.opened(f"{layer}/{TREE}") as top:
+        for item in listing.read(f"{layer}/{LISTING}"):
             if item.kind == "d":
                 _put_back_time(top, item)
     unmark([layer])
@@ -173,9 +175,7 @@ class Linking:
                 if error.errno == errno.EMLINK:
                     return False
                 if error.errno not in CANNOT_LINK:
-                    raise durable.failed(
-                        f"{self._layers[other.layer]}/{listing.TREE}", "link", error
-                    ) from error
+                    raise durable.failed(f"{self._layers[other.layer]}/{TREE}", "link", error) from error
                 self._share_blocks(kept, fd, other, error)
                 return True
         self.files += 1
@@ -223,8 +223,8 @@ class Linking:
             raise Differs(found or {other: "changed while it was being read"})
 
     def _same_bytes(self, files: dict[Name, int], size: int) -> bool:
-        for offset in range(0, size, listing.PIECE):
-            count = min(listing.PIECE, size - offset)
+        for offset in range(0, size, PIECE):
+            count = min(PIECE, size - offset)
             parts = []
             for name, fd in files.items():
                 try:

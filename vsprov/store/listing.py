@@ -11,25 +11,17 @@ import json
 import os
 import re
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 from vsprov.errors import ImageError, reason
 from vsprov.store import durable, tree
+from vsprov.store.progress import PIECE, Meter, Progress
 
-Progress = Callable[[str, int, int], None]
-
-TREE = "tree"
-LISTING = "listing"
-LINKING = "linking"  # lies in a layer as long as files are linked in it: the times of directories are in flux
 HEAD = b"vsprov listing 1\n"
 ANY_HEAD = rb"vsprov listing [0-9]+\n"
 TAIL_BYTES = 4096  # more than the last two lines can have
-PIECE = 1 << 20
-PACE = 0.5  # seconds between two words of progress
-OVERLAY = "trusted.overlay."
 KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l", stat.S_IFCHR: "w"}
 IN_WORDS = {"d": "a directory", "f": "a file", "l": "a symbolic link", "w": "a whiteout"}
 MAKE_AGAIN = "remove the layer and import the image again"
@@ -66,24 +58,6 @@ class Unreadable(ImageError):
     def __init__(self, where: str, said: str) -> None:
         super().__init__(f"{where}: read: {said}")
         self.said = said
-
-
-class Meter:
-    """Tells `progress` of bytes: after each MiB, and after each half second of smaller files."""
-
-    def __init__(self, progress: Progress, what: str, total: int = 0) -> None:
-        self._progress, self._what, self._total = progress, what, total
-        self._done = self._told = 0
-        self._when = time.monotonic()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._done - self._told >= PIECE or time.monotonic() - self._when >= PACE:
-            self.tell()
-
-    def tell(self) -> None:
-        self._told, self._when = self._done, time.monotonic()
-        self._progress(self._what, min(self._done, self._total or self._done), self._total)
 
 
 class Reader:
@@ -155,7 +129,7 @@ def kept_attributes(path: int | str) -> dict[str, str]:
     return {
         name: os.getxattr(path, name, follow_symlinks=follow).hex()
         for name in sorted(os.listxattr(path, follow_symlinks=follow))
-        if name == tree.CAPABILITY or name.startswith(("user.", OVERLAY))
+        if name == tree.CAPABILITY or name.startswith(("user.", tree.OVERLAY))
     }
 
 

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vsprov.errors import ImageError
-from vsprov.model.units import short
+from vsprov.model.objects import parse_signal
+from vsprov.model.units import UnitError, short
 from vsprov.store import document, limits
-
-# progress(what, done, total): bytes, total 0 where it is not known. What it raises ends the work.
-Progress = Callable[[str, int, int], None]
+from vsprov.store.progress import Progress
 
 MOST_LAYERS = 500  # overlay has no more below one another; fs/overlayfs/params.h, OVL_MAX_STACK
 _DEEPEST = 4  # indexes in indexes
@@ -120,18 +119,6 @@ class ImageConfig:
             "stopSignal": self.stop_signal,
         }
         return {key: value for key, value in keys.items() if value}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], shown: str = "image record") -> ImageConfig:
-        """What `to_json` gave; ImageError for what it cannot have given."""
-        return cls(
-            entrypoint=document.words(content, "entrypoint", shown),
-            command=document.words(content, "command", shown),
-            env=document.text_map(content, "env", shown),
-            user=document.text(content, "user", shown),
-            working_dir=document.text(content, "workingDir", shown),
-            stop_signal=document.text(content, "stopSignal", shown),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +246,7 @@ def read_config(data: bytes, shown: str) -> ImageConfig:
         env=_environment(document.words(config, "Env", shown), shown),
         user=document.text(config, "User", shown),
         working_dir=posixpath.normpath(f"/{working_dir.lstrip('/')}") if working_dir else "",
-        stop_signal=document.text(config, "StopSignal", shown),
+        stop_signal=_stop_signal(document.text(config, "StopSignal", shown), shown),
         labels=document.text_map(config, "Labels", shown),
         os=document.text(content, "os", shown),
         architecture=document.text(content, "architecture", shown),
@@ -267,6 +254,16 @@ def read_config(data: bytes, shown: str) -> ImageConfig:
             document.sha256_hex(each, shown) for each in document.many(rootfs, "diff_ids", str, shown)
         ),
     )
+
+
+def _stop_signal(name: str, shown: str) -> str:
+    """The name as it is; ImageError for what is no signal."""
+    try:
+        if name:
+            parse_signal(name)
+    except UnitError as error:
+        raise ImageError(f"{shown}: StopSignal: {short(name, repr)} is not a signal") from error
+    return name
 
 
 def _environment(words: tuple[str, ...], shown: str) -> dict[str, str]:

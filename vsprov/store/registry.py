@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from vsprov.model.reference import Reference
 from vsprov.store import download, oci
-from vsprov.store.oci import Descriptor, Found, Progress
+from vsprov.store.oci import Descriptor, Found
+from vsprov.store.progress import Progress
 
 if TYPE_CHECKING:
     from vsprov.store.registry_access import Access

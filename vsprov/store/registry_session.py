@@ -31,6 +31,7 @@ from vsprov.store.registry_access import Access, Adapter, Unreachable, denied, r
 T = TypeVar("T")
 
 TRIES, PAUSE = 3, 1.0
+DOCUMENT_TIMEOUT = 60.0  # seconds: one who gives a byte now and then never keeps silent for too long
 _BLOCK = 128 << 10
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # what may be otherwise a moment later
 _PLAIN = {"Accept-Encoding": "identity"}  # sums and offsets are of the bytes as they are kept
@@ -318,7 +319,12 @@ class _Token(oras.auth.token.TokenAuth):  # type: ignore[misc]
 def _limited(response: requests.Response, shown: str) -> bytes:
     """The body of an answer, which must be no longer than a document may be."""
     data = bytearray()
-    for block in response.iter_content(64 << 10):
+    end = time.monotonic() + DOCUMENT_TIMEOUT
+    while block := response.raw.read1(64 << 10, decode_content=True):
+        if time.monotonic() > end:
+            raise ImageError(
+                f"{shown}: its registry takes more than {DOCUMENT_TIMEOUT:.0f} s for one document"
+            )
         data += block
         if len(data) > document.LIMIT:
             raise document.too_large(shown)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,9 +46,12 @@ class ServerDirectory:
     problem: str
 
 
-def observe(instance: Instance) -> dict[str, ServerDirectory]:
-    """All in the servers' folder, by name; {} before the first. `problem` tells of corrupt content."""
-    return {name: _observe(name, f"{instance.servers}/{name}") for name in folders.names(instance.servers)}
+def observe(instance: Instance, without: Container[str] = ()) -> dict[str, ServerDirectory]:
+    """All in the servers' folder but those in `without`, by name; {} before the first. `problem` tells of
+    corrupt content.
+    """
+    names = (name for name in folders.names(instance.servers) if name not in without)
+    return {name: _observe(name, f"{instance.servers}/{name}") for name in names}
 
 
 def find(instance: Instance, name: str) -> ServerDirectory | None:
@@ -208,7 +211,7 @@ def free_ranges(instance: Instance, taken: Iterable[int]) -> Iterator[int]:
 
 def tidy(instance: Instance) -> None:
     """Remove the state root's folders and the root itself where nothing is left in them."""
-    for folder in (instance.servers, instance.images, instance.layers, instance.root):
+    for folder in (*instance.folders, instance.root):
         try:
             os.rmdir(folder)
         except OSError as error:

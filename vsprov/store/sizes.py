@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vsprov.store import durable, listing
+from vsprov.store import durable
 from vsprov.store.beneath import GONE
 from vsprov.store.durable import FOLDER
+from vsprov.store.instance import TREE
 
 BLOCK = 512  # what st_blocks counts in, stat(3type)
 
@@ -69,7 +70,7 @@ def measure(layers: Mapping[str, str]) -> Sizes:
     """Look at every inode of the trees of `layers`, {key: path}; a layer that is not there holds nothing."""
     return Sizes(
         {
-            key: {(s.st_dev, s.st_ino): s.st_blocks * BLOCK for s in inodes(f"{path}/{listing.TREE}")}
+            key: {(s.st_dev, s.st_ino): s.st_blocks * BLOCK for s in inodes(f"{path}/{TREE}")}
             for key, path in layers.items()
         }
     )

@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, reason
 from vsprov.store import limits
 from vsprov.store.durable import FOLDER, HINTS
+from vsprov.store.limits import Limits
 
 FICLONE = 0x40049409  # linux/fs.h
 KINDS = {
@@ -28,7 +30,10 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 CAPABILITY = "security.capability"
+OVERLAY = "trusted.overlay."
+OPAQUE = f"{OVERLAY}opaque"
 WHITEOUT = ".wh."
+WITHOUT_LIMIT = Limits(entries=sys.maxsize, bytes=sys.maxsize)
 CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
@@ -80,7 +85,7 @@ def walk(
     Raises ImageError at the first entry that `unfit` has words for: by default one that no image may hold.
     Does not descend into a folder that is in `passed` by the time the next entry is asked for.
     """
-    unfit = unfit or _unfit_for_image
+    unfit = unfit or unfit_for_image(limits.LIMITS)
     device = os.fstat(top).st_dev
     stack: list[tuple[int, str, list[str]]] = []
     count, size = 0, 0
@@ -119,30 +124,42 @@ def _descend(entry: Entry, shown: str) -> tuple[int, str, list[str]]:
     return folder, entry.path, sorted(os.listdir(folder), key=os.fsencode, reverse=True)
 
 
-def _unfit_for_image(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    if entry.kind in KINDS:
-        return f"is {KINDS[entry.kind]}, which no image may hold"
-    if entry.name.startswith(WHITEOUT):
-        return "is a whiteout, which only a layer over another may hold"
-    return _beyond_limits(entry, device, count, size, depth)
+def unfit_for_image(most: Limits) -> Unfit:
+    """What says of an entry why no image may hold it; `most` is how much one may hold."""
+
+    def unfit(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+        if entry.kind in KINDS:
+            return f"is {KINDS[entry.kind]}, which no image may hold"
+        if entry.name.startswith(WHITEOUT):
+            return "is a whiteout, which only a layer over another may hold"
+        return foreign_ids(entry) or beyond(most, entry, device, count, size, depth)
+
+    return unfit
 
 
 def unfit_for_layer(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
     """What is wrong with an entry of a layer, which may hold what the overlay itself writes in one: a
     character device 0:0 says that a name of the layers below is gone. "" when nothing is.
+
+    How much a layer may hold was said when it was made.
     """
     whiteout = entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0
     if entry.kind in KINDS and not whiteout:
         return f"is {KINDS[entry.kind]}, which no image may hold"
-    return _beyond_limits(entry, device, count, size, depth)
+    return foreign_ids(entry) or beyond(WITHOUT_LIMIT, entry, device, count, size, depth)
 
 
-def _beyond_limits(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    status, most = entry.status, limits.LIMITS
-    if entry.kind == stat.S_IFDIR and status.st_dev != device:
+def foreign_ids(entry: Entry) -> str:
+    uid, gid = entry.status.st_uid, entry.status.st_gid
+    if uid > limits.MAX_ID or gid > limits.MAX_ID:
+        return f"belongs to {uid}:{gid}; a server's ids end at {limits.MAX_ID}"
+    return ""
+
+
+def beyond(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+    """Why an entry is too much or too far away; "" when it is not."""
+    if entry.kind == stat.S_IFDIR and entry.status.st_dev != device:
         return "is on another file system: something is mounted there"
-    if status.st_uid > limits.MAX_ID or status.st_gid > limits.MAX_ID:
-        return f"belongs to {status.st_uid}:{status.st_gid}; a server's ids end at {limits.MAX_ID}"
     if depth > most.depth or len(os.fsencode(entry.path)) > most.path:
         return f"lies too deep: {most.depth} levels and {most.path} bytes are the most"
     if count > most.entries:
@@ -152,11 +169,11 @@ def _beyond_limits(entry: Entry, device: int, count: int, size: int, depth: int)
     return ""
 
 
-def fingerprint(top: int, shown: str) -> tuple[str, int]:
+def fingerprint(top: int, shown: str, unfit: Unfit | None = None) -> tuple[str, int]:
     """(what changes whenever anything in the tree does, the newest change in ns). Reads no contents."""
     sha = hashlib.sha256()
     newest = 0
-    for entry in walk(top, shown):
+    for entry in walk(top, shown, unfit):
         s = entry.status
         sha.update(os.fsencode(entry.path))
         sha.update(
@@ -167,14 +184,14 @@ def fingerprint(top: int, shown: str) -> tuple[str, int]:
     return sha.hexdigest(), newest
 
 
-def digest(top: int, shown: str) -> str:
+def digest(top: int, shown: str, unfit: Unfit | None = None) -> str:
     """The sha256 over a listing: names, kinds, modes, owners, contents, hard links, kept extended attributes.
 
     Times are left out: the same files unpacked twice have the same digest.
     """
     sha = hashlib.sha256()
     linked: dict[int, str] = {}
-    for entry in walk(top, shown):
+    for entry in walk(top, shown, unfit):
         s = entry.status
         content: object = None
         attributes: dict[str, str] = {}
@@ -188,7 +205,7 @@ def digest(top: int, shown: str) -> str:
         elif entry.kind == stat.S_IFLNK:
             content = os.readlink(entry.name, dir_fd=entry.folder)
         else:
-            with _opened(entry, shown) as fd:
+            with opened_entry(entry, shown) as fd:
                 attributes = {name: value.hex() for name, value in kept_attributes(fd, entry, shown)}
                 if entry.kind == stat.S_IFREG:
                     with open(fd, "rb", closefd=False) as file:
@@ -199,7 +216,7 @@ def digest(top: int, shown: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(entry: Entry, shown: str) -> Iterator[int]:
+def opened_entry(entry: Entry, shown: str) -> Iterator[int]:
     fd = open_entry(entry, shown)
     try:
         yield fd
@@ -226,7 +243,7 @@ def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]
     """
     kept = []
     for name in sorted(os.listxattr(fd)):
-        if name.startswith(("trusted.overlay.", "user.overlay.")):
+        if name.startswith((OVERLAY, "user.overlay.")):
             raise ImageError(
                 f"{shown}: {entry.path or '.'!r}: {name}: it is the upper layer of an overlay",
                 hint="copy the merged directory",
@@ -236,7 +253,13 @@ def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]
     return kept
 
 
-def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]) -> None:
+def copy(
+    top: int,
+    shown: str,
+    target: str,
+    progress: Callable[[int, int], None],
+    unfit: Unfit | None = None,
+) -> None:
     """Copy the tree into the empty `target`, which nobody else changes; contents share blocks where they can.
 
     `progress` is called with the number of entries and bytes after each entry.
@@ -246,7 +269,7 @@ def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]
     folders: list[Entry] = []
     count = size = 0
     try:
-        for entry in walk(top, shown):
+        for entry in walk(top, shown, unfit):
             path = entry.path or "."
             s = entry.status
             if entry.kind == stat.S_IFDIR:
@@ -286,7 +309,7 @@ def copy(top: int, shown: str, target: str, progress: Callable[[int, int], None]
 def _copy_open(entry: Entry, shown: str, path: str, into: int, flags: int) -> None:
     """Copy a regular file, or what a directory is apart from its entries."""
     s = entry.status
-    with _opened(entry, shown) as source:
+    with opened_entry(entry, shown) as source:
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:

@@ -9,19 +9,16 @@ import select
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov.errors import ImageError
 from vsprov.store.limits import LIMITS, Limits
-
-Progress = Callable[[str, int, int], None]
+from vsprov.store.progress import PACE, Progress
+from vsprov.store.tree import OPAQUE, OVERLAY
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unpack", "__main__.py")
-PACE = 0.5  # seconds, the longest between two calls of `progress`
-_OVERLAY = "trusted.overlay."
-_OPAQUE = "trusted.overlay.opaque"
 
 
 class NeedsBelow(Exception):
@@ -41,6 +38,7 @@ def unpack(
     target: str,
     *,
     whole: bool = False,
+    merge: bool = False,
     below: Sequence[str] | None = (),
     work: str = "",
     limits: Limits = LIMITS,
@@ -56,6 +54,9 @@ def unpack(
         trees    lower layers, topmost first: `target` becomes the layer to go on top of them, with the
                  whiteouts and opaque directories of an overlay; `work`, empty and beside it, is used up
         None     not known: NeedsBelow as soon as the archive refers to it
+
+    With `merge` directories that are there stay as they are, and no file takes the place of one, where else
+    the last to come replaces what is there.
 
     Directories that it leaves out are root's, mode 0755, of the year 1970; so is `target` itself, unless the
     trees below have another root. `progress` is told how many bytes of the archive are read.
@@ -74,6 +75,7 @@ def unpack(
         "work": os.path.abspath(work),
         "below": None if below is None else [os.path.abspath(tree) for tree in below],
         "whole": whole,
+        "merge": merge,
         "parent": os.getpid(),
         "limits": dataclasses.asdict(limits),
     }
@@ -128,5 +130,5 @@ def _strip(target: str) -> None:
         for name in (".", *folders, *files):
             path = f"/proc/self/fd/{folder}/{name}"
             for attribute in os.listxattr(path, follow_symlinks=False):
-                if attribute.startswith(_OVERLAY) and attribute != _OPAQUE:
+                if attribute.startswith(OVERLAY) and attribute != OPAQUE:
                     os.removexattr(path, attribute, follow_symlinks=False)

@@ -7,7 +7,9 @@ import stat
 from collections.abc import Iterator
 
 from vsprov.store import listing, tree
-from vsprov.store.listing import IN_WORDS, Item, Meter, Progress, Reader, Unreadable
+from vsprov.store.instance import LINKING, LISTING, TREE
+from vsprov.store.listing import IN_WORDS, Item, Reader, Unreadable
+from vsprov.store.progress import Meter, Progress
 
 MOST = 100  # differences told one by one
 
@@ -31,10 +33,10 @@ def verify(layer: str, progress: Progress) -> list[str]:
 
 def _differences(layer: str, progress: Progress) -> Iterator[str]:
     """Of what is new or missing, only the uppermost is told."""
-    top, path = f"{layer}/{listing.TREE}", f"{layer}/{listing.LISTING}"
+    top, path = f"{layer}/{TREE}", f"{layer}/{LISTING}"
     meter = Meter(progress, "verify", listing.summary(path).bytes)
     reader = Reader(top, meter)
-    in_flux = os.path.lexists(f"{layer}/{listing.LINKING}")
+    in_flux = os.path.lexists(f"{layer}/{LINKING}")
     items = listing.read(path)
     expected = next(items, None)
     passed: set[str] = set()

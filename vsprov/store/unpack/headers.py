@@ -42,10 +42,15 @@ class Member(NamedTuple):
 
 
 class Members:
-    """The members of the archive in `stream`, which stands at the content of what `next` returned last."""
+    """The members of the archive in `stream`, which stands at the content of what `next` returned last.
 
-    def __init__(self, stream: Stream) -> None:
+    With `may_lack_end` the archive may end after a member, without the block of zeros: umoci(1) writes layers
+    so, whose digests tell whether they are whole.
+    """
+
+    def __init__(self, stream: Stream, *, may_lack_end: bool) -> None:
         self.stream = stream
+        self.may_lack_end = may_lack_end
         # Not "r": that would read the first header at once.
         self.tar = tarfile.TarFile(
             fileobj=stream,  # type: ignore[arg-type]
@@ -60,7 +65,7 @@ class Members:
         """The next member, None at the end of the archive."""
         self.stream.seek(self.end)
         block = self.stream.read(BLOCK)
-        if block == END:
+        if block == END or (not block and self.may_lack_end):
             return None
         member = None if self.tar.pax_headers else self._quick(block)
         if member is None:

@@ -11,6 +11,7 @@ whatever an archive says, it says it about the inside.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -23,14 +24,17 @@ from .stream import Archive, Stream, decompressor
 from .tree import Tree
 from .writing import Limits, Unpacking
 
+FREE = "free some space on that file system"
+
 
 class Job(NamedTuple):
-    """What to do; `vsprov.store.unpacking` says what `whole` and `below` mean."""
+    """What to do; `vsprov.store.unpacking` says what `whole`, `merge` and `below` mean."""
 
     target: str
     work: str
     below: list[str] | None  # topmost first
     whole: bool
+    merge: bool
     parent: int
     limits: dict[str, int]
 
@@ -47,7 +51,8 @@ def main() -> None:
         tell({"error": f"it wants more than {MEMORY >> 20} MiB of memory to unpack"})
     except OSError as error:
         refusal = f"unpack: {error.filename or ''}: {error.strerror}"
-        tell({"error": refusal if error.errno else f"it is damaged: {error}"})
+        hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        tell({"error": refusal if error.errno else f"it is damaged: {error}", "hint": hint})
     except Exception as error:
         # The archive is hostile input to the parsers of five formats, which raise whatever they meet.
         tell({"error": f"it is damaged, or no tar archive: {error}"})
@@ -61,7 +66,8 @@ def unpack(job: Job) -> dict[str, Any]:
     top = confine(Mounts(job.target, job.work, job.below or []), job.parent)
     stream = Stream(archive, opened(archive), limits.bytes, lambda read: tell({"read": read}))
     tree = Tree(top, limits.depth, limits.path, alone=job.below is None)
-    Unpacking(tree, stream, limits, whole=job.whole, below=job.below).run(Members(stream))
+    members = Members(stream, may_lack_end=not job.whole)
+    Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below).run(members)
     return {"sha256": archive.sha256.hexdigest(), "diff_id": stream.diff_id()}
 
 

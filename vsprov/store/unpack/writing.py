@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from .headers import Member, Members
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .tree import Tree
+from .tree import Place, Tree
 
 MAX_ID = 65535
 CAPABILITY = "security.capability"
@@ -51,12 +52,20 @@ class Unpacking:
     """One archive on its way into the tree."""
 
     def __init__(
-        self, tree: Tree, stream: Stream, limits: Limits, *, whole: bool, below: Sequence[str] | None
+        self,
+        tree: Tree,
+        stream: Stream,
+        limits: Limits,
+        *,
+        whole: bool,
+        merge: bool,
+        below: Sequence[str] | None,
     ) -> None:
         self.tree = tree
         self.stream = stream
         self.limits = limits
         self.whole = whole
+        self.merge = merge
         self.below = below
         self.entries = 0
         self.bytes = 0
@@ -147,6 +156,8 @@ class Unpacking:
             self.tree.clear(place, hidden)
 
     def make_folder(self, folder: str, name: str, member: Member) -> None:
+        if self.merge and self.is_there(f"{folder}/{name}"):
+            return
         above = self.tree.place(folder, make=True)
         place = self.tree.make_folder(above, name) if name else above
         os.fchown(place.fd, member.uid, member.gid)
@@ -159,6 +170,22 @@ class Unpacking:
             os.setxattr(place.fd, attribute, value)
         os.fchmod(place.fd, member.mode & 0o7777)
         self.tree.times[place.path] = member.mtime
+
+    def is_there(self, path: str) -> bool:
+        """Whether there is a directory, perhaps by way of a symbolic link."""
+        try:
+            self.tree.place(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def make_room(self, place: Place, name: str, member: Member) -> None:
+        """Remove what is in the way of a file or a symbolic link."""
+        if self.merge and stat.S_ISDIR(os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_mode):
+            raise Refused(
+                f"'/{member.name}': is a folder in the image", "name a file in it, or end the target in /"
+            )
+        self.tree.remove(place, name)
 
     def make_link(self, folder: str, name: str, member: Member) -> None:
         """Another name of a file, which has its owner and mode already."""
@@ -186,7 +213,7 @@ class Unpacking:
         try:
             os.symlink(member.target, name, dir_fd=place.fd)
         except FileExistsError:
-            self.tree.remove(place, name)
+            self.make_room(place, name, member)
             os.symlink(member.target, name, dir_fd=place.fd)
         self.kept(member)
         if place.gid or (member.uid, member.gid) != ROOT:
@@ -200,7 +227,7 @@ class Unpacking:
         try:
             fd = os.open(name, NEW, 0o600, dir_fd=place.fd)
         except FileExistsError:
-            self.tree.remove(place, name)
+            self.make_room(place, name, member)
             fd = os.open(name, NEW, 0o600, dir_fd=place.fd)
         try:
             self.write(fd, member, members)

@@ -1,0 +1,106 @@
+"""The lock file `vsprov.lock.yaml`: which digests the tags of a repository's images led to when it was
+written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vsprov.cli.project import folders
+from vsprov.errors import ManifestError, Problem
+from vsprov.manifest.files import LOCK, PROJECT
+from vsprov.manifest.load import Manifest
+from vsprov.model.objects import Image, Object
+from vsprov.model.reference import parse_reference
+from vsprov.model.sources import OciSource
+
+HEAD = "# Written by `vsprov image lock`: the digest that each tag led to. Commit it.\n"
+
+
+def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, dict[str, str]]:
+    """Write the lock file of the manifest; (its path, {reference: "sha256:…"}). ImageError for a reference
+    that no registry knows, FailedError when the file cannot be written.
+    """
+    import yaml
+
+    from vsprov.store import durable
+    from vsprov.store.registry import RegistryParts  # loads a library for HTTP
+
+    path = os.path.join(_place(paths), LOCK)
+    found: dict[str, str] = {}
+    for oci in sorted(_tagged(objects), key=_key):
+        parts = RegistryParts(parse_reference(oci.ref or ""), "", oci.insecure)
+        found[_key(oci)] = f"sha256:{parts.find().digest}"
+    text = HEAD + yaml.safe_dump({"images": found}, sort_keys=True)
+    durable.write_file(path, text.encode(), 0o644)
+    return path, found
+
+
+def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Object, ...]:
+    """The objects, each tag with the digest that the lock file has for it. With `must` ManifestError for
+    every tag that it does not have.
+    """
+    files = (os.path.join(folder, LOCK) for folder in folders(paths))
+    path = next((file for file in files if os.path.isfile(file)), None)
+    known = _read(path) if path else {}
+    out, problems = [], []
+    for one in manifest.objects:
+        oci = one.spec.source.oci if isinstance(one.spec, Image) else None
+        if oci is not None and _is_tagged(oci):
+            digest = known.get(_key(oci))
+            if digest is not None and isinstance(one.spec, Image):
+                source = replace(one.spec.source, oci=replace(oci, digest=digest))
+                one = replace(one, spec=replace(one.spec, source=source))
+            elif must:
+                where = path or LOCK
+                message = f"{oci.ref} is not in {where}" if path else f"there is no {where}"
+                hint = "vsprov image lock PATH writes it"
+                key = "spec.source.oci.ref"
+                place = manifest.position(one.address, key)
+                problems.append(Problem(message, place, key, one.address, hint))
+        out.append(one)
+    if problems:
+        raise ManifestError(problems)
+    return tuple(out)
+
+
+def _place(paths: Sequence[str]) -> str:
+    """Beside the project file, or else beside the manifest."""
+    known = folders(paths)
+    return next((folder for folder in known if os.path.isfile(os.path.join(folder, PROJECT))), known[0])
+
+
+def _tagged(objects: Iterable[Object]) -> list[OciSource]:
+    sources = [one.spec.source.oci for one in objects if isinstance(one.spec, Image)]
+    unique = {_key(oci): oci for oci in sources if oci is not None and _is_tagged(oci)}
+    return list(unique.values())
+
+
+def _is_tagged(oci: OciSource) -> bool:
+    return oci.ref is not None and oci.digest is None and not parse_reference(oci.ref).digest
+
+
+def _key(oci: OciSource) -> str:
+    return str(parse_reference(oci.ref or ""))
+
+
+def _is_digest(given: object) -> bool:
+    return isinstance(given, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", given) is not None
+
+
+def _read(path: str) -> Mapping[str, str]:
+    from vsprov.manifest import files, text
+
+    documents, problems = text.parse(files.read(path, "the lock file"), path)
+    if problems:
+        raise ManifestError(problems)
+    value: Any = documents[0].value if documents else {}
+    images = value.get("images") if isinstance(value, dict) else None
+    if not isinstance(images, dict) or not all(map(_is_digest, images.values())):
+        message = "not a lock file: it has to be a map, with references and their digests at `images`"
+        raise ManifestError([Problem(message, subject=path)])
+    return images

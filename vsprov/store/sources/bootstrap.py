@@ -1,0 +1,182 @@
+"""Images installed from packages, by mmdebstrap(1) or debootstrap(8): the programs that are the standard for
+it.
+
+They run as the host's root and trust what their archive keys have signed, in namespaces of processes and
+mounts of their own: whatever ends them, or us, takes all they have started and mounted along. What comes out
+is a tar archive, and goes into the store as any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+
+from vsprov.errors import HostError, ImageError
+from vsprov.model import fields
+from vsprov.model.objects import Image
+from vsprov.model.sources import BootstrapSource
+from vsprov.store import unpacking
+from vsprov.store.images import Contents, ImageRecord
+from vsprov.store.instance import Instance
+from vsprov.store.layers import Batch
+from vsprov.store.limits import Limits
+from vsprov.store.progress import PACE, Progress
+from vsprov.store.sources import Resolved, limits_of
+
+PROGRAMS = ("mmdebstrap", "debootstrap")
+# The kernel kills unshare(1) when the thread that started it ends, prctl(2), PR_SET_PDEATHSIG; unshare has
+# its child killed along, and that is the init of the namespace: without it nothing there goes on.
+ALONE = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SECONDS_BETWEEN_KILLS = 0.05
+KEPT_OF_OUTPUT = 64 << 10
+# What such a program needs of our environment; all else could change what it makes.
+ENVIRONMENT = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+    assert image.source.bootstrap is not None
+    recipe = _digest(image.source.bootstrap)
+    fingerprint = f"bootstrap {recipe}"
+    if fresh:
+        return Resolved(hashlib.sha256(f"{recipe} {time.time_ns()}".encode()).hexdigest(), fingerprint)
+    if known is not None and known.fingerprint == fingerprint:
+        return Resolved(known.digest, fingerprint)
+    find_program()
+    return Resolved(recipe, fingerprint)
+
+
+def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
+    source = image.source.bootstrap
+    assert source is not None
+    batch.make(resolved.digest, lambda into: _fill(source, into, limits_of(image), batch.progress))
+    return Contents((resolved.digest,))
+
+
+def _digest(source: BootstrapSource) -> str:
+    """The sha256 over what is asked for: which packages come of it, only the installation tells."""
+    recipe = {"bootstrap": 1, "architecture": os.uname().machine, **fields.write(source)}
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def find_program() -> str:
+    """The path of the first of `PROGRAMS` that this host has; HostError where it has none."""
+    found = next((path for name in PROGRAMS if (path := shutil.which(name, path=PATH))), None)
+    if found is None:
+        raise HostError(
+            f"source.bootstrap: none of {', '.join(PROGRAMS)} is installed", hint="apt install mmdebstrap"
+        )
+    return found
+
+
+def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress) -> None:
+    """Install the packages and unpack what comes of it into the empty directory `into`."""
+    program = find_program()
+    folder = os.path.dirname(into)  # its other files go once the layer is made
+    archive, root = f"{folder}/bootstrap.tar", f"{folder}/bootstrap"
+    try:
+        if program.endswith("mmdebstrap"):
+            _run(_mmdebstrap(program, source, archive), folder, archive, progress)
+        else:
+            _run(_debootstrap(program, source, root), folder, archive, progress)
+            tar = ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*"]
+            _run([*tar, "-C", root, "-cf", archive, "."], folder, archive, progress)
+        fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            unpacking.unpack(fd, into, whole=True, limits=limits, progress=progress, shown=source.suite)
+        finally:
+            os.close(fd)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        if os.path.exists(archive):
+            os.unlink(archive)
+
+
+def _mmdebstrap(program: str, source: BootstrapSource, archive: str) -> list[str]:
+    words = [program, "--format=tar", f"--variant={source.variant}", *_common(source)]
+    mirror = [source.mirror] if source.mirror else []
+    return [*words, "--", source.suite, archive, *mirror]
+
+
+def _debootstrap(program: str, source: BootstrapSource, root: str) -> list[str]:
+    variant = [] if source.variant == "standard" else [f"--variant={source.variant}"]
+    mirror = [source.mirror] if source.mirror else []
+    return [program, *variant, *_common(source), source.suite, root, *mirror]  # it knows no "--"
+
+
+def _common(source: BootstrapSource) -> list[str]:
+    packages = [f"--include={','.join(source.packages)}"] if source.packages else []
+    return [f"--components={','.join(source.components)}", *packages]
+
+
+def _run(command: Sequence[str], folder: str, archive: str, progress: Progress) -> None:
+    """Run a program to its end. ImageError with what it said last, when it fails."""
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    environment |= {"PATH": PATH, "TMPDIR": folder, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    child = subprocess.Popen(
+        [*ALONE, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, cwd="/", process_group=0,
+    )  # fmt: skip
+    said = b""
+    with child, selectors.DefaultSelector() as selector:
+        assert child.stdout is not None
+        selector.register(child.stdout, selectors.EVENT_READ)
+        try:
+            while True:
+                progress("install packages", os.stat(archive).st_size if os.path.exists(archive) else 0, 0)
+                if selector.select(PACE):
+                    part = os.read(child.stdout.fileno(), 1 << 16)
+                    if not part:
+                        break
+                    said = (said + part)[-KEPT_OF_OUTPUT:]
+        except BaseException:
+            _end(child)
+            raise
+    if child.returncode != 0:
+        raise ImageError(
+            f"{os.path.basename(command[0])} ended with {child.returncode}: {_complaint(said)}",
+            hint="is the suite's name right, and can this host reach the mirror?",
+        )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill the program and all that it has started, and return when the last of it is gone.
+
+    It is unshare's child that is killed: unshare itself would not wait for what it takes along.
+    """
+    while child.poll() is None:
+        for init in _children(child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(init, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(SECONDS_BETWEEN_KILLS)
+
+
+def _children(parent: int) -> list[int]:
+    """The processes that `parent` has started and not waited for yet; proc_pid_stat(5), field 4."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if name.isdigit():
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    if int(file.read().rpartition(b")")[2].split()[1]) == parent:
+                        found.append(int(name))
+    return found
+
+
+def _complaint(said: bytes) -> str:
+    """What a program that failed had to say: its first errors, as later ones follow from them."""
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E:", "dpkg: error"))]
+    return "; ".join(errors[:3] or lines[-3:] or ["it said nothing"])

@@ -1,0 +1,46 @@
+"""The `directory` source: a folder that holds a root file system, copied."""
+
+from __future__ import annotations
+
+import os
+
+from vsprov.errors import ImageError
+from vsprov.model.objects import Image
+from vsprov.store import tree
+from vsprov.store.images import Contents, ImageRecord
+from vsprov.store.instance import Instance
+from vsprov.store.layers import Batch
+from vsprov.store.sources import Resolved, limits_of
+from vsprov.store.sources.files import outwait, plain
+
+
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+    path, unfit = plain(image.source.directory), tree.unfit_for_image(limits_of(image))
+    with tree.opened(path) as top:
+        found, newest = tree.fingerprint(top, path, unfit)
+        fingerprint = f"directory {found}"
+        if known is not None and known.fingerprint == fingerprint:
+            return Resolved(known.digest, fingerprint)
+        outwait(newest)
+        digest = tree.digest(top, path, unfit)
+        if tree.fingerprint(top, path, unfit)[0] != found:
+            raise ImageError(f"{path}: changed while it was being read", hint="try again when it is at rest")
+    return Resolved(digest, fingerprint)
+
+
+def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
+    path, unfit = plain(image.source.directory), tree.unfit_for_image(limits_of(image))
+    real, root = os.path.realpath(path), os.path.realpath(batch.instance.root)
+    if f"{root}/".startswith(f"{real.rstrip('/')}/"):
+        raise ImageError(f"{path}: it holds {root}, where the images themselves are kept")
+
+    def fill(into: str) -> None:
+        with tree.opened(path) as top:
+            tree.copy(top, path, into, lambda count, size: batch.progress("copy", size, 0), unfit)
+            if f"directory {tree.fingerprint(top, path, unfit)[0]}" != resolved.fingerprint:
+                raise ImageError(
+                    f"{path}: changed while it was being copied", hint="try again when it is at rest"
+                )
+
+    batch.make(resolved.digest, fill)
+    return Contents((resolved.digest,))

@@ -1,0 +1,70 @@
+"""Files that sources are made of, and telling whether they have changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+
+from vsprov.errors import ImageError, reason
+from vsprov.store.images import ImageRecord
+from vsprov.store.sources import Resolved
+
+_COARSE = 5  # CLOCK_REALTIME_COARSE, which the kernel stamps files with
+
+
+def resolve_file(path: str, word: str, known: ImageRecord | None) -> Resolved:
+    """A file by its sha256; it is read only when its status has changed since it was imported."""
+    with opened_file(path) as fd:
+        fingerprint, newest = _status(fd, word)
+        if known is not None and known.fingerprint == fingerprint:
+            return Resolved(known.digest, fingerprint)
+        outwait(newest)
+        try:
+            with open(fd, "rb", closefd=False) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ImageError(f"{path}: read: {reason(error)}") from error
+        if _status(fd, word)[0] != fingerprint:
+            raise ImageError(f"{path}: changed while it was being read", hint="try again when it is at rest")
+    return Resolved(digest, fingerprint)
+
+
+@contextlib.contextmanager
+def opened_file(path: str) -> Iterator[int]:
+    """A descriptor of a regular file, for reading."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageError(f"{path}: open: {reason(error)}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ImageError(
+                f"{path}: not a file", hint="source.directory is for a folder, oci.layout for an OCI layout"
+            )
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _status(fd: int, word: str) -> tuple[str, int]:
+    s = os.fstat(fd)
+    return f"{word} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino} {s.st_dev}", s.st_ctime_ns
+
+
+def plain(path: str | None) -> str:
+    """A path as others write it too, so that it is always the same text. ImageError for none."""
+    if not path or "\0" in path:
+        raise ImageError(f"{path!r}: no path can hold a NUL" if path else "a path is missing")
+    return os.path.normpath(path)
+
+
+def outwait(newest: int) -> None:
+    """Let the file system's clock pass the newest change, so that no later one can bear the same time."""
+    for _ in range(20):
+        if not 0 <= time.clock_gettime_ns(_COARSE) - newest < 1:
+            return
+        time.sleep(0.001)

@@ -1,0 +1,40 @@
+"""The `tar` source: an archive of a root file system."""
+
+from __future__ import annotations
+
+from vsprov.errors import ImageError
+from vsprov.model.objects import Image
+from vsprov.store import unpacking
+from vsprov.store.images import Contents, ImageRecord
+from vsprov.store.instance import Instance
+from vsprov.store.layers import Batch
+from vsprov.store.sources import Resolved, limits_of
+from vsprov.store.sources.files import opened_file, plain, resolve_file
+
+
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+    assert image.source.tar is not None
+    resolved = resolve_file(plain(image.source.tar.path), "tar", known)
+    wanted = image.source.tar.sha256
+    if wanted is not None and wanted.lower() != resolved.digest:
+        raise ImageError(
+            f"{image.source.tar.path}: sha256 {wanted.lower()} is wanted: the file has {resolved.digest}",
+            hint="it is another file than the manifest means: fetch it again, or correct sha256",
+        )
+    return resolved
+
+
+def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
+    assert image.source.tar is not None
+    path = plain(image.source.tar.path)
+
+    def fill(into: str) -> None:
+        with opened_file(path) as archive:
+            done = unpacking.unpack(
+                archive, into, whole=True, limits=limits_of(image), progress=batch.progress, shown=path
+            )
+        if done.sha256 != resolved.digest:
+            raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
+
+    batch.make(resolved.digest, fill)
+    return Contents((resolved.digest,))
