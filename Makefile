@@ -5,7 +5,7 @@ PYTEST := $(VENV)/python -m pytest
 PURE := not (kernel or e2e or attack or fault or vm)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check test-kernel test-vm bench docs schemas clean
+.PHONY: help quickstart test check test-kernel test-vm bench bench-images docs schemas clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-vm: ## the kernel tests on a kernel with pure cgroup v2, in an emulator: mi
 bench: ## up, again, change, down with 1 to 1000 servers, beside the floor and every peer installed here (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.run $(BENCH)
+
+bench-images: ## images: pulled beside every peer installed here, started beside 99 others, shared in memory (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.images --disk 12 $(BENCH)
 
 docs: schemas ## the manifest reference in docs/, from the schemas
 	@$(VENV)/python -m vsprov.manifest.reference docs/reference/manifest.md
