@@ -67,6 +67,7 @@ def test_a_minimal_system_is_installed_and_its_programs_run(
     assert said.stdout == "Hello, world!\n"
     assert (tree / "usr/bin/su").stat().st_mode & 0o7777 == 0o4755
     assert not list((tree / "dev").glob("sd*"))
+    assert [(tree / "etc" / name).read_text() for name in ("hostname", "resolv.conf")] == ["", ""]
     assert sorted(os.listdir(Path(store.instance.layers) / store.keys()[0])) == ["listing", "tree"]
     assert left(store) == []
     again = store.resolve(installed("hello"), store.record())

@@ -15,6 +15,7 @@ import os
 import selectors
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from vsprov.model import fields
 from vsprov.model.objects import Image
 from vsprov.model.sources import BootstrapSource
 from vsprov.store import unpacking
+from vsprov.store.durable import FOLDER
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers import Batch
@@ -38,6 +40,8 @@ ALONE = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
+# What the programs take over from the host, and no image should tell of it.
+OF_THE_HOST = ("hostname", "resolv.conf")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS_BETWEEN_KILLS = 0.05
 KEPT_OF_OUTPUT = 64 << 10
@@ -97,10 +101,27 @@ def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress
             unpacking.unpack(fd, into, whole=True, limits=limits, progress=progress, shown=source.suite)
         finally:
             os.close(fd)
+        _forget_the_host(into)
     finally:
         shutil.rmtree(root, ignore_errors=True)
         if os.path.exists(archive):
             os.unlink(archive)
+
+
+def _forget_the_host(into: str) -> None:
+    """Empty the files that the programs have taken over from the host; links in their place stay."""
+    folder = os.open(f"{into}/etc", FOLDER)
+    try:
+        for name in OF_THE_HOST:
+            try:
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(found.st_mode):
+                fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                os.close(fd)
+    finally:
+        os.close(folder)
 
 
 def _mmdebstrap(program: str, source: BootstrapSource, archive: str) -> list[str]:
