@@ -138,6 +138,7 @@ class Spawner:
     def __init__(self, *, in_python: bool = False) -> None:
         self._ids = 0
         self._incoming = bytearray()
+        self._ended = False
         self._outgoing = bytearray()
         options = ("python",) if in_python else ()
         with starting("spawner"), ExitStack() as undo:
@@ -232,5 +233,8 @@ class Spawner:
             except ConnectionResetError:  # died with requests unread
                 part = b""
             if not part:
+                if self._incoming and not self._ended:
+                    self._ended = True  # what it said before may be why
+                    return
                 raise FailedError("spawner: died", hint="its last words are on standard error")
             self._incoming += part
