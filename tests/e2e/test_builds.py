@@ -129,9 +129,25 @@ def test_copied_files_and_folders_are_in_the_image_with_owners_and_modes(
 def test_a_copy_over_an_existing_folder_adds_to_it(lab: Lab, box: Document, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "more/b").write_text("b")
-    step = {"copy": {"source": str(tmp_path / "more"), "target": "/srv/old"}}
+    step = {"copy": {"source": str(tmp_path / "more"), "target": "/srv/old", "owner": "9"}}
     lab.converge(box, built(step), server("a", image="built"))
     assert lab.shell("a", "cat /srv/old/a /srv/old/b") == "ab"
+    assert looks(top(lab) / "srv/old") == ("755", 0, 0)
+
+
+def test_a_file_does_not_take_the_place_of_a_folder(lab: Lab, box: Document, tmp_path: Path) -> None:
+    (tmp_path / "conf").write_text("conf")
+    copied = {"copy": {"source": str(tmp_path / "conf"), "target": "/etc"}}
+    for step in (copied, {"write": {"path": "/srv/old", "content": ""}}):
+        done = lab.apply(box, built(step), check=False)
+        assert done.returncode == 1 and "is a folder in the image\n" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["/usr/local/x", "/bin/x"])
+def test_a_file_that_the_hosts_own_would_hide_is_refused(lab: Lab, path: str) -> None:
+    step = {"write": {"path": path, "content": ""}}
+    done = lab.apply(image("host", host={}), built(step, on="host"), check=False)
+    assert done.returncode == 1 and "would hide it" in done.stderr
 
 
 def test_what_is_copied_may_not_hold_what_no_image_may_hold(lab: Lab, box: Document, tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_a_selection_takes_the_images_and_quotas_of_its_servers_along_and_nothin
     init = {"command": ["/bin/true"]}
     objects = manifests.load_documents(
         [
-            _document("Image", "one", {"source": {"host": {}}}, tier="web"),
+            _document("Image", "base", {"source": {"host": {}}}),
+            _document("Image", "one", {"source": {"build": {"from": "base"}}}, tier="web"),
             _document("Image", "two", {"source": {"host": {}}}, tier="web"),
             _document("Quota", "shared", {"scope": "pool"}),
             _document("Quota", "other", {"scope": "pool"}, tier="web"),
@@ -72,7 +73,8 @@ def test_a_selection_takes_the_images_and_quotas_of_its_servers_along_and_nothin
             _document("Server", "b", {"image": "two", "init": init}, tier="db"),
         ]
     ).objects
-    assert [one.address for one in select(objects, "tier=web")] == ["Image/one", "Quota/shared", "Server/a"]
+    chosen = [one.address for one in select(objects, "tier=web")]
+    assert chosen == ["Image/base", "Image/one", "Quota/shared", "Server/a"]
     assert select(objects, None) == objects
     with pytest.raises(UsageError, match="no server"):
         select(objects, "tier=none")
