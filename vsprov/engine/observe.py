@@ -28,6 +28,7 @@ from vsprov.plan.observed import (
     is_of,
 )
 from vsprov.store import images, marks, servers
+from vsprov.store.images import Contents
 from vsprov.store.instance import Instance
 from vsprov.store.servers import ServerDirectory
 
@@ -85,8 +86,9 @@ class _Observer:
             self.sides.setdefault(where, []).append(side)
 
     def observe(self, since: Since | None = None) -> Observed:
-        known = since.observed.servers if since else {}
-        same = {name: seen for name, seen in known.items() if since and name not in since.touched}
+        before = since.observed.servers if since else {}
+        same = {name: seen for name, seen in before.items() if since and name not in since.touched}
+        known = images.manifests(self.instance)
         parent = self.group(self.instance.name)
         directories = servers.observe(self.instance, same)
         pools: dict[str, ObservedGroup] = {}
@@ -111,8 +113,8 @@ class _Observer:
                 **{name: self.server(name, homes.get(name), directories.get(name)) for name in names},
             },
             pools=pools,
-            images={name: _image(record) for name, record in images.observe(self.instance).items()},
-            defaults=_defaults(self.instance),
+            images={name: _image(record) for name, record in images.observe(self.instance, known).items()},
+            defaults=_defaults(known),
             parent=parent,
             subtree=self.subtree(""),
         )
@@ -262,8 +264,7 @@ def owner_mark(directory: str) -> tuple[bool, str | None]:
         return False, None
 
 
-def _defaults(instance: Instance) -> dict[str, Mapping[str, Any]]:
-    known = images.manifests(instance)
+def _defaults(known: Mapping[str, Contents | None]) -> dict[str, Mapping[str, Any]]:
     return {digest: made_of.config for digest, made_of in known.items() if made_of and made_of.config}
 
 

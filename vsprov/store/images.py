@@ -56,18 +56,26 @@ class ImageRecord:
     problem: str = ""
 
 
-def observe(instance: Instance) -> dict[str, ImageRecord]:
-    """Every image record, by name; {} before the first. Corrupt content is told in `problem`, not raised."""
+def observe(
+    instance: Instance, known: Mapping[str, Contents | None] | None = None
+) -> dict[str, ImageRecord]:
+    """Every image record, by name; {} before the first. Corrupt content is told in `problem`, not raised.
+
+    `known`: what `manifests` has just given, if it was asked.
+    """
     there = layers.there(instance)
+    known = known or {}
     found = {}
     for file in folders.names(instance.images):
         if file.endswith(_SUFFIX):
             name = file.removesuffix(_SUFFIX)
-            found[name] = _observe(instance, name, f"{instance.images}/{file}", there)
+            found[name] = _observe(instance, name, f"{instance.images}/{file}", there, known)
     return found
 
 
-def _observe(instance: Instance, name: str, path: str, there: set[str]) -> ImageRecord:
+def _observe(
+    instance: Instance, name: str, path: str, there: set[str], known: Mapping[str, Contents | None]
+) -> ImageRecord:
     try:
         owner = marks.read_owner(path)
     except OSError as error:
@@ -75,13 +83,15 @@ def _observe(instance: Instance, name: str, path: str, there: set[str]) -> Image
     content, problem = sealed.read(path)
     if content is None:
         return ImageRecord(name, owner, problem=problem)
-    digest, spec, known = (content.get(key) for key in ("digest", "spec", "fingerprint"))
-    if not (is_digest(digest) and isinstance(spec, dict) and isinstance(known, str)):
+    digest, spec, fingerprint = (content.get(key) for key in ("digest", "spec", "fingerprint"))
+    if not (is_digest(digest) and isinstance(spec, dict) and isinstance(fingerprint, str)):
         return ImageRecord(name, owner, problem=f"{name}{_SUFFIX} is no record of an image")
-    made_of, problem = _contents(instance, str(digest))
+    made_of, problem = known.get(str(digest)), ""
+    if made_of is None:
+        made_of, problem = _contents(instance, str(digest))
     missing = [key for key in made_of.layers if key not in there] if made_of else []
     problem = problem or "; ".join(f"layer {key} is missing" for key in missing)
-    return ImageRecord(name, owner, str(digest), spec, known, made_of, problem)
+    return ImageRecord(name, owner, str(digest), spec, fingerprint, made_of, problem)
 
 
 def contents(instance: Instance, digest: str) -> Contents:
@@ -202,8 +212,8 @@ def unused(instance: Instance, used: Iterable[str] = (), without: Iterable[str] 
     Nothing as long as any record or manifest cannot be read: it may name any of them.
     """
     left_out = set(without)
-    records = [record for name, record in observe(instance).items() if name not in left_out]
     known = manifests(instance)
+    records = [record for name, record in observe(instance, known).items() if name not in left_out]
     if any(not record.digest for record in records) or None in known.values():
         return Unused()
     digests = {*used, *(record.digest for record in records)}
