@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.peers import call
 from tests.registry import Registry, blob, document, named
-from vsprov.store import oci
+from vsprov.store.registry import oci_documents
 
 SUITE = "bookworm"
 SIZE = 170_000_000  # bytes that come from /usr where no Debian can be had
@@ -120,17 +120,17 @@ def push(registry: Registry, folder: Path, name: str, tag: str, layers: Sequence
     parts = [blob(layout, layer, GZIP) for layer in compressed]
     about = {
         "os": "linux",
-        "architecture": oci.platforms()[0][0],
+        "architecture": oci_documents.platforms()[0][0],
         "config": {"Cmd": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [_digest(layer) for layer in layers]},
     }
     manifest = {
         "schemaVersion": 2,
-        "mediaType": oci.MANIFESTS[0],
-        "config": document(layout, about, oci.CONFIGS[0]),
+        "mediaType": oci_documents.MANIFESTS[0],
+        "config": document(layout, about, oci_documents.CONFIGS[0]),
         "layers": parts,
     }
-    named(layout, **{tag: document(layout, manifest, oci.MANIFESTS[0])})
+    named(layout, **{tag: document(layout, manifest, oci_documents.MANIFESTS[0])})
     registry.push(layout, f"bench:{tag}", tag)
     shutil.rmtree(layout)
     urls = tuple(f"http://{registry.host}/v2/bench/blobs/{part['digest']}" for part in parts)

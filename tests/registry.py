@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from vsprov.store import download, oci, registry_session
+from vsprov.store.registry import download, oci_documents, session
 
 USER, PASSWORD = "alice", "correct horse: battery"
 # bcrypt of PASSWORD, which Python cannot make by itself any more.
@@ -65,7 +65,7 @@ def image(
     parts = [blob(layout, compressed(layer, compression), kind) for layer in layers]
     about = {
         "os": "linux",
-        "architecture": architecture or oci.platforms()[0][0],
+        "architecture": architecture or oci_documents.platforms()[0][0],
         "config": config or {},
         "rootfs": {
             "type": "layers",
@@ -74,11 +74,11 @@ def image(
     }
     manifest = {
         "schemaVersion": 2,
-        "mediaType": oci.MANIFESTS[0],
-        "config": document(layout, about, oci.CONFIGS[0]),
+        "mediaType": oci_documents.MANIFESTS[0],
+        "config": document(layout, about, oci_documents.CONFIGS[0]),
         "layers": parts,
     }
-    return document(layout, manifest, oci.MANIFESTS[0])
+    return document(layout, manifest, oci_documents.MANIFESTS[0])
 
 
 def compressed(data: bytes, compression: str) -> bytes:
@@ -91,8 +91,8 @@ def compressed(data: bytes, compression: str) -> bytes:
 
 def index(layout: Path, *manifests: dict[str, Any]) -> dict[str, Any]:
     """The descriptor of an index of these images."""
-    content = {"schemaVersion": 2, "mediaType": oci.INDEXES[0], "manifests": list(manifests)}
-    return document(layout, content, oci.INDEXES[0])
+    content = {"schemaVersion": 2, "mediaType": oci_documents.INDEXES[0], "manifests": list(manifests)}
+    return document(layout, content, oci_documents.INDEXES[0])
 
 
 def named(layout: Path, **images: dict[str, Any]) -> Path:
@@ -115,7 +115,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("REGISTRY_AUTH_FILE", str(home / "auth.json"))
-    monkeypatch.setattr(registry_session, "PAUSE", 0.01)
+    monkeypatch.setattr(session, "PAUSE", 0.01)
     monkeypatch.setattr(download, "PAUSE", 0.01)
 
 

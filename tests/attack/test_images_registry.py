@@ -20,9 +20,9 @@ from tests.lab import image, to_yaml, wait_until
 from tests.registry import Answer, Request, answering
 from tests.shop import busybox_layer
 from vsprov.errors import ImageError
-from vsprov.model.reference import parse_reference
-from vsprov.store import registry_session
-from vsprov.store.registry import RegistryParts
+from vsprov.model.image_reference import parse_reference
+from vsprov.store.registry import session
+from vsprov.store.registry.parts import RegistryParts
 
 MIB = 1 << 20
 
@@ -186,7 +186,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n
 
 def test_a_document_that_drips_has_a_limit_of_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     registry.nobody(monkeypatch, tmp_path)
-    monkeypatch.setattr(registry_session, "DOCUMENT_TIMEOUT", 0.5)
+    monkeypatch.setattr(session, "DOCUMENT_TIMEOUT", 0.5)
     with dripping(HEAD) as host, pytest.raises(ImageError) as refusal:
         RegistryParts(parse_reference(f"{host}/app:latest"), str(tmp_path)).find()
     assert "for one document" in str(refusal.value)

@@ -19,9 +19,9 @@ from tests.features import requires
 from tests.lab import Lab, image
 from tests.registry import Registry
 from tests.shop import app
-from vsprov.store import oci
+from vsprov.store.registry import oci_documents
 
-MACHINE = oci.platforms()[0][0]
+MACHINE = oci_documents.platforms()[0][0]
 WAYS = ("tar", "layout", "saved", "registry")
 
 

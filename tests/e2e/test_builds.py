@@ -17,9 +17,10 @@ import pytest
 from tests.archives import NET_RAW
 from tests.features import requires
 from tests.lab import Document, Lab, busybox_image, image, server
-from vsprov.store import images, layers
+from vsprov.store import images
 from vsprov.store.instance import Instance
-from vsprov.store.verify import verify
+from vsprov.store.layers import layers
+from vsprov.store.layers.verify import verify
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from tests.archives import member, packed
 from tests.features import requires
 from tests.lab import Document, Lab, to_yaml, wait_until
 from tests.shop import Shop, app, busybox_layer, version_layer
-from vsprov.store import oci
+from vsprov.store.registry import oci_documents
 
-MACHINE = oci.platforms()[0][0]
+MACHINE = oci_documents.platforms()[0][0]
 FOREVER = "while :; do sleep 0.05; done"
 BYE = {"Env": ["GREETING=bye", "PATH=/bin"]}
 

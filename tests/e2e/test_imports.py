@@ -14,7 +14,8 @@ from tests.archives import archive, folder, member, packed
 from tests.e2e.test_builds import box, built, is_whole, run, store
 from tests.kernel.stores import workers
 from tests.lab import Document, Lab, busybox_image, image, server, to_yaml, wait_until
-from vsprov.store import images, layers
+from vsprov.store import images
+from vsprov.store.layers import layers
 
 __all__ = ["box"]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from tests import leaks
 from tests.lab import Document, Lab
-from vsprov.engine import converge, execute, situation
-from vsprov.engine.world import World
+from vsprov.engine.apply import converge, execute
+from vsprov.engine.look import situation
+from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
 from vsprov.plan.plan import Change
@@ -108,14 +109,14 @@ class Apply:
             left = steps
             do = execute.do
 
-            def do_and_kill(world: World, step: Step) -> execute.Doing:
+            def do_and_kill(context: ApplyContext, step: Step) -> execute.Doing:
                 nonlocal left
-                yield from do(world, step)
+                yield from do(context, step)
                 left -= 1
                 if left == 0:
                     os.write(tell, b"k")
-                    if world.spawner:
-                        os.kill(world.spawner.pid, 9)
+                    if context.spawner:
+                        os.kill(context.spawner.pid, 9)
 
             execute.do = do_and_kill
 

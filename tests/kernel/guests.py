@@ -16,7 +16,7 @@ from typing import Any
 
 from tests import leaks
 from tests.features import SERVERS, hierarchies, requires
-from vsprov.engine.spawn import Spawner
+from vsprov.engine.run.spawn import Spawner
 
 SECONDS = 60.0  # until a test that waits for the kernel gives up; an emulated machine is slow
 BASE = 2_000_000_000  # ids far from any range in use

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vsprov.store import dedupe, durable, listing
-from vsprov.store.dedupe import Done
-from vsprov.store.verify import verify
+from vsprov.store.disk import durable
+from vsprov.store.layers import dedupe, listing
+from vsprov.store.layers.dedupe import Done
+from vsprov.store.layers.verify import verify
 
 WHEN = 1_700_000_000_123_456_789
 

@@ -19,14 +19,16 @@ from tests.trees import Found, listing
 from vsprov.errors import ImageError
 from vsprov.model.objects import Image
 from vsprov.model.sources import ImageLimits, OciSource, Source, TarSource
-from vsprov.store import durable, folders, images, layers, sources
+from vsprov.store import images, sources
+from vsprov.store.disk import durable, folders
+from vsprov.store.disk.marks import Owner
+from vsprov.store.disk.progress import Progress
 from vsprov.store.hostimage import Bind
 from vsprov.store.images import ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.marks import Owner
-from vsprov.store.progress import Progress
+from vsprov.store.layers import layers
+from vsprov.store.layers.verify import verify
 from vsprov.store.sources import Resolved
-from vsprov.store.verify import verify
 
 MIB = 1 << 20
 
@@ -168,7 +170,7 @@ from vsprov.model.objects import Image
 from vsprov.model.sources import *
 from vsprov.store import sources
 from vsprov.store.instance import Instance
-from vsprov.store.marks import Owner
+from vsprov.store.disk.marks import Owner
 def told(what, done, total):
     print(what, done, flush=True)
 image = Image(source={source!r})

@@ -29,8 +29,9 @@ from tests.kernel.layers import (
     settled,
     united,
 )
-from vsprov.store import dedupe, durable, sizes
-from vsprov.store.dedupe import Done
+from vsprov.store.disk import durable
+from vsprov.store.layers import dedupe, sizes
+from vsprov.store.layers.dedupe import Done
 
 KIB, MIB = 1 << 10, 1 << 20
 ON_EXT4 = pytest.mark.requires("ext4", "loop", "mkfs_ext4")

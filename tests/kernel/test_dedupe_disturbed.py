@@ -32,7 +32,8 @@ from tests.kernel.layers import (
     united,
 )
 from vsprov.errors import FailedError, ImageError
-from vsprov.store import dedupe, durable, linking
+from vsprov.store.disk import durable
+from vsprov.store.layers import dedupe, linking
 
 MIB = 1 << 20
 ON_EXT4 = pytest.mark.requires("ext4", "loop", "mkfs_ext4")

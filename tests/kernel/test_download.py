@@ -18,10 +18,10 @@ from tests.archives import member, packed
 from tests.features import requires
 from tests.registry import Answer, Registry, Request
 from vsprov.errors import FailedError, ImageError
-from vsprov.model.reference import parse_reference
-from vsprov.store import document, download
-from vsprov.store.oci import Descriptor
-from vsprov.store.registry import RegistryParts
+from vsprov.model.image_reference import parse_reference
+from vsprov.store.registry import download, untrusted_json
+from vsprov.store.registry.oci_documents import Descriptor
+from vsprov.store.registry.parts import RegistryParts
 
 MIB = 1 << 20
 BLOB = random.Random(2).randbytes(3 * MIB)
@@ -332,7 +332,7 @@ def test_what_does_not_pass_is_told(
 
 def test_a_document_larger_than_any_should_be_is_not_read_to_its_end(tmp_path: Path, server: Server) -> None:
     server.answer = lambda request: (
-        Answer(200, b" " * (document.LIMIT + 1)) if "/manifests/" in request.path else None
+        Answer(200, b" " * (untrusted_json.LIMIT + 1)) if "/manifests/" in request.path else None
     )
     assert "a document of more than 4 MiB" in refusal(parts(tmp_path, f"{server.host}/app:1").find)
 
@@ -477,7 +477,7 @@ def test_a_token_that_has_run_out_is_asked_for_again(tmp_path: Path, server: Ser
         ("Bearer {}", Answer(200, b'{"token": 7}')),
         ("Bearer {}", Answer(200, b'{"token": "a\\r\\nb: c"}')),
         ("Bearer {}", Answer(200, b"[" * 100_000)),
-        ("Bearer {}", Answer(200, b" " * (document.LIMIT + 1))),
+        ("Bearer {}", Answer(200, b" " * (untrusted_json.LIMIT + 1))),
         ("Bearer {}", Answer(307, headers={"Location": "http://["})),
         ("Bearer {}", Answer(404)),
         ("Bearer {}", Answer(503)),

@@ -26,7 +26,7 @@ from vsprov.kernel import process
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 JOIN = """
 import ast, sys
-from vsprov.engine.enter import enter
+from vsprov.engine.guests.enter import enter
 from vsprov.errors import VsprovError
 try:
     code = enter(ast.literal_eval(sys.argv[1]), tty=sys.argv[2] == "tty")

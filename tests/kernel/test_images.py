@@ -11,8 +11,10 @@ import pytest
 from tests.archives import archive, member
 from tests.kernel.stores import Store, tar
 from vsprov.errors import ConflictError, ImageError
-from vsprov.store import images, layers, marks, sealed
-from vsprov.store.marks import Owner
+from vsprov.store import images
+from vsprov.store.disk import marks, sealed
+from vsprov.store.disk.marks import Owner
+from vsprov.store.layers import layers
 from vsprov.store.sources import Resolved
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.kernel.stores import Store, quiet
 from vsprov.errors import FailedError, ImageError
-from vsprov.store import folders, layers, marks
-from vsprov.store.verify import verify
+from vsprov.store.disk import folders, marks
+from vsprov.store.layers import layers
+from vsprov.store.layers.verify import verify
 
 ONE, TWO = "1" * 64, "2" * 64
 

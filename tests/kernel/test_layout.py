@@ -17,12 +17,12 @@ import pytest
 from tests import registry as lab
 from tests.archives import member, packed
 from vsprov.errors import ImageError
-from vsprov.store import document, oci
-from vsprov.store.layout import LayoutParts, SavedParts, archive_parts
-from vsprov.store.oci import Found, Parts
+from vsprov.store.registry import oci_documents, untrusted_json
+from vsprov.store.registry.layout import LayoutParts, SavedParts, archive_parts
+from vsprov.store.registry.oci_documents import Found, Parts
 
 HELLO, WORLD = packed(member("hello", b"hello")), packed(member("world", b"world"))
-OTHER = "arm64" if oci.platforms()[0][0] != "arm64" else "amd64"
+OTHER = "arm64" if oci_documents.platforms()[0][0] != "arm64" else "amd64"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_an_index_in_a_layout_leads_to_the_image_for_this_machine(layout: Path) 
     index = lab.index(
         layout,
         {**theirs, "platform": {"os": "linux", "architecture": OTHER}},
-        {**ours, "platform": {"os": "linux", "architecture": oci.platforms()[0][0]}},
+        {**ours, "platform": {"os": "linux", "architecture": oci_documents.platforms()[0][0]}},
     )
     found = LayoutParts(str(lab.named(layout, many=index))).find()
     assert (f"sha256:{found.digest}", f"sha256:{found.manifest.digest}") == (index["digest"], ours["digest"])
@@ -111,7 +111,7 @@ def test_entries_of_one_name_are_one_image_for_several_machines(layout: Path) ->
     ours, theirs = top(layout), lab.image(layout, HELLO, architecture=OTHER)
     entries = [
         {**descriptor, "platform": {"os": "linux", "architecture": architecture}}
-        for descriptor, architecture in ((theirs, OTHER), (ours, oci.platforms()[0][0]))
+        for descriptor, architecture in ((theirs, OTHER), (ours, oci_documents.platforms()[0][0]))
     ]
     for entry in entries:
         entry["annotations"] = {"org.opencontainers.image.ref.name": "app"}
@@ -198,7 +198,7 @@ def test_a_folder_of_blobs_that_is_a_link_is_not_entered(layout: Path, tmp_path:
 
 
 def test_documents_that_are_too_large_are_not_read(layout: Path) -> None:
-    os.truncate(layout / "index.json", document.LIMIT + 1)
+    os.truncate(layout / "index.json", untrusted_json.LIMIT + 1)
     assert "more than 4 MiB" in refusal(LayoutParts(str(layout)).find)
 
 

@@ -19,9 +19,10 @@ from tests.archives import NET_RAW
 from tests.conftest import Instance
 from tests.kernel.layers import WHEN, differences, put, quiet, seal
 from vsprov.errors import ImageError
-from vsprov.store import durable, listing
-from vsprov.store.listing import Item
-from vsprov.store.verify import verify
+from vsprov.store.disk import durable
+from vsprov.store.layers import listing
+from vsprov.store.layers.listing import Item
+from vsprov.store.layers.verify import verify
 
 MIB = 1 << 20
 

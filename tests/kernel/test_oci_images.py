@@ -22,7 +22,8 @@ from tests.kernel.stores import Store, layout
 from tests.registry import Registry
 from vsprov.errors import ImageError
 from vsprov.model.sources import ImageLimits, OciSource, Source
-from vsprov.store import images, layers
+from vsprov.store import images
+from vsprov.store.layers import layers
 
 CAPABLE = {"SCHILY.xattr.security.capability": NET_RAW.decode("utf-8", "surrogateescape")}
 BASE = packed(

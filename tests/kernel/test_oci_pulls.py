@@ -19,7 +19,9 @@ from tests.kernel.stores import MIB, Store, layout, workers
 from tests.trees import Found
 from vsprov.errors import FailedError
 from vsprov.model.sources import OciSource, Source
-from vsprov.store import durable, images, layers
+from vsprov.store import images
+from vsprov.store.disk import durable
+from vsprov.store.layers import layers
 
 pytestmark = pytest.mark.requires("docker_registry", "skopeo", "overlay")
 

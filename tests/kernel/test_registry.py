@@ -19,15 +19,15 @@ from tests.archives import member, packed
 from tests.features import requires
 from tests.registry import Answer, Registry
 from vsprov.errors import ImageError
-from vsprov.model.reference import parse_reference
-from vsprov.store import oci, registry_access, registry_session
-from vsprov.store.oci import Found
-from vsprov.store.registry import RegistryParts
+from vsprov.model.image_reference import parse_reference
+from vsprov.store.registry import access, oci_documents, session
+from vsprov.store.registry.oci_documents import Found
+from vsprov.store.registry.parts import RegistryParts
 
 requires("docker_registry", "skopeo")
 
 MIB = 1 << 20
-OTHER = "arm64" if oci.platforms()[0][0] != "arm64" else "amd64"
+OTHER = "arm64" if oci_documents.platforms()[0][0] != "arm64" else "amd64"
 NOISE = packed(member("noise", random.Random(1).randbytes(3 * MIB)))  # gzip does not make it smaller
 HELLO = packed(member("hello", b"hello"))
 
@@ -40,7 +40,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = lab.image(path, HELLO, architecture=OTHER)
     platforms = (
         {**other, "platform": {"os": "linux", "architecture": OTHER}},
-        {**small, "platform": {"os": "linux", "architecture": oci.platforms()[0][0]}},
+        {**small, "platform": {"os": "linux", "architecture": oci_documents.platforms()[0][0]}},
     )
     return lab.named(
         path, small=small, big=lab.image(path, NOISE), many=lab.index(path, *platforms), foreign=other
@@ -131,7 +131,7 @@ def test_an_image_in_the_format_of_docker_is_the_same_in_what_matters(tmp_path: 
         docker, plain = (
             parts(tmp_path, f"{registry.host}/team/{name}:v1").find() for name in ("docker", "oci")
         )
-    assert docker.manifest.config.media_type == oci.CONFIGS[1]
+    assert docker.manifest.config.media_type == oci_documents.CONFIGS[1]
     assert docker.config.diff_ids == plain.config.diff_ids
     assert docker.config.to_json() == plain.config.to_json()
     assert [layer.digest for layer in docker.manifest.layers] == [
@@ -239,7 +239,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_even_on_loopback(
 def test_the_authority_of_one_registry_is_trusted_for_that_registry(
     tmp_path: Path, layout: Path, secure: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_access, "CERTIFICATES", (str(tmp_path / "certs.d"),))
+    monkeypatch.setattr(access, "CERTIFICATES", (str(tmp_path / "certs.d"),))
     assert secure.authority is not None
     for host, trusted in (("127.0.0.1:1", False), (secure.host, True)):
         (tmp_path / "certs.d" / host).mkdir(parents=True)
@@ -270,7 +270,7 @@ def test_an_insecure_registry_is_spoken_to_with_and_without_tls(
 def test_plain_http_is_for_loopback_only_where_insecure_was_not_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_session, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(session, "_is_loopback", lambda host: False)
     with lab.answering(lambda request: Answer(200)) as host:
         error = refusal(parts(tmp_path, f"{host}/app").find)
     assert f"{host}: TLS: wrong version number" in str(error) and "insecure: true" in error.hint
@@ -289,7 +289,7 @@ def test_plain_http_is_for_loopback_only_where_insecure_was_not_said(
     ],
 )
 def test_loopback_is_told_from_what_only_looks_like_it(host: str, loopback: bool) -> None:
-    assert registry_session._is_loopback(host) is loopback
+    assert session._is_loopback(host) is loopback
 
 
 # ---- logging in

@@ -14,8 +14,9 @@ import pytest
 from tests.conftest import Instance
 from tests.kernel.layers import filled, mounted, put
 from vsprov.errors import FailedError
-from vsprov.store import durable, sizes
-from vsprov.store.sizes import Share
+from vsprov.store.disk import durable
+from vsprov.store.layers import sizes
+from vsprov.store.layers.sizes import Share
 
 MIB = 1 << 20
 

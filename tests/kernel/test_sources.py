@@ -19,7 +19,7 @@ from tests.kernel.stores import MIB, Store, directory, tar
 from tests.trees import listing
 from vsprov.errors import ImageError
 from vsprov.model.sources import HostSource, ImageLimits, Source
-from vsprov.store import durable
+from vsprov.store.disk import durable
 from vsprov.store.sources import Resolved
 
 

@@ -20,8 +20,8 @@ import pytest
 from tests.features import hierarchies, requires
 from tests.instance import CHECKOUT
 from tests.kernel.guests import BASE, MASK, SECONDS, Workshop, ended, members, open_workshop
-from vsprov.engine import spawn
-from vsprov.engine.spawn import Spawner
+from vsprov.engine.run import spawn
+from vsprov.engine.run.spawn import Spawner
 from vsprov.errors import FailedError
 from vsprov.guest.sys_calls import raw_syscall
 from vsprov.kernel import process, syscall
@@ -632,7 +632,7 @@ def test_a_spawner_that_is_stopped_is_killed_when_it_is_no_longer_needed(
 
 START = """
 import resource, select, sys
-from vsprov.engine.spawn import Spawner
+from vsprov.engine.run.spawn import Spawner
 from vsprov.errors import FailedError
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
 try:

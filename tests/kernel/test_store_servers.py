@@ -15,9 +15,10 @@ import pytest
 
 from tests.conftest import Instance as Own
 from vsprov.errors import ConflictError, FailedError, HostError
-from vsprov.store import durable, images, marks, servers
+from vsprov.store import images, servers
+from vsprov.store.disk import durable, marks
+from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance
-from vsprov.store.marks import Owner
 
 BASE = 900_000_000
 APPLIED = {"spec": {"image": "base", "resources": {"memory": {"max": "64Mi"}}}, "image": "ab" * 32}
@@ -317,7 +318,7 @@ def test_a_maker_killed_at_any_moment_leaves_whole_servers_and_what_the_sweep_re
         "import sys\n"
         "from vsprov.store import servers\n"
         "from vsprov.store.instance import Instance\n"
-        "from vsprov.store.marks import Owner\n"
+        "from vsprov.store.disk.marks import Owner\n"
         "store = Instance(sys.argv[1], sys.argv[2])\n"
         "print(flush=True)\n"
         "for round in range(10**6):\n"

@@ -20,7 +20,7 @@ import zstandard
 from tests.archives import NET_RAW, folder, hard, link, member, packed
 from tests.kernel.stacks import MIB, Box
 from tests.trees import listing
-from vsprov.store.unpacking import unpack
+from vsprov.store.layers.unpacking import unpack
 
 
 @pytest.fixture

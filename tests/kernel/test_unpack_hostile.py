@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from tests.archives import folder, hard, link, member, packed
 from tests.kernel.stacks import MIB, Box
 from vsprov.errors import ImageError
-from vsprov.store import marks
-from vsprov.store.limits import Limits
-from vsprov.store.unpacking import unpack
+from vsprov.store.disk import marks
+from vsprov.store.disk.limits import Limits
+from vsprov.store.layers.unpacking import unpack
 
 
 @pytest.fixture

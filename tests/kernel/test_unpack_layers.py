@@ -15,7 +15,7 @@ from tests.archives import NET_RAW, archive, folder, hard, link, member, packed
 from tests.kernel.stacks import Box, as_umoci, overlaid, same
 from tests.trees import listing
 from vsprov.errors import ImageError
-from vsprov.store.unpacking import NeedsBelow, unpack
+from vsprov.store.layers.unpacking import NeedsBelow, unpack
 
 Layer = list[tuple[tarfile.TarInfo, bytes]]
 

@@ -166,7 +166,7 @@ FORBIDDEN = {
         "jsonschema",
         "yaml",
         "vsprov.manifest",
-        "vsprov.engine.spawn",
+        "vsprov.engine.run.spawn",
     },
     "get": {"rich", "pydantic", "jinja2", "pyroute2", "jsonschema", "yaml", "vsprov.manifest"},
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsprov.engine import console
+from vsprov.engine.guests import console
 from vsprov.errors import FailedError
 from vsprov.store.instance import Instance
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vsprov.errors import ImageError
-from vsprov.model.reference import parse_reference
-from vsprov.store import credentials
-from vsprov.store.credentials import Credentials
+from vsprov.model.image_reference import parse_reference
+from vsprov.store.registry import credentials
+from vsprov.store.registry.credentials import Credentials
 
 SECRET = "hunter2: with a colon"
 

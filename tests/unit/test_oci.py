@@ -14,14 +14,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vsprov.errors import ImageError
-from vsprov.store import document, limits, oci
-from vsprov.store.limits import Limits
-from vsprov.store.oci import Descriptor, ImageConfig, Manifest
+from vsprov.store.disk import limits
+from vsprov.store.disk.limits import Limits
+from vsprov.store.registry import oci_documents, untrusted_json
+from vsprov.store.registry.oci_documents import Descriptor, ImageConfig, Manifest
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-OCI_MANIFEST, DOCKER_MANIFEST = oci.MANIFESTS
-OCI_INDEX, DOCKER_INDEX = oci.INDEXES
-OCI_CONFIG, DOCKER_CONFIG = oci.CONFIGS
+OCI_MANIFEST, DOCKER_MANIFEST = oci_documents.MANIFESTS
+OCI_INDEX, DOCKER_INDEX = oci_documents.INDEXES
+OCI_CONFIG, DOCKER_CONFIG = oci_documents.CONFIGS
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 VENDOR = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -38,7 +39,7 @@ MANIFEST: dict[str, Any] = {
 }
 CONFIG: dict[str, Any] = {
     "created": "2024-05-02T10:00:00Z",
-    "architecture": oci.platforms()[0][0],
+    "architecture": oci_documents.platforms()[0][0],
     "os": "linux",
     "config": {
         "User": "www-data",
@@ -105,7 +106,7 @@ def as_machine(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
 
 
 def test_a_manifest_names_its_configuration_and_its_layers_lowest_first() -> None:
-    assert oci.read_manifest(data(MANIFEST), A, "web") == Manifest(
+    assert oci_documents.read_manifest(data(MANIFEST), A, "web") == Manifest(
         digest=A,
         config=Descriptor(OCI_CONFIG, A, 1457),
         layers=(
@@ -117,11 +118,14 @@ def test_a_manifest_names_its_configuration_and_its_layers_lowest_first() -> Non
 
 @pytest.mark.parametrize("media_type", [None, "", OCI_MANIFEST, DOCKER_MANIFEST])
 def test_a_manifest_need_not_say_that_it_is_one(media_type: str | None) -> None:
-    assert oci.read_manifest(changed(MANIFEST, "mediaType", to=media_type), A, "web").config.digest == A
+    assert (
+        oci_documents.read_manifest(changed(MANIFEST, "mediaType", to=media_type), A, "web").config.digest
+        == A
+    )
 
 
 def test_a_configuration_says_how_the_image_is_started() -> None:
-    config = oci.read_config(data(CONFIG), "web")
+    config = oci_documents.read_config(data(CONFIG), "web")
     assert config == ImageConfig(
         entrypoint=("/docker-entrypoint.sh",),
         command=("nginx", "-g", "daemon off;"),
@@ -131,7 +135,7 @@ def test_a_configuration_says_how_the_image_is_started() -> None:
         stop_signal="SIGQUIT",
         labels={"maintainer": "someone"},
         os="linux",
-        architecture=oci.platforms()[0][0],
+        architecture=oci_documents.platforms()[0][0],
         diff_ids=(B, C),
     )
     assert config.to_json() == {
@@ -146,7 +150,7 @@ def test_a_configuration_says_how_the_image_is_started() -> None:
 
 @pytest.mark.parametrize("config", [None, {}, {"Env": None, "Cmd": None, "Labels": None, "User": None}])
 def test_what_a_configuration_leaves_open_stays_open(config: object) -> None:
-    read = oci.read_config(changed(CONFIG, "config", to=config), "web")
+    read = oci_documents.read_config(changed(CONFIG, "config", to=config), "web")
     assert read.to_json() == {}
 
 
@@ -154,7 +158,10 @@ def test_what_a_configuration_leaves_open_stays_open(config: object) -> None:
     ("given_", "kept"), [("", ""), ("app", "/app"), ("/a/../../b/", "/b"), ("//srv", "/srv")]
 )
 def test_a_working_directory_is_made_absolute(given_: str, kept: str) -> None:
-    assert oci.read_config(changed(CONFIG, "config", "WorkingDir", to=given_), "web").working_dir == kept
+    assert (
+        oci_documents.read_config(changed(CONFIG, "config", "WorkingDir", to=given_), "web").working_dir
+        == kept
+    )
 
 
 # ---- the image for this machine
@@ -167,30 +174,35 @@ def test_of_an_index_the_image_for_this_machine_is_picked(
     monkeypatch: pytest.MonkeyPatch, machine: str, first: str
 ) -> None:
     as_machine(monkeypatch, machine)
-    assert oci.pick(oci.read_index(data(INDEX), "web"), "web").digest == first * 64
+    assert oci_documents.pick(oci_documents.read_index(data(INDEX), "web"), "web").digest == first * 64
 
 
 def test_an_index_without_an_image_for_this_machine_is_told_with_what_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     as_machine(monkeypatch, "riscv64")
-    refusal = said(oci.pick, oci.read_index(data(INDEX), "web"))
+    refusal = said(oci_documents.pick, oci_documents.read_index(data(INDEX), "web"))
     assert refusal.startswith("an image for linux/riscv64 is wanted: there is 'linux/amd64, linux/arm/v5,")
     assert "unknown" not in refusal
-    empty = oci.read_index(changed(INDEX, "manifests", to=[]), "web")
-    assert said(oci.pick, empty) == "an image for linux/riscv64 is wanted: there is nothing"
+    empty = oci_documents.read_index(changed(INDEX, "manifests", to=[]), "web")
+    assert said(oci_documents.pick, empty) == "an image for linux/riscv64 is wanted: there is nothing"
 
 
 def test_the_only_image_of_an_index_need_not_say_for_which_machine_it_is() -> None:
     alone = {key: value for key, value in INDEX["manifests"][1].items() if key != "platform"}
-    assert oci.pick(oci.read_index(changed(INDEX, "manifests", to=[alone]), "web"), "web").digest == "2" * 64
+    assert (
+        oci_documents.pick(
+            oci_documents.read_index(changed(INDEX, "manifests", to=[alone]), "web"), "web"
+        ).digest
+        == "2" * 64
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("architecture", "sparc"), ("os", "windows")])
 def test_an_image_for_another_machine_is_refused(key: str, value: str) -> None:
-    manifest = oci.read_manifest(data(MANIFEST), A, "web")
-    config = oci.read_config(changed(CONFIG, key, to=value), "web")
-    assert value in said(oci.check_together, manifest, config)
+    manifest = oci_documents.read_manifest(data(MANIFEST), A, "web")
+    config = oci_documents.read_config(changed(CONFIG, key, to=value), "web")
+    assert value in said(oci_documents.check_together, manifest, config)
 
 
 # ---- from an index to its image
@@ -209,9 +221,9 @@ class Documents:
         self.held[digest] = raw
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(raw), **more}
 
-    def follow(self, descriptor: dict[str, Any]) -> oci.Found:
+    def follow(self, descriptor: dict[str, Any]) -> oci_documents.Found:
         digest = descriptor["digest"].removeprefix("sha256:")
-        return oci.follow(self.held[digest], digest, lambda wanted: self.held[wanted.digest], "web")
+        return oci_documents.follow(self.held[digest], digest, lambda wanted: self.held[wanted.digest], "web")
 
 
 def image(documents: Documents) -> dict[str, Any]:
@@ -269,7 +281,7 @@ def test_a_configuration_with_the_sums_of_other_layers_is_refused() -> None:
         (b'{"schemaVersion": ' + b"9" * 5000 + b"}", "not a JSON document"),
         (b'{"schemaVersion": 2, "schemaVersion": 2}', "a key is given twice"),
         (b'{"schemaVersion": NaN}', "NaN is no number"),
-        (b" " * (document.LIMIT + 1), "more than 4 MiB"),
+        (b" " * (untrusted_json.LIMIT + 1), "more than 4 MiB"),
         (changed(MANIFEST, "schemaVersion", to=1), "docker's schema 1"),
         (changed(MANIFEST, "schemaVersion", to=True), "schemaVersion 2 is wanted: there is True"),
         (changed(MANIFEST, "schemaVersion", to="2"), "schemaVersion 2 is wanted: there is '2'"),
@@ -303,7 +315,7 @@ def test_a_configuration_with_the_sums_of_other_layers_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_not_sound_is_refused(raw: bytes, words: str) -> None:
-    assert words in said(oci.read_manifest, raw, A)
+    assert words in said(oci_documents.read_manifest, raw, A)
 
 
 @pytest.mark.parametrize(
@@ -322,14 +334,14 @@ def test_a_manifest_that_is_not_sound_is_refused(raw: bytes, words: str) -> None
     ],
 )
 def test_a_configuration_that_is_not_sound_is_refused(raw: bytes, words: str) -> None:
-    assert words in said(oci.read_config, raw)
+    assert words in said(oci_documents.read_config, raw)
 
 
 def test_layers_larger_than_an_image_may_be_are_refused_before_they_are_fetched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "LIMITS", Limits(bytes=2_797_540))
-    assert said(oci.read_manifest, data(MANIFEST), A) == (
+    assert said(oci_documents.read_manifest, data(MANIFEST), A) == (
         "its layers have 2797541 bytes: at most 2797540 are allowed"
     )
 
@@ -371,15 +383,15 @@ def harmless(read: Callable[[], object]) -> None:
 @example({**INDEX, "manifests": [{**INDEX["manifests"][0], "platform": {"os": "\n\x1b[2J"}}]})
 def test_documents_of_any_content_are_read_or_refused_in_one_line(content: Any) -> None:
     raw = data(content)
-    harmless(lambda: oci.read_manifest(raw, A, "web"))
-    harmless(lambda: oci.pick(oci.read_index(raw, "web"), "web"))
-    harmless(lambda: oci.check_together(
-        oci.read_manifest(data(MANIFEST), A, "web"), oci.read_config(raw, "web"), "web"
+    harmless(lambda: oci_documents.read_manifest(raw, A, "web"))
+    harmless(lambda: oci_documents.pick(oci_documents.read_index(raw, "web"), "web"))
+    harmless(lambda: oci_documents.check_together(
+        oci_documents.read_manifest(data(MANIFEST), A, "web"), oci_documents.read_config(raw, "web"), "web"
     ))  # fmt: skip
-    harmless(lambda: oci.follow(raw, A, lambda descriptor: raw, "web"))
+    harmless(lambda: oci_documents.follow(raw, A, lambda descriptor: raw, "web"))
 
 
 @given(st.binary(max_size=200))
 def test_bytes_of_any_kind_are_read_or_refused_in_one_line(raw: bytes) -> None:
-    harmless(lambda: oci.read_manifest(raw, A, "web"))
-    harmless(lambda: oci.read_config(raw, "web"))
+    harmless(lambda: oci_documents.read_manifest(raw, A, "web"))
+    harmless(lambda: oci_documents.read_config(raw, "web"))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
-from vsprov.engine import execute
+from vsprov.engine.apply import execute
 from vsprov.manifest.schema import document_schema
 from vsprov.model import costs
 from vsprov.model.objects import (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vsprov.model.reference import Reference, parse_reference
+from vsprov.model.image_reference import Reference, parse_reference
 from vsprov.model.units import UnitError
 
 HEX = "0123456789abcdef" * 4

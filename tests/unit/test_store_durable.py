@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import FailedError
-from vsprov.store import durable, sealed
+from vsprov.store.disk import durable, sealed
 
 
 def test_a_written_file_has_its_content_its_mode_and_no_companion(tmp_path: Path) -> None:

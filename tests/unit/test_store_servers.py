@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsprov.errors import FailedError
-from vsprov.store import folders, images, servers
+from vsprov.store import images, servers
+from vsprov.store.disk import folders
 from vsprov.store.instance import FIRST_ID, RANGE, RANGES_PER_SLOT, Instance
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tests import leaks
 from tests.instance import Instance
 from tests.lab import Document, Lab, image, pool, server, to_yaml, wait_until
-from vsprov.store import durable
+from vsprov.store.disk import durable
 
 PLACE = Path("/var/tmp")
 LAB = Lab(Instance("vt-power", PLACE / "vt-power"))

@@ -28,8 +28,9 @@ from vsprov.cli.options import (
 )
 from vsprov.cli.plan import placed, wanted
 from vsprov.cli.project import owner_set
-from vsprov.engine import converge, lifecycle
-from vsprov.engine.converge import Draft, Outcome, PlanError
+from vsprov.engine import lifecycle
+from vsprov.engine.apply import converge
+from vsprov.engine.apply.converge import Draft, Outcome, PlanError
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.manifest.load import Manifest
@@ -168,7 +169,7 @@ def _failed(outcome: Outcome, address: str) -> bool:
 
 
 def _show_console(settings: Settings, name: str) -> None:
-    from vsprov.engine.console import last_lines
+    from vsprov.engine.guests.console import last_lines
     from vsprov.render.screen import clean
 
     for line in last_lines(settings.instance, name, 5):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vsprov.cli.options import Settings
-from vsprov.engine import documents
-from vsprov.engine.documents import Weighed
+from vsprov.engine.look import documents
+from vsprov.engine.look.documents import Weighed
 from vsprov.manifest.dump import to_yaml
 from vsprov.manifest.load import document_of
 from vsprov.model.objects import Object, Quota

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import typer
 
 from vsprov.cli.options import settings_of, verb
-from vsprov.engine import doctor as host
+from vsprov.engine.look import doctor as host
 from vsprov.errors import HostError
 from vsprov.render.problems import dump
 from vsprov.render.screen import err, out

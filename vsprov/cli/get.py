@@ -10,7 +10,7 @@ import typer
 
 from vsprov.cli import complete, selector
 from vsprov.cli.options import Selector, settings_of, verb
-from vsprov.engine import documents
+from vsprov.engine.look import documents
 from vsprov.errors import FailedError, UsageError
 from vsprov.kernel import process
 from vsprov.plan import specs

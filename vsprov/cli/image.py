@@ -28,8 +28,8 @@ from vsprov.cli.options import (
     work_of,
 )
 from vsprov.cli.project import owner_set
-from vsprov.engine import imagestore
-from vsprov.engine.converge import Outcome
+from vsprov.engine.apply.converge import Outcome
+from vsprov.engine.images import imagestore
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.model.objects import API_VERSION, Image, Object

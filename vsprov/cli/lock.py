@@ -14,8 +14,8 @@ from vsprov.cli.project import folders
 from vsprov.errors import ManifestError, Problem
 from vsprov.manifest.files import LOCK, PROJECT
 from vsprov.manifest.load import Manifest
+from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image, Object
-from vsprov.model.reference import parse_reference
 from vsprov.model.sources import OciSource
 
 HEAD = "# Written by `vsprov image lock`: the digest that each tag led to. Commit it.\n"
@@ -27,8 +27,8 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
     """
     import yaml
 
-    from vsprov.store import durable
-    from vsprov.store.registry import RegistryParts  # loads a library for HTTP
+    from vsprov.store.disk import durable
+    from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
 
     path = os.path.join(_place(paths), LOCK)
     found: dict[str, str] = {}

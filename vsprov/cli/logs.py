@@ -11,12 +11,12 @@ import typer
 
 from vsprov.cli import complete
 from vsprov.cli.options import server_name, settings_of, verb
-from vsprov.engine import console
-from vsprov.engine.observe import unknown_server
+from vsprov.engine.guests import console
+from vsprov.engine.look.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel import process
 from vsprov.render.console import Harmless
-from vsprov.store import folders
+from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 
 

@@ -25,7 +25,7 @@ from vsprov.cli.options import (
 )
 from vsprov.cli.project import owner_set
 from vsprov.cli.selector import select
-from vsprov.engine import converge
+from vsprov.engine.apply import converge
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.manifest.load import Manifest

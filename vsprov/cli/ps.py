@@ -9,8 +9,8 @@ import typer
 
 from vsprov.cli import complete
 from vsprov.cli.options import server_name, settings_of, verb
-from vsprov.engine import processes
-from vsprov.engine.observe import unknown_server
+from vsprov.engine.look import processes
+from vsprov.engine.look.observe import unknown_server
 from vsprov.kernel import process
 from vsprov.render.problems import dump
 from vsprov.render.screen import out

@@ -14,7 +14,7 @@ from typing import Any
 
 from vsprov import __version__
 from vsprov.cli.options import Inputs
-from vsprov.engine.converge import Draft
+from vsprov.engine.apply.converge import Draft
 from vsprov.errors import FailedError, StalePlanError, UsageError, reason
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest

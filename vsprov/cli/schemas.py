@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vsprov import PACKAGE
 from vsprov.errors import FailedError
 
 NAMES = ("manifest", "image", "quota", "server", "plan")
@@ -11,8 +12,7 @@ NAMES = ("manifest", "image", "quota", "server", "plan")
 
 def packaged(name: str) -> str:
     """The text of a schema, as it was installed or as it lies in a checkout."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for folder in (f"{package}/schemas", f"{os.path.dirname(package)}/schemas"):
+    for folder in (f"{PACKAGE}/schemas", f"{os.path.dirname(PACKAGE)}/schemas"):
         try:
             with open(f"{folder}/{name}.json", encoding="utf-8") as file:
                 return file.read()

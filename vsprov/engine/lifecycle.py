@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vsprov.engine import converge, situation
-from vsprov.engine.converge import Draft, Outcome, Report
-from vsprov.engine.observe import refuse_foreign, unknown_server
-from vsprov.engine.situation import Situation
+from vsprov.engine.apply import converge
+from vsprov.engine.apply.converge import Draft, Outcome, Report
+from vsprov.engine.look import situation
+from vsprov.engine.look.observe import refuse_foreign, unknown_server
+from vsprov.engine.look.situation import Situation
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
 from vsprov.plan import applied, removals

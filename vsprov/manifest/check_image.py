@@ -8,8 +8,8 @@ from vsprov.errors import Problem
 from vsprov.manifest.check_object import KERNEL_FOLDERS, is_below, wrong_path
 from vsprov.manifest.problems import Path
 from vsprov.manifest.resolve import Item
+from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image, parse_signal, parse_user
-from vsprov.model.reference import parse_reference
 from vsprov.model.units import UnitError
 
 SOURCE: Path = ("spec", "source")

@@ -1,8 +1,8 @@
 """The steps of a plan: frozen data with strings only, so that they print, serialise and know their undo.
 
 `controller` names a hierarchy: "" is cgroup2, where every home is; a name such as "memory" is wherever that
-controller lives on this host. `group` is a path below it ("vsprov/web1"). `engine.execute` holds one function
-per class.
+controller lives on this host. `group` is a path below it ("vsprov/web1"). `engine.apply.execute` holds one
+function per class.
 """
 
 from __future__ import annotations

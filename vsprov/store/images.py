@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, ImageError, reason
-from vsprov.store import durable, folders, layers, marks, sealed
+from vsprov.store.disk import durable, folders, marks, sealed
+from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import Bind
 from vsprov.store.instance import Instance
-from vsprov.store.layers import is_digest
-from vsprov.store.marks import Owner
+from vsprov.store.layers import layers
+from vsprov.store.layers.layers import is_digest
 
 _SUFFIX = ".json"
 _writing = threading.Lock()  # images that are imported at once may have one digest
@@ -56,9 +57,7 @@ class ImageRecord:
     problem: str = ""
 
 
-def observe(
-    instance: Instance, known: Mapping[str, Contents | None] | None = None
-) -> dict[str, ImageRecord]:
+def observe(instance: Instance, known: Mapping[str, Contents | None] | None = None) -> dict[str, ImageRecord]:
     """Every image record, by name; {} before the first. Corrupt content is told in `problem`, not raised.
 
     `known`: what `manifests` has just given, if it was asked.

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, reason
-from vsprov.store import durable, folders, marks, sealed
-from vsprov.store.folders import sweep as sweep
+from vsprov.store.disk import durable, folders, marks, sealed
+from vsprov.store.disk.folders import sweep as sweep
+from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import RANGE, RANGES_PER_SLOT, Instance
-from vsprov.store.marks import Owner
 
 SUBUID = "/etc/subuid"
 SUBGID = "/etc/subgid"

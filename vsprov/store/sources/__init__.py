@@ -14,13 +14,15 @@ from vsprov.errors import ImageError
 from vsprov.model import fields
 from vsprov.model.objects import Image
 from vsprov.model.sources import Source
-from vsprov.store import folders, images, layers
+from vsprov.store import images
+from vsprov.store.disk import folders
+from vsprov.store.disk.limits import Limits
+from vsprov.store.disk.marks import Owner
+from vsprov.store.disk.progress import Progress
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.layers import Batch
-from vsprov.store.limits import Limits
-from vsprov.store.marks import Owner
-from vsprov.store.progress import Progress
+from vsprov.store.layers import layers
+from vsprov.store.layers.layers import Batch
 
 
 @dataclass(frozen=True, slots=True)

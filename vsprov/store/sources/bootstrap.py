@@ -24,13 +24,13 @@ from vsprov.errors import HostError, ImageError
 from vsprov.model import fields
 from vsprov.model.objects import Image
 from vsprov.model.sources import BootstrapSource
-from vsprov.store import unpacking
-from vsprov.store.durable import FOLDER
+from vsprov.store.disk.durable import FOLDER
+from vsprov.store.disk.limits import Limits
+from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.layers import Batch
-from vsprov.store.limits import Limits
-from vsprov.store.progress import PACE, Progress
+from vsprov.store.layers import unpacking
+from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 
 PROGRAMS = ("mmdebstrap", "debootstrap")

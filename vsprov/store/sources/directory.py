@@ -6,10 +6,10 @@ import os
 
 from vsprov.errors import ImageError
 from vsprov.model.objects import Image
-from vsprov.store import tree
+from vsprov.store.disk import tree
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.layers import Batch
+from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import outwait, plain
 

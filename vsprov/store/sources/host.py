@@ -6,7 +6,7 @@ from vsprov.model.objects import Image
 from vsprov.store import hostimage
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.layers import Batch
+from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved
 
 

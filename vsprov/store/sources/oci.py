@@ -13,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vsprov.errors import ImageError, reason
+from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image
-from vsprov.model.reference import parse_reference
 from vsprov.model.sources import OciSource
-from vsprov.store import durable, folders, layout, listing, unpacking
+from vsprov.store.disk import durable, folders
+from vsprov.store.disk.limits import Limits
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import LISTING, Instance
-from vsprov.store.layers import Batch
-from vsprov.store.limits import Limits
-from vsprov.store.oci import Descriptor, Found, Parts
+from vsprov.store.layers import listing, unpacking
+from vsprov.store.layers.layers import Batch
+from vsprov.store.registry import layout
+from vsprov.store.registry.oci_documents import Descriptor, Found, Parts
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
 
@@ -87,7 +89,7 @@ def _unpacked(batch: Batch, image: Image, parts: Parts, found: Found) -> Content
 def _parts_of(oci: OciSource, downloads: str) -> Parts:
     """Where the parts of an image are, of a registry or a layout."""
     if oci.ref is not None:
-        from vsprov.store.registry import RegistryParts  # loads a library for HTTP
+        from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
 
         reference = parse_reference(oci.ref)
         if oci.digest is not None:

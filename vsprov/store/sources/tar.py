@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from vsprov.errors import ImageError
 from vsprov.model.objects import Image
-from vsprov.store import unpacking
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
-from vsprov.store.layers import Batch
+from vsprov.store.layers import unpacking
+from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
 

@@ -21,7 +21,7 @@ from .confine import MEMORY, Mounts, confine
 from .headers import Members
 from .refused import NeedsBelow, Refused
 from .stream import Archive, Stream, decompressor
-from .tree import Tree
+from .target import Tree
 from .writing import Limits, Unpacking
 
 FREE = "free some space on that file system"

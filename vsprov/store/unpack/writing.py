@@ -11,7 +11,7 @@ from typing import NamedTuple
 from .headers import Member, Members
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .tree import Place, Tree
+from .target import Place, Tree
 
 MAX_ID = 65535
 CAPABILITY = "security.capability"

@@ -1,0 +1,1 @@
+"""Carrying out plans: the steps, and what a crash left of an earlier run."""

@@ -1,0 +1,279 @@
+"""Plan and apply: observe, compare, do, observe again.
+
+`draft` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
+then plans once more: what is left to do after a successful apply is an error, for then the kernel shows
+something else than was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from vsprov.engine.apply import execute, preflight, recover
+from vsprov.engine.images import imports
+from vsprov.engine.look import devices, last_exit, situation
+from vsprov.engine.look.observe import Since
+from vsprov.engine.look.situation import Situation
+from vsprov.engine.run import intent, lock
+from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Loop, Wait
+from vsprov.engine.run.threads import Threads
+from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
+from vsprov.kernel import process
+from vsprov.kernel.process import ExitInfo
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied, undo_of
+from vsprov.store import servers
+from vsprov.store.instance import Instance
+from vsprov.store.sources import Resolved
+
+PARALLELISM = 32
+FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die on the spot after so many steps
+
+
+class Report(Protocol):
+    """Who is told how an apply goes."""
+
+    def started(self, change: Change) -> None: ...
+    def finished(self, change: Change, error: VsprovError | None) -> None: ...
+    def say(self, line: str) -> None: ...
+    def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan with all it was made from."""
+
+    plan: Plan
+    wanted: Wanted
+    now: Situation
+    resolved: Mapping[str, Resolved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended.
+
+    `errors` by change, `left` what a second plan still wants, `approved` False when the user said no.
+    """
+
+    draft: Draft
+    approved: bool = True
+    errors: Mapping[str, VsprovError] = field(default_factory=dict)
+    left: Plan | None = None
+    exits: Mapping[str, str] = field(default_factory=dict)
+
+
+def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Draft:
+    """The plan for what is wanted, as things are now. Reads only.
+
+    With `since` servers that have not been touched are not looked at again.
+    """
+    now = situation.look(instance, wanted.objects, since)
+    resolved, unusable = imports.resolve(instance, wanted.objects, fresh=wanted.fresh)
+    digests = {name: image.digest for name, image in resolved.items()}
+    for problem in unusable:  # which is told, and should not look like a change besides
+        name = problem.subject.partition("/")[2]
+        stored = now.observed.images.get(name)
+        digests[name] = stored.digest if stored else ""
+    wanted = replace(wanted, digests=digests)
+    plan = reconcile(wanted, now.observed, now.machine)
+
+    def brought(image: str) -> Mapping[str, Any] | None:
+        if image in resolved:
+            return resolved[image].config
+        stored = now.observed.images.get(image)
+        return now.observed.defaults.get(stored.digest, {}) if stored else None
+
+    lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, brought))
+    problems = (*unusable, *lacking, *plan.problems)
+    return Draft(replace(plan, problems=problems), wanted, now, resolved)
+
+
+def apply(
+    instance: Instance,
+    wanted: Wanted,
+    report: Report,
+    *,
+    approve: Callable[[Draft], bool] = lambda draft: True,
+    parallelism: int = PARALLELISM,
+    lock_timeout: float = 0.0,
+) -> Outcome:
+    """Make things as wanted.
+
+    Raises what stands against the plan as a whole; failures of single objects are in the outcome.
+    """
+    with alone(instance, lock_timeout, report):
+        first = draft(instance, wanted)
+        return perform(instance, first, report, approve=approve, parallelism=parallelism)
+
+
+@contextmanager
+def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
+    """Hold the instance's lock, leftovers cleared away; afterwards an empty instance leaves no trace."""
+    process.require_root("making servers")
+    with lock.locked(instance, lock_timeout):
+        try:
+            recover.sweep(instance, report.say)
+            yield
+        finally:
+            recover.withdraw(instance)
+
+
+def perform(
+    instance: Instance,
+    first: Draft,
+    report: Report,
+    *,
+    approve: Callable[[Draft], bool] = lambda draft: True,
+    parallelism: int = PARALLELISM,
+) -> Outcome:
+    """Carry out a plan that was made under the lock, and look again."""
+    refuse_problems(first.plan)
+    if not approve(first):
+        return Outcome(first, approved=False)
+    if first.plan.empty:
+        intent.forget(instance)  # of an apply that failed, and that `sweep` has cleared away after
+        recover.collect(instance, first.now.observed)
+        servers.tidy(instance)
+        return Outcome(first)
+    context = ApplyContext(
+        instance,
+        first.now.hierarchies,
+        first.now.machine,
+        first.now.observed,
+        first.wanted.owner,
+        {o.address: o for o in first.wanted.objects},
+        first.resolved,
+        report.say,
+        Threads(report.progressed),
+    )
+    steps = [step for change in first.plan.changes for step in change.steps]
+    intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
+    if any(isinstance(step, Spawn) for step in steps):
+        context.start_spawner()  # it gets ready while images and groups are made
+    try:
+        errors = run(context, first.plan.changes, report, parallelism)
+        if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
+            servers.flush(instance)
+        touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
+        since = Since(first.now.observed, touched)
+        again = replace(first.wanted, fresh=False)
+        second = None if errors else draft(instance, again, since)
+        exits = endings(context)
+    finally:
+        context.close()
+    if second:
+        intent.forget(instance)
+        recover.collect(instance, second.now.observed)
+        servers.tidy(instance)
+    return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
+
+
+def refuse_problems(plan: Plan) -> None:
+    """Raise everything that stands against the plan as one error."""
+    if plan.problems:
+        raise PlanError(plan.problems)
+
+
+class PlanError(FailedError):
+    """Problems that only the host shows: strangers' objects, too little of something, features it lacks."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        if any(problem.lack for problem in self.problems):
+            self.exit_code = HostError.exit_code
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def run(
+    context: ApplyContext, changes: Iterable[Change], report: Report, parallelism: int
+) -> dict[str, VsprovError]:
+    """Do the changes, at once those that need not wait for each other; {key: why} of those that failed."""
+    by_key = {change.key: change for change in changes}
+    errors: dict[str, VsprovError] = {}
+    budget = Budget(os.environ.get(FAIL_AFTER))
+
+    def done(key: str, error: VsprovError | None) -> None:
+        if error:
+            errors[key] = error
+        report.finished(by_key[key], error)
+
+    def work(change: Change) -> Callable[[], execute.Doing]:
+        return lambda: perform_change(context, change, report, budget)
+
+    loop = Loop(
+        lambda: context.spawner, parallelism, lambda event: context.exits.update({event["id"]: event})
+    )
+    loop.run({key: (change.after, work(change)) for key, change in by_key.items()}, done)
+    return errors
+
+
+def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> execute.Doing:
+    """The steps of one change; when one fails, those before it are taken back, latest first, and told."""
+    report.started(change)
+    finished: list[Step] = []
+    try:
+        for step in change.steps:
+            yield from execute.do(context, step)
+            finished.append(step)
+            budget.spend()
+    except VsprovError as error:
+        undone, stuck = yield from take_back(context, finished)
+        message = f"{change.address}: {str(error).removeprefix(f'{change.address}: ')}"
+        if any(isinstance(step, Stop) for step in finished):
+            message += "; it is stopped now"
+        if undone:
+            message += "; what had been done before it was taken back"
+        for problem in stuck:
+            message += f"\n{change.address}: not undone: {problem}"
+        raise StepError(message, hint=error.hint) from error
+
+
+def take_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
+    """Undo steps, latest first; whether anything was undone, and what could not be."""
+    undone, stuck = False, []
+    for step in reversed(finished):
+        back = undo_of(step)
+        if back is None:
+            continue
+        try:
+            yield from execute.do(context, back)
+            undone = True
+        except VsprovError as error:
+            stuck.append(str(error))
+    return undone, stuck
+
+
+class Budget:
+    """Counts steps; dies like a power cut would when VSPROV_FAIL_AFTER of them are done."""
+
+    def __init__(self, limit: str | None) -> None:
+        self.left = int(limit) if limit else -1
+        self.spend(0)
+
+    def spend(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endings(context: ApplyContext) -> dict[str, str]:
+    """{server: how its init ended} of those that ended while we looked on."""
+    if context.spawner:
+        for event in context.spawner.events():
+            context.exits[event["id"]] = event
+    names = {number: name for name, number in context.spawned.items()}
+    found = {}
+    for number, event in context.exits.items():
+        if event["event"] == "exited":
+            name, how = names[number], ExitInfo(event.get("code"), event.get("signal"))
+            found[name] = str(how)
+            last_exit.record(context.directory("", context.groups[name]), how)
+    return found

@@ -1,0 +1,1 @@
+"""Starting servers, and running commands and terminals in them."""

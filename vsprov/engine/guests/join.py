@@ -1,0 +1,112 @@
+"""Running programs in a running server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from vsprov.engine.guests import enter, request
+from vsprov.engine.look import observe
+from vsprov.engine.look.machine import look
+from vsprov.errors import FailedError
+from vsprov.kernel import cgroup, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.objects import Server
+from vsprov.plan import applied
+from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.store import images
+from vsprov.store.instance import Instance
+
+SHELLS = ("/bin/bash", "/bin/sh")
+
+
+def run(
+    instance: Instance,
+    name: str,
+    command: Sequence[str],
+    *,
+    user: str | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    tty: bool = False,
+) -> int:
+    """Run a command in a server to its end; its exit code, 128 + N when signal N ended it. Raises
+    FailedError when the server is not running, EnterError when the command cannot be executed.
+    """
+    hierarchies, machine, seen = _running(instance, name)
+    return _run(instance, hierarchies, machine, seen, list(command), user, cwd, dict(env or {}), tty)
+
+
+def shell(
+    instance: Instance,
+    name: str,
+    *,
+    user: str | None = None,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    tty: bool = False,
+) -> int:
+    """Run the first of `SHELLS` that the server has as a login shell."""
+    hierarchies, machine, seen = _running(instance, name)
+    for number, program in enumerate(SHELLS):
+        try:
+            return _run(
+                instance, hierarchies, machine, seen, [program, "-l"], user, cwd, dict(env or {}), tty
+            )
+        except enter.EnterError as error:
+            if error.exit_code != 127 or number == len(SHELLS) - 1:
+                raise
+    raise AssertionError("there are shells to try")
+
+
+def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, ObservedServer]:
+    process.require_root("entering a server")
+    hierarchies = cgroup.find()
+    machine = look(hierarchies, parent=instance.name)
+    seen = observe.find(instance, hierarchies, machine, name)
+    if seen is None:
+        raise observe.unknown_server(name, observe.observe(instance, hierarchies, machine).servers)
+    observe.refuse_foreign(seen, instance.name)
+    if seen.init is None or seen.group is None:
+        raise FailedError(f"Server/{name}: it is not running", hint=f"vsprov start {name}")
+    if seen.applied is None:
+        raise FailedError(
+            f"Server/{name}: its record is lost or was edited, so its confinement is unknown",
+            hint="apply its manifest",
+        )
+    return hierarchies, machine, seen
+
+
+def _run(
+    instance: Instance,
+    hierarchies: Hierarchies,
+    machine: Machine,
+    seen: ObservedServer,
+    command: list[str],
+    user: str | None,
+    cwd: str | None,
+    env: dict[str, str],
+    tty: bool,
+) -> int:
+    assert seen.init and seen.group and seen.applied
+    spec = applied.to_object(seen.name, seen.applied).spec
+    assert isinstance(spec, Server)
+    config = images.contents(instance, seen.applied["image"]).config
+    asked = request.enter_request(spec, config, command, user=user, cwd=cwd, env=env, machine=machine)
+    payload = f"{hierarchies.directory('', seen.group.path)}/exec"
+    attach = sorted(
+        {
+            hierarchies.directory(controller, seen.group.path)
+            for controller in seen.group.controllers
+            if controller
+        }
+    )
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(payload, 0o755)  # it stays: another command may be about to join it
+    except FileNotFoundError:
+        raise enter.ended(seen.name) from None
+    init, groups = seen.init, {"payload": payload, "attach": attach}
+    where = {"server": seen.name, "pid": init.pid, "start": init.start, "cgroup": groups}
+    return enter.enter({**asked, **where}, tty)

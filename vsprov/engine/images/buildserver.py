@@ -1,0 +1,168 @@
+"""The `run` step of a build: a server for one command, whose upper layer becomes a layer of the image.
+
+Its group bears the role "build": no server of the plan, and removed by the next apply should this one die.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import suppress
+from typing import Any
+
+from vsprov.engine.guests.request import DEFAULT_ENV, MASKED, READ_ONLY, image_binds
+from vsprov.engine.run import intent
+from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
+from vsprov.engine.run.schedule import Event, Wait
+from vsprov.errors import StepError
+from vsprov.kernel import cgroup
+from vsprov.model.objects import CAPABILITIES, DEFAULT_CAPABILITIES
+from vsprov.model.sources import RunStep
+from vsprov.store.disk import durable, marks
+from vsprov.store.disk.limits import Limits
+from vsprov.store.images import Contents
+from vsprov.store.instance import RANGE, TREE
+from vsprov.store.layers.layers import Batch
+
+ROLE, PREFIX = "build", ".build-"  # no name of a server or pool begins with a dot
+TOLD = 20  # lines of its output that an error holds
+RESOLVER = "/etc/resolv.conf"
+
+
+def make(
+    context: ApplyContext, batch: Batch, image: str, key: str, step: RunStep, below: Contents, limits: Limits
+) -> Generator[Wait, Any, None]:
+    """Run the command over the layers; what it has written is the layer `key`. StepError unless it ends
+    with 0. An image has one such server at a time, so its name is that of the group.
+    """
+    base = context.next_range()
+    folder = batch.begin(lambda into: _prepare(into, base))
+    group = _make_group(context, image, base)
+    context.builds.append(group)
+    try:
+        request = _request(context, batch, step, below, folder, base, group)
+        code = yield from _run(context, request)
+        if code != 0:
+            raise StepError(f"it ended with {code}{_last_words(folder)}")
+    finally:
+        cgroup.end(group, SECONDS_TO_DIE)
+        context.builds.remove(group)
+        if context.made_parent:
+            with suppress(OSError):  # another build is still in it, and will try
+                os.rmdir(os.path.dirname(group))
+    yield from context.threads.run(lambda: _keep(batch, key, folder, base, limits))
+
+
+def _prepare(into: str, base: int) -> None:
+    work = f"{os.path.dirname(into)}/work"
+    os.mkdir(work, 0o700)
+    for path in (into, work):
+        os.chown(path, base, base)
+
+
+def _make_group(context: ApplyContext, image: str, base: int) -> str:
+    """The directory of a group for the build, below the instance's, with a payload of the guest's root."""
+    top = context.instance.name
+    name = f"{top}/{PREFIX}{image}"
+    parent, group = context.directory("", top), context.directory("", name)
+    intent.add_groups(context.instance, [top, name])
+    if not os.path.isdir(parent):  # an apply of images alone
+        os.mkdir(parent, 0o755)
+        marks.write_mark(parent, marks.OWNER, f"host {top}/")
+        context.made_parent = True
+    os.mkdir(group, 0o755)
+    marks.write_mark(group, marks.OWNER, f"{ROLE} {top}/build")
+    os.mkdir(f"{group}/payload", 0o755)
+    for file in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
+        os.chown(f"{group}/payload{file}", base, base)
+    return group
+
+
+def sweep(directory: str) -> list[str]:
+    """Remove the groups of builds that died, below the instance's own; their paths."""
+    found = []
+    for name in cgroup.children(directory):
+        group = f"{directory}/{name}"
+        if name.startswith(PREFIX) and (marks.read_mark(group, marks.OWNER) or "").startswith(f"{ROLE} "):
+            cgroup.end(group, SECONDS_TO_DIE)
+            found.append(group)
+    return found
+
+
+def _request(
+    context: ApplyContext, batch: Batch, step: RunStep, below: Contents, folder: str, base: int, group: str
+) -> dict[str, Any]:
+    host = step.network == "host"
+    mounts = image_binds(below.binds)
+    if host and os.path.isfile(RESOLVER):
+        mounts.append(
+            {"type": "bind", "source": RESOLVER, "target": RESOLVER, "read_only": True, "nosuid": True,
+             "nodev": True, "create": True, "recursive": False, "idmap": True}
+        )  # fmt: skip
+    return {
+        "hostname": "build",
+        "argv": list(step.command),
+        "env": {**DEFAULT_ENV, **below.config.get("env", {}), **step.env},
+        "home": True,
+        "cwd": step.working_dir,
+        "user": step.user,
+        "umask": 0o022,
+        "no_new_privs": True,
+        "capabilities": [CAPABILITIES.index(name) for name in sorted(DEFAULT_CAPABILITIES)],
+        "rlimits": [],
+        "oom_score_adj": None,
+        "own_memory": True,
+        "id_map": {"base": base, "size": RANGE},
+        "root": {
+            "lower": [batch.tree(key) for key in reversed(below.layers)],
+            "upper": f"{folder}/{TREE}",
+            "work": f"{folder}/work",
+            "read_only": False,
+            "mount_at": context.instance.run,
+            "to_layer": True,
+        },
+        "mounts": mounts,
+        "masks": list(MASKED),
+        "read_only_paths": list(READ_ONLY),
+        "cgroup": {"payload": f"{group}/payload", "attach": []},
+        "console": f"{folder}/console",
+        "reaper": None,
+        "host_network": host,
+    }
+
+
+def _run(context: ApplyContext, request: dict[str, Any]) -> Generator[Wait, Any, int]:
+    """The command's exit code, 128 + N when signal N ended it."""
+    spawner = context.start_spawner()
+    number = spawner.request(request)
+    for expected in ("ready", "running"):
+        event = yield Event(number)
+        if event["event"] != expected:
+            said = event.get("message") or os.strerror(event.get("errno") or 0)
+            step = str(event.get("step", "spawn"))
+            where = f": {event['path']}" if event.get("path") and event["path"] not in step else ""
+            hint = "is the program in the image, and its interpreter?" if step.startswith("exec") else ""
+            raise StepError(f"{step}{where}: {said}", hint=hint)
+        if expected == "ready":
+            spawner.release(number)
+    # It may have come together with the word that it runs.
+    event = context.exits.pop(number, None) or (yield Event(number))
+    code = event.get("code")
+    return code if code is not None else 128 + int(event["signal"])
+
+
+def _last_words(folder: str) -> str:
+    with open(f"{folder}/console", "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - (16 << 10)))
+        lines = file.read(16 << 10).decode(errors="replace").rstrip().splitlines()[-TOLD:]
+    return "".join(f"\n    {line}" for line in lines)
+
+
+def _keep(batch: Batch, key: str, folder: str, base: int, limits: Limits) -> None:
+    from vsprov.store.layers import shift  # few have builds
+
+    durable.remove_tree(f"{folder}/work")
+    os.unlink(f"{folder}/console")
+    shift.to_layer(f"{folder}/{TREE}", base, limits)
+    batch.keep(key, folder)

@@ -1,0 +1,219 @@
+"""The image store as a whole: what is in it and who uses it, fetching, removing, checking, linking what is
+equal.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vsprov.engine import lifecycle
+from vsprov.engine.apply import converge, recover
+from vsprov.engine.apply.converge import Draft, Outcome, Report
+from vsprov.engine.look import situation
+from vsprov.errors import FailedError
+from vsprov.model.objects import Image, Object, read_spec
+from vsprov.plan import removals
+from vsprov.plan.observed import Observed, is_of
+from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.store import images
+from vsprov.store.disk.progress import Progress
+from vsprov.store.images import ImageRecord, Unused
+from vsprov.store.instance import Instance
+from vsprov.store.layers import dedupe, layers, sizes, verify
+from vsprov.store.layers.sizes import Share
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """An image in the store, what it takes on disk, and the addresses of the servers on it."""
+
+    record: ImageRecord
+    share: Share
+    used_by: tuple[str, ...]
+
+
+def look(instance: Instance) -> list[ImageView]:
+    """Every image, by name. Reads only."""
+    records = images.observe(instance)
+    observed = situation.look(instance).observed
+    there = layers.there(instance)
+    trees = {key: layers.path(instance, key) for key in there}
+    wanted = {
+        name: tuple(key for key in record.contents.layers if key in there)
+        for name, record in records.items()
+        if record.contents is not None
+    }
+    shares = sizes.measure(trees).images(wanted)
+    nothing = sizes.Share(0, 0)
+    return [
+        ImageView(record, shares.get(name, nothing), tuple(_users(name, observed)))
+        for name, record in sorted(records.items())
+    ]
+
+
+def _users(name: str, observed: Observed) -> Iterable[str]:
+    for seen in observed.servers.values():
+        if f"Image/{name}" in removals.needs(seen):
+            yield f"Server/{seen.name}"
+
+
+def pull(
+    instance: Instance,
+    objects: Sequence[Object],
+    owner: str,
+    report: Report,
+    *,
+    parallelism: int = converge.PARALLELISM,
+    lock_timeout: float = 0.0,
+) -> Outcome:
+    """Bring images into the store as their sources are now: tags are looked up and packages installed anew.
+
+    Servers stay on what they run on: the next plan shows what that would change.
+    """
+    with converge.alone(instance, lock_timeout, report):
+        wanted = Wanted(instance.name, owner, tuple(objects), selected=True, fresh=True)
+        first = converge.draft(instance, wanted)
+        return converge.perform(instance, first, report, parallelism=parallelism)
+
+
+def recorded(instance: Instance, name: str) -> Object:
+    """An image of the store as a manifest would have it. FailedError when there is none of this name."""
+    records = images.observe(instance)
+    record = records.get(name)
+    if record is None:
+        raise unknown(name, records)
+    if not record.spec:
+        raise FailedError(f"Image/{name}: {record.problem}", hint="apply its manifest")
+
+    def fail(path: Any, error: Any) -> None:
+        raise error
+
+    spec = read_spec("Image", record.spec, fail)
+    assert isinstance(spec, Image)
+    return Object(kind="Image", name=name, spec=spec)
+
+
+def unknown(name: str, known: Iterable[str]) -> FailedError:
+    """The error for a name that no image has."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else "vsprov image ls lists them"
+    return FailedError(f"Image/{name}: there is none in the store", hint=hint)
+
+
+def remove(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Outcome:
+    """Remove images, and what of the store only they needed. What is in use is refused, and nothing done."""
+    with converge.alone(instance, lock_timeout, report):
+        return _remove(instance, names, report)
+
+
+def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome:
+    now = situation.look(instance)
+    for name in names:
+        if name not in now.observed.images:
+            raise unknown(name, now.observed.images)
+    observed = lifecycle.as_one_set(now.observed, instance)
+    remove = frozenset(f"Image/{name}" for name in names)
+    wanted = Wanted(instance.name, f"{instance.name}/*", selected=True, remove=remove)
+    plan = reconcile(wanted, observed, now.machine)
+    changes = tuple(change for change in plan.changes if change.kind == "Image")
+    draft = Draft(replace(plan, changes=changes), wanted, replace(now, observed=observed))
+    return converge.perform(instance, draft, report)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What nothing needs: names of images, what of the store no image needs, and its bytes on disk."""
+
+    names: tuple[str, ...]
+    unused: Unused
+    bytes: int
+
+
+def prunable(instance: Instance, *, everything: bool = False) -> Pruned:
+    """What `prune` would remove; with `everything` the images that no server uses, too. Reads only."""
+    observed = situation.look(instance).observed
+    return _prunable(instance, observed, observed.images if everything else ())
+
+
+def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> Pruned:
+    """What nothing needs without those of the images `names` that no server uses."""
+    ours = {name for name, image in observed.images.items() if is_of(image.owner, instance.name)}
+    names = tuple(name for name in names if name in ours and not any(_users(name, observed)))
+    unused = recover.unused(instance, observed, without=names)
+    measured = sizes.measure({key: layers.path(instance, key) for key in layers.there(instance)})
+    kept = sizes.Sizes({key: held for key, held in measured.layers.items() if key not in unused.layers})
+    downloads = images.download_bytes(instance) if unused.downloads else 0
+    return Pruned(names, unused, measured.total - kept.total + downloads)
+
+
+def prune(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Pruned:
+    """Remove what of the store nothing needs, and those of the images `names` that no server uses by now.
+
+    FailedError when an image cannot be removed; `report` has been told why.
+    """
+    with converge.alone(instance, lock_timeout, report):
+        found = _prunable(instance, situation.look(instance).observed, names)
+        if found.names and (errors := _remove(instance, found.names, report).errors):
+            raise FailedError(f"image prune: {', '.join(errors)}: not removed")
+        recover.collect(instance, situation.look(instance).observed)
+        return found
+
+
+def check(
+    instance: Instance,
+    names: Sequence[str],
+    report: Report,
+    progress: Progress,
+    *,
+    lock_timeout: float = 0.0,
+) -> dict[str, list[str]]:
+    """{image: what is wrong with its layers, in words} of these images, or of all; [] where all is as it was
+    made. Under the lock: an apply or a dedupe at work would look like damage.
+    """
+    with converge.alone(instance, lock_timeout, report):
+        return _check_all(instance, names, progress)
+
+
+def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> dict[str, list[str]]:
+    records = images.observe(instance)
+    for name in names:
+        if name not in records:
+            raise unknown(name, records)
+    by_layer: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for name in names or sorted(records):
+        record = records[name]
+        found[name] = [record.problem] if record.problem else []
+        for key in record.contents.layers if record.contents else ():
+            if key not in by_layer:
+                by_layer[key] = _check(instance, key, progress)
+            found[name] += [f"layer {key[:12]}: {line}" for line in by_layer[key]]
+    return found
+
+
+def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
+    if key not in layers.there(instance):
+        return []  # the record's problem tells
+    try:
+        return verify.verify(layers.path(instance, key), progress)
+    except FailedError as error:
+        return [str(error)]
+
+
+def plan_dedupe(instance: Instance) -> dedupe.Plan:
+    """Which files of different layers could be one file. Reads only."""
+    paths = {key: layers.path(instance, key) for key in sorted(layers.there(instance))}
+    known = images.manifests(instance).values()
+    return dedupe.find(paths, [made_of.layers for made_of in known if made_of is not None])
+
+
+def link_equal(
+    instance: Instance, report: Report, progress: Progress, *, lock_timeout: float = 0.0
+) -> tuple[dedupe.Plan, dedupe.Done]:
+    """Make equal files of layers one file; what servers see stays as it is."""
+    with converge.alone(instance, lock_timeout, report):
+        plan = plan_dedupe(instance)
+        return plan, dedupe.apply(plan, progress, report.say)

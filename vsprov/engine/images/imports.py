@@ -1,0 +1,90 @@
+"""Bringing images into the store: what each source is now, and the import of each in a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any
+
+from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Wait
+from vsprov.errors import FailedError, HostError, Problem
+from vsprov.model.objects import Image, Object
+from vsprov.plan.steps import ImportImage
+from vsprov.store import images, sources
+from vsprov.store.disk.marks import Owner
+from vsprov.store.images import ImageRecord
+from vsprov.store.instance import Instance
+from vsprov.store.sources import Resolved
+
+
+def resolve(
+    instance: Instance, objects: Iterable[Object], *, fresh: bool = False
+) -> tuple[dict[str, Resolved], list[Problem]]:
+    """{image name: what its source is now}, and what is wrong with the others.
+
+    An image that is built on another comes after it, wherever it stands.
+    """
+    records = images.observe(instance)
+    wanted = {one.name: one for one in objects if isinstance(one.spec, Image)}
+    found: dict[str, Resolved] = {}
+    problems: list[Problem] = []
+    for one in _in_order(wanted):
+        assert isinstance(one.spec, Image)
+        try:
+            found[one.name] = _resolve(instance, one.name, one.spec, records, found, fresh)
+        except HostError as error:
+            problems.append(Problem(str(error), None, "spec.source", one.address, error.hint, lack=True))
+        except FailedError as error:
+            problems.append(Problem(str(error), None, "spec.source", one.address, error.hint))
+    return found, problems
+
+
+def _in_order(wanted: Mapping[str, Object]) -> Iterator[Object]:
+    """The images, each after the one it is built on; the manifest's check has refused circles."""
+    done: set[str] = set()
+    for start in wanted:
+        chain: list[str] = []
+        name = start
+        while name in wanted and name not in done and name not in chain:
+            chain.append(name)
+            spec = wanted[name].spec
+            build = spec.source.build if isinstance(spec, Image) else None
+            name = build.from_ if build else ""
+        done.update(chain)
+        for name in reversed(chain):
+            yield wanted[name]
+
+
+def _resolve(
+    instance: Instance,
+    name: str,
+    image: Image,
+    records: Mapping[str, ImageRecord],
+    found: Mapping[str, Resolved],
+    fresh: bool,
+) -> Resolved:
+    if image.source.build is not None:
+        from vsprov.engine.images import building  # with what packs archives; few have builds
+
+        return building.resolve(image.source.build, records, found)
+    return sources.resolve(instance, image, records.get(name), fresh=fresh)
+
+
+def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Generator[Wait, Any, None]:
+    """Bring one image into the store."""
+    want = context.wanted[f"Image/{step.image}"]
+    assert isinstance(want.spec, Image)
+    image, resolved, progress = (
+        want.spec,
+        context.resolved[step.image],
+        context.threads.progress(want.address),
+    )
+    if image.source.build is not None:
+        from vsprov.engine.images import building
+
+        yield from building.import_image(context, step, owner)
+    else:
+        yield from context.threads.run(
+            lambda: sources.import_image(context.instance, step.image, image, resolved, owner, progress)
+        )
+    context.forget_images()

@@ -1,0 +1,1 @@
+"""What this host and everything of an instance is now."""

@@ -1,0 +1,376 @@
+"""What this host can do: every kernel feature vsprov rests on, tried where that is cheap and leaves no trace.
+
+What a probe makes are detached mounts, unnamed files and processes with namespaces of their own: all of it
+ends with the probe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from struct import pack
+from typing import Literal
+
+from vsprov.engine.guests.request import find_reaper
+from vsprov.engine.look import machine as machines
+from vsprov.errors import HostError, reason
+from vsprov.kernel import cgroup, proc, syscall
+from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
+from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.objects import CAPABILITIES
+from vsprov.plan.observed import Machine
+from vsprov.store.instance import Instance
+
+State = Literal["ok", "degraded", "missing"]
+
+# Without these no server can be made; without SYS_RESOURCE hard limits cannot be raised.
+NEEDED_CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID SETPCAP NET_ADMIN SYS_CHROOT SYS_PTRACE SYS_ADMIN".split()
+)
+NAMESPACES = {
+    "mnt": syscall.CLONE_NEWNS,
+    "pid": syscall.CLONE_NEWPID,
+    "uts": syscall.CLONE_NEWUTS,
+    "ipc": syscall.CLONE_NEWIPC,
+    "net": syscall.CLONE_NEWNET,
+    "user": syscall.CLONE_NEWUSER,
+    "cgroup": syscall.CLONE_NEWCGROUP,
+}
+SWAP = BY_PATH["memory.swapMax"]
+SYS_CLONE3, CLONE_INTO_CGROUP = 435, 0x200000000
+_CLONE_ARGS = 88  # bytes of struct clone_args up to and with `cgroup`
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One feature: `found` says what there is, or what the kernel said; `cost` what goes without it."""
+
+    feature: str
+    state: State
+    found: str
+    cost: str = ""
+
+    @property
+    def fatal(self) -> bool:
+        """Without it no server runs."""
+        return self.state == "missing"
+
+
+def examine(instance: Instance) -> list[Finding]:
+    """Every feature, those needed most first."""
+    findings = [_capabilities(), *map(_namespace, NAMESPACES)]
+    findings += [
+        _try("openat2", _openat2, "paths inside a server cannot be opened safely"),
+        _try(
+            "pidfd", lambda: os.close(os.pidfd_open(os.getpid())), "a reused pid could be taken for a server"
+        ),
+        _try("mount API", _mount_api, "root file systems cannot be mounted"),
+        _try(
+            "clone3 CLONE_INTO_CGROUP",
+            _clone_into_cgroup,
+            "a server would run outside its group for a moment",
+        ),
+        _overlay(),
+        _try(
+            "overlay lowerdir+",
+            _lowerdir,
+            "images of more than about 60 layers cannot be mounted",
+            "degraded",
+        ),
+        _idmap("state root", _existing(instance.root)),
+        _idmap("/usr", "/usr"),
+        _trusted(_existing(instance.root)),
+    ]
+    try:
+        hierarchies = cgroup.find()
+    except HostError as error:
+        return [*findings, Finding("cgroup2", "missing", str(error), error.hint), *_programs()]
+    machine = machines.look(hierarchies, (), instance.name)
+    findings += [
+        _cgroup2(hierarchies),
+        _cgroup_kill(hierarchies),
+        *_controllers(machine),
+        _swap(machine),
+        _hugetlb(),
+    ]
+    return [*findings, *_programs(), *_knobs(machine)]
+
+
+def _try(feature: str, probe: Callable[[], None], cost: str, otherwise: State = "missing") -> Finding:
+    """The feature is there when its probe raises nothing."""
+    try:
+        probe()
+    except OSError as error:
+        return Finding(feature, otherwise, reason(error), cost)
+    return Finding(feature, "ok", "")
+
+
+def _in_child(work: Callable[[], None]) -> None:
+    """Do it in a child process, whose namespaces end with it; its OSError is raised here."""
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            work()
+            code = 0
+        except OSError as error:
+            code = error.errno or 255
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code:
+        raise OSError(code, os.strerror(code) if 0 < code < 255 else f"the probe ended with {code}")
+
+
+def _existing(path: str) -> str:
+    """The path, or the nearest folder above it that there is."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+# -- this process
+
+
+def _capabilities() -> Finding:
+    held = proc.capabilities()
+    lacking = [name for name in NEEDED_CAPABILITIES if not held >> CAPABILITIES.index(name) & 1]
+    if lacking:
+        told = "not root" if os.geteuid() != 0 else f"root without {', '.join(lacking)}"
+        return Finding("capabilities", "missing", told, "run it with sudo")
+    if not held >> CAPABILITIES.index("SYS_RESOURCE") & 1:
+        cost = "hard resource limits (rlimits) cannot be raised above those of this process"
+        return Finding("capabilities", "degraded", "root without SYS_RESOURCE", cost)
+    return Finding("capabilities", "ok", "root")
+
+
+def _namespace(name: str) -> Finding:
+    return _try(
+        f"namespace {name}",
+        lambda: _in_child(lambda: syscall.unshare(NAMESPACES[name])),
+        "see user.max_*_namespaces in sysctl(8), and whether this is a container that forbids it",
+    )
+
+
+# -- system calls
+
+
+def _openat2() -> None:
+    os.close(
+        syscall.openat2(
+            syscall.AT_FDCWD, "/", os.O_PATH, syscall.RESOLVE_IN_ROOT | syscall.RESOLVE_NO_MAGICLINKS
+        )
+    )
+
+
+def _mount_api() -> None:
+    context = syscall.fsopen("tmpfs")
+    try:
+        syscall.fsconfig(context, syscall.FSCONFIG_CMD_CREATE)
+        os.close(syscall.fsmount(context))
+    finally:
+        os.close(context)
+
+
+def _lowerdir() -> None:
+    context = syscall.fsopen("overlay")
+    try:
+        syscall.fsconfig(context, syscall.FSCONFIG_SET_STRING, "lowerdir+", b"/usr")
+    finally:
+        os.close(context)
+
+
+def _clone_into_cgroup() -> None:
+    hierarchies = cgroup.find()
+    own = proc.groups_of(os.getpid()).get("", "/").lstrip("/")
+    group = os.open(hierarchies.directory("", own), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        arguments = pack("11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
+        pid = ctypes.CDLL(None, use_errno=True).syscall(SYS_CLONE3, arguments, _CLONE_ARGS)
+        if pid == 0:
+            os._exit(0)
+        if pid < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        os.waitpid(pid, 0)
+    finally:
+        os.close(group)
+
+
+# -- file systems
+
+
+@contextmanager
+def _mapped_process() -> Iterator[int]:
+    """The pid of a child that is in a user namespace of its own, with ids mapped, until the context ends."""
+    ready, told = os.pipe()
+    gate, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(go)
+            syscall.unshare(syscall.CLONE_NEWUSER)
+            os.write(told, b"1")
+            os.read(gate, 1)
+        finally:
+            os._exit(0)
+    os.close(told)
+    os.close(gate)
+    try:
+        if not os.read(ready, 1):
+            raise OSError(errno.EPERM, "no user namespace")
+        for kind in ("uid", "gid"):
+            with open(f"/proc/{pid}/{kind}_map", "w") as file:
+                file.write("0 524288 65536")
+        yield pid
+    finally:
+        os.close(go)
+        os.close(ready)
+        os.waitpid(pid, 0)
+
+
+def _idmap(what: str, path: str) -> Finding:
+    """Whether mounts of the path's file system can be idmapped; tried on a detached copy."""
+    kind = _file_system(path)
+
+    def probe() -> None:
+        with _mapped_process() as pid:
+            users = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            tree = syscall.open_tree(syscall.AT_FDCWD, path, syscall.OPEN_TREE_CLONE)
+            try:
+                syscall.mount_setattr(tree, "", syscall.MOUNT_ATTR_IDMAP, userns=users)
+            finally:
+                os.close(tree)
+                os.close(users)
+
+    finding = _try(
+        f"idmapped mounts of {what}", probe, f"{path}: its files show as nobody's in a server", "degraded"
+    )
+    return Finding(finding.feature, finding.state, f"{kind} {finding.found}".strip(), finding.cost)
+
+
+def _file_system(path: str) -> str:
+    """The type of the file system that holds the path, as mountinfo has it."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
+        head, _, tail = line.partition(" - ")
+        if head.split()[2] == number:
+            return tail.split()[0]
+    return "unknown"
+
+
+def _overlay() -> Finding:
+    """Mounts an overlay over a tmpfs, in a mount namespace that ends with the probe."""
+
+    def work() -> None:
+        syscall.unshare(syscall.CLONE_NEWNS)
+        syscall.mount("none", "/", None, syscall.MS_REC | syscall.MS_PRIVATE)
+        syscall.mount("tmpfs", "/tmp", "tmpfs", 0)
+        for name in ("lower", "upper", "work", "root"):
+            os.mkdir(f"/tmp/{name}")
+        syscall.mount(
+            "overlay", "/tmp/root", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"
+        )
+
+    return _try("overlay", lambda: _in_child(work), "modprobe overlay; servers share their image by it")
+
+
+def _trusted(folder: str) -> Finding:
+    """Whether files can bear trusted.* attributes; tried on a file that never has a name."""
+
+    def probe() -> None:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.setxattr(fd, "trusted.vsprov.probe", b"1")
+        finally:
+            os.close(fd)
+
+    cost = f"{folder}: owner marks and overlay need them; choose another --root"
+    return _try("trusted attributes of state root", probe, cost)
+
+
+# -- control groups
+
+
+def _cgroup2(hierarchies: Hierarchies) -> Finding:
+    layout = "hybrid with v1" if hierarchies.v1 else "pure"
+    return Finding("cgroup2", "ok", f"{hierarchies.cgroup2}, {layout}")
+
+
+def _cgroup_kill(hierarchies: Hierarchies) -> Finding:
+    # The root group has no such file, so another one is looked at; without any, the version of the kernel
+    # tells.
+    for name in cgroup.children(hierarchies.cgroup2):
+        there = os.path.exists(f"{hierarchies.cgroup2}/{name}/cgroup.kill")
+        break
+    else:
+        there = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (5, 14)
+    if there:
+        return Finding("cgroup.kill", "ok", "")
+    return Finding(
+        "cgroup.kill", "missing", "this kernel is older than 5.14", "a server cannot be ended at once"
+    )
+
+
+def _controllers(machine: Machine) -> Iterator[Finding]:
+    for name in V1_NAMES:
+        version = machine.versions.get(name)
+        if version:
+            yield Finding(f"controller {name}", "ok", f"cgroup v{version}")
+        else:
+            lost = ", ".join(knob.path for knob in KNOBS if knob.controller == name)
+            yield Finding(f"controller {name}", "degraded", "not there", f"no {lost}")
+
+
+def _swap(machine: Machine) -> Finding:
+    if lack := machine.lack(SWAP):
+        return Finding("swap accounting", "degraded", lack, f"no {SWAP.path}; boot with swapaccount=1")
+    return Finding("swap accounting", "ok", "")
+
+
+def _hugetlb() -> Finding:
+    with suppress(OSError):
+        sizes = sorted(name.removeprefix("hugepages-") for name in os.listdir("/sys/kernel/mm/hugepages"))
+        if sizes:
+            return Finding("huge pages", "ok", ", ".join(sizes))
+    return Finding("huge pages", "degraded", "none", "no hugepages")
+
+
+def _knobs(machine: Machine) -> Iterator[Finding]:
+    """The knobs this host cannot apply although it has their controller."""
+    for knob in KNOBS:
+        lack = machine.lack(knob)
+        if lack and knob.controller in machine.versions and knob is not SWAP:
+            yield Finding(f"knob {knob.path}", "degraded", "no", lack)
+
+
+# -- programs
+
+
+def _programs() -> Iterator[Finding]:
+    if reaper := find_reaper():
+        yield Finding("reaper", "ok", reaper)
+    else:
+        yield Finding(
+            "reaper", "degraded", "neither catatonit nor tini", "no init.reaper; apt install catatonit"
+        )
+    if find_spec("zstandard"):
+        yield Finding("zstd", "ok", "")
+    else:
+        yield Finding(
+            "zstd", "degraded", "no zstandard module", "no images from .tar.zst; pip install zstandard"
+        )
+    from vsprov.store.sources import bootstrap
+
+    try:
+        yield Finding("bootstrap", "ok", bootstrap.find_program())
+    except HostError as error:
+        said, cost = str(error).rpartition(": ")[2], f"no source.bootstrap; {error.hint}"
+        yield Finding("bootstrap", "degraded", said, cost)

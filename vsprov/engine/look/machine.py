@@ -1,0 +1,111 @@
+"""The host as a plan needs it: CPUs, memory, controllers, what this kernel lacks."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from vsprov.engine.look import devices
+from vsprov.kernel import cgroup, proc, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.knobs import KNOBS, RLIMITS, Host
+from vsprov.model.objects import CAPABILITIES, Object
+from vsprov.model.units import MAX
+from vsprov.plan.observed import Machine
+
+
+def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
+    """The machine as it is; block devices are those of `objects`, `parent` is the group above our servers."""
+    versions = hierarchies.versions()
+    cpus = _cpuset(hierarchies, "cpus") or "0"
+    with open("/proc/meminfo") as file:
+        memory = int(file.readline().split()[1]) * 1024
+    own = {knob.rlimit: _own_limit(knob.rlimit) for knob in RLIMITS}
+    bounded = not proc.capabilities() >> CAPABILITIES.index("SYS_RESOURCE") & 1
+    return Machine(
+        Host(
+            page=os.sysconf("SC_PAGE_SIZE"),
+            cpus=cpus,
+            mems=_cpuset(hierarchies, "mems") or "0",
+            devices=devices.numbers(path for _, path in devices.named_by(objects)),
+        ),
+        versions,
+        _missing(hierarchies, versions, parent),
+        cpus=os.cpu_count() or 1,
+        memory=memory,
+        limits=_default_limits(own if bounded else {}),
+        ceilings={name: hard for name, (_, hard) in own.items() if hard != MAX} if bounded else {},
+    )
+
+
+def _cpuset(hierarchies: Hierarchies, what: str) -> str:
+    root = hierarchies.directory("cpuset", "")
+    name = f"cpuset.{what}" if hierarchies.versions().get("cpuset") == 1 else f"cpuset.{what}.effective"
+    online = "/sys/devices/system/cpu/online" if what == "cpus" else "/sys/devices/system/node/online"
+    return cgroup.read(f"{root}/{name}") or cgroup.read(online) or ""
+
+
+def _missing(hierarchies: Hierarchies, versions: Mapping[str, int], parent: str) -> frozenset[str]:
+    """Controller files this kernel does not have.
+
+    A v1 root shows nearly every file its children have. cgroup2's root does not, so a group is looked at that
+    has the controller: ours, or any at the top; without one, only what the kernel shows elsewhere is known to
+    be missing.
+    """
+    missing: set[str] = set()
+    sizes = {name.removeprefix("hugepages-") for name in _listing("/sys/kernel/mm/hugepages")}
+    for knob in KNOBS:
+        version = versions.get(knob.controller)
+        side = knob.side(version) if version else None
+        if side is None:
+            continue
+        if knob.controller == "hugetlb":
+            label = side.files[0].split(".")[1]
+            kilobytes = int(label[:-2]) * {"KB": 1, "MB": 1024, "GB": 1024**2}[label[-2:]]
+            if f"{kilobytes}kB" not in sizes:
+                missing.update(side.files)
+        elif version == 1 and knob.controller not in ("cpuset", "pids"):
+            root = hierarchies.directory(side.controller, "")
+            missing.update(file for file in side.files if not os.path.exists(f"{root}/{file}"))
+        elif version == 2 and (sample := _sample(hierarchies, knob.controller, parent)):
+            missing.update(file for file in side.files if not os.path.exists(f"{sample}/{file}"))
+    return frozenset(missing)
+
+
+def _sample(hierarchies: Hierarchies, controller: str, parent: str) -> str:
+    root = hierarchies.cgroup2
+    for group in (parent, *cgroup.children(root)):
+        names = cgroup.read(f"{root}/{group}/cgroup.controllers") if group else None
+        if names and controller in names.split():
+            return f"{root}/{group}"
+    return ""
+
+
+def _listing(directory: str) -> list[str]:
+    return os.listdir(directory) if os.path.isdir(directory) else []
+
+
+def _own_limit(name: str) -> tuple[Any, Any]:
+    soft, hard = resource.getrlimit(process.LIMITS[name])
+    return _limit(soft), _limit(hard)
+
+
+def limits_of(pid: int) -> dict[str, tuple[Any, Any]]:
+    """{name: (soft, hard)} of a process, "max" for no limit; {} when it is gone."""
+    return {name: (_limit(soft), _limit(hard)) for name, (soft, hard) in process.limits(pid).items()}
+
+
+def _limit(number: int) -> Any:
+    return MAX if number == resource.RLIM_INFINITY else number
+
+
+def _default_limits(ceilings: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """What a server gets that sets no limit: those of the host's init, as far as we may give them."""
+    out = {}
+    for name, (soft, hard) in limits_of(1).items():
+        ceiling = ceilings.get(name, (MAX, MAX))[1]
+        hard = ceiling if hard == MAX else hard if ceiling == MAX else min(hard, ceiling)
+        out[name] = (hard if soft == MAX else soft if hard == MAX else min(soft, hard), hard)
+    return out

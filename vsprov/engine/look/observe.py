@@ -1,0 +1,280 @@
+"""What there is of an instance: read from the kernel and from disk, changing nothing."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.engine.look.machine import limits_of
+from vsprov.engine.run import intent
+from vsprov.errors import ConflictError, FailedError
+from vsprov.kernel import cgroup, namespace, proc, process
+from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.knobs import Side, normal
+from vsprov.model.objects import NAME_PATTERN
+from vsprov.plan import applied
+from vsprov.plan.observed import (
+    Machine,
+    Observed,
+    ObservedGroup,
+    ObservedImage,
+    ObservedServer,
+    Process,
+    is_of,
+)
+from vsprov.store import images, servers
+from vsprov.store.disk import marks
+from vsprov.store.images import Contents
+from vsprov.store.instance import Instance
+from vsprov.store.servers import ServerDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """An earlier look, and the names of the servers that may be other than then."""
+
+    observed: Observed
+    touched: frozenset[str]
+
+
+def observe(
+    instance: Instance, hierarchies: Hierarchies, machine: Machine, since: Since | None = None
+) -> Observed:
+    """Everything of the instance; with `since` only what was touched of servers is looked at.
+
+    Groups an interrupted apply left unmarked and empty count as absent; `sweep` removes them.
+    """
+    return _Observer(instance, hierarchies, machine).observe(since)
+
+
+def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
+    """One server, as `observe` would have it; None when there is none of this name."""
+    return _Observer(instance, hierarchies, machine).find(name)
+
+
+def unknown_server(name: str, known: Iterable[str]) -> FailedError:
+    """The error for a name that no server has."""
+    near = difflib.get_close_matches(name, known, 1)
+    return FailedError(
+        f"Server/{name}: there is no such server",
+        hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
+    )
+
+
+def refuse_foreign(seen: ObservedServer, instance: str) -> None:
+    """Raise ConflictError for what stands where a server of ours would, and is not (promise 4)."""
+    if seen.group and not is_of(seen.group.owner, instance):
+        raise ConflictError(
+            f"Server/{seen.name}: cgroup {seen.group.path} does not carry our mark: it is not touched",
+            hint="vsprov did not make it; remove it, or apply the server's manifest to see what is wrong",
+        )
+    if seen.directory and not is_of(seen.owner, instance):
+        raise ConflictError(f"Server/{seen.name}: its directory does not carry our mark: it is not touched")
+
+
+class _Observer:
+    def __init__(self, instance: Instance, hierarchies: Hierarchies, machine: Machine) -> None:
+        self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
+        self.intended = frozenset(intent.groups(instance))
+        self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
+        for knob, side in machine.rows:
+            where = "" if machine.versions[knob.controller] == 2 else side.controller
+            self.sides.setdefault(where, []).append(side)
+
+    def observe(self, since: Since | None = None) -> Observed:
+        before = since.observed.servers if since else {}
+        same = {name: seen for name, seen in before.items() if since and name not in since.touched}
+        known = images.manifests(self.instance)
+        parent = self.group(self.instance.name)
+        directories = servers.observe(self.instance, same)
+        pools: dict[str, ObservedGroup] = {}
+        homes: dict[str, ObservedGroup] = {}
+        for name in cgroup.children(self.path("", self.instance.name)) if parent else ():
+            if name in same:
+                continue
+            found, role = self.group_and_role(f"{self.instance.name}/{name}")
+            if found is None or role == "build":
+                continue
+            if role != "pool":
+                homes[name] = found
+                continue
+            pools[name] = found
+            for child in cgroup.children(self.path("", found.path)):
+                if child not in same and (inner := self.group(f"{found.path}/{child}")):
+                    homes[child] = inner
+        names = sorted({*homes, *directories})
+        return Observed(
+            servers={
+                **same,
+                **{name: self.server(name, homes.get(name), directories.get(name)) for name in names},
+            },
+            pools=pools,
+            images={name: _image(record) for name, record in images.observe(self.instance, known).items()},
+            defaults=_defaults(known),
+            parent=parent,
+            subtree=self.subtree(""),
+        )
+
+    def find(self, name: str) -> ObservedServer | None:
+        if not re.fullmatch(NAME_PATTERN, name):
+            return None
+        top = self.instance.name
+        group, role = self.group_and_role(f"{top}/{name}")
+        if group is None or role == "pool":
+            group = None
+            for pool in cgroup.children(self.path("", top)):
+                inside = f"{top}/{pool}/{name}"
+                if os.path.isdir(self.path("", inside)) and self.group_and_role(f"{top}/{pool}")[1] == "pool":
+                    group = self.group(inside)
+        directory = servers.find(self.instance, name)
+        return self.server(name, group, directory) if group or directory else None
+
+    def path(self, controller: str, group: str) -> str:
+        return self.hierarchies.directory(controller, group)
+
+    def subtree(self, group: str) -> frozenset[str]:
+        return frozenset((cgroup.read(f"{self.path('', group)}/cgroup.subtree_control") or "").split())
+
+    # -- groups
+
+    def group(self, path: str) -> ObservedGroup | None:
+        return self.group_and_role(path)[0]
+
+    def group_and_role(self, path: str) -> tuple[ObservedGroup | None, str]:
+        """(the group or None, its role). With a v1 directory that is not ours, the group is a stranger's."""
+        there, mark = owner_mark(self.path("", path))
+        if not there or (mark is None and self.leftover("", path)):
+            return None, ""
+        role, _, owner = (mark or "").partition(" ")
+        controllers = {""}
+        texts = self.texts("", path)
+        for controller in self.hierarchies.v1:
+            there, other = owner_mark(self.path(controller, path))
+            if not there or (other is None and self.leftover(controller, path)):
+                continue
+            if other != mark:
+                owner = ""
+            controllers.add(controller)
+            texts.update(self.texts(controller, path))
+        spec = None
+        if role == "pool":
+            text = applied.unseal(marks.read_mark(self.path("", path), "applied"), None)
+            spec = json.loads(text) if text else None
+        return ObservedGroup(
+            path, owner or None, texts, frozenset(controllers), self.subtree(path), spec
+        ), role
+
+    def leftover(self, controller: str, path: str) -> bool:
+        """Whether an unmarked group is one that an apply was about to make and mark when it died."""
+        return (
+            path in self.intended
+            and not cgroup.children(self.path(controller, path))
+            and not cgroup.processes(self.path(controller, path))
+        )
+
+    def texts(self, hierarchy: str, group: str) -> dict[str, str]:
+        """{file: text} of every knob file of the group in one hierarchy."""
+        out = {}
+        directory = self.path(hierarchy, group)
+        for side in self.sides.get(hierarchy, ()):
+            for file in side.files:
+                raw = cgroup.read(f"{directory}/{file}")
+                if raw is not None:
+                    out[file] = normal(file, raw)
+        return out
+
+    # -- servers
+
+    def server(
+        self, name: str, group: ObservedGroup | None, directory: ServerDirectory | None
+    ) -> ObservedServer:
+        disk = applied.to_text(directory.applied) if directory and directory.applied else None
+        mark = None
+        init: Process | None = None
+        populated = False
+        if group:
+            home = self.path("", group.path)
+            mark = applied.unseal(marks.read_mark(home, "applied"), disk)
+            populated = cgroup.populated(home)
+            init = self.init(group, populated, directory.id_base if directory else None)
+        strays = self.strays(group, init) if group and init else ()
+        if init and strays and process.is_ending(init.pid):
+            init, strays = None, ()
+        text = mark or disk
+        record = json.loads(text) if text else None
+        return ObservedServer(
+            name,
+            group,
+            owner=str(directory.owner) if directory and directory.owner else None,
+            directory=directory is not None,
+            id_base=directory.id_base if directory else None,
+            applied=record,
+            mark=mark,
+            disk=disk,
+            init=init,
+            strays=strays,
+            populated=populated,
+            hostname=namespace.hostname(init.pid) if init else None,
+            limits=limits_of(init.pid) or None if init else None,
+        )
+
+    def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
+        """The server's pid 1: the one marked, while it lives; else the home's that is pid 1 of its namespace.
+
+        A mark alone is not believed: outside the home only pid 1 of a namespace with this server's ids is it.
+        """
+        home = self.path("", group.path)
+        words = (marks.read_mark(home, "init") or "").split()
+        if len(words) == 3 and words[2] == proc.boot_id() and words[0].isdigit() and words[1].isdigit():
+            marked = Process(int(words[0]), int(words[1]))
+            if process.start_time(marked.pid) == marked.start:
+                within = _inside(proc.groups_of(marked.pid).get("", ""), f"/{group.path}")
+                if within or (process.find_init([marked.pid]) and proc.first_id(marked.pid) == id_base):
+                    return marked
+        pid = process.find_init(cgroup.all_processes(home)) if populated else None
+        start = process.start_time(pid) if pid else None
+        return Process(pid, start) if pid and start else None
+
+    def strays(self, group: ObservedGroup, init: Process) -> tuple[str, ...]:
+        actual = proc.groups_of(init.pid)
+        expected = {
+            name: f"/{group.path}" if name else f"/{group.path}/payload" for name in group.controllers
+        }
+        return tuple(
+            sorted(
+                name for name, path in expected.items() if actual and not _inside(actual.get(name, ""), path)
+            )
+        )
+
+
+def _inside(path: str, group: str) -> bool:
+    # A guest may make groups of its own below its payload.
+    return path == group or path.startswith(f"{group}/")
+
+
+def owner_mark(directory: str) -> tuple[bool, str | None]:
+    """(whether the directory exists, its owner mark)."""
+    try:
+        return True, marks.read_mark(directory, marks.OWNER)
+    except FileNotFoundError:
+        return False, None
+
+
+def _defaults(known: Mapping[str, Contents | None]) -> dict[str, Mapping[str, Any]]:
+    return {digest: made_of.config for digest, made_of in known.items() if made_of and made_of.config}
+
+
+def _image(record: images.ImageRecord) -> ObservedImage:
+    # A record that cannot be read, or whose layer is gone, is as good as another digest: the image is
+    # imported again.
+    return ObservedImage(
+        record.name,
+        "" if record.problem else record.digest,
+        str(record.owner) if record.owner else None,
+        record.spec,
+    )

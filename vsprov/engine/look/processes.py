@@ -1,0 +1,90 @@
+"""The processes of all servers, as the host sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vsprov.kernel import cgroup, proc
+from vsprov.store.disk import folders, marks
+from vsprov.store.instance import RANGE, Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process of a server. `inner` is its pid inside, `user` its user id inside (None for one outside the
+    server's range); `state` the letter of proc(5), `resident` in bytes, `seconds` of CPU time; `command`
+    its words, or its name in brackets.
+    """
+
+    server: str
+    pid: int
+    inner: int
+    user: int | None
+    state: str
+    resident: int
+    seconds: float
+    command: str
+
+
+def servers(instance: Instance) -> list[str]:
+    """The names of all servers that have a group or a directory."""
+    top = cgroup.find().directory("", instance.name)
+    return sorted({name for name, _ in _homes(top)} | set(folders.names(instance.servers)))
+
+
+def listing(instance: Instance) -> list[Running]:
+    """All of them, by server and pid. What ends while being looked at is left out."""
+    out = []
+    for server, home in _homes(cgroup.find().directory("", instance.name)):
+        base = _id_base(instance, server)
+        out += [found for pid in cgroup.all_processes(home) if (found := _look(server, pid, base))]
+    return sorted(out, key=lambda one: (one.server, one.pid))
+
+
+def _homes(top: str) -> Iterator[tuple[str, str]]:
+    """(server, cgroup directory) of every server that bears our mark, those in pools too."""
+    for name in cgroup.children(top):
+        role = _role(f"{top}/{name}")
+        if role == "server":
+            yield name, f"{top}/{name}"
+        elif role == "pool":
+            for child in cgroup.children(f"{top}/{name}"):
+                if _role(f"{top}/{name}/{child}") == "server":
+                    yield child, f"{top}/{name}/{child}"
+
+
+def _role(directory: str) -> str:
+    """ "server" or "pool", as the owner mark says; "" for a group that is not ours."""
+    try:
+        return (marks.read_mark(directory, marks.OWNER) or "").partition(" ")[0]
+    except FileNotFoundError:
+        return ""
+
+
+def _id_base(instance: Instance, server: str) -> int | None:
+    try:
+        return os.lstat(f"{instance.servers}/{server}/work").st_uid
+    except OSError:
+        return None
+
+
+def _look(server: str, pid: int, base: int | None) -> Running | None:
+    status, stat, words = (proc.read(f"/proc/{pid}/{name}") for name in ("status", "stat", "cmdline"))
+    if not status or not stat:
+        return None
+    rows = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    fields = stat.rpartition(") ")[2].split()
+    outer = int(rows["Uid"].split()[1])
+    name = stat.partition("(")[2].rpartition(") ")[0]
+    return Running(
+        server=server,
+        pid=pid,
+        inner=int(rows.get("NSpid", str(pid)).split()[-1]),
+        user=outer - base if base is not None and base <= outer < base + RANGE else None,
+        state=fields[0],
+        resident=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+        command=words.rstrip("\0").replace("\0", " ") if words else f"[{name}]",
+    )

@@ -1,0 +1,1 @@
+"""What a running command holds: its lock, its threads, its spawner, its schedule of steps."""

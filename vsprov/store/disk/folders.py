@@ -1,0 +1,94 @@
+"""The folders of an instance's state root, and the sweeping of what a crash left in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+from vsprov.errors import FailedError, NotPermittedError, reason
+from vsprov.model.objects import NAME_PATTERN
+from vsprov.store.disk import durable
+from vsprov.store.instance import Instance
+
+
+def place(folder: str, name: str, suffix: str = "") -> str:
+    """The path of an object called `name`.
+
+    Refuses what is no name, whoever asks: a name must never lead elsewhere.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise FailedError(f"{folder}: {name!r} is not a name")
+    return f"{folder}/{name}{suffix}"
+
+
+def prepare(instance: Instance, *, downloads: bool = False) -> None:
+    """Make the state root and its folders where they are missing, and close the folders to everyone but root;
+    that of downloads only when it is asked for.
+
+    Images hold programs with the setuid bit; a user of the host who could reach them there would have them
+    run as the host's root (CVE-2021-41091).
+    """
+    try:
+        os.makedirs(instance.root, mode=0o700, exist_ok=True)
+        for folder in instance.folders if downloads else instance.folders[:-1]:
+            try:
+                os.mkdir(folder, 0o700)
+            except FileExistsError:
+                if os.lstat(folder).st_mode & 0o7777 != 0o700:
+                    os.chmod(folder, 0o700)
+    except OSError as error:
+        raise durable.failed(str(error.filename), "make the state folders", error) from error
+
+
+def names(folder: str) -> list[str]:
+    """What lies in a folder of the state root, sorted, without leftovers; [] when there is no such folder."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith(durable.LEFTOVERS))
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise NotPermittedError(f"{folder}: list: {reason(error)}", hint="run as root") from error
+    except OSError as error:
+        raise durable.failed(folder, "list", error) from error
+
+
+def _raise(error: FailedError) -> None:
+    raise error
+
+
+def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) -> list[str]:
+    """Remove what a crash has left half made or half removed; the paths removed.
+
+    `failed` is told of what cannot be removed, which stops nothing else. Only to be called under the apply
+    lock.
+    """
+    found = []
+    for folder in instance.folders:
+        try:
+            entries = os.listdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise durable.failed(folder, "list", error) from error
+        for name in entries:
+            path = f"{folder}/{name}"
+            try:
+                if name.startswith(durable.LEFTOVERS):
+                    durable.remove_tree(path)
+                    found.append(path)
+                elif folder == instance.servers:
+                    found += _sweep_server(path)
+            except FailedError as error:
+                failed(error)
+    return sorted(found)
+
+
+def _sweep_server(path: str) -> list[str]:
+    leftover = durable.temporary(f"{path}/server.json")
+    try:
+        return [leftover] if durable.unlink(leftover) else []
+    except NotADirectoryError:
+        return []  # a foreign file in a server's place; the plan names it
+    except OSError as error:
+        raise durable.failed(leftover, "remove", error) from error

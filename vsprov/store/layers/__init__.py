@@ -1,0 +1,1 @@
+"""Layers: making, checking and deduplicating them."""

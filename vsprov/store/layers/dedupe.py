@@ -1,0 +1,218 @@
+"""Making equal files of different layers one file, as Linux-VServer's vhashify did: one copy on disk, and one
+in memory for every server that runs it.
+
+`find` only reads listings; `apply` compares every byte, and changes nothing that a server could see but
+inode numbers and link counts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vsprov.errors import ImageError
+from vsprov.store.disk import tree
+from vsprov.store.disk.beneath import GONE, open_beneath
+from vsprov.store.disk.progress import Meter, Progress
+from vsprov.store.instance import LISTING, TREE
+from vsprov.store.layers import linking, listing
+from vsprov.store.layers.linking import Group, Name
+from vsprov.store.layers.listing import Item
+
+# ext4's limit, the lowest of the file systems that images lie on; a file that full is left as it is.
+MOST_LINKS = 65_000
+# Below these, programs mind the link count: Debian's cron runs no table that has a second link, and a mail
+# box with one is refused as an attack. There is little to save in them, and it is what servers change.
+APART = ("etc/", "home/", "root/", "var/mail/", "var/spool/")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `apply` would do. `files` counts names, `bytes` what the disk would gain.
+
+    `layers` are those that it needs; `left_out` says which layers were not looked at, and why.
+    """
+
+    layers: Mapping[str, str]
+    groups: tuple[Group, ...]
+    files: int
+    bytes: int
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What `apply` has done. `failures` says which files were left alone, and why."""
+
+    files: int
+    bytes: int
+    failures: tuple[str, ...]
+
+
+# ---- finding
+
+
+class _Inode(NamedTuple):
+    status: os.stat_result
+    names: list[Name]
+
+
+def find(layers: Mapping[str, str], images: Iterable[Sequence[str]] = ()) -> Plan:
+    """Which files of `layers`, {key: path}, are equal in all but the inode; writes nothing.
+
+    Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system;
+    the path may differ, but two files that one server may see stay two: those of one layer, and of the layers
+    of one of `images`. Files that are gone are passed over: `verify` tells of them.
+    """
+    views: defaultdict[str, set[str]] = defaultdict(set)
+    for number, keys in enumerate(images):
+        for key in keys:
+            views[key].add(f"image {number}")
+    seen = {key: frozenset((key, *views[key])) for key in layers}
+    same, left_out = _alike(layers)
+    used = {name.layer for members in same for name, _ in members}
+    groups: list[Group] = []
+    saved = 0
+    with ExitStack() as stack:
+        tops = {key: stack.enter_context(tree.opened(f"{layers[key]}/{TREE}")) for key in sorted(used)}
+        for members in same:
+            for inodes in _inodes(tops, [name for name, _ in members]):
+                for group, size in _groups(inodes, members[0][1], seen):
+                    groups.append(group)
+                    saved += size
+    files = sum(len(group.others) for group in groups)
+    changing = {name.layer for group in groups for name in (group.keep, *group.others)}
+    return Plan({key: layers[key] for key in changing}, tuple(groups), files, saved, tuple(left_out))
+
+
+def _alike(layers: Mapping[str, str]) -> tuple[list[list[tuple[Name, Item]]], list[str]]:
+    """The files that are alike by the listings, two or more together; and which listings are of no use."""
+    same: defaultdict[tuple[object, ...], list[tuple[Name, Item]]] = defaultdict(list)
+    left_out = []
+    for key, path in sorted(layers.items()):
+        try:
+            for item in listing.read(f"{path}/{LISTING}"):
+                if item.kind == "f" and item.size and not item.path.startswith(APART):
+                    identity = (*item[2:-1], *sorted(item.attributes.items()))
+                    same[identity].append((Name(key, item.path), item))
+        except ImageError as error:
+            left_out.append(str(error))
+    return [members for members in same.values() if len(members) > 1], left_out
+
+
+def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_Inode]]:
+    """The inodes of files, for each file system apart, the most linked first, then the oldest."""
+    found: dict[int, dict[int, _Inode]] = {}
+    for name in names:
+        try:
+            fd = open_beneath(tops[name.layer], name.path, os.O_PATH)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            continue
+        status = os.fstat(fd)
+        os.close(fd)
+        if stat.S_ISREG(status.st_mode):
+            inodes = found.setdefault(status.st_dev, {})
+            inodes.setdefault(status.st_ino, _Inode(status, [])).names.append(name)
+    for inodes in found.values():
+        yield sorted(inodes.values(), key=lambda inode: (-inode.status.st_nlink, inode.status.st_ctime_ns))
+
+
+def _groups(
+    inodes: list[_Inode], item: Item, seen: Mapping[str, frozenset[str]]
+) -> Iterator[tuple[Group, int]]:
+    """Whose inode goes to which others, and the bytes that this saves; `seen`: what shows each layer.
+
+    Names that one server may see and that were two files stay two: cp(1) would refuse to copy one to the
+    other if they were one, and rename(2) would do nothing. Nor does an inode get more links than it may have.
+    """
+    left = [inode for inode in inodes if inode.status.st_nlink < MOST_LINKS]
+    while len(left) > 1:
+        keep, *rest = left
+        room = MOST_LINKS - keep.status.st_nlink
+        views = {view for name in keep.names for view in seen[name.layer]}
+        path = keep.names[0].path
+        left, others, saved = [], [], 0
+        for inode in sorted(rest, key=lambda inode: (inode.names[0].path != path, inode.names[0])):
+            own = {view for name in inode.names for view in seen[name.layer]}
+            if len(inode.names) > room or own & views:
+                left.append(inode)
+                continue
+            room -= len(inode.names)
+            views |= own
+            others += inode.names
+            # A name that no layer here knows of keeps the old inode.
+            saved += inode.status.st_blocks * 512 if inode.status.st_nlink == len(inode.names) else 0
+        if others:
+            yield Group(item, keep.names[0], tuple(others)), saved
+
+
+# ---- applying
+
+
+class _Stopped(Exception):
+    """The caller of `apply` no longer waits for it."""
+
+
+def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+    """Make each group of `plan` one inode; whatever ends it, every tree is whole and as it was listed.
+
+    A file that is not what its listing says is left alone and told. Runs in a thread of the lowest CPU and
+    I/O priority, which calls `progress` with bytes compared, and `say` with what is worth knowing. Nobody
+    may remove or add layers meanwhile. Servers may run on them: their overlays need index=off, else what one
+    writes to a file would show in every other of the same inode. An overlay goes on with an old file that it
+    has in its cache, and disk and memory gain from that one when the server starts anew or the cache is
+    dropped.
+    """
+    import threading  # slow to load, and seldom needed
+    from concurrent.futures import ThreadPoolExecutor
+
+    stop = threading.Event()
+
+    def paced(what: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        progress(what, done, total)
+
+    def work() -> Done:
+        linking.lower_priority()
+        return _apply(plan, paced, say)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        try:
+            return running.result()
+        except BaseException:
+            stop.set()  # and the executor waits for the thread
+            raise
+
+
+def _apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+    total = sum(group.item.size * len(group.others) for group in plan.groups)
+    changed = {name.layer for group in plan.groups for name in group.others}
+    for path in plan.layers.values():
+        linking.settle(path)
+    marked: list[str] = []
+    with ExitStack() as stack:
+        tops = {key: stack.enter_context(tree.opened(f"{path}/{TREE}")) for key, path in plan.layers.items()}
+        meter = Meter(progress, "dedupe", total)
+        work = linking.Linking(plan.layers, tops, meter, say)
+        try:
+            for key in sorted(changed):
+                marked.append(plan.layers[key])
+                linking.mark(plan.layers[key])
+            for group in plan.groups:
+                work.unite(group)
+            meter.tell()
+        except BaseException:
+            for path in marked:
+                linking.settle(path)
+            raise
+    linking.unmark(marked)
+    return Done(work.files, work.bytes, tuple(work.failures))

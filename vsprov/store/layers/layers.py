@@ -1,0 +1,168 @@
+"""Layers on disk: immutable trees by key, shared by every image and server that names them.
+
+    layers/<sha256>/            mark: the instance that made it
+        tree/                   what servers see; never changed once it has its name
+        listing                 what the tree holds, for `image verify` and `image dedupe`
+
+The key is a sha256 over what the layer was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from vsprov.errors import FailedError, ImageError
+from vsprov.store.disk import durable, folders, marks
+from vsprov.store.disk.progress import Progress
+from vsprov.store.instance import LINKING, LISTING, TREE, Instance
+
+MARK = "layer"
+_serial = itertools.count()
+
+
+def path(instance: Instance, key: str) -> str:
+    """Where a layer lies.
+
+    Raises ImageError for what is no sha256: a digest must never lead elsewhere (CVE-2026-48769).
+    """
+    if not is_digest(key):
+        raise ImageError(f"{key!r} is not a sha256")
+    return f"{instance.layers}/{key}"
+
+
+def tree(instance: Instance, key: str) -> str:
+    """The directory that is a lower layer of servers."""
+    return f"{path(instance, key)}/{TREE}"
+
+
+def is_digest(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def there(instance: Instance) -> set[str]:
+    """The keys of all layers."""
+    return {name for name in folders.names(instance.layers) if is_digest(name)}
+
+
+@dataclass(slots=True)
+class Batch:
+    """Layers being made for one image. They get their names together, so that one wait for the disk serves
+    all; until then a crash leaves only what `folders.sweep` removes. Threads may add at once.
+    """
+
+    instance: Instance
+    progress: Progress
+    made: dict[str, str] = field(default_factory=dict)  # key: its folder under a temporary name
+    _begun: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has(self, key: str) -> bool:
+        return key in self.made or os.path.isdir(tree(self.instance, key))
+
+    def folder(self, key: str) -> str:
+        """Where a layer that is made or was there lies."""
+        return self.made.get(key) or path(self.instance, key)
+
+    def tree(self, key: str) -> str:
+        return f"{self.folder(key)}/{TREE}"
+
+    def make(self, key: str, fill: Callable[[str], None]) -> None:
+        """Make a layer unless it is there: `fill` is given its tree, an empty directory of root's."""
+        if not self.has(key):
+            self.keep(key, self.begin(fill))
+
+    def begin(self, fill: Callable[[str], None]) -> str:
+        """Make a layer whose key its making will tell; the folder that `keep` wants."""
+        with self._lock:
+            # No name that a process which died may have left with something mounted in it.
+            folder = f"{self.instance.layers}/{durable.MAKING}{os.getpid()}-{next(_serial)}"
+            self._begun.append(folder)
+        try:
+            durable.remove_tree(folder)
+            os.mkdir(folder, 0o700)
+            top = f"{folder}/{TREE}"
+            os.mkdir(top, 0o755)
+            os.chmod(top, 0o755)  # whatever the umask is
+            fill(top)
+            marks.write_mark(folder, MARK, self.instance.name)
+        except OSError as error:
+            raise durable.failed(folder, "make a layer", error) from error
+        return folder
+
+    def keep(self, key: str, folder: str) -> None:
+        """A begun layer is whole, and this is its key."""
+        from vsprov.store.layers import listing  # seldom needed
+
+        path(self.instance, key)  # refuses what is no sha256
+        try:
+            listing.write(f"{folder}/{TREE}", f"{folder}/{LISTING}", self.progress)
+        except OSError as error:
+            raise durable.failed(folder, "list what a layer holds", error) from error
+        with self._lock:
+            if key not in self.made:
+                self.made[key] = folder
+
+    def finish(self) -> None:
+        """Put all layers on disk and give them their names."""
+        if not self.made:
+            return
+        try:
+            durable.flush_all(self.instance.layers)
+            for key, folder in self.made.items():
+                with contextlib.suppress(FileExistsError):  # another image of this apply was first
+                    durable.rename_new(folder, path(self.instance, key))
+            durable.flush_folder(self.instance.layers)
+        except OSError as error:
+            raise durable.failed(self.instance.layers, "keep the new layers", error) from error
+
+    def clear(self) -> None:
+        """Remove what has not got a name."""
+        for folder in self._begun:
+            durable.remove_tree(folder)
+
+
+@contextlib.contextmanager
+def batch(instance: Instance, progress: Progress) -> Iterator[Batch]:
+    """Make layers: all of them stay when the block ends well, none when it raises."""
+    made = Batch(instance, progress)
+    try:
+        yield made
+        made.finish()
+    finally:
+        made.clear()
+
+
+def remove(instance: Instance, key: str) -> None:
+    """Remove a layer; nothing happens when it is not there. Nothing may use it any more."""
+    where = path(instance, key)
+    try:
+        aside = durable.set_aside(where)
+    except OSError as error:
+        raise durable.failed(where, "remove", error) from error
+    if aside is not None:
+        durable.remove_tree(aside)
+
+
+def settle(instance: Instance) -> list[str]:
+    """Put right what a dedupe that died has left; the layers it was at work in."""
+    paths = [path(instance, key) for key in there(instance)]
+    marked = [layer for layer in paths if os.path.lexists(f"{layer}/{LINKING}")]
+    if marked:
+        from vsprov.store.layers import linking
+
+        for layer in marked:
+            linking.settle(layer)
+    return sorted(marked)
+
+
+def is_ours(instance: Instance, key: str) -> bool:
+    try:
+        return marks.read_mark(path(instance, key), MARK) == instance.name
+    except (OSError, FailedError):
+        return False

@@ -1,0 +1,281 @@
+"""Putting one inode in the place of equal ones, a name at a time, so that no crash leaves a tree wrong.
+
+A name changes its inode by rename(2), which changes the time of the folder; that is put back at once. While
+this goes on the layer holds a file `linking`: a crash in between leaves it, and `settle` puts the times back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from ctypes import c_int, c_long
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vsprov.errors import reason
+from vsprov.store.disk import durable, tree
+from vsprov.store.disk.beneath import GONE, open_beneath
+from vsprov.store.disk.progress import PIECE, Meter
+from vsprov.store.instance import LINKING, LISTING, TREE
+from vsprov.store.layers import listing, reflink, verify
+from vsprov.store.layers.listing import Item, Reader, Unreadable
+
+TEMPORARY = f"{durable.TEMPORARY}linking"
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
+# Other mounts of one file system, other project quotas, immutable files, file systems without hard links.
+CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}
+# ioprio_set(2) has no function in libc, and a number per architecture.
+IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
+IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13
+
+
+class Name(NamedTuple):
+    """A file: the key of its layer, and its path in the layer's tree."""
+
+    layer: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {verify.shown(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files equal to `item` in all but the path: `others` are to get the inode of `keep`."""
+
+    item: Item
+    keep: Name
+    others: tuple[Name, ...]
+
+
+class Differs(Exception):
+    """Files that are not what their listing says, or cannot be read, and what is the matter with each."""
+
+    def __init__(self, found: dict[Name, str]) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def lower_priority() -> None:
+    """Let this thread have only what CPU and disk time nobody else wants. On Linux both are per thread."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    number = IOPRIO_SET.get(platform.machine())
+    if number is not None:  # elsewhere the kernel takes the I/O priority from the nice value, ioprio_set(2)
+        # A kernel built without I/O schedulers refuses; the nice value stands.
+        ctypes.CDLL(None).syscall(c_long(number), c_int(IOPRIO_WHO_PROCESS), c_int(0), c_int(IOPRIO_IDLE))
+
+
+# ---- the mark of a layer in which names are being changed
+
+
+def mark(layer: str) -> None:
+    """Have a crash from now on be known; on disk when this returns."""
+    path = f"{layer}/{LINKING}"
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        durable.flush_folder(layer)
+    except OSError as error:
+        raise durable.failed(path, "make", error) from error
+
+
+def unmark(layers: list[str]) -> None:
+    """Take the marks away, after what was done is on disk."""
+    for path in layers:
+        durable.flush_all(path)
+    for path in (f"{layer}/{LINKING}" for layer in layers):
+        try:
+            durable.unlink(path)
+            durable.flush_folder(os.path.dirname(path))
+        except OSError as error:
+            raise durable.failed(path, "remove", error) from error
+
+
+def settle(layer: str) -> bool:
+    """Put right what a crash may have left of linking in a layer: times of directories, and the mark.
+
+    Whether there was a mark. Raises ImageError when the listing cannot be read.
+    """
+    if not os.path.lexists(f"{layer}/{LINKING}"):
+        return False
+    try:
+        durable.unlink(_temporary(layer))
+    except OSError as error:
+        raise durable.failed(_temporary(layer), "remove", error) from error
+    with tree.opened(f"{layer}/{TREE}") as top:
+        for item in listing.read(f"{layer}/{LISTING}"):
+            if item.kind == "d":
+                _put_back_time(top, item)
+    unmark([layer])
+    return True
+
+
+def _put_back_time(top: int, item: Item) -> None:
+    try:
+        folder = open_beneath(top, item.path, durable.FOLDER)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return  # for `verify` to tell
+    try:
+        status = os.fstat(folder)
+        if status.st_mtime_ns != item.mtime:
+            os.utime(folder, ns=(status.st_atime_ns, item.mtime))
+    finally:
+        os.close(folder)
+
+
+def _temporary(layer: str) -> str:
+    """Beside the layer: on its file system, and swept with what else a crash leaves."""
+    return f"{os.path.dirname(layer)}/{TEMPORARY}"
+
+
+# ---- linking
+
+
+class Linking:
+    """The work on the layers open as `tops`; `files` and `bytes` done, `failures` in words."""
+
+    def __init__(
+        self, layers: Mapping[str, str], tops: Mapping[str, int], meter: Meter, say: Callable[[str], None]
+    ) -> None:
+        self._layers, self._tops, self._meter, self._say = layers, tops, meter, say
+        self._reader = Reader("", meter)
+        self._said: set[str] = set()
+        self.files = self.bytes = 0
+        self.failures: list[str] = []
+
+    def unite(self, group: Group) -> None:
+        """Give each of the others the inode of the one to keep, or where that cannot be, of the next."""
+        keep: Name | None = group.keep
+        for other in group.others:
+            if keep is None:
+                keep = other
+                continue
+            try:
+                if not self._replace(keep, other, group.item):
+                    keep = other
+            except Differs as differs:
+                self.failures += [f"{name}: {what}" for name, what in differs.found.items()]
+                if keep in differs.found:
+                    keep = None if other in differs.found else other
+
+    def _replace(self, keep: Name, other: Name, item: Item) -> bool:
+        """Make `other` a name of the inode of `keep`; False when that has as many links as it can."""
+        with self._opened(keep) as (kept, _), self._opened(other) as (fd, folder):
+            old = os.fstat(fd)
+            if os.path.sameopenfile(kept, fd):
+                return True
+            self._compare({keep: kept, other: fd}, item)
+            try:
+                self._link(kept, other, folder)
+            except OSError as error:
+                if error.errno == errno.EMLINK:
+                    return False
+                if error.errno not in CANNOT_LINK:
+                    raise durable.failed(f"{self._layers[other.layer]}/{TREE}", "link", error) from error
+                self._share_blocks(kept, fd, other, error)
+                return True
+        self.files += 1
+        self.bytes += old.st_blocks * 512 if old.st_nlink == 1 else 0
+        return True
+
+    @contextmanager
+    def _opened(self, name: Name) -> Iterator[tuple[int, int]]:
+        """Descriptors of a file and of its folder."""
+        above, _, last = name.path.rpartition("/")
+        try:
+            folder = open_beneath(self._tops[name.layer], above, durable.FOLDER)
+            try:
+                fd = os.open(last, READ, dir_fd=folder)
+            except OSError:
+                os.close(folder)
+                raise
+        except OSError as error:
+            raise Differs({name: f"open: {reason(error)}"}) from error
+        try:
+            yield fd, folder
+        finally:
+            os.close(fd)
+            os.close(folder)
+
+    def _compare(self, files: dict[Name, int], item: Item) -> None:
+        """Raise `Differs` unless both files are what `item` says, and equal to the last byte."""
+        found = {}
+        for name, fd in files.items():
+            changes = _changes(fd, item)
+            if changes:
+                found[name] = changes[0]
+        if found:
+            raise Differs(found)
+        (one, kept), (other, fd) = files.items()
+        if _all_attributes(kept) != _all_attributes(fd):
+            raise Differs({other: f"has other extended attributes than {one}"})
+        if not self._same_bytes(files, item.size):
+            for name, fd in files.items():
+                try:
+                    if self._reader.sha256(fd, item.size, str(name)) != item.content:
+                        found[name] = "content differs"
+                except Unreadable as error:
+                    found[name] = f"read: {error.said}"
+            raise Differs(found or {other: "changed while it was being read"})
+
+    def _same_bytes(self, files: dict[Name, int], size: int) -> bool:
+        for offset in range(0, size, PIECE):
+            count = min(PIECE, size - offset)
+            parts = []
+            for name, fd in files.items():
+                try:
+                    parts.append(os.pread(fd, count, offset))
+                except OSError as error:
+                    raise Differs({name: f"read: {reason(error)}"}) from error
+            if parts[0] != parts[1]:
+                return False
+            self._meter.add(count)
+        return True
+
+    def _link(self, kept: int, other: Name, folder: int) -> None:
+        """Put the open file in the place of `other`."""
+        temporary = _temporary(self._layers[other.layer])
+        times = os.fstat(folder)
+        try:
+            # The very file that was compared: a name could lead to another by now. Without a dir_fd, though
+            # it plays no part here, Python calls link(2), which would take the link in /proc for the file.
+            os.link(f"/proc/self/fd/{kept}", temporary, src_dir_fd=folder, follow_symlinks=True)
+            os.rename(temporary, other.path.rpartition("/")[2], dst_dir_fd=folder)
+        except OSError:
+            durable.unlink(temporary)
+            raise
+        os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def _share_blocks(self, kept: int, fd: int, other: Name, refused: OSError) -> None:
+        status = os.fstat(fd)
+        if status.st_size < status.st_blksize:
+            return  # it fills no block that could be shared
+        try:
+            shared = reflink.share(kept, fd, status.st_size)
+        except OSError as error:
+            self.failures.append(f"{other}: link: {reason(refused)}; share its blocks: {reason(error)}")
+            return
+        said = f"{self._layers[other.layer]}: its files cannot be hard links ({reason(refused)}): where"
+        said += " equal to others they share blocks on disk, but no memory"
+        if said not in self._said:
+            self._said.add(said)
+            self._say(said)
+        if shared:
+            self.files += 1
+            self.bytes += status.st_blocks * 512
+
+
+def _changes(fd: int, item: Item) -> list[str]:
+    """What distinguishes the open file from `item`, apart from its content."""
+    found = listing.facts(item.path, os.fstat(fd), item.content, listing.kept_attributes(fd))
+    return list(verify.changes(found, item))
+
+
+def _all_attributes(fd: int) -> dict[str, bytes]:
+    """Those too that no listing has: access lists, labels of security modules."""
+    return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}

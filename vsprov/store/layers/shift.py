@@ -1,0 +1,74 @@
+"""Making a layer of what a server has written: its upper directory, with the server's own ids."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+
+from vsprov.errors import ImageError
+from vsprov.store.disk import tree
+from vsprov.store.disk.limits import Limits
+from vsprov.store.disk.tree import CAPABILITY, OPAQUE, OVERLAY
+from vsprov.store.instance import RANGE
+
+# linux/capability.h: a capability that holds below one user namespace bears that namespace's root.
+REVISION_3, REVISION_2, REVISION_MASK = 0x03000000, 0x02000000, 0xFF000000
+
+
+def to_layer(path: str, base: int, most: Limits) -> None:
+    """Give everything below `path`, which nobody uses any more, the ids that it had inside the server.
+
+    What no image may hold and a program may have left, sockets and FIFOs, goes. Of the overlay's marks only
+    those that a lower layer needs stay: whiteouts, and which directories hide what is below them. ImageError
+    for an owner outside of the server's ids, and for more than `most`.
+    """
+    shown = "what it has written"
+    with tree.opened(path) as top:
+        for entry in tree.walk(top, shown, lambda *where: tree.beyond(most, *where)):
+            if entry.kind in (stat.S_IFSOCK, stat.S_IFIFO):
+                os.unlink(entry.name, dir_fd=entry.folder)
+            elif entry.kind in (stat.S_IFDIR, stat.S_IFREG):
+                with tree.opened_entry(entry, shown) as fd:
+                    _shift(fd, base, f"{shown}: {entry.path or '.'}")
+            elif entry.kind == stat.S_IFLNK and not _is_shifted(entry.status, base):
+                uid, gid = _inside(entry.status, base, f"{shown}: {entry.path}")
+                os.chown(entry.name, uid, gid, dir_fd=entry.folder, follow_symlinks=False)
+
+
+def _is_shifted(status: os.stat_result, base: int) -> bool:
+    """Whether it was met before, by another of its names."""
+    return status.st_nlink > 1 and status.st_uid < base
+
+
+def _inside(status: os.stat_result, base: int, shown: str) -> tuple[int, int]:
+    uid, gid = status.st_uid - base, status.st_gid - base
+    if not (0 <= uid < RANGE and 0 <= gid < RANGE):
+        raise ImageError(f"{shown}: belongs to {status.st_uid}:{status.st_gid}, none of the server's ids")
+    return uid, gid
+
+
+def _shift(fd: int, base: int, shown: str) -> None:
+    """The owner, what chown(2) takes away with it, the time, and the attributes."""
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and _is_shifted(status, base):
+        return
+    capability = None
+    for name in os.listxattr(fd):
+        if name == CAPABILITY:
+            capability = _of_any_namespace(os.getxattr(fd, name))
+        elif name.startswith(OVERLAY) and not (name == OPAQUE and os.getxattr(fd, name) == b"y"):
+            os.removexattr(fd, name)
+    uid, gid = _inside(status, base, shown)
+    os.fchown(fd, uid, gid)
+    os.fchmod(fd, stat.S_IMODE(status.st_mode))
+    if capability is not None:
+        os.setxattr(fd, CAPABILITY, capability)
+    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _of_any_namespace(raw: bytes) -> bytes:
+    magic = struct.unpack_from("<I", raw)[0]
+    if magic & REVISION_MASK != REVISION_3:
+        return raw
+    return struct.pack("<I", magic & ~REVISION_MASK | REVISION_2) + raw[4:20]

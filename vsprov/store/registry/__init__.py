@@ -1,0 +1,1 @@
+"""Images of registries and of OCI and Docker files."""

@@ -1,0 +1,254 @@
+"""Blobs on their way from a registry to disk: hashed as they come, and gone on with after an interruption.
+
+Below the folder of downloads `<sha256>` is a blob that was whole and right when it got its name, and
+`<sha256>.part` the beginning of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+
+from vsprov.errors import ImageError
+from vsprov.store.disk import durable
+from vsprov.store.disk.progress import PACE, Progress
+from vsprov.store.registry.oci_documents import Descriptor
+
+TRIES = 4  # without `_ENOUGH` bytes more
+PAUSE = 1.0  # seconds between two
+_ENOUGH = 1 << 20
+_BLOCK = 1 << 20
+_WAIT = 0.2  # seconds between two looks at whether another download of the same blob is done
+_AHEAD = 8  # blocks that may have come and are not written yet
+
+# Asked for a blob from a byte on: the byte at which it really begins (that one, or 0), and what comes.
+Opened = tuple[int, Iterator[bytes]]
+
+
+class Interrupted(ImageError):
+    """The connection failed or ended: it is worth another try."""
+
+
+class _TooLong(ImageError):
+    pass
+
+
+def fetch(
+    descriptor: Descriptor,
+    folder: str,
+    open_at: Callable[[int], Opened],
+    progress: Progress,
+    shown: str,
+) -> str:
+    """The path of the blob in `folder`, which is whole and has the wanted sha256.
+
+    Whatever ends the work (an ImageError, a full disk, what `progress` raises), what has come is kept, and
+    the next call goes on from there; a blob that is not the wanted one is deleted. Several threads or
+    processes may ask for one blob: one fetches it, the others wait.
+    """
+    path = f"{folder}/{descriptor.digest}"
+    part = f"{path}.part"
+    tell = _telling(descriptor, progress)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with _locked(part, tell) as fd:
+            if _is_whole(path, descriptor, tell):
+                os.unlink(part)
+            else:
+                _fill(fd, part, descriptor, open_at, tell, shown)
+                os.rename(part, path)
+    except OSError as error:
+        raise durable.failed(part, "download", error) from error
+    return path
+
+
+def _telling(descriptor: Descriptor, progress: Progress) -> Callable[[int], None]:
+    return lambda done: progress(f"download {descriptor.digest[:12]}", done, descriptor.size)
+
+
+@contextlib.contextmanager
+def _locked(part: str, tell: Callable[[int], None]) -> Iterator[int]:
+    """`part`, made if it is missing, open and locked for us alone."""
+    while True:
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            if _lock(fd) and _is_file(part, fd):
+                yield fd
+                return
+        finally:
+            os.close(fd)
+        tell(0)
+        time.sleep(_WAIT)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_file(part: str, fd: int) -> bool:
+    """Whether `part` still is the file that was opened: who had the lock before may have renamed it."""
+    try:
+        return os.path.samestat(os.lstat(part), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _is_whole(path: str, descriptor: Descriptor, tell: Callable[[int], None]) -> bool:
+    """Whether the blob is there; a power cut may have left it with its name and without its content."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size == descriptor.size:
+            if _read(fd, tell)[0].hexdigest() == descriptor.digest:
+                return True
+    finally:
+        os.close(fd)
+    os.unlink(path)
+    return False
+
+
+def _read(fd: int, tell: Callable[[int], None]) -> tuple[hashlib._Hash, int]:
+    """The sha256 and the size of what an open file holds from here to its end."""
+    sum_, size = hashlib.sha256(), 0
+    while block := os.read(fd, _BLOCK):
+        sum_.update(block)
+        size += len(block)
+        tell(size)
+    return sum_, size
+
+
+def _fill(
+    fd: int,
+    part: str,
+    descriptor: Descriptor,
+    open_at: Callable[[int], Opened],
+    tell: Callable[[int], None],
+    shown: str,
+) -> None:
+    """Make the locked `part` the whole blob, from what it holds on."""
+    if os.fstat(fd).st_size > descriptor.size:
+        os.ftruncate(fd, 0)
+    resumed = os.fstat(fd).st_size > 0
+    while True:
+        try:
+            found = _complete(fd, descriptor, open_at, tell, shown)
+        except _TooLong:
+            os.unlink(part)
+            raise
+        if found == descriptor.digest:
+            return
+        if not resumed:
+            break
+        resumed = False  # what was there from before may be the wrong half: once more, all of it
+        os.ftruncate(fd, 0)
+    os.unlink(part)
+    raise ImageError(
+        f"{shown}: a layer with sha256:{descriptor.digest} is wanted: what came has sha256:{found}",
+        hint="it was damaged or replaced in the registry, or on its way; it is not used",
+    )
+
+
+def _complete(
+    fd: int,
+    descriptor: Descriptor,
+    open_at: Callable[[int], Opened],
+    tell: Callable[[int], None],
+    shown: str,
+) -> str:
+    """Append what is missing, trying again where the connection fails; the sha256 of the whole."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    sum_, have = _read(fd, tell)
+    tries, furthest = 0, have
+    while have < descriptor.size:
+        try:
+            with contextlib.closing(_ahead(open_at, have, tell)) as coming:
+                start = next(coming)
+                if start != have:
+                    os.ftruncate(fd, 0)
+                    os.lseek(fd, 0, os.SEEK_SET)
+                    sum_, have = hashlib.sha256(), 0
+                for block in coming:
+                    assert isinstance(block, bytes)
+                    if have + len(block) > descriptor.size:
+                        raise _TooLong(
+                            f"{shown}: a layer of {descriptor.size} bytes is wanted: there are more"
+                        )
+                    _write(fd, block)
+                    sum_.update(block)
+                    have += len(block)
+                    tell(have)
+            if have < descriptor.size:
+                raise Interrupted(f"{shown}: a layer ended after {have} of {descriptor.size} bytes")
+        except Interrupted as error:
+            # Against the furthest point: who begins anew each time must not seem to get on.
+            tries = 1 if have - furthest >= _ENOUGH else tries + 1
+            furthest = max(have, furthest)
+            if tries == TRIES:
+                raise ImageError(str(error), hint=error.hint or "what has come is kept: try again") from error
+            tell(have)
+            time.sleep(PAUSE)
+    return sum_.hexdigest()
+
+
+def _ahead(
+    open_at: Callable[[int], Opened], have: int, tell: Callable[[int], None]
+) -> Generator[int | bytes, None, None]:
+    """The byte at which the blob really begins, then the blocks of it, read in a thread of their own.
+
+    For a read from a socket cannot be ended: so whoever waits can still be told to stop. The thread then ends
+    with the next block, or when the registry has said nothing for too long.
+    """
+    came: queue.Queue[int | bytes | Exception | None] = queue.Queue(_AHEAD)
+    left = threading.Event()
+
+    def read() -> None:
+        try:
+            start, blocks = open_at(have)
+            with contextlib.closing(blocks):  # type: ignore[type-var]
+                came.put(start)
+                for block in blocks:
+                    if left.is_set():
+                        return
+                    came.put(block)
+            came.put(None)
+        except Exception as error:  # raised again where it is waited for
+            came.put(error)
+
+    threading.Thread(target=read, name="download", daemon=True).start()
+    done = have
+    try:
+        while True:
+            try:
+                item = came.get(timeout=PACE)
+            except queue.Empty:
+                tell(done)
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            done = item if isinstance(item, int) else done + len(item)
+            yield item
+    finally:
+        left.set()
+        while not came.empty():  # it may be waiting for room to put one more
+            came.get()
+
+
+def _write(fd: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

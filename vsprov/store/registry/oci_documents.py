@@ -1,0 +1,359 @@
+"""The documents an image of OCI or docker is described by: index, manifest, configuration.
+
+They come from strangers. Every reader takes bytes and `shown`, what to call the image in an error, and
+raises ImageError for whatever is not as the specifications have it: missing, null, of another type, too
+large, or to be read in two ways (CVE-2021-41190).
+https://github.com/opencontainers/image-spec, https://distribution.github.io/distribution/spec/manifest-v2-2/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vsprov.errors import ImageError
+from vsprov.model.objects import parse_signal
+from vsprov.model.units import UnitError, short
+from vsprov.store.disk import limits
+from vsprov.store.disk.progress import Progress
+from vsprov.store.registry import untrusted_json
+
+MOST_LAYERS = 500  # overlay has no more below one another; fs/overlayfs/params.h, OVL_MAX_STACK
+_DEEPEST = 4  # indexes in indexes
+
+INDEXES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
+CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+_LAYER = re.compile(
+    r"application/vnd\.(?:oci\.image\.layer\.v1\.tar(?:\+(?:gzip|zstd))?"
+    r"|docker\.image\.rootfs\.diff\.tar(?:\.(?:gzip|zstd))?)",
+    re.ASCII,
+)
+_FOREIGN = re.compile(r".*\.(?:nondistributable|foreign)\.")
+_NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+
+# `uname -m`: what images for it say, the best first: (architecture, variant); "" is no variant.
+_MACHINES = {
+    "x86_64": (("amd64", ""), ("amd64", "v1"), ("386", "")),
+    "i686": (("386", ""),),
+    "aarch64": (("arm64", "v8"), ("arm64", "")),
+    "armv7l": (("arm", "v7"), ("arm", ""), ("arm", "v6"), ("arm", "v5")),
+    "armv6l": (("arm", "v6"), ("arm", ""), ("arm", "v5")),
+    "ppc64le": (("ppc64le", ""),),
+    "riscv64": (("riscv64", ""),),
+    "s390x": (("s390x", ""),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A document or a layer elsewhere: `digest` is the hex of its sha256, `size` its bytes."""
+
+    media_type: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of an index: for which machine, and its names; "" and () where the index says nothing."""
+
+    descriptor: Descriptor
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def platform(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What one image is made of; `layers` lowest first, `digest` the hex of the manifest's own sha256."""
+
+    digest: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """How the image wants its program started; () , {} and "" for what it leaves open.
+
+    `diff_ids`: the sha256 (hex) of each layer's archive without compression, lowest first.
+    """
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    working_dir: str = ""
+    stop_signal: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    os: str = ""
+    architecture: str = ""
+    diff_ids: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that servers use, as a record keeps them; what is empty is left out."""
+        keys = {
+            "entrypoint": list(self.entrypoint),
+            "command": list(self.command),
+            "env": dict(self.env),
+            "user": self.user,
+            "workingDir": self.working_dir,
+            "stopSignal": self.stop_signal,
+        }
+        return {key: value for key, value in keys.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image as its source has it now.
+
+    `digest` (hex) is that of what the image's name leads to, an index or a manifest.
+    """
+
+    digest: str
+    manifest: Manifest
+    config: ImageConfig
+
+
+class Parts(Protocol):
+    """Where the parts of one image are."""
+
+    def find(self) -> Found:
+        """What the image is now; ImageError when there is none, or none for this machine."""
+
+    def layer(self, descriptor: Descriptor, progress: Progress) -> str:
+        """The path of a file that holds just this layer, checked by size and sha256. From any thread."""
+
+
+def read_index(data: bytes, shown: str) -> tuple[Entry, ...]:
+    """The images an index (docker: manifest list) offers."""
+    content = untrusted_json.parse(data, shown)
+    if _kind(content, shown) != "index":
+        raise ImageError(f"{shown}: an index is wanted: there is a manifest")
+    return tuple(_entry(raw, shown) for raw in untrusted_json.many(content, "manifests", dict, shown))
+
+
+def _entry(raw: dict[str, Any], shown: str) -> Entry:
+    platform = untrusted_json.get(raw, "platform", dict, shown) or {}
+    annotations = untrusted_json.get(raw, "annotations", dict, shown) or {}
+    return Entry(
+        descriptor=_descriptor(raw, shown),
+        os=untrusted_json.text(platform, "os", shown),
+        architecture=untrusted_json.text(platform, "architecture", shown),
+        variant=untrusted_json.text(platform, "variant", shown),
+        names=tuple(name for key in _NAMES if (name := untrusted_json.text(annotations, key, shown))),
+    )
+
+
+def pick(index: tuple[Entry, ...], shown: str) -> Descriptor:
+    """The image of an index that this machine can run; ImageError, with what there is, when there is none."""
+    images = [entry for entry in index if entry.descriptor.media_type in (*INDEXES, *MANIFESTS)]
+    for architecture, variant in platforms():
+        for entry in images:
+            if (entry.os, entry.architecture, entry.variant) == ("linux", architecture, variant):
+                return entry.descriptor
+    if len(images) == 1 and not images[0].platform:
+        return images[0].descriptor  # whom it is for, its configuration says
+    offered = sorted({entry.platform or "unnamed" for entry in images} - {"unknown/unknown"})
+    there = short(", ".join(offered), ascii) if offered else "nothing"
+    raise ImageError(
+        f"{shown}: an image for {_this_machine()} is wanted: there is {there}",
+        hint="name an image that was made for this machine",
+    )
+
+
+def platforms() -> tuple[tuple[str, str], ...]:
+    """(architecture, variant) of the images this machine can run, the best first."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, ((machine, ""),))
+
+
+def _this_machine() -> str:
+    return f"linux/{platforms()[0][0]}"
+
+
+def read_manifest(data: bytes, digest: str, shown: str) -> Manifest:
+    """The manifest in `data`, whose sha256 is `digest`."""
+    content = untrusted_json.parse(data, shown)
+    if _kind(content, shown) != "manifest":
+        raise ImageError(f"{shown}: a manifest is wanted: there is an index")
+    config = _descriptor(untrusted_json.get(content, "config", dict, shown) or {}, shown)
+    if config.media_type not in CONFIGS:
+        raise ImageError(
+            f"{shown}: an image is wanted: there is something else, a {short(config.media_type, repr)}",
+            hint="registries hold charts, signatures and other things too: name an image",
+        )
+    layers = tuple(_descriptor(raw, shown) for raw in untrusted_json.many(content, "layers", dict, shown))
+    check_layers(layers, shown)
+    return Manifest(digest, config, layers)
+
+
+def check_layers(layers: tuple[Descriptor, ...], shown: str) -> None:
+    """Raise ImageError unless this many layers of this size and of these types can be used."""
+    if not 1 <= len(layers) <= MOST_LAYERS:
+        raise ImageError(f"{shown}: 1 to {MOST_LAYERS} layers are possible: it has {len(layers)}")
+    for layer in layers:
+        _check_layer(layer, shown)
+    total = sum(layer.size for layer in layers)
+    if total > limits.LIMITS.bytes:
+        raise ImageError(f"{shown}: its layers have {total} bytes: at most {limits.LIMITS.bytes} are allowed")
+
+
+def _check_layer(layer: Descriptor, shown: str) -> None:
+    if _LAYER.fullmatch(layer.media_type):
+        return
+    kind = short(layer.media_type, repr)
+    if "+encrypted" in layer.media_type:
+        raise ImageError(
+            f"{shown}: a layer is encrypted ({kind})",
+            hint="decrypt it first: skopeo copy --decryption-key KEY …",
+        )
+    if _FOREIGN.match(layer.media_type):
+        raise ImageError(
+            f"{shown}: a layer is not in the registry, but at its vendor's ({kind})",
+            hint="these are images of Windows: name one for Linux",
+        )
+    raise ImageError(f"{shown}: a layer is a {kind}: no such layers are known")
+
+
+def read_config(data: bytes, shown: str) -> ImageConfig:
+    """The image's configuration: how to start it, and the sums of its layers."""
+    content = untrusted_json.parse(data, shown)
+    config = untrusted_json.get(content, "config", dict, shown) or {}
+    rootfs = untrusted_json.get(content, "rootfs", dict, shown) or {}
+    working_dir = untrusted_json.text(config, "WorkingDir", shown)
+    return ImageConfig(
+        entrypoint=untrusted_json.words(config, "Entrypoint", shown),
+        command=untrusted_json.words(config, "Cmd", shown),
+        env=_environment(untrusted_json.words(config, "Env", shown), shown),
+        user=untrusted_json.text(config, "User", shown),
+        working_dir=posixpath.normpath(f"/{working_dir.lstrip('/')}") if working_dir else "",
+        stop_signal=_stop_signal(untrusted_json.text(config, "StopSignal", shown), shown),
+        labels=untrusted_json.text_map(config, "Labels", shown),
+        os=untrusted_json.text(content, "os", shown),
+        architecture=untrusted_json.text(content, "architecture", shown),
+        diff_ids=tuple(
+            untrusted_json.sha256_hex(each, shown)
+            for each in untrusted_json.many(rootfs, "diff_ids", str, shown)
+        ),
+    )
+
+
+def _stop_signal(name: str, shown: str) -> str:
+    """The name as it is; ImageError for what is no signal."""
+    try:
+        if name:
+            parse_signal(name)
+    except UnitError as error:
+        raise ImageError(f"{shown}: StopSignal: {short(name, repr)} is not a signal") from error
+    return name
+
+
+def _environment(words: tuple[str, ...], shown: str) -> dict[str, str]:
+    out = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise ImageError(f"{shown}: Env has {short(word, repr)}: NAME=value is wanted")
+        out[name] = value
+    return out
+
+
+def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], shown: str) -> Found:
+    """The image that a document (an index or a manifest) with the sha256 `digest` leads to.
+
+    `fetch` gives the documents it names; they are checked here. ImageError for an image that this machine
+    cannot run, and for one whose documents contradict each other.
+    """
+    here = digest
+    for _ in range(_DEEPEST):
+        if _kind(untrusted_json.parse(data, shown), shown) == "manifest":
+            break
+        picked = pick(read_index(data, shown), shown)
+        data, here = _fetched(fetch, picked, shown), picked.digest
+    else:
+        raise ImageError(f"{shown}: its indexes name each other, {_DEEPEST} deep: that is refused")
+    manifest = read_manifest(data, here, shown)
+    config = read_config(_fetched(fetch, manifest.config, shown), shown)
+    check_together(manifest, config, shown)
+    return Found(digest, manifest, config)
+
+
+def _fetched(fetch: Callable[[Descriptor], bytes], descriptor: Descriptor, shown: str) -> bytes:
+    if descriptor.size > untrusted_json.LIMIT:
+        raise untrusted_json.too_large(shown)
+    data = fetch(descriptor)
+    check_sum(data, descriptor.digest, shown)
+    return data
+
+
+def check_sum(data: bytes, digest: str, shown: str) -> None:
+    """Raise ImageError unless `digest` (hex) is the sha256 of `data`."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise ImageError(
+            f"{shown}: sha256:{digest} is wanted: what was given has sha256:{found}",
+            hint="it was damaged or replaced where it is kept, or on its way",
+        )
+
+
+def check_together(manifest: Manifest, config: ImageConfig, shown: str) -> None:
+    """Raise ImageError unless the configuration fits the manifest, and the image fits this machine."""
+    if len(config.diff_ids) != len(manifest.layers):
+        raise ImageError(
+            f"{shown}: its manifest has {len(manifest.layers)} layers: its configuration has the sums of "
+            f"{len(config.diff_ids)}"
+        )
+    known = {architecture for architecture, _ in platforms()}
+    if config.os not in ("", "linux") or config.architecture not in ("", *known):
+        made_for = short(f"{config.os}/{config.architecture}", ascii)
+        raise ImageError(
+            f"{shown}: an image for {_this_machine()} is wanted: this one is for {made_for}",
+            hint="name an image that was made for this machine",
+        )
+
+
+def _kind(content: dict[str, Any], shown: str) -> str:
+    """ "index" or "manifest", when type and content agree on which."""
+    media_type = untrusted_json.text(content, "mediaType", shown)
+    version = content.get("schemaVersion")
+    if version is not True and (version == 1 or media_type.startswith(_SCHEMA_1)):
+        raise ImageError(
+            f"{shown}: its manifest is of docker's schema 1, which cannot be verified",
+            hint="push the image again with a docker or skopeo of this decade",
+        )
+    if version != 2 or isinstance(version, bool):
+        raise ImageError(f"{shown}: schemaVersion 2 is wanted: there is {short(version, repr)}")
+    is_index, is_manifest = "manifests" in content, "layers" in content or "config" in content
+    if is_index and not is_manifest and media_type in ("", *INDEXES):
+        return "index"
+    if is_manifest and not is_index and media_type in ("", *MANIFESTS):
+        return "manifest"
+    raise ImageError(f"{shown}: a manifest or an index is wanted: it is neither, or both")
+
+
+def _descriptor(raw: dict[str, Any], shown: str) -> Descriptor:
+    size = raw.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
+        raise ImageError(f"{shown}: a size in bytes is wanted: there is {short(size, repr)}")
+    digest = untrusted_json.sha256_hex(untrusted_json.text(raw, "digest", shown), shown)
+    return Descriptor(untrusted_json.text(raw, "mediaType", shown), digest, size)

@@ -1,0 +1,80 @@
+"""Images in registries: what a name leads to, and the layers, downloaded and checked.
+
+https://github.com/opencontainers/distribution-spec. What is heavy to load is in `session`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+from vsprov.model.image_reference import Reference
+from vsprov.store.disk.progress import Progress
+from vsprov.store.registry import download, oci_documents
+from vsprov.store.registry.oci_documents import Descriptor, Found
+
+if TYPE_CHECKING:
+    from vsprov.store.registry.access import Access
+    from vsprov.store.registry.session import Session
+
+ACCEPT = ", ".join((*oci_documents.MANIFESTS, *oci_documents.INDEXES))
+
+
+class RegistryParts:
+    """The parts of an image in a registry.
+
+    `insecure`: speak to a registry whose certificate nothing vouches for, or without TLS at all. `downloads`
+    is the folder that blobs are downloaded to; the caller removes them when they are of no more use.
+    """
+
+    def __init__(self, reference: Reference, downloads: str, insecure: bool = False) -> None:
+        self._reference = reference
+        self._downloads = downloads
+        self._insecure = insecure
+        self._lock = threading.Lock()
+        self._access: Access | None = None
+        self._own = threading.local()  # requests.Session is not safe to share between threads
+
+    def find(self) -> Found:
+        """What the reference leads to now; its digest, where it has one, is what is asked for and checked.
+
+        Raises ImageError, within seconds, for a registry that does not answer, does not know the image, does
+        not let us in, or gives something else.
+        """
+        wanted = self._reference
+        shown = str(wanted)
+        data = self._session().document(f"manifests/{_named(wanted)}", ACCEPT)
+        if wanted.digest:
+            oci_documents.check_sum(data, wanted.digest, shown)
+        return oci_documents.follow(data, hashlib.sha256(data).hexdigest(), self._fetch, shown)
+
+    def layer(self, descriptor: Descriptor, progress: Progress) -> str:
+        """The path of the downloaded layer; `download.fetch` says what is kept of one that is not whole."""
+        session = self._session()
+        return download.fetch(
+            descriptor,
+            self._downloads,
+            lambda offset: session.blob(descriptor.digest, offset),
+            progress,
+            str(self._reference),
+        )
+
+    def _fetch(self, descriptor: Descriptor) -> bytes:
+        kind = "blobs" if descriptor.media_type in oci_documents.CONFIGS else "manifests"
+        return self._session().document(f"{kind}/sha256:{descriptor.digest}", descriptor.media_type)
+
+    def _session(self) -> Session:
+        from vsprov.store.registry import session  # slow to load: 150 ms
+
+        found: Session | None = getattr(self._own, "session", None)
+        if found is None:
+            with self._lock:
+                if self._access is None:
+                    self._access = session.connect(self._reference, self._insecure)
+            found = self._own.session = session.Session(self._access)
+        return found
+
+
+def _named(reference: Reference) -> str:
+    return f"sha256:{reference.digest}" if reference.digest else reference.tag
