@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Generator
 from typing import Any
 
-from vsprov.engine.guests import request
+from vsprov.engine.guests import payload, request
 from vsprov.engine.images import imports
 from vsprov.engine.look import last_exit
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
@@ -57,12 +57,7 @@ HINTS = {
     "exec": "is the program in the image, and its interpreter?",
     "working directory": "init.workingDir can name another than the image does",
 }
-# cgroup-v2.rst, "Delegation Containment".
-DELEGATED = ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads")
 LOOKS_AT_THE_DEAD, SECONDS_BETWEEN_LOOKS = 250, 0.02
-# What a guest makes below its payload costs the host memory that no limit counts, and has to be found again
-# by a path of at most 4096 bytes (PATH_MAX).
-BELOW_HOME = {"cgroup.max.depth": 12, "cgroup.max.descendants": 1000}
 
 
 def do(context: ApplyContext, step: Step) -> Doing:
@@ -110,18 +105,7 @@ def make_group(context: ApplyContext, step: MakeGroup) -> None:
 
 
 def make_payload(context: ApplyContext, step: MakePayload) -> None:
-    """Made anew where it exists: a group that was killed once (cgroup.kill) kills all that is cloned into it
-    (measured on 6.18: the kernel compares its count of kills with that of the cloning process's own group).
-    """
-    home = context.directory("", step.group)
-    payload, base = f"{home}/payload", servers.id_base(context.instance, step.server)
-    for group in (payload, f"{home}/exec"):
-        cgroup.remove(group)
-    for file, most in BELOW_HOME.items():
-        cgroup.write(f"{home}/{file}", str(most))
-    os.mkdir(payload, 0o755)
-    for name in DELEGATED:
-        os.chown(f"{payload}{name}", base, base)
+    payload.make(context.directory("", step.group), servers.id_base(context.instance, step.server))
     context.fresh.add(step.group)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
+from vsprov.engine.guests import payload
 from vsprov.engine.guests.request import DEFAULT_ENV, MASKED, READ_ONLY, image_binds
 from vsprov.engine.run import intent
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
@@ -72,9 +73,7 @@ def _make_group(context: ApplyContext, image: str, base: int) -> str:
         context.made_parent = True
     os.mkdir(group, 0o755)
     marks.write_mark(group, marks.OWNER, f"{ROLE} {top}/build")
-    os.mkdir(f"{group}/payload", 0o755)
-    for file in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
-        os.chown(f"{group}/payload{file}", base, base)
+    payload.make(group, base)
     return group
 
 
