@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,19 @@ class Cli:
         told = self.capture.readouterr()
         assert "Traceback" not in told.err
         return Ended(code, told.out, told.err)
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Meanwhile this process has no effective user id 0; it still opens the files of the user it was."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+        ctypes.CDLL(None).setfsuid(0)  # credentials(7): the checkout may be readable by root only
+    try:
+        yield
+    finally:
+        os.seteuid(was)
 
 
 def process(*words: str, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import CHECKOUT, SERVER, Cli, process
+from tests.unit.cli import CHECKOUT, SERVER, Cli, ordinary_user, process
 from vsprov import __version__
 from vsprov.cli import app, options
 from vsprov.errors import UsageError
@@ -105,6 +105,69 @@ def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[s
     told = cli(*words)
     assert (told.code, told.out) == (64, "")
     assert said in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
+        ("plan --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
+        ("plan -l = FILE", "vsprov: -l '=': not a selector\n"),
+        ("plan -l a=b FILE", "vsprov: -l a=b: no server of the manifest has such labels\n"),
+        ("plan --prune -l tier=web FILE", "vsprov: --prune: not together with -l\n"),
+        ("plan --prune EMPTY", "vsprov: --prune: the manifest is empty"),
+        ("diff --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
+        ("diff -l = FILE", "vsprov: -l '=': not a selector\n"),
+        ("apply --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
+        ("apply --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
+        ("apply -l = FILE", "vsprov: -l '=': not a selector\n"),
+        ("apply --prune -l tier=web FILE", "vsprov: --prune: not together with -l\n"),
+        ("apply --prune EMPTY", "vsprov: --prune: the manifest is empty"),
+        ("apply PLAN FILE", "a saved plan is applied alone, as it is\n"),
+        ("apply PLAN", "not a plan that this version of vsprov saved: of format 0\n"),
+        ("destroy --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
+        ("destroy --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
+        ("destroy -l = FILE", "vsprov: -l '=': not a selector\n"),
+        ("destroy -l = EMPTY", "vsprov: -l '=': not a selector\n"),
+        ("destroy --all -l tier=web", "vsprov: destroy --all: not together with -l\n"),
+        ("get pods", "vsprov: get pods: no such kind\n"),
+        ("get server/a pods/b", "vsprov: get pods: no such kind\n"),
+        ("get -l =", "vsprov: -l '=': not a selector\n"),
+        ("start -l =", "vsprov: -l '=': not a selector\n"),
+        ("stop --all --timeout 10", "vsprov: --timeout: '10' is not a duration\n"),
+        ("restart a --timeout x", "vsprov: --timeout: 'x' is not a duration\n"),
+        ("exec -t -T a -- true", "vsprov: exec: -t and -T: one or the other\n"),
+        ("shell -e 1X=2 a", "vsprov: --env '1X=2': not a variable\n"),
+        ("logs a -n x", "vsprov: --tail x: not a number of lines\n"),
+        ("image rm", "vsprov: image rm: no image named\n"),
+        ("image pull", "vsprov: pull: no manifest given\n"),
+        ("image pull a/b:1", "an image from a registry needs a name, and is pulled alone\n"),
+        ("image pull --name x FILE", "vsprov: --name and --insecure are for an image from a registry"),
+        ("image pull FILE other", "vsprov: image pull: other is not a file, and "),
+        ("image pull --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
+        ("image pull --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
+    ],
+)
+def test_wrong_usage_is_told_before_root_is_asked_for(
+    cli: Cli, tmp_path: Path, words: str, said: str
+) -> None:
+    texts = {"FILE": SERVER, "EMPTY": "", "PLAN": '{"format_version": "0"}'}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    line = [str(tmp_path / f"{word}.yaml") if word in texts else word for word in words.split()]
+    with ordinary_user():
+        told = cli(*line)
+    assert (told.code, told.out) == (64, "")
+    assert said in told.err
+
+
+@pytest.mark.parametrize("verb", ["plan", "diff", "apply", "destroy", "image pull"])
+def test_a_wrong_manifest_is_told_before_root_is_asked_for(cli: Cli, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "wrong.yaml").write_text("kind: Pod\n")
+    (tmp_path / "right.yaml").write_text(SERVER)
+    with ordinary_user():
+        assert cli(*verb.split(), tmp_path / "wrong.yaml").code == 65
+        assert cli(*verb.split(), tmp_path / "right.yaml").code == 77
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,6 @@ def apply(
     """
     settings, given, work = settings_of(ctx), inputs_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
-    process.require_root("making servers")
     job: saved.SavedPlan | None = None
     if saved.is_plan(given.paths[0]):
         if len(given.paths) > 1 or selector is not None or prune or set_name:
@@ -87,6 +86,7 @@ def apply(
         manifest = read(given, settings.instance)
         warn(manifest, settings)
         want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
+    process.require_root("making servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes or job is not None, job)
@@ -223,12 +223,16 @@ def destroy(
         raise UsageError("destroy: give either PATHs or --all")
     if everything and selector is not None:
         raise UsageError("destroy --all: not together with -l")
+    manifest, owner, want = Manifest(), "*", None
+    if given.paths:
+        owner = owner_set(set_name, given.paths)
+        manifest = read(given, settings.instance, references=False)
+        want = _to_remove(settings, manifest, owner, selector)
     process.require_root("destroy: stopping and removing servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes, question="Destroy these?")
-        if everything:
-            manifest, owner = Manifest(), "*"
+        if want is None:
             outcome = lifecycle.destroy_all(
                 settings.instance,
                 report,
@@ -237,9 +241,6 @@ def destroy(
                 lock_timeout=work.lock_timeout,
             )
         else:
-            owner = owner_set(set_name, given.paths)
-            manifest = read(given, settings.instance, references=False)
-            want = _to_remove(settings, manifest, owner, selector)
             outcome = _converge(settings, manifest, want, approval, work)
     if form == "json":
         plan = saved.document(outcome.draft, manifest, owner)
@@ -267,10 +268,9 @@ def _converge(
 def _to_remove(settings: Settings, manifest: Manifest, owner: str, selector: str | None) -> Wanted:
     from vsprov.cli.selector import parse
 
+    selected = parse(selector) if selector is not None else None
     chosen = [
-        one
-        for one in manifest.objects
-        if selector is None or (one.kind == "Server" and parse(selector)(one.labels))
+        one for one in manifest.objects if selected is None or (one.kind == "Server" and selected(one.labels))
     ]
     addresses = frozenset(one.address for one in chosen)
     return Wanted(settings.instance.name, f"{settings.instance.name}/{owner}", remove=addresses)

@@ -54,10 +54,10 @@ def get(
     """
     settings = settings_of(ctx)
     form = settings.choose("text", "wide", "name", "json", "yaml")
-    process.require_root("get: reading what servers there are")
     wanted = _wanted(kind, names or ())
-    now = documents.look(settings.instance)
     match = selector.parse(labels) if labels is not None else None
+    process.require_root("get: reading what servers there are")
+    now = documents.look(settings.instance)
     items: dict[str, list[dict[str, Any]]] = {}
     for each, chosen in wanted.items():
         made = []

@@ -134,8 +134,8 @@ def pull(
     """
     settings, given, work = settings_of(ctx), inputs_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
-    process.require_root("image pull: writing to the image store")
     owner, wanted = _meant(settings, given, name, insecure, set_name)
+    process.require_root("image pull: writing to the image store")
     with progress(settings.stderr, quiet=settings.quiet) as report:
         report.expect(len(wanted))
         outcome = imagestore.pull(
@@ -150,7 +150,7 @@ def _meant(
 ) -> tuple[str, list[Object]]:
     """(owner, images) of what the command line names."""
     instance = settings.instance
-    stored = stored_images(instance)
+    stored = stored_images(instance) or frozenset()
     rest = [name for name in map(_bare, given.paths) if name in stored]
     others = [path for path in given.paths if _bare(path) not in stored]
     paths = [path for path in others if path == "-" or os.path.exists(path)]
@@ -174,6 +174,8 @@ def _meant(
         )
     if rest:
         from vsprov.store import images
+
+        process.require_root("image pull: reading the image store")
 
         objects = [imagestore.recorded(instance, one) for one in rest]
         owners = {str(images.observe(instance)[one].owner) for one in rest}

@@ -111,6 +111,7 @@ def restart(ctx: typer.Context, timeout: Timeout = None) -> None:
 def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> None:
     settings, work = settings_of(ctx), work_of(ctx)
     form = settings.choose("text", "json")
+    longest = duration(timeout, "--timeout") if timeout is not None else None
     process.require_root(f"{action}: changing what servers do")
     with progress(settings.stderr, quiet=settings.quiet) as report:
         changed = lifecycle.change_state(
@@ -118,7 +119,7 @@ def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> N
             action,
             ctx.obj["choice"],
             report,
-            timeout=duration(timeout, "--timeout") if timeout is not None else None,
+            timeout=longest,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
         )

@@ -35,10 +35,12 @@ def read(given: Inputs, instance: Instance | None = None, *, references: bool = 
     )
 
 
-def stored_images(instance: Instance) -> frozenset[str]:
-    """Names of the images in the store; none where it cannot be read."""
+def stored_images(instance: Instance) -> frozenset[str] | None:
+    """Names of the images in the store; None where only root may read them."""
     try:
         names = os.listdir(instance.images)
+    except PermissionError:
+        return None
     except OSError:
         return frozenset()
     return frozenset(

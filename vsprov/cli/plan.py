@@ -90,11 +90,11 @@ def plan(
     if file in ("", "-"):
         hint = "-o json prints the plan; only a plan in a file can be applied"
         raise UsageError(f"--out {file!r}: not a file", hint=hint)
-    process.require_root("plan: reading what servers there are")
     owner = owner_set(set_name, given.paths)
     manifest = read(given, settings.instance)
     warn(manifest, settings)
     want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
+    process.require_root("plan: reading what servers there are")
     draft = converge.draft(settings.instance, want)
     if file or form == "json":
         document = saved.document(draft, manifest, owner)
@@ -141,10 +141,11 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
     from vsprov.cli.diff import compare
 
     settings, given = settings_of(ctx), inputs_of(ctx)
-    process.require_root("diff: reading what servers there are")
     manifest = read(given, settings.instance)
     warn(manifest, settings)
-    lines = compare(settings, select(locked(given.paths, manifest, must=False), selector))
+    objects = select(locked(given.paths, manifest, must=False), selector)
+    process.require_root("diff: reading what servers there are")
+    lines = compare(settings, objects)
     if lines:
         out("\n".join(lines))
         raise typer.Exit(1)
