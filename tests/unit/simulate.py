@@ -122,7 +122,7 @@ class World:
         out: dict[str, str] = {}
         for controller, side in self.sides(hierarchy):
             if passed is None or controller in passed:
-                fresh = side.encode(None, {}, self.machine.encoding)
+                fresh = side.encode(None, {}, self.machine.host)
                 out |= fresh if side.fresh is None else dict.fromkeys(side.files, side.fresh)
         return out
 
@@ -194,7 +194,7 @@ class World:
             ratio, most = (share(files), share(outer)) if outer else (0.0, 0.0)
             return f"quota beyond {around}" if outer and most < ratio < float("inf") else ""
         if hierarchy == "cpuset":
-            host = self.machine.encoding
+            host = self.machine.host
             for file, all_of_it in (("cpuset.cpus", host.cpus), ("cpuset.mems", host.mems)):
                 if not expand_ids(files[file]) <= expand_ids(outer[file] if around else all_of_it):
                     return f"{file} beyond {around}"

@@ -60,18 +60,18 @@ def compare(
     """
     rows = [(knob, side) for knob, side in machine.rows if not (seen and knob.path in ignore)]
     wanted = {
-        knob.path: side.encode(resources.get(knob.path), resources, machine.encoding) for knob, side in rows
+        knob.path: side.encode(resources.get(knob.path), resources, machine.host) for knob, side in rows
     }
     needs = needed(resources, machine) | also
     texts: dict[str, str] = dict(seen.texts) if seen else {}
     for knob, side in rows:
-        default = side.encode(None, {}, machine.encoding)
+        default = side.encode(None, {}, machine.host)
         if side.files[0] not in texts and knob.controller in needs:
             texts.update(default if side.fresh is None else dict.fromkeys(side.files, side.fresh))
         if side.blank and texts.get(side.files[0]) == "" and resources.get(knob.path) is None:
             texts.update(default)
     differences = tuple(
-        Difference(knob, side.decode(texts, machine.encoding), resources.get(knob.path))
+        Difference(knob, side.decode(texts, machine.host), resources.get(knob.path))
         for knob, side in rows
         if side.files[0] in texts and any(texts[file] != wanted[knob.path][file] for file in side.files)
     )
@@ -87,7 +87,7 @@ def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
     Those of the knobs whose files have to hold something else than their default.
     """
     found = {name for name in ALWAYS if name in machine.versions}
-    host = machine.encoding
+    host = machine.host
     for path, value in resources.items():
         knob = BY_PATH[path]
         side = machine.side(knob)
@@ -153,7 +153,7 @@ def file_writes(
             before, after = delta.observed[file], delta.wanted[file]
             if before != after:
                 # A new group's CPUs cannot be taken from it again once something runs there (ENOSPC).
-                blank = side.encode(None, {}, machine.encoding)[file]
+                blank = side.encode(None, {}, machine.host)[file]
                 forward, back = writes(side, before, after), writes(side, after, before or blank)
                 out[file] = WriteFile(side.controller, group, file, forward, back, _why(difference))
     return order(out, bound, delta.observed, parent)
@@ -214,7 +214,7 @@ def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Mac
             continue
         around = pool.get(knob.path) if side.nested else None
         if knob.kind is ID_LIST:
-            most = around or (machine.encoding.cpus if knob.path == "cpu.cpus" else machine.encoding.mems)
+            most = around or (machine.host.cpus if knob.path == "cpu.cpus" else machine.host.mems)
             absent = expand_ids(value) - expand_ids(most)
             if absent:
                 whose = "its pool" if around else "this host"

@@ -20,7 +20,7 @@ class Machine:
     the knobs that can be applied here, each with its files.
     """
 
-    encoding: Host
+    host: Host
     versions: Mapping[str, int]
     missing: frozenset[str] = frozenset()
     cpus: int = 1

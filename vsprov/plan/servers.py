@@ -164,9 +164,9 @@ def within(machine: Machine, pool: Group) -> Machine:
     """The machine as a pool's servers see it: their default CPUs are the pool's, v1 refuses others."""
     if "cpu.cpus" not in pool and "cpu.mems" not in pool:
         return machine
-    host = machine.encoding
+    host = machine.host
     cpus, mems = pool.get("cpu.cpus", host.cpus), pool.get("cpu.mems", host.mems)
-    return replace(machine, encoding=replace(host, cpus=cpus, mems=mems))
+    return replace(machine, host=replace(host, cpus=cpus, mems=mems))
 
 
 def with_weight(resources: Group, weight: int) -> dict[str, Any]:

@@ -83,10 +83,10 @@ def group_resources(
         if knob.path in ignore or any(file not in group.texts for file in side.files):
             continue
         if _has_devices(knob.path, expected, machine):
-            texts = side.encode(expected.get(knob.path), expected, machine.encoding)
+            texts = side.encode(expected.get(knob.path), expected, machine.host)
             if all(group.texts[file] == texts[file] for file in side.files):
                 continue
-        value = side.decode(group.texts, machine.encoding)
+        value = side.decode(group.texts, machine.host)
         if value is None:
             out.pop(knob.path, None)
         else:
@@ -157,11 +157,11 @@ def _settle(resources: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     texts: dict[str, str] = {}
     rows = [row for row in machine.rows if _has_devices(row[0].path, resources, machine)]
     for knob, side in rows:
-        texts.update(side.encode(resources.get(knob.path), resources, machine.encoding))
+        texts.update(side.encode(resources.get(knob.path), resources, machine.host))
     out = dict(resources)
     for knob, side in rows:
         if knob.path in out:
-            value = side.decode(texts, machine.encoding)
+            value = side.decode(texts, machine.host)
             if value is None:
                 del out[knob.path]
             else:
@@ -172,4 +172,4 @@ def _settle(resources: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
 def _has_devices(path: str, resources: Mapping[str, Any], machine: Machine) -> bool:
     """Whether every device that is named has a number; one that was taken out of the machine has none."""
     rows = resources.get(path) or () if path == "io.devices" else ()
-    return all(dict(row)["device"] in machine.encoding.devices for row in rows)
+    return all(dict(row)["device"] in machine.host.devices for row in rows)

@@ -76,10 +76,10 @@ def with_names(machine: Machine, observed: Observed) -> Machine:
     if not limited:
         return machine
     recorded = numbers(path for _, resources in groups for path in _paths(resources))
-    rest = sorted(limited - {*recorded.values(), *machine.encoding.devices.values()})
+    rest = sorted(limited - {*recorded.values(), *machine.host.devices.values()})
     named = {path: number for number in rest if (path := _kernel_path(number))}
-    known = {**named, **recorded, **machine.encoding.devices}
-    return replace(machine, encoding=replace(machine.encoding, devices=known))
+    known = {**named, **recorded, **machine.host.devices}
+    return replace(machine, host=replace(machine.host, devices=known))
 
 
 def _paths(resources: Mapping[str, Any]) -> Iterator[str]:
