@@ -1,31 +1,38 @@
-"""System calls Python 3.11 has no function for, used on the host's side.
+"""System calls for which Python 3.11 has no function.
 
-Each wrapper carries the call's name, raises OSError with the path when there is one, and lets other threads
-run. The numbers are the same on every architecture (they were all added after 2019).
+Each wrapper has the name of its call, raises OSError (with the path, if there is one), and releases the GIL.
+Numbers without a table are the same on every architecture: those calls were added after 2019.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import signal
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong
 from struct import pack
 from typing import NoReturn
 
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 OPEN_TREE_CLONE = 1
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 1, 0x100000
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 2, 16
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+IOPRIO_WHO_PROCESS, IOPRIO_CLASS_IDLE = 1, 3 << 13
+# By `uname -m`; ioprio_set(2) has no function in libc.
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Function:
-    """A libc function of fixed argument types, or with a number a bare system call; -1 becomes OSError."""
+    """A libc function with fixed argument types, or a bare system call if it has a number; -1 is OSError."""
 
     __slots__ = ("_function", "_number")
 
@@ -50,10 +57,13 @@ _fsopen = _Function(c_char_p, c_uint, number=430)
 _fsconfig = _Function(c_int, c_uint, c_char_p, c_char_p, c_int, number=431)
 _fsmount = _Function(c_int, c_uint, c_uint, number=432)
 _openat2 = _Function(c_int, c_char_p, c_char_p, c_size_t, number=437)
+_clone3 = _Function(c_char_p, c_size_t, number=435)
 _mount_setattr = _Function(c_int, c_char_p, c_uint, c_char_p, c_size_t, number=442)
 _mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount")
 _unshare = _Function(c_int, name="unshare")
 _setns = _Function(c_int, c_int, name="setns")
+_syncfs = _Function(c_int, name="syncfs")
+_renameat2 = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, name="renameat2")
 _inotify_init1 = _Function(c_int, name="inotify_init1")
 _inotify_add_watch = _Function(c_int, c_char_p, c_uint, name="inotify_add_watch")
 _inotify_rm_watch = _Function(c_int, c_int, name="inotify_rm_watch")
@@ -89,6 +99,34 @@ def openat2(dfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int
     """A CLOEXEC fd of `path`, found by the RESOLVE_… rules; openat2(2)."""
     how = pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
     return _openat2(dfd, os.fsencode(path), how, len(how), path=path)
+
+
+def renameat2(source: str, target: str, flags: int) -> None:
+    """Rename by the RENAME_… flags; renameat2(2)."""
+    _renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), flags, path=source)
+
+
+def syncfs(fd: int) -> None:
+    """Write everything on the file system of `fd` to disk; syncfs(2)."""
+    _syncfs(fd)
+
+
+def fork_into_cgroup(group: int) -> int:
+    """Fork, with the child in the cgroup open as `group` from its first instruction; clone3(2).
+
+    Returns the child's pid, and 0 in the child, which may only call os._exit or execve: Python's own
+    fork hooks have not run in it.
+    """
+    arguments = pack("11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
+    return _clone3(arguments, len(arguments))
+
+
+def ioprio_set(which: int, who: int, priority: int) -> None:
+    """Set an I/O priority; ioprio_set(2). OSError, ENOSYS, on an architecture not in the table."""
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    _Function(c_int, c_int, c_int, number=number)(which, who, priority)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

@@ -6,15 +6,12 @@ ends with the probe.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from struct import pack
 from typing import Literal
 
 from vsprov.engine.guests.request import find_reaper
@@ -43,8 +40,6 @@ NAMESPACES = {
     "cgroup": syscall.CLONE_NEWCGROUP,
 }
 SWAP = BY_PATH["memory.swapMax"]
-SYS_CLONE3, CLONE_INTO_CGROUP = 435, 0x200000000
-_CLONE_ARGS = 88  # bytes of struct clone_args up to and with `cgroup`
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +187,9 @@ def _clone_into_cgroup() -> None:
     own = proc.groups_of(os.getpid()).get("", "/").lstrip("/")
     group = os.open(hierarchies.directory("", own), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        arguments = pack("11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, group)
-        pid = ctypes.CDLL(None, use_errno=True).syscall(SYS_CLONE3, arguments, _CLONE_ARGS)
+        pid = syscall.fork_into_cgroup(group)
         if pid == 0:
             os._exit(0)
-        if pid < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         os.waitpid(pid, 0)
     finally:
         os.close(group)

@@ -6,13 +6,13 @@ removes what a crash left.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 from dataclasses import dataclass
 
 from vsprov.errors import FailedError, reason
+from vsprov.kernel import syscall
 from vsprov.store.disk import marks
 
 TEMPORARY = ".tmp-"
@@ -29,11 +29,6 @@ HINTS = {
     errno.EACCES: "run as root",
     errno.EPERM: "run as root",
 }
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
 
 
 def failed(path: str, done: str, error: OSError) -> FailedError:
@@ -112,9 +107,7 @@ def flush_all(path: str) -> None:
     try:
         fd = os.open(path, FOLDER & ~os.O_NOFOLLOW)
         try:
-            if _libc.syncfs(fd):
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code))
+            syscall.syncfs(fd)
         finally:
             os.close(fd)
     except OSError as error:
@@ -123,18 +116,12 @@ def flush_all(path: str) -> None:
 
 def rename_new(source: str, target: str) -> None:
     """Rename, raising FileExistsError where rename(2) would replace `target` (an empty directory, say)."""
-    _renameat2(source, target, _RENAME_NOREPLACE)
+    syscall.renameat2(source, target, syscall.RENAME_NOREPLACE)
 
 
 def exchange(one: str, other: str) -> None:
     """Swap two names in one step; at no moment is either missing."""
-    _renameat2(one, other, _RENAME_EXCHANGE)
-
-
-def _renameat2(source: str, target: str, flags: int) -> None:
-    if _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), source, None, target)
+    syscall.renameat2(one, other, syscall.RENAME_EXCHANGE)
 
 
 def set_aside(path: str) -> str | None:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vsprov.errors import ImageError
+from vsprov.kernel.paths import GONE, open_beneath
 from vsprov.store.disk import tree
-from vsprov.store.disk.beneath import GONE, open_beneath
 from vsprov.store.disk.progress import Meter, Progress
 from vsprov.store.instance import LISTING, TREE
 from vsprov.store.layers import linking, listing

@@ -6,19 +6,17 @@ this goes on the layer holds a file `linking`: a crash in between leaves it, and
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from ctypes import c_int, c_long
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from vsprov.errors import reason
+from vsprov.kernel import syscall
+from vsprov.kernel.paths import GONE, open_beneath
 from vsprov.store.disk import durable, tree
-from vsprov.store.disk.beneath import GONE, open_beneath
 from vsprov.store.disk.progress import PIECE, Meter
 from vsprov.store.instance import LINKING, LISTING, TREE
 from vsprov.store.layers import listing, reflink, verify
@@ -28,9 +26,6 @@ TEMPORARY = f"{durable.TEMPORARY}linking"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
 # Other mounts of one file system, other project quotas, immutable files, file systems without hard links.
 CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}
-# ioprio_set(2) has no function in libc, and a number per architecture.
-IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
-IOPRIO_WHO_PROCESS, IOPRIO_IDLE = 1, 3 << 13
 
 
 class Name(NamedTuple):
@@ -63,10 +58,8 @@ class Differs(Exception):
 def lower_priority() -> None:
     """Let this thread have only what CPU and disk time nobody else wants. On Linux both are per thread."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)
-    number = IOPRIO_SET.get(platform.machine())
-    if number is not None:  # elsewhere the kernel takes the I/O priority from the nice value, ioprio_set(2)
-        # A kernel built without I/O schedulers refuses; the nice value stands.
-        ctypes.CDLL(None).syscall(c_long(number), c_int(IOPRIO_WHO_PROCESS), c_int(0), c_int(IOPRIO_IDLE))
+    with suppress(OSError):  # the kernel then derives the I/O priority from the nice value; ioprio_set(2)
+        syscall.ioprio_set(syscall.IOPRIO_WHO_PROCESS, 0, syscall.IOPRIO_CLASS_IDLE)
 
 
 # ---- the mark of a layer in which names are being changed

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vsprov.kernel.paths import GONE
 from vsprov.store.disk import durable
-from vsprov.store.disk.beneath import GONE
 from vsprov.store.disk.durable import FOLDER
 from vsprov.store.instance import TREE
 
