@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import leaks
 from tests.archives import NET_RAW
 from tests.features import requires
 from tests.lab import Document, Lab, busybox_image, image, server
@@ -308,9 +309,8 @@ def test_a_command_that_cannot_run_or_is_killed_is_told(
 
 
 def test_what_a_run_step_leaves_running_ends_with_it(lab: Lab, box: Document) -> None:
-    lab.converge(box, built(run("sleep 98765 & setsid sleep 98765 & echo done > /srv/done")))
-    listed = subprocess.run(["pgrep", "-f", "sleep 98765"], capture_output=True, text=True).stdout
-    assert listed == ""
+    lab.converge(box, built(run("sleep 987654321 & setsid sleep 987654321 & echo done > /srv/done")))
+    assert leaks.processes("987654321") == {}
     is_whole(lab)
 
 
