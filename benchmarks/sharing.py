@@ -148,8 +148,8 @@ def _make_root(archive: Path, root: Path) -> Path:
     """The programs and libraries of the archive, and a busybox, which alone is executed."""
     with tarfile.open(archive) as tar:
         names = "\n".join(name for name in tar.getnames() if READ.fullmatch(name))
-    unpack = ["tar", "-x", "-f", archive, "-C", root, "--no-recursion", "--verbatim-files-from", "-T", "-"]
-    subprocess.run(unpack, input=names, text=True, check=True)
+    named = ("--no-recursion", "--verbatim-files-from", "--files-from=-")
+    subprocess.run(["tar", "-x", "-f", archive, "-C", root, *named], input=names, text=True, check=True)
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (root / name).mkdir()
     busybox = shutil.which("busybox")
