@@ -93,7 +93,7 @@ def test_a_download_that_never_gets_further_ends_and_keeps_what_has_come(
     with lab.cutting(registry.host, 100_000) as proxy:
         image = parts(tmp_path, f"{proxy.host}/app:1")
         said = refusal(lambda: image.layer(layer, lab.quiet))
-    assert "the connection ended before the answer did" in said
+    assert "the connection was closed before the answer was complete" in said
     ((name, size),) = held(tmp_path).items()
     assert name == f"{layer.digest}.part" and 100_000 < size < 400_000
     told: list[int] = []
@@ -314,7 +314,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, server: Server, status: in
 @pytest.mark.parametrize(
     ("status", "words", "times"),
     [
-        (403, "lets nobody in", 1),
+        (403, "requires authentication", 1),
         (404, f"has no layer sha256:{DIGEST}", 1),
         (418, "HTTP status 418", 1),
         (429, "HTTP status 429: too many requests", download.TRIES),
@@ -407,6 +407,17 @@ def test_a_redirect_to_another_host_takes_no_credentials_along(tmp_path: Path, s
     assert [each.headers.get("Authorization") for each in other.asked] == [None]
 
 
+def test_a_redirect_takes_along_nothing_that_netrc_holds(tmp_path: Path, server: Server) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login alice password hunter2\n")
+    server.answer = lambda request: (
+        leads(f"http://{elsewhere}{request.path}") if "/blobs/" in request.path else None
+    )
+    other = Server()
+    with lab.answering(other) as elsewhere:
+        assert sha256(fetched(tmp_path, server)) == DIGEST
+    assert [each.headers.get("Authorization") for each in (*server.asked, *other.asked)] == [None] * 3
+
+
 @pytest.mark.parametrize("way", ['Bearer realm="http://{host}/token"', 'Basic realm="x"'])
 def test_who_a_redirect_leads_to_cannot_ask_for_credentials(tmp_path: Path, server: Server, way: str) -> None:
     thief = Server()
@@ -416,7 +427,7 @@ def test_who_a_redirect_leads_to_cannot_ask_for_credentials(tmp_path: Path, serv
             Answer(307, headers={"Location": f"http://{elsewhere}/"}) if "/blobs/" in request.path else None
         )
         lab.log_in(tmp_path, server.host, "hunter2")
-        assert "status 401: credentials are for the registry only" in refusal(
+        assert "status 401: credentials are sent to the registry only" in refusal(
             lambda: fetched(tmp_path, server)
         )
     assert [each.headers.get("Authorization") for each in thief.asked] == [None]
@@ -438,7 +449,7 @@ def test_nothing_leads_away_from_tls(
     with lab.answering(away[answer], (own[0], own[1])) as host:
         lab.log_in(tmp_path, host, "hunter2")
         said = refusal(lambda: parts(tmp_path, f"{host}/app:1").layer(LAYER, lab.quiet))
-    assert said == f"{host}/app:1: {host}: it leads to an address without TLS: that is refused"
+    assert said == f"{host}/app:1: {host}: refused to follow a redirect to a URL without TLS"
     assert server.asked == []
 
 
