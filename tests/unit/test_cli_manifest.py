@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.unit.cli import SERVER, Cli
-from vsprov.cli import project
+from vsprov.engine.desired import project
 from vsprov.errors import ManifestError, UsageError
 from vsprov.manifest import load as manifests
 

@@ -218,7 +218,18 @@ def test_an_instance_name_is_a_label(name: str) -> None:
 FORBIDDEN = {
     "version": {"typer", "yaml", "json", "re", "vsprov.cli.app"},
     "--help": {"yaml", "rich", "pydantic", "vsprov.engine", "vsprov.manifest"},
-    "validate {}": {"rich", "pydantic", "jinja2", "pyroute2", "vsprov.engine", "ctypes"},
+    "validate {}": {
+        "rich",
+        "pydantic",
+        "jinja2",
+        "pyroute2",
+        "ctypes",
+        "vsprov.engine.apply",
+        "vsprov.engine.guests",
+        "vsprov.engine.images",
+        "vsprov.engine.look",
+        "vsprov.engine.run",
+    },
     "plan {}": {"rich", "pydantic", "jinja2", "pyroute2"},
     "apply {}": {"rich", "pydantic", "jinja2", "pyroute2"},
     "get -o json": {

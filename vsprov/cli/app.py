@@ -27,7 +27,7 @@ INTERNAL, INTERRUPTED, PIPE_CLOSED, TERMINATED = 70, 130, 141, 143
 
 # Verb: (module and function, what it does in one line), in the order of --help.
 VERBS = {
-    "init": ("project:init", "Make a new infrastructure repository."),
+    "init": ("init:init", "Make a new infrastructure repository."),
     "validate": ("manifest:validate", "Check manifests; needs no root and changes nothing."),
     "render": ("manifest:render", "Show the documents as vsprov understands them."),
     "schema": ("manifest:schema", "Print the JSON Schema of a kind, for editors."),

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vsprov.cli import saved
-from vsprov.cli.manifest import read, warn
+from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     LOCKED,
     AllowEmpty,
@@ -26,15 +25,14 @@ from vsprov.cli.options import (
     verb,
     work_of,
 )
-from vsprov.cli.plan import placed, wanted
-from vsprov.cli.project import owner_set
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Draft, Outcome, PlanError
+from vsprov.engine.desired import saved, wanted
+from vsprov.engine.desired.wanted import Desired
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.manifest.load import Manifest
-from vsprov.plan.reconcile import Wanted
 from vsprov.render import plan as text
 from vsprov.render.problems import dump
 from vsprov.render.progress import Lines, progress
@@ -80,19 +78,20 @@ def apply(
             raise UsageError(f"{given.paths[0]}: a saved plan is applied alone, as it is", hint=hint)
         job = saved.read(given.paths[0], settings.instance)
         saved.refuse_changed_inputs(job)
-        manifest, owner, want = job.manifest, job.owner, job.wanted(settings.instance)
+        desired = job.desired
     else:
-        owner = owner_set(set_name, given.paths)
-        manifest = read(given, settings.instance)
-        warn(manifest, settings)
-        want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
+        desired = wanted.to_apply(
+            settings.instance, given, set_name=set_name, labels=selector,
+            prune=prune, allow_empty=allow_empty, must_be_locked=must_be_locked,
+        )  # fmt: skip
+        warn(desired.manifest, settings)
     process.require_root("making servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes or job is not None, job)
-        outcome = _converge(settings, manifest, want, approval, work)
+        outcome = _converge(settings, desired, approval, work)
     if form == "json":
-        plan = saved.document(outcome.draft, manifest, owner)
+        plan = saved.document(outcome.draft, desired.manifest, desired.set_name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     conclude(settings, form, outcome, time.monotonic() - since)
     if detailed_exitcode and not outcome.draft.plan.empty:
@@ -223,16 +222,14 @@ def destroy(
         raise UsageError("destroy: give either PATHs or --all")
     if everything and selector is not None:
         raise UsageError("destroy --all: not together with -l")
-    manifest, owner, want = Manifest(), "*", None
+    desired = None
     if given.paths:
-        owner = owner_set(set_name, given.paths)
-        manifest = read(given, settings.instance, references=False)
-        want = _to_remove(settings, manifest, owner, selector)
+        desired = wanted.to_remove(settings.instance, given, set_name=set_name, labels=selector)
     process.require_root("destroy: stopping and removing servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, form, report, yes, question="Destroy these?")
-        if want is None:
+        if desired is None:
             outcome = lifecycle.destroy_all(
                 settings.instance,
                 report,
@@ -241,36 +238,24 @@ def destroy(
                 lock_timeout=work.lock_timeout,
             )
         else:
-            outcome = _converge(settings, manifest, want, approval, work)
+            outcome = _converge(settings, desired, approval, work)
     if form == "json":
-        plan = saved.document(outcome.draft, manifest, owner)
+        manifest, name = (desired.manifest, desired.set_name) if desired else (Manifest(), "*")
+        plan = saved.document(outcome.draft, manifest, name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     conclude(settings, form, outcome, time.monotonic() - since)
 
 
-def _converge(
-    settings: Settings, manifest: Manifest, want: Wanted, approval: Approval, work: Work
-) -> Outcome:
-    """Apply what is wanted; what only the host shows to be wrong is told with its place in the manifest."""
+def _converge(settings: Settings, desired: Desired, approval: Approval, work: Work) -> Outcome:
+    """Apply what is wanted; problems that only the host shows get their place in the manifest."""
     try:
         return converge.apply(
             settings.instance,
-            want,
+            desired.wanted,
             approval.report,
             approve=approval,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
         )
     except PlanError as error:
-        raise placed(error, manifest) from None
-
-
-def _to_remove(settings: Settings, manifest: Manifest, owner: str, selector: str | None) -> Wanted:
-    from vsprov.cli.selector import parse
-
-    selected = parse(selector) if selector is not None else None
-    chosen = [
-        one for one in manifest.objects if selected is None or (one.kind == "Server" and selected(one.labels))
-    ]
-    addresses = frozenset(one.address for one in chosen)
-    return Wanted(settings.instance.name, f"{settings.instance.name}/{owner}", remove=addresses)
+        raise wanted.with_positions(error, desired.manifest) from None

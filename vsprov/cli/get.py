@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vsprov.cli import complete, selector
+from vsprov.cli import complete
 from vsprov.cli.options import Selector, settings_of, verb
+from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
 from vsprov.errors import FailedError, UsageError
 from vsprov.kernel import process

@@ -10,11 +10,9 @@ import typer
 
 from vsprov.cli import complete
 from vsprov.cli.apply import confirm
-from vsprov.cli.lock import locked, write_lock
-from vsprov.cli.manifest import read, stored_images, warn
+from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     ChangingVerb,
-    Inputs,
     ManifestVerb,
     SetName,
     Settings,
@@ -27,8 +25,10 @@ from vsprov.cli.options import (
     work,
     work_of,
 )
-from vsprov.cli.project import owner_set
 from vsprov.engine.apply.converge import Outcome
+from vsprov.engine.desired.inputs import Inputs, read, stored_images
+from vsprov.engine.desired.lockfile import locked, write_lock
+from vsprov.engine.desired.project import owner_set
 from vsprov.engine.images import imagestore
 from vsprov.errors import UsageError
 from vsprov.kernel import process

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vsprov.cli import complete, selector
+from vsprov.cli import complete
 from vsprov.cli.options import (
     Selector,
     Verb,
@@ -19,6 +19,7 @@ from vsprov.cli.options import (
     work_of,
 )
 from vsprov.engine import lifecycle
+from vsprov.engine.desired import selector
 from vsprov.engine.lifecycle import Action, Choice
 from vsprov.errors import UsageError
 from vsprov.kernel import process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,42 +9,14 @@ import typer
 
 from vsprov import __version__
 from vsprov.cli import complete
-from vsprov.cli.options import Inputs, ManifestVerb, Settings, inputs_of, settings_of, verb
+from vsprov.cli.options import ManifestVerb, Settings, inputs_of, settings_of, verb
 from vsprov.cli.schemas import NAMES, packaged
+from vsprov.engine.desired.inputs import read
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.render import problems
 from vsprov.render.screen import clean, err, out
-from vsprov.store.instance import Instance
-
-
-def read(given: Inputs, instance: Instance | None = None, *, references: bool = True) -> Manifest:
-    """The manifest, where servers may use images of the instance's store; without an instance, images of any
-    store. Without `references` nothing that it refers to need be there. Raises ManifestError.
-    """
-    return manifests.load(
-        given.paths,
-        recursive=given.recursive,
-        template=given.template,
-        values=given.values,
-        sets=given.sets,
-        known_images=stored_images(instance) if instance else None,
-        references=references,
-    )
-
-
-def stored_images(instance: Instance) -> frozenset[str] | None:
-    """Names of the images in the store; None where only root may read them."""
-    try:
-        names = os.listdir(instance.images)
-    except PermissionError:
-        return None
-    except OSError:
-        return frozenset()
-    return frozenset(
-        name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")
-    )
 
 
 def warn(manifest: Manifest, settings: Settings) -> None:

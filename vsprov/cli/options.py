@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -16,6 +16,9 @@ from typer.core import TyperCommand
 from vsprov.errors import UsageError
 from vsprov.render.screen import Screen, screen_of
 from vsprov.store.instance import DEFAULT, Instance
+
+if TYPE_CHECKING:
+    from vsprov.engine.desired.inputs import Inputs
 
 _FORMATS = ("text", "wide", "name", "yaml", "json", "sarif", "junit")
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -109,17 +112,6 @@ def settings(
     return Settings(Instance(name, os.path.abspath(place)), output or "", not no_color, verbose, quiet)
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Where a manifest comes from."""
-
-    paths: tuple[str, ...]
-    recursive: bool = False
-    template: bool = False
-    values: tuple[str, ...] = ()
-    sets: tuple[str, ...] = ()
-
-
 def inputs(
     paths: Annotated[
         list[str] | None,
@@ -145,7 +137,9 @@ def inputs(
             "--set", metavar="KEY=VALUE", help="One value for templates, as a.b=c; not the set of --set-name."
         ),
     ] = None,
-) -> Inputs:
+) -> Any:  # Inputs, whose module typer would have to find
+    from vsprov.engine.desired.inputs import Inputs  # loads what reads manifests
+
     return Inputs(tuple(paths or ()), recursive, template, tuple(values or ()), tuple(sets or ()))
 
 

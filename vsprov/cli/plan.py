@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from vsprov.cli import saved
-from vsprov.cli.lock import locked
-from vsprov.cli.manifest import read, warn
+from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     LOCKED,
     AllowEmpty,
@@ -18,45 +15,17 @@ from vsprov.cli.options import (
     Prune,
     Selector,
     SetName,
-    Settings,
     inputs_of,
     settings_of,
     verb,
 )
-from vsprov.cli.project import owner_set
-from vsprov.cli.selector import select
 from vsprov.engine.apply import converge
+from vsprov.engine.desired import saved, wanted
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.manifest.load import Manifest
-from vsprov.plan.reconcile import Wanted
 from vsprov.render import plan as text
 from vsprov.render.problems import dump, error_lines
 from vsprov.render.screen import err, out
-
-
-def wanted(
-    settings: Settings,
-    manifest: Manifest,
-    owner: str,
-    selector: str | None,
-    prune: bool,
-    allow_empty: bool,
-    paths: Sequence[str],
-    must_be_locked: bool,
-) -> Wanted:
-    """What an apply of the manifest asks for. UsageError for a --prune that could take more than meant."""
-    if prune and selector is not None:
-        raise UsageError("--prune: not together with -l", hint="a selection must not decide what is removed")
-    if prune and not manifest.objects and not allow_empty:
-        raise UsageError(
-            f"--prune: the manifest is empty, so everything of set {owner} would go",
-            hint="give --allow-empty if that is meant",
-        )
-    objects = select(locked(paths, manifest, must=must_be_locked), selector)
-    selected = selector is not None
-    name = settings.instance.name
-    return Wanted(name, f"{name}/{owner}", objects, prune=prune, selected=selected)
 
 
 @verb(
@@ -90,14 +59,15 @@ def plan(
     if file in ("", "-"):
         hint = "-o json prints the plan; only a plan in a file can be applied"
         raise UsageError(f"--out {file!r}: not a file", hint=hint)
-    owner = owner_set(set_name, given.paths)
-    manifest = read(given, settings.instance)
-    warn(manifest, settings)
-    want = wanted(settings, manifest, owner, selector, prune, allow_empty, given.paths, must_be_locked)
+    desired = wanted.to_apply(
+        settings.instance, given, set_name=set_name, labels=selector,
+        prune=prune, allow_empty=allow_empty, must_be_locked=must_be_locked,
+    )  # fmt: skip
+    warn(desired.manifest, settings)
     process.require_root("plan: reading what servers there are")
-    draft = converge.draft(settings.instance, want)
+    draft = converge.draft(settings.instance, desired.wanted)
     if file or form == "json":
-        document = saved.document(draft, manifest, owner)
+        document = saved.document(draft, desired.manifest, desired.set_name)
         if file and not draft.plan.problems:
             saved.write(file, document | saved.recorded(draft, given))
         if form == "json":
@@ -105,7 +75,7 @@ def plan(
     if form == "text" and (draft.plan.changes or not draft.plan.problems):
         out(text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
     if draft.plan.problems:
-        error = placed(converge.PlanError(draft.plan.problems), manifest)
+        error = wanted.with_positions(converge.PlanError(draft.plan.problems), desired.manifest)
         for line in error_lines(error):
             err(line)
         raise typer.Exit(error.exit_code)
@@ -113,16 +83,6 @@ def plan(
         err(f"Saved to {file}; apply it with: vsprov apply {file}")
     if detailed_exitcode and not draft.plan.empty:
         raise typer.Exit(2)
-
-
-def placed(error: converge.PlanError, manifest: Manifest) -> converge.PlanError:
-    """The error with the place in the manifest of each problem that has one."""
-    from dataclasses import replace
-
-    return converge.PlanError(
-        replace(problem, position=problem.position or manifest.position(problem.subject, problem.path))
-        for problem in error.problems
-    )
 
 
 @verb(
@@ -138,14 +98,18 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
 
     Exit code 0 when they are the same, 1 when they differ, above 1 when something went wrong.
     """
-    from vsprov.cli.diff import compare
+    from vsprov.engine.look.compare import compare
+    from vsprov.render.diff import unified
 
     settings, given = settings_of(ctx), inputs_of(ctx)
-    manifest = read(given, settings.instance)
-    warn(manifest, settings)
-    objects = select(locked(given.paths, manifest, must=False), selector)
+    desired = wanted.to_apply(settings.instance, given, set_name=set_name, labels=selector)
+    warn(desired.manifest, settings)
     process.require_root("diff: reading what servers there are")
-    lines = compare(settings, objects)
+    lines = [
+        line
+        for one in compare(settings.instance, desired.wanted.objects)
+        for line in unified(one.address, one.observed, one.wanted, settings.stdout)
+    ]
     if lines:
         out("\n".join(lines))
         raise typer.Exit(1)

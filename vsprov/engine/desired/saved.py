@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vsprov import __version__
-from vsprov.cli.options import Inputs
 from vsprov.engine.apply.converge import Draft
+from vsprov.engine.desired import inputs as manifest_inputs
+from vsprov.engine.desired.inputs import Inputs
+from vsprov.engine.desired.wanted import Desired
 from vsprov.errors import FailedError, StalePlanError, UsageError, reason
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
@@ -83,18 +85,9 @@ class SavedPlan:
 
     path: str
     content: Mapping[str, Any]
-    owner: str
-    prune: bool
-    selected: bool
     inputs: Inputs
-    manifest: Manifest
+    desired: Desired
     known_images: frozenset[str]
-
-    def wanted(self, instance: Instance) -> Wanted:
-        """What it asks for."""
-        owner = f"{instance.name}/{self.owner}"
-        objects = self.manifest.objects
-        return Wanted(instance.name, owner, objects, prune=self.prune, selected=self.selected)
 
 
 def is_plan(path: str) -> bool:
@@ -128,7 +121,10 @@ def read(path: str, instance: Instance) -> SavedPlan:
     if made_for != instance.name:
         raise UsageError(f"{path}: a plan for instance {made_for}, not for {instance.name}")
     manifest = manifests.load_documents(documents, known_images=known)
-    return SavedPlan(path, content, str(content["set"]), prune, selected, inputs, manifest, known)
+    name = str(content["set"])
+    owner = f"{instance.name}/{name}"
+    wanted = Wanted(instance.name, owner, manifest.objects, prune=prune, selected=selected)
+    return SavedPlan(path, content, inputs, Desired(manifest, name, wanted), known)
 
 
 def _frozen(value: Any) -> Any:
@@ -140,14 +136,7 @@ def refuse_changed_inputs(plan: SavedPlan) -> None:
     given = plan.inputs
     if any(path == "-" or not os.path.exists(path) for path in (*given.paths, *given.values)):
         return
-    now = manifests.load(
-        given.paths,
-        recursive=given.recursive,
-        template=given.template,
-        values=given.values,
-        sets=given.sets,
-        known_images=plan.known_images,
-    )
+    now = manifest_inputs.read_with_images(given, plan.known_images)
     if now.digest != plan.content["inputs_digest"]:
         raise _stale(plan, f"the manifest has changed since ({', '.join(given.paths)})")
 

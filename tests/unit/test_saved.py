@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsprov.cli import saved
-from vsprov.cli.options import Inputs
+from vsprov.engine.desired import saved
+from vsprov.engine.desired.inputs import Inputs
 from vsprov.errors import FailedError, ManifestError, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.store.instance import Instance
@@ -40,8 +40,10 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "p").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
     plan = saved.read(str(tmp_path / "p"), INSTANCE)
-    assert (plan.owner, plan.prune, plan.inputs) == ("default", False, Inputs(("/nonexistent/m.yaml",)))
-    assert plan.manifest == manifests.load_documents(GOOD["documents"])
+    assert plan.inputs == Inputs(("/nonexistent/m.yaml",))
+    assert (plan.desired.set_name, plan.desired.wanted.owner) == ("default", "vt-saved/default")
+    assert plan.desired.wanted.prune is False
+    assert plan.desired.manifest == manifests.load_documents(GOOD["documents"])
     saved.refuse_changed_inputs(plan)  # its manifest is not there: nothing to compare
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vsprov.cli.selector import parse, select
+from vsprov.engine.desired.selector import parse, select
 from vsprov.errors import UsageError
 from vsprov.manifest import load as manifests
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vsprov.cli.project import folders
+from vsprov.engine.desired.project import folders
 from vsprov.errors import ManifestError, Problem
 from vsprov.manifest.files import LOCK, PROJECT
 from vsprov.manifest.load import Manifest

@@ -1,0 +1,84 @@
+"""From manifests and options to what an apply or a removal asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vsprov.engine.apply.converge import PlanError
+from vsprov.engine.desired import inputs, lockfile, selector
+from vsprov.engine.desired.inputs import Inputs
+from vsprov.engine.desired.project import owner_set
+from vsprov.errors import UsageError
+from vsprov.manifest.load import Manifest
+from vsprov.plan.reconcile import Wanted
+from vsprov.store.instance import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What an apply is asked for, the manifest it comes from, and the name of its set."""
+
+    manifest: Manifest
+    set_name: str
+    wanted: Wanted
+
+
+def to_apply(
+    instance: Instance,
+    given: Inputs,
+    *,
+    set_name: str | None = None,
+    labels: str | None = None,
+    prune: bool = False,
+    allow_empty: bool = False,
+    must_be_locked: bool = False,
+) -> Desired:
+    """What an apply of the manifest asks for; of its servers only those that the selector `labels` selects.
+
+    `must_be_locked` refuses image tags that the lock file has no digest for. Raises ManifestError, and
+    UsageError for a `prune` that could remove more than intended.
+    """
+    if prune and labels is not None:
+        raise UsageError("--prune: not together with -l", hint="a selection must not decide what is removed")
+    name = owner_set(set_name, given.paths)
+    manifest = inputs.read(given, instance)
+    if prune and not manifest.objects and not allow_empty:
+        raise UsageError(
+            f"--prune: the manifest is empty, so everything of set {name} would go",
+            hint="give --allow-empty if that is meant",
+        )
+    locked = lockfile.locked(given.paths, manifest, must=must_be_locked)
+    wanted = Wanted(
+        instance.name,
+        f"{instance.name}/{name}",
+        selector.select(locked, labels),
+        prune=prune,
+        selected=labels is not None,
+    )
+    return Desired(manifest, name, wanted)
+
+
+def to_remove(
+    instance: Instance, given: Inputs, *, set_name: str | None = None, labels: str | None = None
+) -> Desired:
+    """The removal of the manifest's objects, or of those of its servers that the selector `labels` selects.
+
+    Raises ManifestError and UsageError.
+    """
+    name = owner_set(set_name, given.paths)
+    manifest = inputs.read(given, instance, references=False)
+    selected = selector.parse(labels) if labels is not None else None
+    addresses = frozenset(
+        one.address
+        for one in manifest.objects
+        if selected is None or (one.kind == "Server" and selected(one.labels))
+    )
+    return Desired(manifest, name, Wanted(instance.name, f"{instance.name}/{name}", remove=addresses))
+
+
+def with_positions(error: PlanError, manifest: Manifest) -> PlanError:
+    """The error with the place in the manifest of each problem that has one."""
+    return PlanError(
+        replace(problem, position=problem.position or manifest.position(problem.subject, problem.path))
+        for problem in error.problems
+    )

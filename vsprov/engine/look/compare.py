@@ -1,0 +1,49 @@
+"""What there is beside what is wanted: documents of both, object by object, as the kernel rounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.engine.look import documents
+from vsprov.engine.look.documents import Weighed
+from vsprov.manifest.load import document_of
+from vsprov.model.objects import Object, Quota
+from vsprov.plan import servers, specs
+from vsprov.store.instance import Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An object's document as observed, None when there is no such object, and as wanted."""
+
+    address: str
+    observed: dict[str, Any] | None
+    wanted: dict[str, Any]
+
+
+def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
+    """A comparison for each object, those that are equal included."""
+    now = documents.look(instance, objects)
+    return [
+        Comparison(one.address, _observed(one, now), _settled(document_of(one), now))
+        for one in objects
+        # A quota of this scope is part of the servers that name it, and nowhere by itself.
+        if not (isinstance(one.spec, Quota) and one.spec.scope == "server")
+    ]
+
+
+def _observed(one: Object, now: Weighed) -> dict[str, Any] | None:
+    if one.name not in documents.names(one.kind, now):
+        return None
+    document = documents.document(one.kind, one.name, now, servers.ignored(one))
+    # Only a server's labels and annotations are kept anywhere.
+    metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
+    return _settled({**document, "metadata": metadata}, now)
+
+
+def _settled(document: dict[str, Any], now: Weighed) -> dict[str, Any]:
+    kind, spec = document["kind"], document["spec"]
+    readable = specs.readable(kind, specs.settled(kind, spec, now.machine))
+    return {key: document[key] for key in ("apiVersion", "kind", "metadata")} | {"spec": readable}
