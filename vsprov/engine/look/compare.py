@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.engine.look import documents
-from vsprov.engine.look.documents import Weighed
+from vsprov.engine.look.documents import SituationWithWeights
 from vsprov.manifest.load import document_of
 from vsprov.model.objects import Object, Quota
 from vsprov.plan import servers, specs
@@ -34,7 +34,7 @@ def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
     ]
 
 
-def _observed(one: Object, now: Weighed) -> dict[str, Any] | None:
+def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
     if one.name not in documents.names(one.kind, now):
         return None
     document = documents.document(one.kind, one.name, now, servers.ignored(one))
@@ -43,7 +43,7 @@ def _observed(one: Object, now: Weighed) -> dict[str, Any] | None:
     return _settled({**document, "metadata": metadata}, now)
 
 
-def _settled(document: dict[str, Any], now: Weighed) -> dict[str, Any]:
+def _settled(document: dict[str, Any], now: SituationWithWeights) -> dict[str, Any]:
     kind, spec = document["kind"], document["spec"]
     readable = specs.readable(kind, specs.settled(kind, spec, now.machine))
     return {key: document[key] for key in ("apiVersion", "kind", "metadata")} | {"spec": readable}

@@ -16,21 +16,21 @@ from vsprov.store.layers import sizes
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed(Situation):
+class SituationWithWeights(Situation):
     """A situation with the CPU weights (`specs.weights`) that all in it lead to."""
 
     weights: Mapping[str, int]
 
 
-def look(instance: Instance, objects: Iterable[Object] = ()) -> Weighed:
+def look(instance: Instance, objects: Iterable[Object] = ()) -> SituationWithWeights:
     """The situation as it is now, with a path for every device; see `situation.look`."""
     now = situation.look(instance, objects)
     machine = devices.with_names(now.machine, now.observed)
     weights = specs.weights(now.observed, machine)
-    return Weighed(now.instance, now.hierarchies, machine, now.observed, weights)
+    return SituationWithWeights(now.instance, now.hierarchies, machine, now.observed, weights)
 
 
-def names(kind: str, now: Weighed) -> list[str]:
+def names(kind: str, now: SituationWithWeights) -> list[str]:
     """The names of all there are of a kind, sorted; what bears no mark of ours at all is none."""
     observed = now.observed
     owners: dict[str, dict[str, tuple[str | None, ...]]] = {
@@ -45,7 +45,7 @@ def names(kind: str, now: Weighed) -> list[str]:
 def document(
     kind: str,
     name: str,
-    now: Weighed,
+    now: SituationWithWeights,
     ignore: frozenset[str] = frozenset(),
     *,
     measured: Instance | None = None,
@@ -77,14 +77,14 @@ def document(
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec, "status": status}
 
 
-def left_to_others(kind: str, name: str, now: Weighed) -> frozenset[str]:
+def left_to_others(kind: str, name: str, now: SituationWithWeights) -> frozenset[str]:
     """The knobs that a server's recorded annotations leave to others; a pool's are kept nowhere."""
     seen = now.observed.servers.get(name) if kind == "Server" else None
     applied_to = seen.applied if seen else None
     return servers.ignored(applied.to_object(name, applied_to)) if applied_to else frozenset()
 
 
-def _status(seen: ObservedServer, now: Weighed) -> dict[str, Any]:
+def _status(seen: ObservedServer, now: SituationWithWeights) -> dict[str, Any]:
     """`state` and `pid` of its init, since when it runs, where, which host ids it has and what it uses."""
     seconds = usage.uptime()
     return {
@@ -102,7 +102,7 @@ def _status(seen: ObservedServer, now: Weighed) -> dict[str, Any]:
     }
 
 
-def _usage(now: Weighed, group: ObservedGroup | None) -> dict[str, Any]:
+def _usage(now: SituationWithWeights, group: ObservedGroup | None) -> dict[str, Any]:
     used = usage.read(now.hierarchies, group.path) if group else usage.Usage()
     return {"cpuSeconds": used.cpu_seconds, "memoryBytes": used.memory_bytes, "pids": used.pids}
 
