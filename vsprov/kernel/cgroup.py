@@ -13,7 +13,8 @@ import functools
 import os
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from vsprov.errors import HostError
@@ -28,6 +29,7 @@ V1_NAMES = {
     "io": "blkio",
     "hugetlb": "hugetlb",
 }
+EMPTIED = select.POLLPRI | select.POLLERR  # poll(2) events of cgroup.events
 BUSY_TRIES = 12  # rmdir just after the last process went; doubling from 1 ms this is about 4 s
 
 
@@ -188,19 +190,30 @@ def kill(directory: str) -> None:
         write(f"{directory}/cgroup.kill", "1")
 
 
+def kill_all(directory: str) -> Generator[int, None, None]:
+    """Kill everything in a cgroup2 group and below it; yields a descriptor while processes are left.
+
+    Poll the descriptor for `EMPTIED` before each next step. Nothing is yielded if the group is empty or gone.
+    """
+    if not populated(directory):
+        return
+    fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        kill(directory)
+        while b"populated 1" in os.pread(fd, 4096, 0):
+            yield fd
+    finally:
+        os.close(fd)
+
+
 def end(directory: str, seconds: float) -> None:
     """Kill everything in a cgroup2 group and remove it. OSError, ETIMEDOUT, for what does not die in time."""
-    if populated(directory):
-        fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            kill(directory)
-            poll = select.poll()
-            poll.register(fd, select.POLLPRI | select.POLLERR)
-            while b"populated 1" in os.pread(fd, 4096, 0):
-                if not poll.poll(seconds * 1000):
-                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
-        finally:
-            os.close(fd)
+    poll = select.poll()
+    with closing(kill_all(directory)) as waits:
+        for fd in waits:
+            poll.register(fd, EMPTIED)
+            if not poll.poll(seconds * 1000):
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), directory)
     remove(directory)
 
 

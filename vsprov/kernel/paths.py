@@ -7,6 +7,8 @@ import os
 
 from vsprov.kernel import syscall
 
+# To open a directory itself, not what a symbolic link in its place leads to.
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # errno values for a path that existed a moment ago, or in a listing, and no longer does.
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
 import signal
 import struct
 from collections.abc import Iterable
@@ -84,6 +85,18 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def kill(pid: int, start: int, seconds: float) -> bool:
+    """Kill that very process and wait until it has ended; False if it has not after `seconds`."""
+    pidfd = open_pidfd(pid, start)
+    if pidfd is None:
+        return True
+    try:
+        send_signal(pidfd, signal.SIGKILL)
+        return bool(select.select([pidfd], [], [], seconds)[0])
+    finally:
+        os.close(pidfd)
 
 
 def catches(pid: int, number: int) -> bool:

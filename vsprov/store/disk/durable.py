@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from dataclasses import dataclass
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import syscall
+from vsprov.kernel.paths import FOLDER
 from vsprov.store.disk import marks
+from vsprov.store.disk.descent import Descent
 
 TEMPORARY = ".tmp-"
 MAKING = ".making-"
@@ -21,7 +22,6 @@ REMOVING = ".removing-"
 LEFTOVERS = (TEMPORARY, MAKING, REMOVING)
 
 MOUNTS = "/proc/self/mountinfo"
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HINTS = {
     errno.ENOSPC: "free some space on that file system",
     errno.EDQUOT: "the quota of that file system is used up",
@@ -191,44 +191,32 @@ def remove_unmounted(path: str) -> None:
         raise failed(path, f"remove {where}" if where not in ("", path) else "remove", error) from error
 
 
-@dataclass(slots=True)
-class _Level:
-    name: str
-    inode: int
-    left: list[str]
-
-
-def _empty(path: str, here: int) -> None:
-    """Remove everything in the folder open as `here`, and close it."""
+def _empty(path: str, top: int) -> None:
+    """Remove everything in the folder open as `top`, and close that."""
     try:
-        top = os.fstat(here)
-        levels = [_Level(path, top.st_ino, _clear(here))]
-        while True:
-            if levels[-1].left:
-                name = levels[-1].left.pop()
-                child = os.open(name, FOLDER, dir_fd=here)
-                os.close(here)
-                here = child
-                status = os.fstat(here)
-                if status.st_dev != top.st_dev:
-                    where = "/".join([*(level.name for level in levels), name])
-                    raise FailedError(
-                        f"{path}: remove: {where} is on another file system", hint=f"umount {where}"
-                    )
-                levels.append(_Level(name, status.st_ino, _clear(here)))
-                continue
-            done = levels.pop()
-            if not levels:
-                return
-            parent = os.open("..", FOLDER, dir_fd=here)
-            os.close(here)
-            here = parent
-            status = os.fstat(here)
-            if (status.st_dev, status.st_ino) != (top.st_dev, levels[-1].inode):
-                raise FailedError(f"{path}: remove: {done.name} was moved meanwhile")
-            os.rmdir(done.name, dir_fd=here)
+        descent = Descent(top)
+        try:
+            descent.left.extend(_clear(top))
+            while True:
+                if descent.left:
+                    name = descent.left.pop()
+                    if descent.enter(name) is None:
+                        where = "/".join(filter(None, (path, descent.path, name)))
+                        raise FailedError(
+                            f"{path}: remove: {where} is on another file system", hint=f"umount {where}"
+                        )
+                    descent.left.extend(_clear(descent.here))
+                elif descent.is_at_top:
+                    return
+                else:
+                    name = descent.name
+                    if not descent.leave():
+                        raise FailedError(f"{path}: remove: {name} was moved meanwhile")
+                    os.rmdir(name, dir_fd=descent.here)
+        finally:
+            descent.close()
     finally:
-        os.close(here)
+        os.close(top)
 
 
 def _clear(folder: int) -> list[str]:

@@ -18,8 +18,9 @@ from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, reason
+from vsprov.kernel.paths import FOLDER
 from vsprov.store.disk import limits
-from vsprov.store.disk.durable import FOLDER, HINTS
+from vsprov.store.disk.durable import HINTS
 from vsprov.store.disk.limits import Limits
 
 FICLONE = 0x40049409  # linux/fs.h

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vsprov.errors import reason
 from vsprov.kernel import syscall
-from vsprov.kernel.paths import GONE, open_beneath
+from vsprov.kernel.paths import FOLDER, GONE, open_beneath
 from vsprov.store.disk import durable, tree
 from vsprov.store.disk.progress import PIECE, Meter
 from vsprov.store.instance import LINKING, LISTING, TREE
@@ -108,7 +108,7 @@ def settle(layer: str) -> bool:
 
 def _put_back_time(top: int, item: Item) -> None:
     try:
-        folder = open_beneath(top, item.path, durable.FOLDER)
+        folder = open_beneath(top, item.path, FOLDER)
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -181,7 +181,7 @@ class Linking:
         """Descriptors of a file and of its folder."""
         above, _, last = name.path.rpartition("/")
         try:
-            folder = open_beneath(self._tops[name.layer], above, durable.FOLDER)
+            folder = open_beneath(self._tops[name.layer], above, FOLDER)
             try:
                 fd = os.open(last, READ, dir_fd=folder)
             except OSError:

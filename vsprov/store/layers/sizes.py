@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vsprov.kernel.paths import GONE
+from vsprov.kernel.paths import FOLDER, GONE
 from vsprov.store.disk import durable
-from vsprov.store.disk.durable import FOLDER
+from vsprov.store.disk.descent import Descent
 from vsprov.store.instance import TREE
 
 BLOCK = 512  # what st_blocks counts in, stat(3type)
@@ -85,15 +85,6 @@ def upper_size(path: str) -> int:
     return sum(status.st_blocks * BLOCK for status in inodes(path))
 
 
-@dataclass(slots=True)
-class _Level:
-    """A folder on the way down: its own name and inode, and the folders in it that are still to be seen."""
-
-    name: str
-    inode: Inode
-    left: list[str]
-
-
 def inodes(path: str) -> Iterator[os.stat_result]:
     """The status of each inode below `path`, itself first, each once, on its own file system alone.
 
@@ -105,96 +96,53 @@ def inodes(path: str) -> Iterator[os.stat_result]:
         return
     except OSError as error:
         raise durable.failed(path, "measure", error) from error
-    walk = _Walk(top)
     try:
-        yield from walk.run()
+        descent = Descent(top)
+        try:
+            yield from _walk(descent)
+        finally:
+            descent.close()
     except OSError as error:
         raise durable.failed(path, "measure", error) from error
     finally:
-        os.close(walk.here)
         os.close(top)
 
 
-class _Walk:
-    """On its way through a tree that may change under it, with two descriptors however deep it is.
-
-    It goes back up by `..`; where that does not lead back, as folders were moved meanwhile, it goes on from
-    the deepest folder that is still in its place. No folder is seen twice, so it comes to an end.
-    """
-
-    def __init__(self, top: int) -> None:
-        self.top = top
-        self.here = os.dup(top)
-        self.device = os.fstat(top).st_dev
-        self.seen: set[int] = set()
-        self.levels: list[_Level] = []
-
-    def run(self) -> Iterator[os.stat_result]:
-        yield from self._enter(os.dup(self.top), "")
-        while self.levels:
-            if self.levels[-1].left:
-                name = self.levels[-1].left.pop()
-                try:
-                    below = os.open(name, FOLDER, dir_fd=self.here)
-                except OSError as error:
-                    if error.errno not in GONE:
-                        raise
-                else:
-                    yield from self._enter(below, name)
-            else:
-                self.levels.pop()
-                self._go_back()
-
-    def _enter(self, fd: int, name: str) -> Iterator[os.stat_result]:
-        """Make `fd` the folder that the walk is in, unless it was there before; what is in it but folders."""
-        status = os.fstat(fd)
-        if status.st_dev != self.device or status.st_ino in self.seen:
-            os.close(fd)
-            return
-        os.close(self.here)
-        self.here = fd
-        self.seen.add(status.st_ino)
-        folders: list[str] = []
-        self.levels.append(_Level(name, (status.st_dev, status.st_ino), folders))
-        yield status
-        for name in os.listdir(fd):
-            try:
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                folders.append(name)
-            elif status.st_ino not in self.seen:
-                if status.st_nlink > 1:
-                    self.seen.add(status.st_ino)
-                yield status
-
-    def _go_back(self) -> None:
-        """Go to the last of `levels`, or give up those that are no longer to be found."""
-        if not self.levels or self._go(self.here, "..", self.levels[-1]):
-            return
-        wanted, self.levels = self.levels[1:], self.levels[:1]
-        os.close(self.here)
-        self.here = os.dup(self.top)
-        for level in wanted:
-            if not self._go(self.here, level.name, level):
+def _walk(descent: Descent) -> Iterator[os.stat_result]:
+    """No directory is visited twice, so this ends even if directories are moved meanwhile."""
+    seen: set[int] = set()
+    status: os.stat_result | None = os.fstat(descent.here)
+    while True:
+        if status is not None:
+            seen.add(status.st_ino)
+            yield status
+            yield from _entries(descent, seen)
+        while not descent.left:
+            if descent.is_at_top:
                 return
-            self.levels.append(level)
-
-    def _go(self, folder: int, name: str, level: _Level) -> bool:
-        """Go to `name`, if that is the folder of `level`."""
+            if not descent.leave():
+                descent.recover()
+        name = descent.left.pop()
         try:
-            fd = os.open(name, FOLDER, dir_fd=folder)
+            status = descent.enter(name, seen)
         except OSError as error:
             if error.errno not in GONE:
                 raise
-            return False
-        status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) != level.inode:
-            os.close(fd)
-            return False
-        os.close(self.here)
-        self.here = fd
-        return True
+            status = None
+
+
+def _entries(descent: Descent, seen: set[int]) -> Iterator[os.stat_result]:
+    """The status of all in the current directory but its subdirectories, which are left to be entered."""
+    for name in os.listdir(descent.here):
+        try:
+            status = os.stat(name, dir_fd=descent.here, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            descent.left.append(name)
+        elif status.st_ino not in seen:
+            if status.st_nlink > 1:
+                seen.add(status.st_ino)
+            yield status

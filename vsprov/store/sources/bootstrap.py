@@ -21,10 +21,10 @@ import time
 from collections.abc import Sequence
 
 from vsprov.errors import HostError, ImageError
+from vsprov.kernel.paths import FOLDER
 from vsprov.model import fields
 from vsprov.model.objects import Image
 from vsprov.model.sources import BootstrapSource
-from vsprov.store.disk.durable import FOLDER
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.images import Contents, ImageRecord
