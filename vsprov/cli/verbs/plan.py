@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     LOCKED,
     AllowEmpty,
@@ -19,6 +18,7 @@ from vsprov.cli.options import (
     settings_of,
     verb,
 )
+from vsprov.cli.verbs.manifest import warn
 from vsprov.engine.apply import converge
 from vsprov.engine.desired import saved, wanted
 from vsprov.errors import UsageError

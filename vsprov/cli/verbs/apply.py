@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     LOCKED,
     AllowEmpty,
@@ -25,6 +24,7 @@ from vsprov.cli.options import (
     verb,
     work_of,
 )
+from vsprov.cli.verbs.manifest import warn
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Draft, Outcome, PlanError

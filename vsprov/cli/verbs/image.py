@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from vsprov.cli import complete
-from vsprov.cli.apply import confirm
-from vsprov.cli.manifest import warn
 from vsprov.cli.options import (
     ChangingVerb,
     ManifestVerb,
@@ -25,6 +23,8 @@ from vsprov.cli.options import (
     work,
     work_of,
 )
+from vsprov.cli.verbs.apply import confirm
+from vsprov.cli.verbs.manifest import warn
 from vsprov.engine.apply.converge import Outcome
 from vsprov.engine.desired.inputs import Inputs, read, stored_images
 from vsprov.engine.desired.lockfile import locked, write_lock
