@@ -39,7 +39,22 @@ def document_schema(kind: str) -> Schema:
         "spec": {"description": words.KINDS[kind], **_SPECS[kind]()},
     }
     about = {"title": f"{kind} ({objects.API_VERSION})", "description": words.KINDS[kind]}
-    return {**about, **_closed(properties, required=list(properties))}
+    ordered = {key: _ordered(schema) for key, schema in properties.items()}
+    return {**about, **_closed(ordered, required=list(properties))}
+
+
+_FIRST = {"type": 0, "description": 1, "items": 2}
+
+
+def _ordered(schema: Schema) -> Schema:
+    """The schema with its type, description and items first, in every schema below it as well."""
+    out = {key: schema[key] for key in sorted(schema, key=lambda key: _FIRST.get(key, 3))}
+    for key in ("items", "propertyNames", "additionalProperties"):
+        if isinstance(out.get(key), dict):
+            out[key] = _ordered(out[key])
+    if "properties" in out:
+        out["properties"] = {key: _ordered(inner) for key, inner in out["properties"].items()}
+    return out
 
 
 def manifest_schema() -> Schema:
