@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model import objects
+from vsprov.model import fields
 from vsprov.model.knobs import KNOBS, RLIMITS, Side, normal
 from vsprov.model.objects import Object, Server
 from vsprov.model.units import MAX, expand_ids
@@ -306,7 +306,7 @@ class World:
                 self.need_group(group)
                 self.marks[group] = text
             case ImportImage(image):
-                spec = objects.write_spec(want[f"Image/{image}"].spec)
+                spec = fields.write(want[f"Image/{image}"].spec)
                 digest = wanted.digests[image]
                 self.images[image] = ObservedImage(image, digest, wanted.owner, spec)
             case RemoveImage(image):

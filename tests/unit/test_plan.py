@@ -11,7 +11,7 @@ from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
 from vsprov.engine.apply import execute
 from vsprov.manifest.schema import document_schema
-from vsprov.model import costs
+from vsprov.model.cost import COSTS
 from vsprov.model.objects import (
     CapabilityChange,
     Dependency,
@@ -24,6 +24,7 @@ from vsprov.model.objects import (
     Server,
 )
 from vsprov.model.sources import HostSource, Source
+from vsprov.model.traits import cost_of
 from vsprov.plan import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
@@ -125,10 +126,10 @@ def test_every_key_of_a_server_has_a_cost() -> None:
     keys = document_schema("Server")["properties"]["spec"]["properties"]
     assert {"mounts", "dependsOn", "init", "resources", "ephemeral"} <= set(keys)
     for key in keys:
-        assert costs.cost_of(key) in costs.ORDER
-    assert costs.cost_of("init.env.A") == "restart" and costs.cost_of("init.stopTimeout") == "live"
+        assert cost_of(Server, key) in COSTS
+    assert cost_of(Server, "init.env.A") == "restart" and cost_of(Server, "init.stopTimeout") == "live"
     with pytest.raises(KeyError):
-        costs.cost_of("unheard-of")
+        cost_of(Server, "unheard-of")
 
 
 def test_every_step_of_a_plan_can_be_done_and_told() -> None:
@@ -189,7 +190,7 @@ def test_a_change_costs_exactly_this(machine: Machine, change: dict[str, Any], c
 @pytest.mark.parametrize("target", ["/a", "/a.b", "/a]b", "/a[b]c.d"])
 def test_an_odd_mount_target_has_a_cost_too(target: str) -> None:
     (path, *_), *_ = diff.differences({}, {"mounts": [{"target": target, "type": "tmpfs"}]})
-    assert costs.cost_of(diff.row_of(path)) == "restart"
+    assert cost_of(Server, diff.row_of(path)) == "restart"
 
 
 def test_a_mark_that_was_edited_is_not_believed() -> None:

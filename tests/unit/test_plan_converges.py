@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit import simulate
 from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
-from vsprov.model import objects
+from vsprov.model import fields
 from vsprov.model.objects import Server
 from vsprov.plan import diff
 from vsprov.plan.observed import Machine
@@ -173,7 +173,7 @@ def test_a_server_is_started_anew_exactly_when_something_forces_it(
         if is_now.state == "Stopped":
             assert name not in world.guests
             continue
-        changed = [path for path, *_ in diff.differences(objects.write_spec(was), objects.write_spec(is_now))]
+        changed = [path for path, *_ in diff.differences(fields.write(was), fields.write(is_now))]
         forced = any(not diff.row_of(path).startswith(LIVE) for path in changed)
         forced |= first.digests[was.image] != second.digests[is_now.image]
         if machine.ceilings:

@@ -14,13 +14,12 @@ from jsonschema import Draft202012Validator
 
 from tests.unit.manifest_documents import FITTING_DOCUMENTS, JSON, nearly_right
 from vsprov.manifest import problems as module
-from vsprov.manifest import words
 from vsprov.manifest.problems import did_you_mean, dotted, problems, validate
 from vsprov.manifest.reference import main as write_reference
 from vsprov.manifest.schema import document_schema, published, to_text
 from vsprov.manifest.text import Document, parse
-from vsprov.model import objects, sources
-from vsprov.model.fields import camel
+from vsprov.model import objects
+from vsprov.model.fields import keys, value
 from vsprov.model.knobs import KNOBS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -80,32 +79,14 @@ def test_every_key_is_described_and_its_default_fits_it(kind: str) -> None:
                 assert module.strict(inner).is_valid(inner["default"]), f"{path}.{key}"
 
 
-@pytest.mark.parametrize(
-    ("model", "table"),
-    [
-        (objects.Server, words.SERVER),
-        (objects.Init, words.INIT),
-        (objects.Mount, words.MOUNT),
-        (objects.Security, words.SECURITY),
-        (objects.CapabilityChange, words.CAPABILITIES),
-        (objects.Dependency, words.DEPENDENCY),
-        (sources.Source, words.SOURCE),
-        (sources.HostSource, words.HOST_SOURCE),
-        (sources.TarSource, words.TAR_SOURCE),
-        (sources.OciSource, words.OCI_SOURCE),
-        (sources.BootstrapSource, words.BOOTSTRAP_SOURCE),
-        (sources.BuildSource, words.BUILD_SOURCE),
-        (sources.Step, words.STEP),
-        (sources.CopyStep, words.COPY_STEP),
-        (sources.WriteStep, words.WRITE_STEP),
-        (sources.RunStep, words.RUN_STEP),
-        (sources.Defaults, words.DEFAULTS),
-        (sources.ImageLimits, words.LIMITS),
-        (objects.Quota, words.QUOTA),
-    ],
-)
-def test_the_words_are_about_the_keys_of_the_model_and_no_others(model: type, table: dict[str, Any]) -> None:
-    assert set(table) == {camel(field.name) for field in dataclasses.fields(model)}
+def test_a_field_without_words_is_no_field_of_the_model() -> None:
+    @dataclasses.dataclass
+    class Wordless:
+        good: str = value("", doc="A key.")
+        bad: str = ""
+
+    with pytest.raises(TypeError, match=r"Wordless\.bad"):
+        keys(Wordless)
 
 
 def test_every_knob_is_a_key_of_quotas_and_of_servers_with_its_words() -> None:

@@ -13,9 +13,9 @@ from vsprov.errors import Problem
 from vsprov.manifest.problems import Path, did_you_mean, dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects, units
-from vsprov.model.fields import camel
+from vsprov.model.fields import keys
 from vsprov.model.knobs import BY_PATH, KNOBS, PERIOD
-from vsprov.model.objects import NOT_OF_MOUNT, Image, Mount, Object, Quota, Server
+from vsprov.model.objects import Image, Mount, Object, Quota, Server
 from vsprov.model.units import MAX
 
 NAME: Path = ("metadata", "name")
@@ -196,9 +196,10 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
             wrong = "a bind mount needs a source" if source is None else wrong_path(source, root="")
             if wrong:
                 yield item.problem((*path, "source"), wrong)
-        for name, default in _FOREIGN[mount.type].items():
-            if getattr(mount, name) != default:
-                yield item.problem((*path, camel(name)), f"a {mount.type} mount has no {camel(name)}")
+        for name, key in keys(Mount).items():
+            foreign = key.only and key.only[1] != mount.type
+            if foreign and getattr(mount, key.field) != key.default:
+                yield item.problem((*path, name), f"a {mount.type} mount has no {name}")
 
 
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
@@ -216,12 +217,6 @@ def capabilities(item: Item, server: Server) -> Iterator[Problem]:
     change = server.security.capabilities
     for name in sorted(set(change.add) & set(change.drop)):
         yield item.problem(("spec", "security", "capabilities", "drop"), f"{name} is both added and dropped")
-
-
-_DEFAULTS = Mount(type="tmpfs", target="/")
-_FOREIGN: Mapping[str, dict[str, Any]] = {
-    kind: {name: getattr(_DEFAULTS, name) for name in names} for kind, names in NOT_OF_MOUNT.items()
-}
 
 
 def wrong_path(path: str, *, root: str = "the root itself cannot be meant here") -> str:

@@ -15,8 +15,9 @@ from vsprov.manifest.check import check
 from vsprov.manifest.problems import Path, dotted
 from vsprov.manifest.resolve import Item, Origin, resolve
 from vsprov.manifest.text import Document
+from vsprov.model import fields
 from vsprov.model.knobs import BY_PATH
-from vsprov.model.objects import API_VERSION, Object, Server, write_spec
+from vsprov.model.objects import API_VERSION, Object, Server
 
 MOST_PROBLEMS = 200
 
@@ -116,7 +117,7 @@ def document_of(one: Object) -> dict[str, Any]:
         metadata["labels"] = dict(one.labels)
     if one.annotations:
         metadata["annotations"] = dict(one.annotations)
-    return {"apiVersion": API_VERSION, "kind": one.kind, "metadata": metadata, "spec": write_spec(one.spec)}
+    return {"apiVersion": API_VERSION, "kind": one.kind, "metadata": metadata, "spec": fields.write(one.spec)}
 
 
 def explain(manifest: Manifest) -> list[tuple[str, str, str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
 import json
 import re
@@ -17,12 +16,14 @@ from typing import Any
 from vsprov.errors import Position, Problem
 from vsprov.manifest.schema import OPEN, document_schema
 from vsprov.manifest.text import Document
-from vsprov.model import fields, kinds, objects
+from vsprov.model import objects
+from vsprov.model.fields import keys
+from vsprov.model.kinds import ITEM
 from vsprov.model.knobs import KNOBS
-from vsprov.model.units import LARGEST, UnitError
+from vsprov.model.patterns import NAME_PATTERN
+from vsprov.model.units import UnitError
 
 MOST_LINES = 500  # about one document; what is beyond is not looked at
-_ITEM = "[]"  # stands for any place in a list
 MISSING = "this key is missing"
 LATER = "is not supported by this version of vsprov"
 
@@ -100,7 +101,7 @@ def subject_of(value: object) -> str:
         return ""
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    named = isinstance(name, str) and compiled(objects.NAME_PATTERN).search(name)
+    named = isinstance(name, str) and compiled(NAME_PATTERN).search(name)
     return f"{value['kind']}/{name}" if named else str(value["kind"])
 
 
@@ -251,7 +252,7 @@ def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
 def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
     """Message and hint for a value that is not what its key takes."""
     value, wanted, schema = error.instance, error.validator_value, error.schema
-    parse = _parsers(kind).get(tuple(_ITEM if isinstance(part, int) else part for part in path))
+    parse = _parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
     if parse and isinstance(value, str | int | float) and _takes_scalar(schema):
         try:
             parse(value)
@@ -334,33 +335,25 @@ def _yaml(value: object) -> str:
 @cache
 def _parsers(kind: str) -> dict[Path, Parse]:
     """How what is written at each path is read: its errors say more than a pattern can."""
-    out: dict[Path, Parse] = {}
-    under: Path = ("spec",)
-    if kind != "Quota":
-        out.update(_field_parsers(objects.Image if kind == "Image" else objects.Server, under))
-        under = ("spec", "resources")
-    iops = kinds.parse_count(1, kinds.MOST_IOPS, also_max=True)
-    rlimit = kinds.parse_count(0, LARGEST, also_max=True)
+    return dict(_parsers_of(objects.SPECS[kind], ("spec",)))
+
+
+def _parsers_of(kind: type, under: Path) -> Iterator[tuple[Path, Parse]]:
+    for name, key in keys(kind).items():
+        path = (*under, name)
+        if key.one:
+            yield from _parsers_of(key.one, path)
+        elif key.many:
+            yield from _parsers_of(key.many, (*path, ITEM))
+        elif key.read:
+            yield from _knob_parsers(under if key.inline else path)
+        elif key.parse:
+            yield path, key.parse
+
+
+def _knob_parsers(under: Path) -> Iterator[tuple[Path, Parse]]:
     for knob in KNOBS:
         path = (*under, *knob.path.split(".", 1))
-        out[path] = knob.kind.parse
-        if knob.rlimit:
-            single = rlimit if knob.kind is kinds.RLIMIT else kinds.LIMIT_BYTES.parse
-            out.update({(*path, key): single for key in ("soft", "hard")})
-        if knob.kind is kinds.IO_DEVICES:
-            out.update({(*path, _ITEM, key): kinds.LIMIT_BYTES.parse for key in ("readBps", "writeBps")})
-            out.update({(*path, _ITEM, key): iops for key in ("readIops", "writeIops")})
-    return out
-
-
-def _field_parsers(kind: type, under: Path) -> dict[Path, Parse]:
-    out: dict[Path, Parse] = {}
-    for field in dataclasses.fields(kind):
-        path = (*under, fields.camel(field.name))
-        if one := field.metadata.get("one"):
-            out.update(_field_parsers(one, path))
-        elif item := field.metadata.get("many"):
-            out.update(_field_parsers(item, (*path, _ITEM)))
-        elif field.metadata.get("parse"):
-            out[path] = field.metadata["parse"]
-    return out
+        yield path, knob.kind.parse
+        for part, parse in knob.kind.parts.items():
+            yield (*path, *part), parse

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from vsprov.manifest import words
+from vsprov.manifest import key_docs
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
-from vsprov.model.costs import cost_of
 from vsprov.model.knobs import KNOBS, Knob, Side
+from vsprov.model.traits import cost_of
 
 Row = tuple[str, str, str, str]
 
@@ -65,8 +65,8 @@ def to_markdown() -> str:
     out = [_INTRO, _table(_rows(metadata, "metadata."))]
     for kind in objects.KINDS:
         spec = document_schema(kind)["properties"]["spec"]
-        hidden = ("resources",) if kind == "Server" else tuple(words.GROUPS) if kind == "Quota" else ()
-        out.append(f"\n## {kind}\n\n{words.KINDS[kind]} {_NOTES[kind]}\n\n")
+        hidden = ("resources",) if kind == "Server" else tuple(key_docs.GROUPS) if kind == "Quota" else ()
+        out.append(f"\n## {kind}\n\n{key_docs.KINDS[kind]} {_NOTES[kind]}\n\n")
         out.append(_table(_rows(spec, "", hidden), with_costs=kind == "Server"))
     out.append("\n" + _RESOURCES)
     out += [_knob(knob) for knob in KNOBS if not knob.rlimit]
@@ -101,7 +101,8 @@ def _table(rows: Iterator[Row], *, with_costs: bool = False) -> str:
     titles = ["key", "type", "default", *(["a change"] if with_costs else []), "what it is"]
     out = [f"| {' | '.join(titles)} |\n", "|---" * len(titles) + "|\n"]
     for path, kind, default, about in rows:
-        cells = [f"`{path}`", kind, default, *([cost_of(path.replace("[]", ""))] if with_costs else [])]
+        cost = [cost_of(objects.Server, path.replace("[]", ""))] if with_costs else []
+        cells = [f"`{path}`", kind, default, *cost]
         out.append(f"| {' | '.join([*cells, _cell(about)])} |\n")
     return "".join(out)
 

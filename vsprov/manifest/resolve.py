@@ -11,9 +11,11 @@ from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import Path, position_of, problem_at, subject_of, validate
 from vsprov.manifest.text import Document
 from vsprov.model import units
+from vsprov.model.fields import Report
 from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS
-from vsprov.model.objects import Image, Object, Quota, Server, Spec, read_resources, read_spec
+from vsprov.model.objects import Object, Quota, Server, Spec, read_spec
+from vsprov.model.traits import replaced
 from vsprov.model.units import UnitError
 
 _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
@@ -142,7 +144,7 @@ def _item(
         spec, merged = _server(value["spec"], name, quota, report)
     else:
         spec, merged = read_spec(value["kind"], value["spec"], report), False
-    if isinstance(spec, Image):
+    if spec is not None:
         spec = _with_absolute_paths(spec, document)
     sound = sound and (quota is None or quota.sound) and not any(map(_spoils, problems[before:]))
     problems += _decimal_sizes(document, value)
@@ -154,45 +156,28 @@ def _item(
     return Item(document, address, read, quota if merged else None, sound)
 
 
-def _server(raw: Mapping[str, Any], name: str, quota: Item | None, report: Any) -> tuple[Spec | None, bool]:
+def _server(
+    raw: Mapping[str, Any], name: str, quota: Item | None, report: Report
+) -> tuple[Spec | None, bool]:
     """The spec, and whether the quota's resources were merged into it."""
-    resources = read_resources(raw.get("resources", {}), report)
     given = quota.object.spec if quota is not None and quota.object is not None else None
     merged = isinstance(given, Quota) and given.scope == "server"
-    if isinstance(given, Quota) and merged:
-        resources = {**given.resources, **resources}
-    filled = {"hostname": name, **raw, "resources": {}}
-    if merged:
-        filled["quota"] = None
-    spec = read_spec("Server", filled, report)
+    spec = read_spec("Server", {"hostname": name, **raw}, report)
     if not isinstance(spec, Server):
         return None, merged
+    resources = dict(spec.resources)
+    if isinstance(given, Quota) and merged:
+        resources = {**given.resources, **resources}
+        spec = replace(spec, quota=None)
     mounts = tuple(sorted(spec.mounts, key=lambda mount: mount.target))  # parents before what is in them
     ordered = {path: resources[path] for path in sorted(resources, key=_ORDER.__getitem__)}
     return replace(spec, resources=ordered, mounts=mounts), merged
 
 
-def _with_absolute_paths(image: Image, document: Document) -> Image:
-    source = image.source
+def _with_absolute_paths(spec: Spec, document: Document) -> Spec:
     where = document.positions.get(())
     folder = os.path.realpath(os.path.dirname(where.file) if where else "")
-
-    def place(path: str | None) -> Any:
-        return path and os.path.normpath(os.path.join(folder, path))
-
-    tar, oci, build = source.tar, source.oci, source.build
-    if tar is not None:
-        tar = replace(tar, path=place(tar.path))
-    if oci is not None:
-        oci = replace(oci, layout=place(oci.layout), archive=place(oci.archive))
-    if build is not None:
-        steps = (
-            replace(step, copy=replace(step.copy, source=place(step.copy.source))) if step.copy else step
-            for step in build.steps
-        )
-        build = replace(build, steps=tuple(steps))
-    found = replace(source, directory=place(source.directory), tar=tar, oci=oci, build=build)
-    return replace(image, source=found)
+    return replaced(spec, "relative", lambda path: os.path.normpath(os.path.join(folder, path)))
 
 
 def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterable[Problem]:

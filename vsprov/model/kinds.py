@@ -7,13 +7,14 @@ gives that scalar.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.model import units
 from vsprov.model.units import MAX, UnitError
 
 MOST_IOPS = 2**32 - 2  # one more is how block/blk-throttle.c keeps "no limit"
+ITEM = "[]"  # in a path: any item of a list
 SMALLEST_CPU = 10  # thousandths of a CPU; sched-bwc.rst: a quota is at least 1 ms, our period is 100 ms
 
 
@@ -26,7 +27,7 @@ class Kind:
     """How values of a kind are spelt.
 
     `schema` is the manifest's spelling as JSON Schema; `parse` raises UnitError; `dump` gives JSON that
-    `parse` reads; `format` text for people.
+    `parse` reads; `format` text for people. `parts` are the readers of what is inside a value, by its path.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Kind:
     parse: Callable[[Any], Any]
     dump: Callable[[Any], Any] = _same
     format: Callable[[Any], str] = str
+    parts: Mapping[tuple[str, ...], Callable[[Any], Any]] = field(default_factory=dict)
 
 
 def _quantity(pattern: str, *, also_max: bool, number: str = "integer") -> dict[str, Any]:
@@ -103,10 +105,17 @@ def _rlimit(
         parse,
         dump=lambda value: {"soft": value[0], "hard": value[1]},
         format=lambda value: f"{show(value[0])}:{show(value[1])}",
+        parts={("soft",): one, ("hard",): one},
     )
 
 
-_IO_FIELDS = ("readBps", "writeBps", "readIops", "writeIops")
+_parse_iops = parse_count(1, MOST_IOPS, also_max=True)
+_IO_FIELDS = {
+    "readBps": units.parse_bytes_or_max,
+    "writeBps": units.parse_bytes_or_max,
+    "readIops": _parse_iops,
+    "writeIops": _parse_iops,
+}
 
 
 def _parse_io_devices(raw: Any) -> tuple[tuple[tuple[str, Any], ...], ...]:
@@ -118,13 +127,8 @@ def _parse_io_devices(raw: Any) -> tuple[tuple[tuple[str, Any], ...], ...]:
         if device in rows:
             raise UnitError(f"device {device} is listed twice")
         limits = []
-        for key in _IO_FIELDS:
-            limit = entry.get(key, MAX)
-            limit = (
-                units.parse_bytes_or_max(limit)
-                if key.endswith("Bps")
-                else parse_count(1, MOST_IOPS, also_max=True)(limit)
-            )
+        for key, parse in _IO_FIELDS.items():
+            limit = parse(entry.get(key, MAX))
             if limit == 0:
                 raise UnitError(f"{key}: 0 would stop the device", "write max for no limit, or at least 1")
             limits.append((key, limit))
@@ -203,7 +207,6 @@ IO_DEVICES = Kind(
     "list of devices",
     {
         "type": "array",
-        "maxItems": 256,
         "items": {
             "type": "object",
             "required": ["device"],
@@ -211,15 +214,17 @@ IO_DEVICES = Kind(
             "properties": {
                 "device": {
                     "type": "string",
+                    "description": "Path of a whole block device.",
                     "pattern": "^/dev/[A-Za-z0-9._/-]+$",
                     "patternErrorMessage": "is not the path of a device, such as /dev/vda",
-                    "description": "Path of a whole block device.",
                 },
                 **{key: LIMIT_BYTES.schema if key.endswith("Bps") else _COUNT_OR_MAX for key in _IO_FIELDS},
             },
         },
+        "maxItems": 256,
     },
     _parse_io_devices,
     dump=_dump_io_devices,
     format=_format_io_devices,
+    parts={(ITEM, key): parse for key, parse in _IO_FIELDS.items()},
 )

@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model import fields, units
-from vsprov.model.fields import many, mapping, one, value, words
-from vsprov.model.knobs import BY_PATH
+from vsprov.model import fields, patterns
+from vsprov.model.fields import many, mapping, one, strings, value
+from vsprov.model.kinds import BYTES, DURATION
+from vsprov.model.resources import knobs
 from vsprov.model.sources import ImageLimits, Source
 from vsprov.model.units import UnitError
 
 API_VERSION = "vsprov/v1"
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 IGNORE = "vsprov/ignore"
 REQUIRE = "vsprov/require"
-KINDS = ("Image", "Quota", "Server")
 
 # The names kill(1) knows, without SIG; real-time signals as RTMIN+n.
 SIGNALS = {
@@ -105,47 +104,117 @@ class Init:
     as far as these are absent: `defaults.init_of`. `args` come after the command, in place of the image's.
     """
 
-    command: tuple[str, ...] = words()
-    args: tuple[str, ...] = words()
-    style: Literal["exec"] = "exec"
-    env: Mapping[str, str] = mapping()
-    working_dir: str | None = None
-    user: str | None = value(None, parse=parse_user)
-    reaper: bool = False
-    stop_signal: str | None = value(None, parse=parse_signal)
-    stop_timeout: int = value(10_000_000, parse=units.parse_duration, dump=units.format_duration)
+    command: tuple[str, ...] = strings(
+        doc="The program and its arguments; looked up on PATH inside the server. The image's own if absent.",
+        schema={"items": patterns.TEXT, "minItems": 1},
+    )
+    args: tuple[str, ...] = strings(
+        doc="Arguments after the command; without a command, after the image's entrypoint.",
+        schema={"items": patterns.TEXT},
+    )
+    style: Literal["exec"] = value("exec", doc="How the server runs: exec makes the command its pid 1.")
+    env: Mapping[str, str] = mapping(
+        doc="Environment variables of the command, besides those of the image.", schema=patterns.VARIABLES
+    )
+    working_dir: str | None = value(
+        None, doc="Where the command starts; where the image says, or /, if absent.", schema=patterns.ABSOLUTE
+    )
+    user: str | None = value(
+        None,
+        doc="Who runs the command: UID, UID:GID, or names in the image's passwd and group files. Whom the "
+        "image says, or root, if absent.",
+        schema=patterns.NAME_OR_NUMBER,
+        parse=parse_user,
+    )
+    reaper: bool = value(
+        False, doc="Put a small init before the command that reaps orphans and passes signals on."
+    )
+    stop_signal: str | None = value(
+        None,
+        doc="The signal that asks the command to end: TERM, INT, RTMIN+3, … The image's, or TERM, if absent.",
+        schema=patterns.NAME_OR_NUMBER,
+        parse=parse_signal,
+        cost="live",
+    )
+    stop_timeout: int = value(
+        10_000_000,
+        doc="How long a server may take to end before it is killed.",
+        kind=DURATION,
+        cost="live",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
     """A mount at `target`. `id_map`: the guest's root owns what the host's does, if the file system can."""
 
-    type: Literal["bind", "tmpfs"]
-    target: str
-    source: str | None = None
-    read_only: bool = False
-    recursive: bool = True
-    id_map: bool = True
-    size: int | None = value(None, parse=units.parse_bytes)
-    mode: str = "1777"
+    type: Literal["bind", "tmpfs"] = value(
+        doc="bind shows a path of the host; tmpfs is memory, empty at each start."
+    )
+    target: str = value(doc="Where in the server; made when it is missing.", schema=patterns.ABSOLUTE)
+    source: str | None = value(
+        None, doc="For bind: the host's folder or file.", schema=patterns.ABSOLUTE, only=("type", "bind")
+    )
+    read_only: bool = value(False, doc="Refuse writes, to what is mounted below as well.")
+    recursive: bool = value(
+        True, doc="For bind: with what is mounted below the source.", only=("type", "bind")
+    )
+    id_map: bool = value(
+        True,
+        doc="For bind: the server's root owns what the host's root owns, if the file system can.",
+        only=("type", "bind"),
+    )
+    size: int | None = value(
+        None,
+        doc="For tmpfs: the most it may hold; absent, half of the memory.",
+        kind=BYTES,
+        only=("type", "tmpfs"),
+    )
+    mode: str = value(
+        "1777",
+        doc="For tmpfs: the permissions of its root, in octal and quotes.",
+        schema=patterns.file_mode("1777"),
+        only=("type", "tmpfs"),
+    )
 
 
-# Type of a mount: the fields that only mounts of the other type have.
-NOT_OF_MOUNT = {"bind": ("size", "mode"), "tmpfs": ("source", "recursive", "id_map")}
+_CAPABILITIES = {"items": {"type": "string", "examples": list(CAPABILITIES)}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapabilityChange:
-    add: tuple[str, ...] = value((), parse=_parse_capabilities, dump=list)
-    drop: tuple[str, ...] = value((), parse=_parse_capabilities, dump=list)
+    add: tuple[str, ...] = value(
+        (),
+        doc="Capabilities to keep besides the default, by name, without CAP_.",
+        schema=_CAPABILITIES,
+        parse=_parse_capabilities,
+        dump=list,
+    )
+    drop: tuple[str, ...] = value(
+        (),
+        doc="Capabilities of the default to take away.",
+        schema=_CAPABILITIES,
+        parse=_parse_capabilities,
+        dump=list,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    user_namespace: Literal["auto"] = "auto"
-    capabilities: CapabilityChange = one(CapabilityChange, CapabilityChange())
-    no_new_privileges: bool = True
-    read_only_root: bool = False
+    user_namespace: Literal["auto"] = value(
+        "auto", doc="auto: a range of 65536 ids of its own; the server's root is nobody outside."
+    )
+    capabilities: CapabilityChange = one(
+        CapabilityChange,
+        CapabilityChange(),
+        doc=f"Changes to the default: {', '.join(sorted(DEFAULT_CAPABILITIES))}.",
+    )
+    no_new_privileges: bool = value(
+        True, doc="Programs cannot gain rights by setuid or file capabilities (PR_SET_NO_NEW_PRIVS)."
+    )
+    read_only_root: bool = value(
+        False, doc="The server cannot write to its root; mounts stay as they are declared."
+    )
 
     def kept(self) -> tuple[str, ...]:
         """The bounding set, sorted: the default, with `add`, without `drop`."""
@@ -156,45 +225,10 @@ class Security:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    name: str
-    condition: Literal["started"] = "started"
-
-
-def read_resources(
-    raw: Mapping[str, Any], report: fields.Report, at: fields.Path = ("resources",)
-) -> dict[str, Any]:
-    """{knob path: value} of a `resources` tree that the schema has accepted."""
-    out: dict[str, Any] = {}
-    for group, keys in raw.items():
-        if group.startswith("x-"):
-            continue
-        for key, given in keys.items():
-            knob = BY_PATH.get(f"{group}.{key}")
-            if knob is None or given is None:  # `x-` keys
-                continue
-            try:
-                out[knob.path] = knob.kind.parse(given)
-            except UnitError as error:
-                report((*at, group, key), error)
-    return out
-
-
-def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree that `read_resources` gives `resources` back from."""
-    out: dict[str, Any] = {}
-    for path, current in resources.items():
-        group, key = path.split(".", 1)
-        out.setdefault(group, {})[key] = BY_PATH[path].kind.dump(current)
-    return out
-
-
-def parse_resources(raw: Any) -> dict[str, Any]:
-    """As `read_resources`, for a tree that vsprov wrote; UnitError at the first value not readable."""
-
-    def fail(path: fields.Path, error: UnitError) -> None:
-        raise error
-
-    return read_resources(raw, fail)
+    name: str = value(doc="The other server.", schema=patterns.NAME, refers="Server")
+    condition: Literal["started"] = value(
+        "started", doc="What must be true of it. started: its command runs."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,16 +238,48 @@ class Server:
     `resources` is complete: a quota of scope server is merged in; `quota` names a pool.
     """
 
-    image: str
-    quota: str | None = None
-    resources: Mapping[str, Any] = mapping(parse=parse_resources, dump=write_resources)
-    state: Literal["Running", "Stopped"] = "Running"
-    hostname: str
-    init: Init = one(Init, Init())
-    mounts: tuple[Mount, ...] = many(Mount)
-    security: Security = one(Security, Security())
-    depends_on: tuple[Dependency, ...] = many(Dependency)
-    ephemeral: bool = False
+    image: str = value(
+        doc="The Image whose files the server starts from.",
+        schema=patterns.NAME,
+        refers="Image",
+        cost="restart",
+    )
+    quota: str | None = value(
+        None,
+        doc="The Quota whose resources the server gets, or shares with others when it is a pool.",
+        schema=patterns.NAME,
+        refers="Quota",
+        cost="restart",  # another parent group: the root of the guest's cgroup namespace cannot be moved
+    )
+    resources: Mapping[str, Any] = knobs(
+        doc="Resources of this server; each wins over the same key of a quota of scope server.", cost="live"
+    )
+    state: Literal["Running", "Stopped"] = value("Running", doc="Whether the server is to run.", cost="none")
+    hostname: str = value(
+        doc="The server's own host name; its name if absent.",
+        schema=patterns.HOSTNAME,
+        required=False,
+        cost="live",
+    )
+    init: Init = one(Init, Init(), doc="What runs in the server.", cost="restart")
+    mounts: tuple[Mount, ...] = many(
+        Mount,
+        by="target",
+        doc="Further mounts, each at its own target.",
+        schema={"maxItems": 256},
+        cost="restart",
+    )
+    security: Security = one(Security, Security(), doc="What the server's root may do.", cost="restart")
+    depends_on: tuple[Dependency, ...] = many(
+        Dependency,
+        by="name",
+        doc="Servers that start before this one and stop after it.",
+        schema={"maxItems": 256},
+        cost="live",
+    )
+    ephemeral: bool = value(
+        False, doc="What the server wrote to its root is thrown away when it stops.", cost="recreate"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,45 +289,45 @@ class Quota:
     Scope `server`: each server that names it gets them; `pool`: they share one parent group.
     """
 
-    scope: Literal["server", "pool"] = "server"
-    resources: Mapping[str, Any] = mapping(parse=parse_resources, dump=write_resources)
+    scope: Literal["server", "pool"] = value(
+        "server", doc="server: each server that names the quota gets this much. pool: they share this much."
+    )
+    resources: Mapping[str, Any] = knobs(doc="What it gives.", inline=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    source: Source = one(Source)
-    limits: ImageLimits = one(ImageLimits, ImageLimits())
+    source: Source = one(
+        Source,
+        doc="Where the image comes from: exactly one of host, directory, tar, oci, bootstrap, build.",
+    )
+    limits: ImageLimits = one(ImageLimits, ImageLimits(), doc="The most that the image may hold.")
 
 
 Spec = Image | Quota | Server
+SPECS: Mapping[str, type[Spec]] = {"Image": Image, "Quota": Quota, "Server": Server}
+KINDS = tuple(SPECS)
 
 
-def write_spec(spec: Spec) -> dict[str, Any]:
-    """An object's canonical `spec`, valid in a manifest; a Quota's knobs stand beside its scope."""
-    if isinstance(spec, Quota):
-        return {"scope": spec.scope, **write_resources(spec.resources)}
-    return fields.write(spec)
-
-
-def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report) -> Spec | None:
+def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report = fields.fail) -> Spec | None:
     """The object of a spec its schema has accepted; None when something needed was unreadable (reported)."""
-    if kind == "Quota":
-        tree = {key: keys for key, keys in raw.items() if key != "scope"}
-        return Quota(scope=raw.get("scope", "server"), resources=read_resources(tree, report, ()))
-    if kind == "Image":
-        return fields.read(Image, raw, report)
-    return fields.read(Server, raw, report)
+    return fields.read(SPECS[kind], raw, report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
     """A named object of a manifest."""
 
-    kind: Literal["Image", "Quota", "Server"]
-    name: str
-    spec: Spec
-    labels: Mapping[str, str] = mapping()
-    annotations: Mapping[str, str] = mapping()
+    kind: Literal["Image", "Quota", "Server"] = value(doc="What the document describes.")
+    name: str = value(doc="The object's name, unique among its kind.", schema=patterns.NAME)
+    spec: Spec = value(doc="What is wanted of it.")
+    labels: Mapping[str, str] = mapping(doc="Words to select by.", schema=patterns.LABELS, cost="live")
+    annotations: Mapping[str, str] = mapping(
+        doc=f"Notes. {IGNORE} lists knobs, joined by commas, that vsprov leaves as they are. "
+        f"{REQUIRE}: hard makes it an error when the host cannot do all that is asked.",
+        schema=patterns.ANNOTATIONS,
+        cost="live",
+    )
 
     @property
     def address(self) -> str:

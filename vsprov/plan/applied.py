@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from vsprov.model import objects
+from vsprov.model import fields, objects
 from vsprov.model.objects import Object, Server
 
 
@@ -20,7 +20,7 @@ def record(server: Object, image_digest: str) -> dict[str, Any]:
     Whether it should run is no part of it: the kernel shows that, and `vsprov stop` must not make it wrong.
     """
     assert isinstance(server.spec, Server)
-    spec = objects.write_spec(server.spec)
+    spec = fields.write(server.spec)
     del spec["state"]
     return {
         "spec": spec,
@@ -60,11 +60,7 @@ def unseal(mark: str | None, disk: str | None) -> str | None:
 
 def to_object(name: str, applied: Mapping[str, Any]) -> Object:
     """The server that a record describes; raises UnitError for a record no version of vsprov wrote."""
-
-    def fail(path: Any, error: Any) -> None:
-        raise error
-
-    spec = objects.read_spec("Server", applied["spec"], fail)
+    spec = objects.read_spec("Server", applied["spec"])
     assert isinstance(spec, Server)
     return Object(
         kind="Server", name=name, spec=spec, labels=applied["labels"], annotations=applied["annotations"]

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-from vsprov.model.fields import camel
-from vsprov.model.objects import NOT_OF_MOUNT
+from vsprov.model.fields import Key
+from vsprov.model.objects import SPECS
+from vsprov.model.traits import applicable_keys, lists
 
-# Lists whose items have a natural key, so that a changed item is not the whole list.
-KEYS = {"mounts": "target", "dependsOn": "name"}
-STEPS = "source.build.steps"  # of which each has its place
+# {dotted path: key} of the lists of objects: a changed item is not the whole list.
+LISTS: Mapping[str, Key] = dict(chain.from_iterable(map(lists, SPECS.values())))
 
 
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted path: leaf}; items of keyed lists as `mounts[/srv].readOnly`, other lists are leaves."""
+    """{dotted path: leaf}; items of lists of objects as `mounts[/srv].readOnly`, by their natural key or
+    their place, without the keys that do not apply to them; other lists are leaves.
+    """
     out: dict[str, Any] = {}
 
     def walk(value: Any, at: str) -> None:
+        key = LISTS.get(at)
         if isinstance(value, Mapping) and value:
-            for key, item in value.items():
-                walk(item, f"{at}.{key}" if at else key)
-        elif at == STEPS and isinstance(value, list | tuple):
+            for name, item in value.items():
+                walk(item, f"{at}.{name}" if at else name)
+        elif key and key.many and isinstance(value, list | tuple):
             for place, item in enumerate(value):
-                walk(item, f"{at}[{place}]")
-        elif at in KEYS and isinstance(value, list | tuple):
-            for item in value:
-                own = meant(item) if at == "mounts" else item
-                walk({k: v for k, v in own.items() if k != KEYS[at]}, f"{at}[{item[KEYS[at]]}]")
+                own = applicable_keys(key.many, item)
+                own.pop(key.by, None)
+                walk(own, f"{at}[{item[key.by] if key.by else place}]")
         elif value not in ({}, [], ()):
             out[at] = value
 
     walk(spec, "")
     return out
-
-
-def meant(mount: Mapping[str, Any]) -> dict[str, Any]:
-    """A mount without the defaults of keys that its type does not have."""
-    foreign = {camel(name) for name in NOT_OF_MOUNT[mount["type"]]}
-    return {key: value for key, value in mount.items() if key not in foreign}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

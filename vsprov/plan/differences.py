@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vsprov.model.costs import Cost, cost_of
+from vsprov.model.cost import Cost
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Server
+from vsprov.model.traits import cost_of
 from vsprov.model.units import format_bytes
 from vsprov.plan import diff
 from vsprov.plan.groups import GroupDelta
@@ -58,14 +59,14 @@ class Comparison:
             row = diff.row_of(path)
             if row not in ("state", "image") and not self._is_shown(row):
                 said = (_show_knob(row, old), _show_knob(row, new))
-                yield PathChange(f"spec.{path}", old, new, cost_of(row), said)
+                yield PathChange(f"spec.{path}", old, new, cost_of(Server, row), said)
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")
         old, new = (f"{side['spec']['image']}@{side['image']}" for side in (before, self.record))
         if old != new:
             shown = tuple(f"{side['spec']['image']}@{short(side['image'])}" for side in (before, self.record))
-            yield PathChange("spec.image", old, new, cost_of("image"), (shown[0], shown[1]))
+            yield PathChange("spec.image", old, new, cost_of(Server, "image"), (shown[0], shown[1]))
 
     def _is_shown(self, row: str) -> bool:
         """Whether the kernel shows the key of this server; any other is known by the record only."""
@@ -88,7 +89,7 @@ class Comparison:
         if self.seen.state != self.spec.state:
             yield change("spec.state", self.seen.state, self.spec.state, "none")
         if self.seen.hostname is not None and self.seen.hostname != self.spec.hostname:
-            yield change("spec.hostname", self.seen.hostname, self.spec.hostname, cost_of("hostname"))
+            yield change("spec.hostname", self.seen.hostname, self.spec.hostname, cost_of(Server, "hostname"))
 
     def _standing(self) -> Iterable[PathChange]:
         """What is missing or out of its place of the things a server consists of."""

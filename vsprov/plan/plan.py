@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from vsprov.errors import Problem
-from vsprov.model.costs import Cost
+from vsprov.model.cost import Cost
 from vsprov.plan.steps import Step, to_json
 
 FORMAT_VERSION = "1.0"

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model import objects
+from vsprov.model import fields
 from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.resources import read_resources
 from vsprov.plan import admission, applied, groups, removals, servers
 from vsprov.plan.admission import Claim
 from vsprov.plan.differences import resource_changes
@@ -70,7 +71,7 @@ def claim_of_server(name: str, record: Mapping[str, Any]) -> Claim:
 def resources_of(pool: ObservedGroup | None) -> dict[str, Any]:
     """{knob path: value} that an observed pool was made with."""
     recorded = pool.applied if pool and pool.applied else {}
-    return objects.parse_resources({key: keys for key, keys in recorded.items() if key != "scope"})
+    return read_resources({key: keys for key, keys in recorded.items() if key != "scope"})
 
 
 def plan(draft: Draft, want: Object, weight: int) -> None:
@@ -99,7 +100,7 @@ def plan(draft: Draft, want: Object, weight: int) -> None:
     wide = groups.widened(delta, draft.machine) if seen else delta.wanted
     grow = groups.file_writes(group, replace(delta, wanted=wide), draft.machine, parent=True)
     settle = groups.file_writes(group, replace(delta, observed=wide), draft.machine, parent=True)
-    spec = objects.write_spec(want.spec)
+    spec = fields.write(want.spec)
     text = applied.to_text(spec)
     mark = [] if seen and seen.applied == spec else [servers.applied_mark(group, text)]
     steps = (*make, *grow, *mark)

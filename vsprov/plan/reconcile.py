@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vsprov.model import objects
+from vsprov.model import fields
 from vsprov.model.objects import Image, Object, Quota, Server
 from vsprov.plan import diff, differences, groups, limits, pools, removals, servers
 from vsprov.plan.draft import Draft
@@ -44,7 +44,7 @@ def _image(draft: Draft, want: Object) -> None:
     seen, digest = draft.observed.images.get(want.name), draft.wanted.digests[want.name]
     if seen and draft.foreign(want.address, seen.owner, f"image {want.name}"):
         return
-    spec = objects.write_spec(want.spec)
+    spec = fields.write(want.spec)
     assert isinstance(want.spec, Image)
     build = want.spec.source.build
     steps, after = (ImportImage(want.name),), (f"Image/{build.from_}",) if build else ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model.costs import Cost
+from vsprov.model.cost import Cost
 from vsprov.model.objects import Image, Object, Server
 from vsprov.plan import servers
 from vsprov.plan.draft import Draft

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vsprov.model import objects
-from vsprov.model.costs import highest
+from vsprov.model import fields, objects
+from vsprov.model.cost import highest
 from vsprov.model.defaults import init_of
 from vsprov.model.knobs import Group
 from vsprov.model.objects import Object, Server
+from vsprov.model.resources import read_resources
 from vsprov.plan import applied, groups, limits
 from vsprov.plan.admission import DEFAULT_WEIGHT
 from vsprov.plan.differences import Comparison
@@ -90,7 +91,7 @@ def reconcile(
     )
     if not steps:
         return None, delta.needed
-    wish = objects.write_spec(spec)
+    wish = fields.write(spec)
     if found is None:
         change = Change("Server", want.name, "create", "none", "missing", (), None, wish, steps, notes=notes)
     else:
@@ -184,7 +185,7 @@ def ignored(want: Object) -> frozenset[str]:
 
 def resources_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """{knob path: value} of a record."""
-    return objects.parse_resources(record["spec"].get("resources", {}))
+    return read_resources(record["spec"].get("resources", {}))
 
 
 def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -> Stop:

@@ -9,9 +9,11 @@ from typing import Any
 
 from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS
-from vsprov.model.objects import parse_resources, write_resources
+from vsprov.model.objects import Mount
+from vsprov.model.resources import read_resources, write_resources
+from vsprov.model.traits import applicable_keys
 from vsprov.model.units import format_bytes
-from vsprov.plan import admission, diff, pools, servers
+from vsprov.plan import admission, pools, servers
 from vsprov.plan.admission import Claim
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 
@@ -117,7 +119,7 @@ def settled(kind: str, spec: Mapping[str, Any], machine: Machine) -> dict[str, A
     )
     if kind == "Image" or not tree:
         return dict(spec)
-    resources = _settle(parse_resources(tree), machine)
+    resources = _settle(read_resources(tree), machine)
     written = write_resources(resources)
     if pool:
         return {"scope": spec["scope"], **written}
@@ -142,7 +144,7 @@ def readable(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:
-    shown = diff.meant(mount)
+    shown = applicable_keys(Mount, mount)
     return {**shown, "size": format_bytes(shown["size"])} if shown.get("size") else shown
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge, recover
@@ -87,11 +86,7 @@ def recorded(instance: Instance, name: str) -> Object:
         raise unknown(name, records)
     if not record.spec:
         raise FailedError(f"Image/{name}: {record.problem}", hint="apply its manifest")
-
-    def fail(path: Any, error: Any) -> None:
-        raise error
-
-    spec = read_spec("Image", record.spec, fail)
+    spec = read_spec("Image", record.spec)
     assert isinstance(spec, Image)
     return Object(kind="Image", name=name, spec=spec)
 

@@ -16,7 +16,7 @@ from vsprov.errors import ConflictError, FailedError
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import Side, normal
-from vsprov.model.objects import NAME_PATTERN
+from vsprov.model.patterns import NAME_PATTERN
 from vsprov.plan import applied
 from vsprov.plan.observed import (
     Machine,

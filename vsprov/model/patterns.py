@@ -1,0 +1,87 @@
+"""Pieces of JSON Schema that several keys share: what a text has to look like.
+
+`patternErrorMessage` is what editors and `vsprov validate` print in place of the pattern, after the text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+Schema = dict[str, Any]
+
+_PART = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+NAME: Final[Schema] = {
+    "type": "string",
+    "pattern": NAME_PATTERN,
+    "patternErrorMessage": "is not a name: up to 63 of a-z, 0-9 and -, with a letter or digit at both ends",
+}
+HOSTNAME: Final[Schema] = {
+    "maxLength": 64,  # the kernel's __NEW_UTS_LEN
+    "pattern": rf"^{_PART}(\.{_PART})*$",
+    "patternErrorMessage": "is not a host name: letters, digits and -, in parts of up to 63 joined by dots",
+}
+ABSOLUTE: Final[Schema] = {
+    "type": "string",
+    "maxLength": 4095,  # PATH_MAX
+    "pattern": r"^/[^\u0000]*$",
+    "patternErrorMessage": "is not an absolute path",
+}
+PATH: Final[Schema] = {
+    "maxLength": 4095,
+    "pattern": r"^[^\u0000]+$",
+    "patternErrorMessage": "is not a path",
+}
+TEXT: Final[Schema] = {
+    "type": "string",
+    "pattern": r"^[^\u0000]*$",
+    "patternErrorMessage": "holds a NUL, where the kernel would end it",
+}
+COMMAND_LINE: Final[Schema] = {
+    "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+    "patternErrorMessage": "is no command",
+}
+VARIABLES: Final[Schema] = {
+    "propertyNames": {
+        "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+        "patternErrorMessage": "is not a variable's name: letters, digits and _, not a digit first",
+    },
+    "additionalProperties": TEXT,
+}
+# What may be written as a number too: UID, UID:GID or names; the name or number of a signal.
+NAME_OR_NUMBER: Final[Schema] = {"type": ["string", "integer"]}
+_LABEL_NAME: Final[Schema] = {
+    "pattern": rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$",
+    "patternErrorMessage": "is not a label's name: up to 63 letters, digits and ._-, perhaps after prefix/",
+}
+LABELS: Final[Schema] = {
+    "maxProperties": 64,
+    "propertyNames": _LABEL_NAME,
+    "additionalProperties": {
+        "type": "string",
+        "pattern": rf"^({_LABEL})?$",
+        "patternErrorMessage": "is not a label: up to 63 of letters, digits and ._-, none of these at an end",
+    },
+    "default": {},
+}
+ANNOTATIONS: Final[Schema] = {
+    "maxProperties": 64,
+    "propertyNames": _LABEL_NAME,
+    "additionalProperties": {"type": "string", "maxLength": 4096},
+    "default": {},
+}
+PACKAGE: Final[Schema] = {
+    "type": "string",
+    "pattern": "^[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9-]+)?$",
+    "patternErrorMessage": "is not the name of a package",
+}
+
+
+def file_mode(example: str) -> Schema:
+    """A file mode in octal, with one to show where it is refused."""
+    return {
+        "pattern": "^[0-7]{3,4}$",
+        "patternErrorMessage": f'is not a file mode; write "{example}" or "755"',
+    }

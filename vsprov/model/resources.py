@@ -1,0 +1,46 @@
+"""A tree of resources, `{memory: {max: 512Mi}}`, and the values of its knobs, {"memory.max": 536870912}."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+from vsprov.model.fields import Path, Report, fail
+from vsprov.model.knobs import BY_PATH
+from vsprov.model.units import UnitError
+
+if TYPE_CHECKING:
+    from vsprov.model.fields import Traits
+
+
+def read_resources(raw: Mapping[str, Any], report: Report = fail, at: Path = ()) -> dict[str, Any]:
+    """{knob path: value} of a tree that the schema has accepted; `report` as in `fields.read`."""
+    out: dict[str, Any] = {}
+    for group, keys in raw.items():
+        if group.startswith("x-"):
+            continue
+        for key, given in keys.items():
+            knob = BY_PATH.get(f"{group}.{key}")
+            if knob is None or given is None:  # `x-` keys
+                continue
+            try:
+                out[knob.path] = knob.kind.parse(given)
+            except UnitError as error:
+                report((*at, group, key), error)
+    return out
+
+
+def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree that `read_resources` gives `resources` back from."""
+    out: dict[str, Any] = {}
+    for path, current in resources.items():
+        group, key = path.split(".", 1)
+        out.setdefault(group, {})[key] = BY_PATH[path].kind.dump(current)
+    return out
+
+
+def knobs(*, doc: str, inline: bool = False, **traits: Unpack[Traits]) -> Any:
+    """A field that holds values of knobs; absent is {}. `inline`: its groups stand beside the other keys."""
+    about = {"doc": doc, "read": read_resources, "dump": write_resources, "inline": inline, **traits}
+    return dataclasses.field(default_factory=dict, metadata=about)

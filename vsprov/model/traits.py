@@ -1,0 +1,88 @@
+"""What the fields of the model say of a value, looked up by its path or followed through an object."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from vsprov.model.cost import Cost
+from vsprov.model.fields import Key, Path, keys
+
+T = TypeVar("T")
+Trait = Literal["refers", "relative"]
+
+
+def cost_of(kind: type, path: str) -> Cost:
+    """What a change of the key at `path` ("init.env.A") costs; KeyError for a key that `kind` lacks."""
+    cost: Cost | None = None
+    inside: type | None = kind
+    for name in path.split("."):
+        key = keys(inside).get(name) if inside else None
+        if key is None:
+            break
+        cost = key.cost or cost
+        inside = key.one or key.many
+    if cost is None:
+        raise KeyError(path)
+    return cost
+
+
+def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
+    """(dotted path, key) of each list of objects in a `kind`, not of those within lists."""
+    for name, key in keys(kind).items():
+        if key.many:
+            yield f"{under}{name}", key
+        elif key.one:
+            yield from lists(key.one, f"{under}{name}.")
+
+
+def applicable_keys(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a `kind` without the keys that do not apply to it, as `size` to a bind mount."""
+    foreign = {key.name for key in keys(kind).values() if key.only and item.get(key.only[0]) != key.only[1]}
+    return {name: value for name, value in item.items() if name not in foreign}
+
+
+def marked(obj: Any, trait: Trait, at: Path = ()) -> Iterator[tuple[Path, Key, Any]]:
+    """(path, key, value) of each value in `obj` whose key has the trait and that is set."""
+    for key in _leading_to(type(obj), trait):
+        current = getattr(obj, key.field)
+        if current is None:
+            continue
+        if key.one:
+            yield from marked(current, trait, (*at, key.name))
+        elif key.many:
+            for place, item in enumerate(current):
+                yield from marked(item, trait, (*at, key.name, place))
+        else:
+            yield (*at, key.name), key, current
+
+
+def replaced(obj: T, trait: Trait, change: Callable[[Any], Any]) -> T:
+    """`obj` with `change(value)` in place of each value that `marked` finds."""
+    new: dict[str, Any] = {}
+    for key in _leading_to(type(obj), trait):
+        current = getattr(obj, key.field)
+        if current is None:
+            continue
+        if key.one:
+            new[key.field] = replaced(current, trait, change)
+        elif key.many:
+            new[key.field] = tuple(replaced(item, trait, change) for item in current)
+        else:
+            new[key.field] = change(current)
+    return dataclasses.replace(obj, **new) if new else obj  # type: ignore[type-var]
+
+
+_LEADING: dict[tuple[type, Trait], tuple[Key, ...]] = {}
+
+
+def _leading_to(kind: type, trait: Trait) -> tuple[Key, ...]:
+    """The keys of a `kind` that have the trait, or have keys with it below them."""
+    if (kind, trait) not in _LEADING:
+        _LEADING[kind, trait] = tuple(
+            key
+            for key in keys(kind).values()
+            if getattr(key, trait) or ((inner := key.one or key.many) and _leading_to(inner, trait))
+        )
+    return _LEADING[kind, trait]
