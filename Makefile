@@ -1,7 +1,8 @@
 # What can be done with a checkout. `make` alone lists it.
 
 VENV := .venv/bin
-PYTEST := $(VENV)/python -m pytest
+WORKERS := auto
+PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 PURE := not (kernel or e2e or attack or fault or vm)
 
 .DEFAULT_GOAL := help

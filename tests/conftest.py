@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import leaks
 from tests.features import EXPLAINED, required, requires
 from tests.instance import Instance, own_instance
 
@@ -17,6 +20,7 @@ __all__ = ["Instance", "requires"]
 # Tests in these folders carry the folder's name as their marker, and run in this order, after the pure ones.
 ON_THE_KERNEL = ("kernel", "e2e", "attack", "fault")
 FOLDERS = (*ON_THE_KERNEL, "vm")
+SHOWN = 20  # failed tests that are named at the end; of more, pytest's own note of the last run is taken
 HERE = Path(__file__).resolve().parent
 
 
@@ -70,6 +74,24 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_unexplained_skip(report)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which command repeats just the failures."""
+    broken = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+    failed = sorted({report.nodeid for report in broken})
+    if not failed:
+        return
+    in_machine = "tests/vm/run python" if os.environ.get("VSPROV_VM") else ".venv/bin/python"
+    which = [shlex.quote(each) for each in failed] if len(failed) <= SHOWN else ["--last-failed"]
+    terminalreporter.write_line("")
+    terminalreporter.write_line("Repeat the failures alone:")
+    terminalreporter.write_line(f"  {in_machine} -m pytest {' '.join(which)}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    leaks.OWN.add(f"{tmp_path_factory.getbasetemp()}/")
 
 
 @pytest.fixture

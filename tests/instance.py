@@ -15,15 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import leaks
+from tests import leaks, preloaded
 from tests.features import SERVERS
-from tests.vm import preloaded
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SECONDS_TO_VANISH = 2.0  # the kernel takes a dead network namespace apart in a worker of its own
 TIMEOUT = 120.0
-
-run_command = preloaded.run if preloaded.SOCKET in os.environ else subprocess.run
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +79,9 @@ class Instance:
         With `check`, any exit code but 0 fails the test. A traceback fails it always.
         """
         command = self.command(*arguments)
-        done = run_command(
+        done = preloaded.run(
             command,
             input=input if input is not None else "",
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
             timeout=timeout,
             cwd=cwd,
             env=self.environment | dict(env or {}),
@@ -114,9 +108,11 @@ def own_instance(parent: Path = SERVERS) -> Iterator[Instance]:
     Looked at are mounts, cgroups, links, nft tables, loop devices, processes, files, and this process's own
     open files. What is left fails the test, and is then removed by force.
     """
-    name = f"vt-{secrets.token_hex(4)}"
+    name = f"{leaks.PREFIX}{secrets.token_hex(3)}"
     instance = Instance(name, parent / name)
     instance.temporary.mkdir(parents=True)
+    if preloaded.is_used():
+        preloaded.forker()
     open_before = leaks.descriptors()
     try:
         yield instance
@@ -137,14 +133,7 @@ def _destroy(instance: Instance) -> list[str]:
         return []
     command = instance.command("destroy", "--all", "-y")
     try:
-        done = run_command(
-            command,
-            input="",
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            env=instance.environment,
-        )
+        done = preloaded.run(command, timeout=TIMEOUT, env=instance.environment)
     except subprocess.TimeoutExpired:
         return [f"destroy --all does not end within {TIMEOUT:.0f} s", *instance.left()]
     problems = []

@@ -240,11 +240,6 @@ def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
-def own_mounts() -> list[str]:
-    """The host's mounts, as this process sees them."""
-    return Path("/proc/self/mountinfo").read_text().splitlines()
-
-
 @pytest.fixture
 def lab(vsprov: Instance) -> Lab:
     """A lab of this test's own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.features import hierarchies
+
+PREFIX = f"vt-{os.getpid()}-"  # how the names of the instances begin that this process makes
+OWN = {f"/{PREFIX}"}  # what is in every path of this process's tests; pytest's folder is added
+_OF_TESTS = re.compile("/vt-|/pytest-of-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,12 @@ def mounts() -> list[Mount]:
         text = _unescape(text)
         found.append(Mount(_unescape(fields[4]), fields[fields.index("-") + 1], text))
     return found
+
+
+def mounts_of_host() -> list[str]:
+    """The lines of this process's mountinfo, but for mounts of tests that other processes run meanwhile."""
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return [line for line in lines if not _OF_TESTS.search(line) or any(own in line for own in OWN)]
 
 
 def _unescape(text: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from tests import leaks
 from tests.attack.trap import served, trap
 from tests.instance import own_instance
 from tests.lab import Init, Lab, busybox_image, image, lab, loop_disk, server, wait_until
@@ -58,7 +58,7 @@ def field_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]
 @pytest.fixture
 def field(field_of_module: Field) -> Iterator[Field]:
     """The field; whatever was tried, every server is the process it was, and the host's mounts are too."""
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounts = leaks.mounts_of_host()
     yield field_of_module
     assert field_of_module.lab.inits(*NAMES) == field_of_module.before
-    wait_until(lambda: Path("/proc/self/mountinfo").read_text() == mounts)
+    wait_until(lambda: leaks.mounts_of_host() == mounts)

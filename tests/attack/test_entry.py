@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import leaks
 from tests.attack.conftest import Field
 from tests.lab import Document, Lab, busybox_image, image, server, status, wait_until
 
@@ -177,13 +178,13 @@ def test_a_mount_point_that_is_swapped_for_a_link_leads_nowhere_else(lab: Lab, t
             libc.renameat2(-100, bytes(shared / "x"), -100, bytes(shared / "link"), 2)
 
     mounts = [{"type": "bind", "source": str(shared), "target": "/v"}, {"type": "tmpfs", "target": "/v/x/y"}]
-    before = Path("/proc/self/mountinfo").read_text()
+    before = leaks.mounts_of_host()
     thread = threading.Thread(target=swap)
     thread.start()
     try:
         for number in range(8):
             lab.apply(image(), server("a", mounts=mounts, init={"env": {"N": str(number)}}), check=False)
-            wait_until(lambda: Path("/proc/self/mountinfo").read_text() == before)
+            wait_until(lambda: leaks.mounts_of_host() == before)
             for pid in lab.processes("a"):
                 points = [line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
                 assert [point for point in points if point.endswith("/y")] in (

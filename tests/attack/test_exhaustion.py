@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import leaks
 from tests.lab import Lab, image, members, server, status, to_yaml, wait_until
 
 BOMB = """
@@ -215,11 +216,11 @@ def test_starting_and_stopping_leaves_nothing_to_pile_up(pair: Lab) -> None:
     """Mounts, groups, files: the same after one round and after five."""
     pair.vsprov("restart", "beside")
     before = [line for line in pair.vsprov.left() if not line.startswith("process")]
-    mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
+    mounts = len(leaks.mounts_of_host())
     for _ in range(4):
         pair.vsprov("restart", "beside")
     assert [line for line in pair.vsprov.left() if not line.startswith("process")] == before
-    assert len(Path("/proc/self/mountinfo").read_text().splitlines()) == mounts
+    assert len(leaks.mounts_of_host()) == mounts
     assert status(pair.init("beside").pid, "State").startswith("S")
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from tests import registry, shop
 from tests.attack.trap import Trap
+from tests.http_servers import Answer, Request, answering
 from tests.lab import image, to_yaml, wait_until
-from tests.registry import Answer, Request, answering
 from tests.shop import busybox_layer
 from vsprov.errors import ImageError
 from vsprov.model.image_reference import parse_reference

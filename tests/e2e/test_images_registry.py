@@ -21,6 +21,7 @@ import yaml
 from tests import registry, shop
 from tests.archives import member, packed
 from tests.features import requires
+from tests.http_servers import Proxy, cutting
 from tests.instance import own_instance
 from tests.kernel.layers import disk
 from tests.lab import SECONDS, Document, Lab, image, to_yaml, wait_until
@@ -213,7 +214,7 @@ def test_a_registry_that_is_down_is_told_before_anything_is_changed(lab: Lab, ma
 def test_a_pull_that_hangs_is_ended_by_an_interrupt_and_gone_on_with_later(
     lab: Lab, market: Shop, tmp_path: Path, verb: str
 ) -> None:
-    with registry.cutting(market.host, MIB + 300_000, silent=True) as slow:
+    with cutting(market.host, MIB + 300_000, silent=True) as slow:
         path = manifest(tmp_path, *_through(slow.host))
         words = ("apply", "-y") if verb == "apply" else ("image", "pull")
         running = subprocess.Popen(
@@ -243,9 +244,9 @@ def _through(host: str) -> tuple[Document, Document]:
 
 
 @contextlib.contextmanager
-def _at(host: str, upstream: str) -> Iterator[registry.Proxy]:
+def _at(host: str, upstream: str) -> Iterator[Proxy]:
     """A proxy that cuts nothing, where another one was."""
-    with registry.cutting(upstream, 1 << 40, port=int(host.partition(":")[2])) as proxy:
+    with cutting(upstream, 1 << 40, port=int(host.partition(":")[2])) as proxy:
         yield proxy
 
 

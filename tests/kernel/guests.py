@@ -27,6 +27,18 @@ APPLETS = (
     " sed sh sleep sort stat stty tail test touch tr true tty umount wc"
 ).split()
 
+# Of a guest that asked for none: where, type, options.
+STANDARD_MOUNTS = {
+    ("/", "overlay", "rw,nodev,relatime"),
+    ("/dev", "tmpfs", "rw,nosuid,noexec,relatime"),
+    ("/dev/mqueue", "mqueue", "rw,nosuid,nodev,noexec,relatime"),
+    ("/dev/pts", "devpts", "rw,nosuid,noexec,relatime"),
+    ("/dev/shm", "tmpfs", "rw,nosuid,nodev,noexec,relatime"),
+    ("/proc", "proc", "rw,nosuid,nodev,noexec,relatime"),
+    ("/sys", "sysfs", "ro,nosuid,nodev,noexec,relatime"),
+    ("/sys/fs/cgroup", "cgroup2", "rw,nosuid,nodev,noexec,relatime"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Guest:
@@ -171,13 +183,25 @@ def make_image(folder: Path) -> Path:
     return folder
 
 
+def bind(source: Path, target: str, **more: Any) -> dict[str, Any]:
+    return {"type": "bind", "source": str(source), "target": target, **more}
+
+
+def mounts_in(text: str) -> set[tuple[str, str, str]]:
+    found = set()
+    for line in text.splitlines():
+        fields, _, tail = line.partition(" - ")
+        found.add((fields.split()[4], tail.split()[0], fields.split()[5]))
+    return found
+
+
 @contextmanager
 def open_workshop() -> Iterator[Workshop]:
     """A workshop; afterwards everything is gone, and the host's mounts are what they were."""
     requires("root", "namespaces", "overlay", "idmap", "busybox")
-    name = f"vt-{secrets.token_hex(4)}"
+    name = f"{leaks.PREFIX}{secrets.token_hex(3)}"
     folder = SERVERS / name
-    before = leaks.mounts()
+    before = leaks.mounts_of_host()
     folder.mkdir(mode=0o700)
     (folder / "place").mkdir()
     make_image(folder / "image")
@@ -191,7 +215,7 @@ def open_workshop() -> Iterator[Workshop]:
         for group in leaks.groups(name):
             remove_group(group)
         shutil.rmtree(folder)
-    assert leaks.mounts() == before
+    assert leaks.mounts_of_host() == before
     assert not leaks.groups(name)
 
 

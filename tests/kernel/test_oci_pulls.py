@@ -14,6 +14,7 @@ import pytest
 
 from tests import registry as lab
 from tests.archives import folder, member, packed
+from tests.http_servers import cutting
 from tests.kernel.layers import disk, mounted
 from tests.kernel.stores import MIB, Store, layout, workers
 from tests.trees import Found
@@ -121,7 +122,7 @@ def test_what_a_cancelled_pull_has_fetched_is_not_fetched_again(
     store: Store, pushed: tuple[lab.Registry, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.nobody(monkeypatch, store.folder)
-    with lab.cutting(pushed[0].host, 1 << 40) as proxy:
+    with cutting(pushed[0].host, 1 << 40) as proxy:
         source = Source(oci=OciSource(ref=f"{proxy.host}/app:1"))
         resolved = store.resolve(source)
 

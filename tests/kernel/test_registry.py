@@ -17,7 +17,8 @@ import pytest
 from tests import registry as lab
 from tests.archives import member, packed
 from tests.features import requires
-from tests.registry import Answer, Registry
+from tests.http_servers import Answer, answering, cutting
+from tests.registry import Registry
 from vsprov.errors import ImageError
 from vsprov.model.image_reference import parse_reference
 from vsprov.store.registry import access, oci_documents, session
@@ -171,7 +172,7 @@ def test_an_image_that_umoci_made_is_found_with_what_umoci_configured(tmp_path: 
 def test_layers_are_downloaded_by_several_threads_at_once_and_each_only_once(
     tmp_path: Path, shared: Registry
 ) -> None:
-    with lab.cutting(shared.host, 1 << 40) as proxy:
+    with cutting(shared.host, 1 << 40) as proxy:
         image = parts(tmp_path, f"{proxy.host}/team/big:v1")
         (layer,) = image.find().manifest.layers
         proxy.ranges.clear()
@@ -213,7 +214,7 @@ def test_a_host_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_registry_is_told_as_such(tmp_path: Path) -> None:
-    with lab.answering(lambda request: Answer(404, b"<html>")) as host:
+    with answering(lambda request: Answer(404, b"<html>")) as host:
         assert "the server there is not a container registry" in str(
             refusal(parts(tmp_path, f"{host}/app").find)
         )
@@ -275,7 +276,7 @@ def test_plain_http_is_for_loopback_only_where_insecure_was_not_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "_is_loopback", lambda host: False)
-    with lab.answering(lambda request: Answer(200)) as host:
+    with answering(lambda request: Answer(200)) as host:
         error = refusal(parts(tmp_path, f"{host}/app").find)
     assert f"{host}: TLS: wrong version number" in str(error) and "insecure: true" in error.hint
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.vm import machine
 
 # The parts of tests/vm/power.py that each boot runs, and whether the power is cut in the end.
@@ -43,7 +44,9 @@ class Life:
     def _boot(self, parts: tuple[str, ...], is_cut: bool) -> str:
         out, err = io.BytesIO(), io.BytesIO()
         command = ("python", "-m", "tests.vm.power", *parts)
-        outcome = machine.run(command, state_disk=self.disk, timeout=600, out=out, err=err)
+        outcome = machine.run(
+            command, state_disk=self.disk, environment={preloaded.REAL: "1"}, timeout=600, out=out, err=err
+        )
         if outcome.code == (None if is_cut else 0) and (CUT in outcome.console) == is_cut:
             return ""
         said = (out.getvalue() + err.getvalue()).decode(errors="replace")

@@ -45,15 +45,10 @@ def test_every_controller_is_on_cgroup_v2_and_the_state_lies_on_ext4_with_projec
 
 
 def test_the_kernel_tests_pass_there_too(capsys: pytest.CaptureFixture[str]) -> None:
-    """Command lines are run by `preloaded`, which takes a third of the time; the real program starts in
-    test_power.py, and wherever a test starts it itself.
-    """
     suites = [f"tests/{suite}" for suite in SUITES if Path(machine.CHECKOUT, "tests", suite).is_dir()]
     code, said, complaints = in_the_machine(
-        *("sh", "-c", 'python -m tests.vm.preloaded "$VSPROV_PRELOADED" && exec "$@"', "sh"),
         *("python", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--tb=short"),
         *("-m", "vm_subset and not slow", *suites),
-        VSPROV_PRELOADED="/run/preloaded",
     )
     assert code == 0, f"{complaints}\n{last_lines(said)}"
     with capsys.disabled():

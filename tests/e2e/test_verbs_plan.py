@@ -1,0 +1,80 @@
+"""Plans that are saved and applied later, and diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.verbs import HOST, web
+from tests.lab import (
+    Lab,
+    to_yaml,
+)
+
+# -- saved plans
+
+
+def test_a_saved_plan_is_applied_without_its_manifest_and_without_asking(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST, web()))
+    lab.vsprov("plan", tmp_path / "m.yaml", "--out", tmp_path / "p.plan")
+    assert (tmp_path / "p.plan").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "m.yaml").unlink()
+    done = lab.vsprov("apply", tmp_path / "p.plan")
+    assert "Done: 2 added" in done.stdout
+    assert lab.is_settled(HOST, web())
+
+
+@pytest.mark.parametrize("how", ["the world", "the manifest"])
+def test_a_saved_plan_is_refused_when_what_it_was_made_from_has_changed(
+    lab: Lab, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST, web()))
+    lab.vsprov("plan", tmp_path / "m.yaml", "--out", tmp_path / "p.plan")
+    if how == "the world":
+        lab.apply(HOST)
+    else:
+        (tmp_path / "m.yaml").write_text(to_yaml(HOST, web("web2")))
+    refused = lab.vsprov("apply", tmp_path / "p.plan", check=False)
+    assert refused.returncode == 1
+    assert "the saved plan is stale" in refused.stderr
+    assert "Server/web1" not in lab.vsprov("get", "-o", "name").stdout
+
+
+def test_a_saved_plan_is_applied_once_and_alone(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST, web()))
+    plan = tmp_path / "p.plan"
+    lab.vsprov("plan", tmp_path / "m.yaml", "--out", plan)
+    assert lab.vsprov("apply", plan, "--prune", check=False).returncode == 64
+    assert lab.vsprov("apply", plan, tmp_path / "m.yaml", check=False).returncode == 64
+    assert lab.vsprov("apply", plan, "--instance", "vt-other", check=False).returncode == 64
+    assert lab.vsprov("apply", plan).returncode == 0
+    assert lab.vsprov("apply", plan, check=False).returncode == 1
+    torn = plan.read_text()[:1000]
+    plan.write_text(torn)
+    refused = lab.vsprov("apply", plan, check=False)
+    assert refused.returncode == 64 and "not a plan that this version" in refused.stderr
+
+
+# -- diff
+
+
+def test_diff_shows_what_differs_and_its_exit_code_says_whether(lab: Lab) -> None:
+    lab.apply(HOST, web(resources={"memory": {"max": "64Mi"}}))
+    documents = to_yaml(HOST, web(resources={"memory": {"max": "64Mi"}}))
+    same = lab.vsprov("diff", "-", input=documents)
+    assert (same.returncode, same.stdout, same.stderr) == (0, "", "")
+    other = lab.vsprov("diff", "-", input=documents.replace("64Mi", "65Mi"), check=False)
+    assert other.returncode == 1
+    assert other.stdout.startswith("--- observed/Server/web1\n+++ wanted/Server/web1\n@@")
+    assert "\n-      max: 64Mi\n+      max: 65Mi\n" in other.stdout
+    missing = lab.vsprov("diff", "-", input=to_yaml(web("web2", image="host")), check=False)
+    assert missing.returncode == 1 and "+  name: web2\n" in missing.stdout
+    assert lab.vsprov("diff", "-", input="kind: Sever", check=False).returncode == 65
+
+
+@pytest.mark.vm_subset
+def test_diff_takes_equal_what_the_kernel_rounds_or_has_by_default(lab: Lab) -> None:
+    lab.apply(HOST, web(resources={"memory": {"max": "64Mi"}}))
+    near = web(resources={"memory": {"max": (64 << 20) + 5}, "cpu": {"weight": 100}})
+    assert lab.vsprov("diff", "-", input=to_yaml(HOST, near)).stdout == ""
