@@ -12,6 +12,7 @@ has started: `run` then starts the real program. With VSPROV_REAL=1 it always do
 from __future__ import annotations
 
 import ast
+import atexit
 import functools
 import gc
 import json
@@ -122,6 +123,7 @@ def become(request: bytes, fds: list[int]) -> NoReturn:
 def forker() -> socket.socket:
     """The process that forks, started by the first call: where it takes requests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    atexit.register(ours.close)
     with theirs:
         subprocess.run(
             [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
