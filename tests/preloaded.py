@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -72,8 +73,9 @@ def serve(requests: socket.socket) -> None:
             if fd != requests.fileno():
                 poll.unregister(fd)
                 pid, answers = running.pop(fd)
-                with answers:
-                    answers.send(struct.pack("i", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with answers, contextlib.suppress(BrokenPipeError):  # who asked has killed it
+                    answers.send(struct.pack("i", code))
                 os.close(fd)
                 continue
             request, fds, _, _ = socket.recv_fds(requests, LONGEST, 4)
