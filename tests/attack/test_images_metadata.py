@@ -74,7 +74,7 @@ def test_c11_a_blob_damaged_in_the_registry_is_deleted_here(trap: Trap) -> None:
     assert trap.served is not None
     flip(trap.served.blob(layer_of(layout).name), 5000)
     said = trap.refused(source)
-    assert f"a layer with sha256:{layer_of(layout).name} is wanted: what came has sha256:" in said
+    assert f"layer: expected sha256:{layer_of(layout).name}, got sha256:" in said
     assert shop.downloads(trap.lab) == {}
 
 
@@ -84,8 +84,8 @@ def test_c11_an_archive_with_another_sum_than_the_manifest_says_is_not_unpacked(
     wanted = hashlib.sha256(b"another").hexdigest()
     said = trap.refused({"tar": {"path": str(path), "sha256": wanted}})
     assert said.endswith(
-        f"Image/bad: spec.source: {path}: sha256 {wanted} is wanted: "
-        f"the file has {hashlib.sha256(busybox_layer()).hexdigest()}"
+        f"Image/bad: spec.source: {path}: expected sha256 {wanted}, got "
+        f"{hashlib.sha256(busybox_layer()).hexdigest()}"
     )
 
 
@@ -93,7 +93,7 @@ def test_c11_what_a_layer_unpacks_to_has_to_be_what_the_image_says(trap: Trap) -
     layout = layout_of(trap)
     _edit(layout, "config", lambda config: config["rootfs"].update(diff_ids=[f"sha256:{'0' * 64}"]))
     said = trap.refused({"oci": {"layout": str(layout)}})
-    assert f"its image says it holds sha256:{'0' * 64}: it holds sha256:" in said
+    assert f"content: expected sha256:{'0' * 64}, got sha256:" in said
 
 
 PATHS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,24 @@ def test_ls_tells_what_images_share_and_who_uses_them(stocked: Lab) -> None:
     assert stocked.vsprov("image", "ls", "-o", "name").stdout == "image/one\nimage/two\n"
     wide = stocked.vsprov("image", "ls", "-o", "wide").stdout.splitlines()
     assert wide[0].split()[-2:] == ["LAYERS", "SET"] and wide[2].split()[-2:] == ["3", "default"]
+
+
+def test_one_digest_has_one_form_in_every_output(stocked: Lab, market: Shop) -> None:
+    full, other = item(stocked, "one")["digest"], item(stocked, "two")["digest"]
+    assert re.fullmatch("sha256:[0-9a-f]{64}", full)
+
+    def output(*words: str) -> Any:
+        return json.loads(stocked.vsprov(*words, "-o", "json").stdout)
+
+    assert output("get", "image", "one")["status"]["digest"] == full
+    assert output("get", "server", "a")["status"]["image"] == full
+    for words in (("get", "images"), ("image", "ls")):
+        assert full.removeprefix("sha256:")[:12] in stocked.vsprov(*words).stdout.split()
+
+    moved = (market.image("2", called="one"), market.image("2", called="two"), app("a", "one"))
+    changes = stocked.differences(*moved)
+    assert changes["Image/one /spec/source"][:2] == (full, other)
+    assert changes["Server/a /spec/image"][:2] == (f"one@{full}", f"one@{other}")
 
 
 def test_the_store_holds_what_images_share_once(stocked: Lab) -> None:

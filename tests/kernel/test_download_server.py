@@ -134,7 +134,7 @@ def test_a_server_that_begins_elsewhere_than_it_says_cannot_spoil_a_blob(
     ("body", "words"),
     [
         (BLOB + b"x", f"a layer of {len(BLOB)} bytes is wanted: there are more"),
-        (BLOB[:-1] + b"x", f"a layer with sha256:{DIGEST} is wanted"),
+        (BLOB[:-1] + b"x", f"layer: expected sha256:{DIGEST}, got sha256:"),
     ],
 )
 def test_a_blob_that_is_longer_or_another_is_deleted_and_refused(

@@ -162,7 +162,7 @@ def test_a_flipped_byte_and_a_missing_byte_of_a_layer_are_found(layout: Path) ->
     found, path = first_layer(layout)
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert f"a layer with sha256:{path.name} is wanted" in refusal(read_first(layout, found))
+    assert f"layer: expected sha256:{path.name}, got sha256:" in refusal(read_first(layout, found))
     path.write_bytes(data[:-1])
     said = refusal(read_first(layout, found))
     assert f"a layer of {len(data)} bytes is wanted: it has {len(data) - 1}" in said
@@ -173,7 +173,7 @@ def test_a_flipped_byte_and_a_missing_byte_of_a_layer_are_found(layout: Path) ->
 def test_a_flipped_byte_of_a_manifest_is_found(layout: Path) -> None:
     path = layout / "blobs/sha256" / top(layout)["digest"].removeprefix("sha256:")
     path.write_bytes(path.read_bytes() + b" ")
-    assert f"sha256:{path.name} is wanted" in refusal(LayoutParts(str(layout)).find)
+    assert f"expected sha256:{path.name}, got sha256:" in refusal(LayoutParts(str(layout)).find)
 
 
 def test_links_and_what_is_no_file_are_refused_in_the_place_of_a_blob(layout: Path, tmp_path: Path) -> None:
@@ -347,4 +347,4 @@ def test_a_layer_that_changes_after_it_was_found_is_refused(tmp_path: Path) -> N
     parts = save(tmp_path / "saved")
     (layer,) = parts.find().manifest.layers
     (tmp_path / "saved/layer.tar").write_bytes(WORLD)
-    assert "is wanted" in refusal(lambda: parts.layer(layer, lambda *words: None))
+    assert "layer: expected sha256:" in refusal(lambda: parts.layer(layer, lambda *words: None))

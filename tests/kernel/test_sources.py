@@ -106,7 +106,7 @@ def test_an_archive_with_another_digest_than_the_manifest_means_is_refused_befor
     with pytest.raises(ImageError) as refused:
         store.resolve(tar(path, wanted))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert str(refused.value) == f"{path}: sha256 {wanted} is wanted: the file has {digest}"
+    assert str(refused.value) == f"{path}: expected sha256 {wanted}, got {digest}"
     assert store.resolve(tar(path, digest.upper())).digest == digest
 
 

@@ -7,10 +7,11 @@ was applied, for a command line or a mount table inside a server is the server's
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vsprov.model import digests
 from vsprov.model.cost import Cost
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Server
@@ -63,10 +64,10 @@ class Comparison:
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")
-        old, new = (f"{side['spec']['image']}@{side['image']}" for side in (before, self.record))
+        old, new = _image(before, digests.full), _image(self.record, digests.full)
         if old != new:
-            shown = tuple(f"{side['spec']['image']}@{short(side['image'])}" for side in (before, self.record))
-            yield PathChange("spec.image", old, new, cost_of(Server, "image"), (shown[0], shown[1]))
+            shown = (_image(before, digests.short), _image(self.record, digests.short))
+            yield PathChange("spec.image", old, new, cost_of(Server, "image"), shown)
 
     def _is_shown(self, row: str) -> bool:
         """Whether the kernel shows the key of this server; any other is known by the record only."""
@@ -131,14 +132,14 @@ def show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
 
 
+def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:
+    """What a server runs on: the name of its image, and the digest in this form."""
+    return f"{record['spec']['image']}@{form(record['image'])}"
+
+
 def _show_knob(row: str, value: Any) -> str:
     """A leaf of a record; quantities are kept there as plain numbers."""
     if row == "mounts.size" and value is not None:
         return format_bytes(value)
     knob = BY_PATH.get(row.removeprefix("resources."))
     return knob.kind.format(knob.kind.parse(value)) if knob and value is not None else show(value)
-
-
-def short(digest: str) -> str:
-    """Enough of a digest to tell it from others."""
-    return digest.removeprefix("sha256:")[:12]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from vsprov.errors import Problem
+from vsprov.model import digests
 from vsprov.model.cost import Cost
 from vsprov.plan.steps import Step, to_json
 
@@ -156,7 +157,7 @@ def _change_document(change: Change) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """sha256 of a value's canonical JSON; dataclasses are objects, sets sorted lists."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
-    return "sha256:" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return digests.full(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vsprov.model import fields
+from vsprov.model import digests, fields
 from vsprov.model.objects import Image, Object, Quota, Server
 from vsprov.plan import diff, differences, groups, limits, pools, removals, servers
 from vsprov.plan.draft import Draft
@@ -57,13 +57,14 @@ def _image(draft: Draft, want: Object) -> None:
         draft.add(want.address, None)
     else:
         before = dict(seen.spec)
-        shown = (differences.short(seen.digest) or "broken", differences.short(digest))
         paths = [
             differences.change(f"spec.{path}", old, new, "none")
             for path, old, new in diff.differences(before, spec)
         ]
         if seen.digest != digest:
-            paths.append(PathChange("spec.source", seen.digest, digest, "none", shown))
+            shown = (digests.short(seen.digest) or "broken", digests.short(digest))
+            change = (digests.full(seen.digest), digests.full(digest))
+            paths.append(PathChange("spec.source", *change, "none", shown))
         draft.add(
             want.address,
             Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps, after),

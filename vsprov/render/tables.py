@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model import units
+from vsprov.model import digests, units
 from vsprov.render.screen import Screen, clean
 
 _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
@@ -101,7 +101,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
 
 
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
-    digest = (document["status"]["digest"] or "-").removeprefix("sha256:")[:12]
+    digest = digests.short(document["status"]["digest"] or "-")
     row = (document["metadata"]["name"], _source(document["spec"]["source"]), digest)
     return (*row, _or_dash(document["status"]["set"])) if wide else row
 
@@ -116,7 +116,7 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
         row = (
             item["name"],
             _source(item["source"]),
-            (item["digest"] or "-").removeprefix("sha256:")[:12],
+            digests.short(item["digest"] or "-"),
             size(item["size"]),
             size(item["shared"]),
             size(item["private"]),

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, ImageError, reason
+from vsprov.model import digests
 from vsprov.store.disk import durable, folders, marks, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import Bind
@@ -98,7 +99,7 @@ def contents(instance: Instance, digest: str) -> Contents:
     found, problem = _contents(instance, digest)
     if found is None:
         hint = "apply the manifest of its image, or vsprov image pull"
-        raise FailedError(f"image {digest[:12]}: {problem}", hint=hint)
+        raise FailedError(f"image {digests.short(digest)}: {problem}", hint=hint)
     return found
 
 

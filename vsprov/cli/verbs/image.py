@@ -32,6 +32,7 @@ from vsprov.engine.desired.project import owner_set
 from vsprov.engine.images import imagestore
 from vsprov.errors import UsageError
 from vsprov.kernel import process
+from vsprov.model import digests
 from vsprov.model.objects import API_VERSION, Image, Object
 from vsprov.render import plan as plan_text
 from vsprov.render import tables
@@ -89,7 +90,7 @@ def _document(view: imagestore.ImageView) -> dict[str, Any]:
     return {
         "name": record.name,
         "source": dict(record.spec.get("source", {})),
-        "digest": f"sha256:{record.digest}" if record.digest else None,
+        "digest": digests.full(record.digest) or None,
         "layers": len(record.contents.layers) if record.contents else 0,
         "size": view.share.total,
         "shared": view.share.shared,
@@ -287,7 +288,7 @@ def prune(
     for name in found.names:
         out(f"image {clean(name)} {would}")
     for key in found.unused.layers:
-        out(f"layer {key[:12]} {would}")
+        out(f"layer {digests.short(key)} {would}")
     for name in found.unused.downloads:
         out(f"download {clean(name)} {would}")
     out(f"{tables.size(found.bytes)} {'would be freed' if dry_run else 'freed'}")

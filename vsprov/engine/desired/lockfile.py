@@ -14,6 +14,7 @@ from vsprov.engine.desired.project import folders
 from vsprov.errors import ManifestError, Problem
 from vsprov.manifest.files import LOCK, PROJECT
 from vsprov.manifest.load import Manifest
+from vsprov.model import digests
 from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image, Object
 from vsprov.model.sources import OciSource
@@ -34,7 +35,7 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
     found: dict[str, str] = {}
     for oci in sorted(_tagged(objects), key=_key):
         parts = RegistryParts(parse_reference(oci.ref or ""), "", oci.insecure)
-        found[_key(oci)] = f"sha256:{parts.find().digest}"
+        found[_key(oci)] = digests.full(parts.find().digest)
     text = HEAD + yaml.safe_dump({"images": found}, sort_keys=True)
     durable.write_file(path, text.encode(), 0o644)
     return path, found

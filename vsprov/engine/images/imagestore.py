@@ -13,6 +13,7 @@ from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Draft, Outcome, Report
 from vsprov.engine.look import situation
 from vsprov.errors import FailedError
+from vsprov.model import digests
 from vsprov.model.objects import Image, Object, read_spec
 from vsprov.plan import removals
 from vsprov.plan.observed import Observed, is_of
@@ -185,7 +186,7 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
         for key in record.contents.layers if record.contents else ():
             if key not in by_layer:
                 by_layer[key] = _check(instance, key, progress)
-            found[name] += [f"layer {key[:12]}: {line}" for line in by_layer[key]]
+            found[name] += [f"layer {digests.short(key)}: {line}" for line in by_layer[key]]
     return found
 
 

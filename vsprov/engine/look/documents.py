@@ -8,6 +8,7 @@ from typing import Any
 
 from vsprov.engine.look import devices, last_exit, situation, usage
 from vsprov.engine.look.situation import Situation
+from vsprov.model import digests
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.plan import applied, servers, specs
 from vsprov.plan.observed import ObservedGroup, ObservedServer, is_of
@@ -60,7 +61,7 @@ def document(
     if kind == "Image":
         image = observed.images[name]
         spec: dict[str, Any] = dict(image.spec)
-        status: dict[str, Any] = {"digest": image.digest or None, "set": set_of(image.owner)}
+        status: dict[str, Any] = {"digest": digests.full(image.digest) or None, "set": set_of(image.owner)}
     elif kind == "Quota":
         pool = observed.pools[name]
         spec = specs.pool_spec(name, pool, now.machine, now.weights, ignore)
@@ -93,7 +94,7 @@ def _status(seen: ObservedServer, now: SituationWithWeights) -> dict[str, Any]:
         "startedAt": usage.started_at(seen.init.start, seconds) if seen.init else None,
         "uptimeSeconds": round(usage.age(seen.init.start, seconds), 1) if seen.init else None,
         "cgroup": seen.group.path if seen.group else None,
-        "image": seen.applied["image"] if seen.applied else None,
+        "image": digests.full(seen.applied["image"]) if seen.applied else None,
         "addresses": [],
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": _usage(now, seen.group),

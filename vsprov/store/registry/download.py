@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from vsprov.errors import ImageError
+from vsprov.model import digests
 from vsprov.store.disk import durable
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.registry.oci_documents import Descriptor
@@ -70,7 +71,7 @@ def fetch(
 
 
 def _telling(descriptor: Descriptor, progress: Progress) -> Callable[[int], None]:
-    return lambda done: progress(f"download {descriptor.digest[:12]}", done, descriptor.size)
+    return lambda done: progress(f"download {digests.short(descriptor.digest)}", done, descriptor.size)
 
 
 @contextlib.contextmanager
@@ -156,8 +157,8 @@ def _fill(
         os.ftruncate(fd, 0)
     os.unlink(part)
     raise ImageError(
-        f"{shown}: a layer with sha256:{descriptor.digest} is wanted: what came has sha256:{found}",
-        hint="it was damaged or replaced in the registry, or on its way; it is not used",
+        f"{shown}: layer: expected {digests.full(descriptor.digest)}, got {digests.full(found)}",
+        hint="it was damaged or replaced in the registry, or in transit; it is not used",
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from vsprov.errors import ImageError, reason
+from vsprov.model import digests
 from vsprov.model.image_reference import parse_reference
 from vsprov.model.units import UnitError, short
 from vsprov.store.disk.progress import Progress
@@ -145,7 +146,7 @@ class SavedParts:
         """The path of a layer that `find` has found, which has been read again and is right."""
         path = self._paths.get(descriptor.digest)
         if path is None:
-            raise ImageError(f"{self._shown}: it has no layer sha256:{descriptor.digest}")
+            raise ImageError(f"{self._shown}: it has no layer {digests.full(descriptor.digest)}")
         fd = self._open(path)
         try:
             _check(fd, descriptor, progress, self._shown)
@@ -253,11 +254,12 @@ def _check(fd: int, descriptor: Descriptor, progress: Progress, shown: str) -> N
         while block := os.read(fd, _BLOCK):
             found.update(block)
             done += len(block)
-            progress(f"check {descriptor.digest[:12]}", done, descriptor.size)
+            progress(f"check {digests.short(descriptor.digest)}", done, descriptor.size)
     except OSError as error:
         raise ImageError(f"{shown}: read a layer: {reason(error)}") from error
     if found.hexdigest() != descriptor.digest:
         raise ImageError(
-            f"{shown}: a layer with sha256:{descriptor.digest} is wanted: it has sha256:{found.hexdigest()}",
-            hint="it was damaged: copy the image again",
+            f"{shown}: layer: expected {digests.full(descriptor.digest)}, "
+            f"got {digests.full(found.hexdigest())}",
+            hint="the file is damaged: copy the image again",
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vsprov.errors import ImageError
+from vsprov.model import digests
 from vsprov.model.objects import parse_signal
 from vsprov.model.units import UnitError, short
 from vsprov.store.disk import limits
@@ -311,8 +312,8 @@ def check_sum(data: bytes, digest: str, shown: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
         raise ImageError(
-            f"{shown}: sha256:{digest} is wanted: what was given has sha256:{found}",
-            hint="it was damaged or replaced where it is kept, or on its way",
+            f"{shown}: expected {digests.full(digest)}, got {digests.full(found)}",
+            hint="it was damaged or replaced where it is stored, or in transit",
         )
 
 

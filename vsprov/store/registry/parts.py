@@ -9,6 +9,7 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
+from vsprov.model import digests
 from vsprov.model.image_reference import Reference
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import download, oci_documents
@@ -62,7 +63,7 @@ class RegistryParts:
 
     def _fetch(self, descriptor: Descriptor) -> bytes:
         kind = "blobs" if descriptor.media_type in oci_documents.CONFIGS else "manifests"
-        return self._session().document(f"{kind}/sha256:{descriptor.digest}", descriptor.media_type)
+        return self._session().document(f"{kind}/{digests.full(descriptor.digest)}", descriptor.media_type)
 
     def _session(self) -> Session:
         from vsprov.store.registry import session  # slow to load: 150 ms
@@ -77,4 +78,4 @@ class RegistryParts:
 
 
 def _named(reference: Reference) -> str:
-    return f"sha256:{reference.digest}" if reference.digest else reference.tag
+    return digests.full(reference.digest) or reference.tag

@@ -19,6 +19,7 @@ import requests.utils
 import urllib3.exceptions
 
 from vsprov.errors import ImageError
+from vsprov.model import digests
 from vsprov.model.image_reference import Reference
 from vsprov.model.units import short
 from vsprov.store.registry import credentials, untrusted_json
@@ -128,10 +129,10 @@ class Session:
         """A blob from `offset` on, or from 0 if the registry supports no ranges. Tried once."""
         with contextlib.ExitStack() as stack:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
-            response = stack.enter_context(self._open(f"blobs/sha256:{digest}", headers))
+            response = stack.enter_context(self._open(f"blobs/{digests.full(digest)}", headers))
             if response.status_code == 404:
                 raise ImageError(
-                    f"{self._access.label}: {self._host} has no layer sha256:{digest}",
+                    f"{self._access.label}: {self._host} has no layer {digests.full(digest)}",
                     hint="the image is damaged in the registry: push it again",
                 )
             start = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vsprov.errors import ImageError, reason
+from vsprov.model import digests
 from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image
 from vsprov.model.sources import OciSource
@@ -93,7 +94,7 @@ def _parts_of(oci: OciSource, downloads: str) -> Parts:
 
         reference = parse_reference(oci.ref)
         if oci.digest is not None:
-            reference = replace(reference, digest=oci.digest.removeprefix("sha256:"))
+            reference = replace(reference, digest=digests.hex_digits(oci.digest))
         return RegistryParts(reference, downloads, oci.insecure)
     assert oci.layout is not None
     return layout.LayoutParts(oci.layout, oci.name)
@@ -111,12 +112,12 @@ def _layout_status(path: str) -> str:
 
 def _refuse_other(oci: OciSource, found: Found) -> None:
     """ImageError when what was found is not what the manifest's digest means."""
-    wanted = (oci.digest or "").removeprefix("sha256:")
+    wanted = digests.hex_digits(oci.digest or "")
     if wanted and wanted not in (found.digest, found.manifest.digest):
         raise ImageError(
-            f"{oci.ref or oci.layout or oci.archive}: digest sha256:{wanted} is wanted: "
-            f"it is sha256:{found.digest}",
-            hint="it is another image than the manifest means; correct digest, or leave it away",
+            f"{oci.ref or oci.layout or oci.archive}: expected digest {digests.full(wanted)}, "
+            f"got {digests.full(found.digest)}",
+            hint="this is not the image that the manifest names; correct the digest, or omit it",
         )
 
 
@@ -216,11 +217,14 @@ def _unpack(
     work: str,
     limits: Limits,
 ) -> None:
-    shown = f"layer sha256:{layer.digest[:12]}"
+    shown = f"layer {digests.short(layer.digest)}"
     done = unpacking.unpack(
         archive, into, below=below, work=work, limits=limits, progress=batch.progress, shown=shown
     )
     if done.sha256 != layer.digest:
         raise ImageError(f"{shown}: changed since it was checked", hint="try again")
     if done.diff_id != diff_id:
-        raise ImageError(f"{shown}: its image says it holds sha256:{diff_id}: it holds sha256:{done.diff_id}")
+        raise ImageError(
+            f"{shown}: content: expected {digests.full(diff_id)}, got {digests.full(done.diff_id)}",
+            hint="the image contradicts itself: build or push it again",
+        )

@@ -18,8 +18,8 @@ def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: 
     wanted = image.source.tar.sha256
     if wanted is not None and wanted.lower() != resolved.digest:
         raise ImageError(
-            f"{image.source.tar.path}: sha256 {wanted.lower()} is wanted: the file has {resolved.digest}",
-            hint="it is another file than the manifest means: fetch it again, or correct sha256",
+            f"{image.source.tar.path}: expected sha256 {wanted.lower()}, got {resolved.digest}",
+            hint="this is not the file that the manifest names; fetch it again, or correct sha256",
         )
     return resolved
 
