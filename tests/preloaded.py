@@ -52,8 +52,13 @@ def load() -> None:
         import_module(module.name)
         spec = find_spec(module.name)
         assert spec and spec.origin
-        for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
-            if isinstance(node, ast.Import | ast.ImportFrom) and node.col_offset:
+        functions = [
+            node
+            for node in ast.walk(ast.parse(Path(spec.origin).read_bytes()))
+            if isinstance(node, ast.FunctionDef)
+        ]
+        for node in (node for function in functions for node in ast.walk(function)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
                 exec(compile(ast.Module([node], []), spec.origin, "exec"), {"__package__": spec.parent})
 
 
