@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vsprov.manifest.schema import document_schema
 from vsprov.model.knobs import KNOBS
-from vsprov.model.objects import CAPABILITIES, KINDS
+from vsprov.model.names import CAPABILITIES
+from vsprov.model.objects import KINDS
 
 SCALARS = st.one_of(
     st.none(),

@@ -9,7 +9,7 @@ from vsprov.manifest.check_object import KERNEL_FOLDERS, is_below, wrong_path
 from vsprov.manifest.problems import Path
 from vsprov.manifest.resolve import Item
 from vsprov.model.image_reference import parse_reference
-from vsprov.model.objects import Image, parse_signal, parse_user
+from vsprov.model.objects import Image
 from vsprov.model.units import UnitError
 
 SOURCE: Path = ("spec", "source")
@@ -64,28 +64,8 @@ def build_paths(item: Item, image: Image) -> Iterator[Problem]:
                 yield item.problem((*STEPS, i, *keys), message)
 
 
-def build_words(item: Item, image: Image) -> Iterator[Problem]:
-    build = image.source.build
-    if build is None:
-        return
-    given = [((*SOURCE, "build", "defaults", "user"), build.defaults.user, parse_user)]
-    given.append(((*SOURCE, "build", "defaults", "stopSignal"), build.defaults.stop_signal, parse_signal))
-    given += [
-        ((*STEPS, i, "run", "user"), step.run.user, parse_user)
-        for i, step in enumerate(build.steps)
-        if step.run is not None
-    ]
-    for path, value, parse in given:
-        try:
-            if value is not None:
-                parse(value)
-        except UnitError as error:
-            yield item.problem(path, str(error), error.hint)
-
-
 IMAGE_CHECKS: tuple[Callable[[Item, Image], Iterator[Problem]], ...] = (
     host_paths,
     oci,
     build_paths,
-    build_words,
 )

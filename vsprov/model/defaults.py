@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model.objects import Init, parse_signal
+from vsprov.model.names import parse_signal
+from vsprov.model.objects import Init
 from vsprov.model.sources import Defaults
 
 

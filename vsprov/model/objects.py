@@ -6,7 +6,6 @@ made of.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,86 +13,19 @@ from typing import Any, Literal
 from vsprov.model import fields, patterns
 from vsprov.model.fields import many, mapping, one, strings, value
 from vsprov.model.kinds import BYTES, DURATION
+from vsprov.model.names import (
+    CAPABILITIES,
+    DEFAULT_CAPABILITIES,
+    parse_capabilities,
+    parse_signal,
+    parse_user,
+)
 from vsprov.model.resources import knobs
 from vsprov.model.sources import ImageLimits, Source
-from vsprov.model.units import UnitError
 
 API_VERSION = "vsprov/v1"
 IGNORE = "vsprov/ignore"
 REQUIRE = "vsprov/require"
-
-# The names kill(1) knows, without SIG; real-time signals as RTMIN+n.
-SIGNALS = {
-    name: number
-    for number, name in enumerate(
-        "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP "
-        "TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS".split(),
-        1,
-    )
-}
-
-LAST_SIGNAL = 64  # SIGRTMAX
-
-
-def parse_signal(raw: Any) -> str:
-    """`TERM` of TERM, SIGTERM or 15; `RTMIN+3` of SIGRTMIN+3 or 37."""
-    text = str(raw).upper().removeprefix("SIG")
-    if re.fullmatch(r"[0-9]{1,2}", text, re.ASCII):
-        number = int(text)
-        by_number = {n: name for name, n in SIGNALS.items()}
-        text = by_number.get(number, f"RTMIN+{number - 34}" if 34 <= number <= LAST_SIGNAL else "")
-    match = re.fullmatch(r"RTMIN(?:\+([0-9]{1,2}))?", text, re.ASCII)
-    if match and int(match[1] or 0) <= LAST_SIGNAL - 34:
-        return f"RTMIN+{int(match[1] or 0)}"
-    if text not in SIGNALS:
-        raise UnitError(f"{raw!r} is not a signal", "write TERM, INT, RTMIN+3, …")
-    return text
-
-
-def signal_number(name: str) -> int:
-    """15 of "TERM", 37 of "RTMIN+3" (signal(7): SIGRTMIN is 34 under glibc)."""
-    return SIGNALS[name] if name in SIGNALS else 34 + int(name.partition("+")[2] or 0)
-
-
-def parse_user(raw: Any) -> str:
-    """`UID[:GID]` or `name[:group]`; numbers are plain decimals (CVE-2026-30892: `-u 1` taken for root)."""
-    text = str(raw)
-    for part in text.split(":", 1):
-        number = re.fullmatch(r"0|[1-9][0-9]{0,4}", part, re.ASCII)
-        if number and int(part) > 65535:
-            raise UnitError(f"{raw!r}: {part} is above 65535, the end of a server's id range")
-        if not number and not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}\$?", part, re.ASCII):
-            raise UnitError(
-                f"{raw!r} is not a user", 'write "0:0", "1000" or a name from the image\'s /etc/passwd'
-            )
-    return text
-
-
-def parse_capability(raw: Any) -> str:
-    """`NET_ADMIN` of cap_net_admin, CAP_NET_ADMIN or NET_ADMIN."""
-    name = str(raw).upper().removeprefix("CAP_")
-    if name not in CAPABILITIES:
-        raise UnitError(f"{raw!r} is not a capability", "names are as in capabilities(7), without CAP_")
-    return name
-
-
-def _parse_capabilities(raw: Any) -> tuple[str, ...]:
-    return tuple(sorted({parse_capability(item) for item in raw}))
-
-
-# include/uapi/linux/capability.h, in order of their numbers.
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
-    "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
-    "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
-    "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
-    "PERFMON BPF CHECKPOINT_RESTORE "
-).split()
-# What podman gives a container by default; enough for packages, daemons and setuid programs, nothing of the
-# host's.
-DEFAULT_CAPABILITIES = frozenset(
-    "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,14 +119,14 @@ class CapabilityChange:
         (),
         doc="Capabilities to keep besides the default, by name, without CAP_.",
         schema=_CAPABILITIES,
-        parse=_parse_capabilities,
+        parse=parse_capabilities,
         dump=list,
     )
     drop: tuple[str, ...] = value(
         (),
         doc="Capabilities of the default to take away.",
         schema=_CAPABILITIES,
-        parse=_parse_capabilities,
+        parse=parse_capabilities,
         dump=list,
     )
 

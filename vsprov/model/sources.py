@@ -10,6 +10,7 @@ from typing import Any, Literal
 from vsprov.model import patterns, units
 from vsprov.model.fields import many, mapping, one, strings, value
 from vsprov.model.kinds import BYTES
+from vsprov.model.names import parse_signal, parse_user
 from vsprov.model.units import UnitError
 
 SHELL = ("/bin/sh", "-ec")  # what runs a step that is one line
@@ -211,7 +212,7 @@ class RunStep:
     env: Mapping[str, str] = mapping(
         doc="Environment variables of the command, besides those of the image.", schema=patterns.VARIABLES
     )
-    user: str = value("0:0", doc="Who runs it.", schema=patterns.NAME_OR_NUMBER)
+    user: str = value("0:0", doc="Who runs it.", schema=patterns.NAME_OR_NUMBER, parse=parse_user)
     working_dir: str = value("/", doc="Where it starts.", schema=patterns.ABSOLUTE)
 
 
@@ -247,9 +248,12 @@ class Defaults:
         doc="Environment variables of servers, besides those of `from`.", schema=patterns.VARIABLES
     )
     working_dir: str | None = value(None, doc="Where their command starts.", schema=patterns.ABSOLUTE)
-    user: str | None = value(None, doc="Who runs it.", schema=patterns.NAME_OR_NUMBER)
+    user: str | None = value(None, doc="Who runs it.", schema=patterns.NAME_OR_NUMBER, parse=parse_user)
     stop_signal: str | None = value(
-        None, doc="The signal that asks it to end.", schema=patterns.NAME_OR_NUMBER
+        None,
+        doc="The signal that asks it to end.",
+        schema=patterns.NAME_OR_NUMBER,
+        parse=parse_signal,
     )
 
 

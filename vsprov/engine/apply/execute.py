@@ -20,7 +20,7 @@ from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Event, Readable, Wait
 from vsprov.errors import StepError, reason
 from vsprov.kernel import cgroup, namespace, proc, process
-from vsprov.model import objects
+from vsprov.model.names import signal_number
 from vsprov.model.units import MAX, format_bytes
 from vsprov.plan import applied
 from vsprov.plan.observed import Process
@@ -258,7 +258,7 @@ def stop(context: ApplyContext, step: Stop) -> Doing:
     if init is None or pidfd is None:
         yield from kill_group(context, group)
     else:
-        number = objects.signal_number(step.signal)
+        number = signal_number(step.signal)
         try:
             if number != signal.SIGKILL and process.catches(init.pid, number):
                 process.send_signal(pidfd, number)

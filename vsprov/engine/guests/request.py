@@ -12,7 +12,8 @@ from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.knobs import RLIMITS
-from vsprov.model.objects import CAPABILITIES, Init, Mount, Object, Server
+from vsprov.model.names import CAPABILITIES
+from vsprov.model.objects import Init, Mount, Object, Server
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.store import servers

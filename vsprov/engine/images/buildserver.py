@@ -17,7 +17,7 @@ from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Event, Wait
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup
-from vsprov.model.objects import CAPABILITIES, DEFAULT_CAPABILITIES
+from vsprov.model.names import CAPABILITIES, DEFAULT_CAPABILITIES
 from vsprov.model.sources import RunStep
 from vsprov.store.disk import durable, marks
 from vsprov.store.disk.limits import Limits

@@ -11,7 +11,8 @@ from vsprov.engine.look import devices
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.knobs import KNOBS, RLIMITS, Host
-from vsprov.model.objects import CAPABILITIES, Object
+from vsprov.model.names import CAPABILITIES
+from vsprov.model.objects import Object
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
 

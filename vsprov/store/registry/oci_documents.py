@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from vsprov.errors import ImageError
 from vsprov.model import digests
-from vsprov.model.objects import parse_signal
+from vsprov.model.names import parse_signal
 from vsprov.model.units import UnitError, short
 from vsprov.store.disk import limits
 from vsprov.store.disk.progress import Progress
