@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from jsonschema import Draft202012Validator
 
 from tests.unit.manifest_documents import FITTING_DOCUMENTS, JSON, nearly_right
@@ -122,6 +122,14 @@ def test_a_name_that_is_no_label_is_refused(name: str) -> None:
 
 
 @given(nearly_right() | JSON)
+@example(
+    {
+        "apiVersion": "vsprov/v1",
+        "kind": "Quota",
+        "metadata": {"name": "q"},
+        "spec": {"rlimits": {"as": False}},
+    }
+)
 def test_whatever_is_wrong_is_said_in_the_words_of_the_manifest(value: Any) -> None:
     for problem in problems(of(value)):
         about_keys = re.sub(r"'[^']*'|\"[^\"]*\"", "", f"{problem.message} {problem.hint}")

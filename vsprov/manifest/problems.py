@@ -253,7 +253,8 @@ def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
     """Message and hint for a value that is not what its key takes."""
     value, wanted, schema = error.instance, error.validator_value, error.schema
     parse = _parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
-    if parse and isinstance(value, str | int | float) and _takes_scalar(schema):
+    quantity = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if parse and quantity and _takes_scalar(schema):
         try:
             parse(value)
         except UnitError as wrong:

@@ -14,8 +14,8 @@ from typing import Any
 from vsprov.manifest import key_docs
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
+from vsprov.model.cost import cost_of
 from vsprov.model.knobs import KNOBS, Knob, Side
-from vsprov.model.traits import cost_of
 
 Row = tuple[str, str, str, str]
 

@@ -13,9 +13,11 @@ from dataclasses import MISSING
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
-from vsprov.model.cost import Cost
 from vsprov.model.kinds import Kind
 from vsprov.model.units import UnitError
+
+if TYPE_CHECKING:
+    from vsprov.model.cost import Cost
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]

@@ -6,26 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from vsprov.model.cost import Cost
 from vsprov.model.fields import Key, Path, keys
 
 T = TypeVar("T")
 Trait = Literal["refers", "relative"]
-
-
-def cost_of(kind: type, path: str) -> Cost:
-    """What a change of the key at `path` ("init.env.A") costs; KeyError for a key that `kind` lacks."""
-    cost: Cost | None = None
-    inside: type | None = kind
-    for name in path.split("."):
-        key = keys(inside).get(name) if inside else None
-        if key is None:
-            break
-        cost = key.cost or cost
-        inside = key.one or key.many
-    if cost is None:
-        raise KeyError(path)
-    return cost
 
 
 def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:

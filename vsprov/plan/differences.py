@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.model import digests
-from vsprov.model.cost import Cost
+from vsprov.model.cost import Cost, cost_of
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Server
-from vsprov.model.traits import cost_of
 from vsprov.model.units import format_bytes
 from vsprov.plan import diff
 from vsprov.plan.groups import GroupDelta
