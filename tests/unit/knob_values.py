@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from vsprov.model import kinds
+from vsprov.model.encodings import Host
 from vsprov.model.kinds import MOST_IOPS, SMALLEST_CPU, Kind
-from vsprov.model.knobs import Host
 from vsprov.model.units import LARGEST, MAX, format_ids
 
 HOST = Host(4096, "0-3", "0-1", {"/dev/vda": "8:0", "/dev/vdb": "8:16", "/dev/vdc": "254:0"})

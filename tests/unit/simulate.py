@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.model import fields
-from vsprov.model.knobs import KNOBS, RLIMITS, Side, normal
+from vsprov.model.encodings import Side, normal
+from vsprov.model.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object, Server
 from vsprov.model.units import MAX, expand_ids
 from vsprov.plan import applied
@@ -123,7 +124,7 @@ class World:
         for controller, side in self.sides(hierarchy):
             if passed is None or controller in passed:
                 fresh = side.encode(None, {}, self.machine.host)
-                out |= fresh if side.fresh is None else dict.fromkeys(side.files, side.fresh)
+                out |= fresh if side.new_group is None else dict.fromkeys(side.files, side.new_group)
         return out
 
     def children(self, hierarchy: str, group: str) -> list[str]:

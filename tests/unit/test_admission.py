@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from vsprov.model.knobs import Host
+from vsprov.model.encodings import Host
 from vsprov.plan import admission
 from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer

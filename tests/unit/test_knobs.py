@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.knob_values import HOST, VALUES
 from vsprov.model import kinds
-from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Knob, Side, normal, writes
+from vsprov.model.encodings import Side, normal, writes
+from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Knob
 from vsprov.model.units import MAX
 
 SIDES = [(knob, version, side) for knob in KNOBS for version in (1, 2) if (side := knob.side(version))]
@@ -101,8 +102,8 @@ def test_the_default_is_written_out_and_read_as_nothing(knob: Knob, side: Side) 
     assert set(texts) == set(side.files)
     assert shown(texts) == texts
     assert side.decode(whole_group(knob, version, {}), HOST) is None
-    if side.fresh is not None:
-        assert side.decode(dict.fromkeys(side.files, side.fresh), HOST) is None
+    if side.new_group is not None:
+        assert side.decode(dict.fromkeys(side.files, side.new_group), HOST) is None
 
 
 @of_each_side

@@ -13,8 +13,9 @@ from vsprov.errors import Problem
 from vsprov.manifest.problems import Path, did_you_mean, dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects, units
+from vsprov.model.encodings import PERIOD
 from vsprov.model.fields import keys
-from vsprov.model.knobs import BY_PATH, KNOBS, PERIOD
+from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Image, Mount, Object, Quota, Server
 from vsprov.model.units import MAX
 

@@ -15,7 +15,8 @@ from vsprov.manifest import key_docs
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
 from vsprov.model.cost import cost_of
-from vsprov.model.knobs import KNOBS, Knob, Side
+from vsprov.model.encodings import Side
+from vsprov.model.knobs import KNOBS, Knob
 
 Row = tuple[str, str, str, str]
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vsprov.model.encodings import Side, Texts, writes
 from vsprov.model.kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
-from vsprov.model.knobs import BY_PATH, KNOBS, Knob, Side, Texts, writes
+from vsprov.model.knobs import BY_PATH, KNOBS, Knob
 from vsprov.model.units import MAX, expand_ids, format_ids
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.steps import WriteFile
@@ -67,7 +68,7 @@ def compare(
     for knob, side in rows:
         default = side.encode(None, {}, machine.host)
         if side.files[0] not in texts and knob.controller in needs:
-            texts.update(default if side.fresh is None else dict.fromkeys(side.files, side.fresh))
+            texts.update(default if side.new_group is None else dict.fromkeys(side.files, side.new_group))
         if side.blank and texts.get(side.files[0]) == "" and resources.get(knob.path) is None:
             texts.update(default)
     differences = tuple(
@@ -130,8 +131,8 @@ def bandwidth(texts: Texts) -> float:
 
 
 def _all_ids(before: str, after: str, side: Side) -> str:
-    if before == side.fresh or not (before and after):
-        return after if before == side.fresh else ""  # v2's empty list is no limit
+    if before == side.new_group or not (before and after):
+        return after if before == side.new_group else ""  # v2's empty list is no limit
     return format_ids(expand_ids(before) | expand_ids(after))
 
 

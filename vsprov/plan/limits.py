@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.knobs import RLIMITS, Group, Knob
+from vsprov.model.encodings import Group
+from vsprov.model.knobs import RLIMITS, Knob
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import PathChange

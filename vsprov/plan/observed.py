@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model.knobs import KNOBS, Host, Knob, Side
+from vsprov.model.encodings import Host, Side
+from vsprov.model.knobs import KNOBS, Knob
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from vsprov.model import fields, objects
 from vsprov.model.cost import highest
 from vsprov.model.defaults import init_of
-from vsprov.model.knobs import Group
+from vsprov.model.encodings import Group
 from vsprov.model.objects import Object, Server
 from vsprov.model.resources import read_resources
 from vsprov.plan import applied, groups, limits

@@ -10,7 +10,8 @@ from typing import Any
 from vsprov.engine.look import devices
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.knobs import KNOBS, RLIMITS, Host
+from vsprov.model.encodings import Host
+from vsprov.model.knobs import KNOBS, RLIMITS
 from vsprov.model.names import CAPABILITIES
 from vsprov.model.objects import Object
 from vsprov.model.units import MAX

@@ -15,7 +15,7 @@ from vsprov.engine.run import intent
 from vsprov.errors import ConflictError, FailedError
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.knobs import Side, normal
+from vsprov.model.encodings import Side, normal
 from vsprov.model.patterns import NAME_PATTERN
 from vsprov.plan import applied
 from vsprov.plan.observed import (

@@ -1,0 +1,284 @@
+"""How the values of knobs become texts in the files of a control group, and back.
+
+A *group* below is the settled values of one server or pool, {path: value}. *Texts* are file contents as the
+kernel shows them, {file: text}, normalised by `normal`. An absent value means the kernel's default, which
+vsprov owns: it is written when it differs. Sources: Documentation/admin-guide/cgroup-v2.rst,
+cgroup-v1/{memory,cpusets,blkio-controller,hugetlb}.rst, scheduler/sched-bwc.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsprov.model import units
+from vsprov.model.units import MAX
+
+Group = Mapping[str, Any]
+Texts = Mapping[str, str]
+
+PERIOD = 100_000  # microseconds; the kernel's default CFS period
+CPU_QUANTUM = PERIOD // 1000  # microseconds of quota per thousandth of a CPU
+# v1 shows "no limit" as the largest multiple of a page that fits; anything from here on is taken for it.
+UNLIMITED = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What encoding needs to know of the host. `devices` maps a block device's path to its "major:minor"."""
+
+    page: int = 4096
+    cpus: str = "0"
+    mems: str = "0"
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A knob on one cgroup version.
+
+    `encode` gives the texts for a value (None: the default); `read` the value in the texts of the whole
+    group (None: the default). `at_most` names a file that must never hold less than `files[0]` does, or the
+    kernel refuses the write. `reset` is what, written after a device's number, removes that device's line
+    from a file with one line per device. `new_group` is what a new group's file holds where that is not the
+    default. `nested`: the kernel refuses a child beyond its parent. `blank`: an empty file stands for the
+    default too, but cannot be emptied while processes are in the group (ENOSPC).
+    """
+
+    controller: str
+    files: tuple[str, ...]
+    encode: Callable[[Any, Group, Host], Texts]
+    read: Callable[[Texts, Host], Any]
+    at_most: str = ""
+    reset: str = ""
+    new_group: str | None = None
+    nested: bool = False
+    blank: bool = False
+
+    def decode(self, texts: Texts, host: Host) -> Any:
+        """The value in the texts of the whole group; None for the default, and for texts no kernel wrote."""
+        try:
+            return self.read(texts, host)
+        except (ValueError, LookupError, ArithmeticError):
+            return None
+
+
+def read_flag(text: str) -> bool:
+    return bool(int(text))
+
+
+def read_ids(text: str) -> str | None:
+    """A v1 group that nobody has given CPUs yet has none; it can hold no process."""
+    return units.parse_id_list(text) if text else None
+
+
+def scalar(
+    controller: str,
+    file: str,
+    default: str | Callable[[Host], str],
+    *,
+    unlimited: str = MAX,
+    at_most: str = "",
+    rounded: Callable[[Any, Host], Any] | None = None,
+    read: Callable[[str], Any] = int,
+    new_group: str | None = None,
+    nested: bool = False,
+    blank: bool = False,
+) -> Side:
+    """A knob that is one word in one file; `unlimited` is how this file spells "max"."""
+
+    def initial(host: Host) -> str:
+        return default if isinstance(default, str) else default(host)
+
+    def encode(value: Any, group: Group, host: Host) -> Texts:
+        if value is None:
+            return {file: initial(host)}
+        kept = rounded(value, host) if rounded else value
+        word = int(kept) if isinstance(kept, bool) else kept
+        return {file: unlimited if word == MAX else str(word)}
+
+    def decode(texts: Texts, host: Host) -> Any:
+        text = texts[file]
+        if text == initial(host) or (blank and not text):
+            return None
+        return MAX if text == unlimited else read(text)
+
+    return Side(controller, (file,), encode, decode, at_most, new_group=new_group, nested=nested, blank=blank)
+
+
+def to_multiple(value: Any, size: int) -> Any:
+    """The kernel keeps limits of memory in whole pages, rounded down; what is near its largest is none."""
+    return MAX if value == MAX or value >= UNLIMITED else value // size * size
+
+
+def to_page(value: Any, host: Host) -> Any:
+    return to_multiple(value, host.page)
+
+
+def to_hugepage(size: int) -> Callable[[Any, Host], Any]:
+    return lambda value, host: to_multiple(value, size)
+
+
+# cpu.weight 1..10000 on v1's 2..262144 scale, so that both defaults (100, 1024) meet; exact both ways.
+V1_SHARES = Side(
+    "cpu",
+    ("cpu.shares",),
+    encode=lambda value, group, host: {"cpu.shares": str((100 if value is None else value) * 1024 // 100)},
+    read=lambda texts, host: (
+        None if texts["cpu.shares"] == "1024" else max(1, round(int(texts["cpu.shares"]) * 100 / 1024))
+    ),
+)
+
+
+def _quota(value: Any) -> str | None:
+    return None if value in (None, MAX) else str(value * CPU_QUANTUM)
+
+
+def _decode_bandwidth(quota: str, period: str, unlimited: str = MAX) -> Any:
+    if quota == unlimited:
+        return None if int(period) == PERIOD else MAX
+    return round(int(quota) * 1000 / int(period))
+
+
+V1_BANDWIDTH = Side(
+    "cpu",
+    ("cpu.cfs_quota_us", "cpu.cfs_period_us"),
+    encode=lambda value, group, host: {
+        "cpu.cfs_quota_us": _quota(value) or "-1",
+        "cpu.cfs_period_us": str(PERIOD),
+    },
+    read=lambda texts, host: _decode_bandwidth(texts["cpu.cfs_quota_us"], texts["cpu.cfs_period_us"], "-1"),
+    nested=True,
+)
+
+
+def _read_cpu_max(texts: Texts, host: Host) -> Any:
+    quota, period = texts["cpu.max"].split()
+    return _decode_bandwidth(quota, period)
+
+
+V2_BANDWIDTH = Side(
+    "cpu",
+    ("cpu.max",),
+    encode=lambda value, group, host: {"cpu.max": f"{_quota(value) or MAX} {PERIOD}"},
+    read=_read_cpu_max,
+)
+
+
+# v1 limits memory and swap together: memsw = memory.max + swapMax, and there is no way to say it without
+# memory.max.
+def _encode_memsw(value: Any, group: Group, host: Host) -> Texts:
+    limit, swap = (
+        to_page(size, host) for size in (group.get("memory.max", MAX), MAX if value is None else value)
+    )
+    both = MAX if MAX in (limit, swap) else to_page(limit + swap, host)
+    return {"memory.memsw.limit_in_bytes": "-1" if both == MAX else str(both)}
+
+
+def _decode_memsw(texts: Texts, host: Host) -> Any:
+    both, limit = texts["memory.memsw.limit_in_bytes"], texts["memory.limit_in_bytes"]
+    return None if both == "-1" or limit == "-1" else int(both) - int(limit)
+
+
+V1_MEMSW = Side("memory", ("memory.memsw.limit_in_bytes",), _encode_memsw, _decode_memsw)
+
+V2_IO_WEIGHT = Side(
+    "io",
+    ("io.weight",),
+    encode=lambda value, group, host: {"io.weight": f"default {100 if value is None else value}"},
+    read=lambda texts, host: (
+        None if texts["io.weight"] == "default 100" else int(texts["io.weight"].split()[1])
+    ),
+)
+
+_IO_KEYS = (("readBps", "rbps"), ("writeBps", "wbps"), ("readIops", "riops"), ("writeIops", "wiops"))
+
+
+def _device_number(path: str, host: Host) -> str:
+    return host.devices.get(path, path)  # a device that is gone has no number; no kernel takes its path
+
+
+def _encode_io_max(value: Any, group: Group, host: Host) -> Texts:
+    lines = []
+    for limits in map(dict, value or ()):
+        if any(limits[ours] != MAX for ours, _ in _IO_KEYS):
+            lines.append(
+                f"{_device_number(limits['device'], host)} "
+                + " ".join(f"{key}={limits[ours]}" for ours, key in _IO_KEYS)
+            )
+    return {"io.max": "\n".join(sorted(lines))}
+
+
+def _decode_io_max(texts: Texts, host: Host) -> Any:
+    paths = {number: path for path, number in host.devices.items()}
+    rows = []
+    for line in texts["io.max"].splitlines():
+        number, *pairs = line.split()
+        words = dict(pair.split("=") for pair in pairs)
+        rows.append(
+            (("device", paths.get(number, number)), *((ours, _limit(words[key])) for ours, key in _IO_KEYS))
+        )
+    return tuple(sorted(rows)) or None
+
+
+def _limit(text: str) -> Any:
+    return MAX if text == MAX else int(text)
+
+
+_THROTTLE_FILES = {
+    "readBps": "blkio.throttle.read_bps_device",
+    "writeBps": "blkio.throttle.write_bps_device",
+    "readIops": "blkio.throttle.read_iops_device",
+    "writeIops": "blkio.throttle.write_iops_device",
+}
+
+
+def _encode_throttle(value: Any, group: Group, host: Host) -> Texts:
+    return {
+        file: "\n".join(
+            sorted(
+                f"{_device_number(limits['device'], host)} {limits[key]}"
+                for limits in map(dict, value or ())
+                if limits[key] != MAX
+            )
+        )
+        for key, file in _THROTTLE_FILES.items()
+    }
+
+
+def _decode_throttle(texts: Texts, host: Host) -> Any:
+    paths = {number: path for path, number in host.devices.items()}
+    found: dict[str, dict[str, Any]] = {}
+    for key, file in _THROTTLE_FILES.items():
+        for line in texts[file].splitlines():
+            number, text = line.split()
+            found.setdefault(paths.get(number, number), dict.fromkeys(_THROTTLE_FILES, MAX))[key] = int(text)
+    return tuple(sorted((("device", device), *limits.items()) for device, limits in found.items())) or None
+
+
+V1_IO = Side("blkio", tuple(_THROTTLE_FILES.values()), _encode_throttle, _decode_throttle, reset="0")
+V2_IO_MAX = Side(
+    "io", ("io.max",), _encode_io_max, _decode_io_max, reset="rbps=max wbps=max riops=max wiops=max"
+)
+
+
+def normal(file: str, raw: str) -> str:
+    """A file's content as texts are compared: v1's enormous "no limit" is -1, per-device lines are sorted."""
+    text = raw.strip()
+    if file.endswith("limit_in_bytes"):
+        return "-1" if int(text) >= UNLIMITED else text
+    if file.startswith("hugetlb.") and text != MAX and int(text) >= UNLIMITED:
+        return MAX  # cgroup2 shows a limit that was never written as a number too
+    if file == "io.weight":  # lines after the first are per-device overrides, which vsprov does not make
+        return text.split("\n", 1)[0]
+    return "\n".join(sorted(text.split("\n"))) if "\n" in text else text
+
+
+def writes(side: Side, before: str, after: str) -> tuple[str, ...]:
+    """What to write, one write(2) each, to turn a file's text `before` into `after`."""
+    if not side.reset:
+        return (after,)
+    old, new = ({line.split(" ", 1)[0]: line for line in text.splitlines()} for text in (before, after))
+    changed = [line for number, line in new.items() if old.get(number) != line]
+    return (*changed, *(f"{number} {side.reset}" for number in old if number not in new))
