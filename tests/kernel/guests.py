@@ -39,6 +39,12 @@ STANDARD_MOUNTS = {
     ("/sys/fs/cgroup", "cgroup2", "rw,nosuid,nodev,noexec,relatime"),
 }
 
+FLAGS = {"read_only": False, "nosuid": False, "nodev": True}
+MOUNTS = {  # what a mount of a request is unless it says otherwise
+    "bind": {**FLAGS, "recursive": False, "idmap": False},
+    "tmpfs": {**FLAGS, "size": None, "mode": 0o1777},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Guest:
@@ -87,13 +93,15 @@ class Workshop:
             "hostname": f"guest{number}",
             "argv": list(argv),
             "env": {"PATH": "/bin"},
+            "home": False,
             "cwd": "/",
             "user": "0:0",
             "umask": 0o022,
             "no_new_privs": True,
             "capabilities": list(KEPT),
             "rlimits": [],
-            "oom_score_adj": None,
+            "host_network": False,
+            "own_memory": False,
             "id_map": {"base": base, "size": 65536},
             "root": {
                 "lower": [str(self.image)],
@@ -101,6 +109,7 @@ class Workshop:
                 "work": str(own / "work"),
                 "read_only": False,
                 "mount_at": str(self.folder / "place"),
+                "to_layer": False,
             },
             "mounts": [],
             "masks": [],
@@ -115,6 +124,7 @@ class Workshop:
         for key, value in changes.items():
             merge = isinstance(value, dict) and isinstance(request.get(key), dict) and key != "env"
             request[key] = {**request[key], **value} if merge else value
+        request["mounts"] = [{**MOUNTS[entry["type"]], **entry} for entry in request["mounts"]]
         return request
 
     def output(self) -> str:

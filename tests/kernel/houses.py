@@ -12,10 +12,12 @@ from tests.kernel.guests import SECONDS, Guest, Workshop
 
 JOIN = """
 import ast, sys
-from vsprov.engine.guests.enter import enter
+from vsprov.engine.guests import foreground
 from vsprov.errors import VsprovError
+request = ast.literal_eval(sys.argv[1])
+server = request.pop("server", "")
 try:
-    code = enter(ast.literal_eval(sys.argv[1]), tty=sys.argv[2] == "tty")
+    code = foreground.run({**request, "tty": sys.argv[2] == "tty"}, server)
 except VsprovError as error:
     print(f"refused {error.exit_code}: {error}", file=sys.stderr)
     code = error.exit_code
@@ -39,7 +41,9 @@ class House:
         }
         return {
             **request,
+            "cmd": "enter",
             "argv": list(argv),
+            "home": False,
             "rlimits": [],
             "pid": self.guest.pid,
             "start": self.guest.start,

@@ -137,22 +137,14 @@ def test_a_waiting_guest_shares_memory_only_where_changing_users_keeps_it_closed
     assert shared == (dumpable != "1")
 
 
-def test_an_aborted_guest_is_gone_and_says_so(workshop: Workshop) -> None:
-    guest = workshop.ready(workshop.request("sh", "-c", "echo I ran"))
-    workshop.spawner.abort(guest.number)
-    workshop.wait(guest.number, "aborted")
-    assert process.start_time(guest.pid) is None
-    assert workshop.output() == ""
-
-
-def test_a_guest_that_is_asked_for_and_aborted_at_once_never_runs(workshop: Workshop) -> None:
+def test_a_guest_that_is_released_at_once_never_runs(workshop: Workshop) -> None:
     requests = [workshop.request("sh", "-c", "echo I ran") for _ in range(5)]
     numbers = [workshop.spawner.request(request) for request in requests]
     for number in numbers:
-        workshop.spawner.abort(number)
+        workshop.spawner.release(number)
     for n, number in enumerate(numbers, 1):
-        while workshop.wait(number, "ready", "aborted")["event"] != "aborted":
-            continue
+        event = workshop.wait(number, "failed")
+        assert (event["step"], event["message"]) == ("gate", "released before it was ready")
         assert members(workshop.group(n) / "payload") == []
         assert not os.path.exists(requests[n - 1]["console"]) or not os.path.getsize(
             requests[n - 1]["console"]
@@ -163,8 +155,8 @@ def test_a_release_that_comes_early_answers_no_other_question_of_the_guest(works
     request = workshop.request("sh", "-c", "id -u", user="app")
     number = workshop.spawner.request(request)
     workshop.spawner.release(number)
-    event = workshop.wait(number, "aborted", "failed")
-    assert event["event"] == "aborted" or event["message"] == "released before it was ready"
+    event = workshop.wait(number, "failed")
+    assert event["message"] == "released before it was ready"
     assert members(workshop.group(1) / "payload") == []
 
 

@@ -1,4 +1,5 @@
-"""The spawner: a program of its own, run as `python -I -S spawner.py`, that becomes every server's init.
+"""Programs of their own, run as `python -I -S guest/spawner.py`: the spawner, and the one that joins a
+server.
 
-Standard library only, and little of it: what it imports is copied, page table by page table, at every fork.
+Only the standard library, and little of that: every fork copies the page tables of all that is imported.
 """

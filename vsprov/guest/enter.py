@@ -1,8 +1,8 @@
-"""Run a command in a running server: join namespaces and cgroups, confine, execute, pass the exit code on.
+"""Run a command in a running server: join its namespaces and cgroups, confine the command, report how it
+ends.
 
-The client writes one request to the socket (framed as in `loop`) and may later write {"cmd": "signal",
-"number": N}. It reads {"event": "terminal"} with the pty's master as SCM_RIGHTS when it asked for a tty,
-then `exited` or `failed`. Without a tty the caller's standard input, output and error are the command's.
+`wire` describes the messages. With a terminal the client gets the master of a pty of the server's own;
+without, the command's standard input, output and error are this program's.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from _socket import (
     socketpair,
 )
 from errno import EACCES, ENXIO, ESRCH
-from marshal import dumps, loads
 from stat import S_ISCHR
 from struct import pack
 from time import monotonic
 
-from .confine import CHANNEL, new_recipe
-from .layers import O_PATH
-from .machine import start
-from .recipe import PIDFD, TERMINAL, write_command
-from .report import at, describe
+from .child import program
+from .child.command import PIDFD, TERMINAL, write_command
+from .child.program import CHANNEL, GO
+from .mounts import O_PATH
+from .report import at, describe, exited, failed
 from .sys_calls import (
     CLONE_INTO_CGROUP,
     CLONE_NEWCGROUP,
@@ -57,13 +56,16 @@ from .sys_calls import (
     set_signal_mask,
     setns,
 )
+from .syscall_list import start
 from .users import home, known, resolve
+from .wire import decode, encode
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
     from typing import Any
 
-    from .confine import Recipe
+    from .child.program import ChildProgram
+    from .wire import Enter, Event
 
 NAMESPACES = {
     "user": CLONE_NEWUSER,
@@ -79,96 +81,98 @@ SECONDS_TO_END = 2.0
 TIOCSPTLCK, TIOCSWINSZ = 0x40045431, 0x5414
 
 
-def main(fd: int) -> None:
-    """Serve one request; the command's end, or the client's, is this program's."""
+def main(fd: int, in_python: bool) -> None:
+    """Serve one request; this program ends with its command, and the command with its client."""
     prctl(PR_SET_DUMPABLE, 0)
     name_process(b"vsprov-enter")
     reset_signals()
     set_signal_mask()
     close_others(fd)
-    control = socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, TERMINAL + 1))
-    nothing = move_high(os.open("/dev/null", os.O_RDONLY), TERMINAL + 1)
+    client = Client(socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, TERMINAL + 1)))
+    null = move_high(os.open("/dev/null", os.O_RDONLY), TERMINAL + 1)
     for reserved in (CHANNEL, PIDFD, TERMINAL):
-        os.dup2(nothing, reserved, False)
-    request = read(control)
+        os.dup2(null, reserved, False)
+    request = client.read_request()
     if request is None:
         return
     try:
-        code = run(control, request)
+        code = run(client, request, in_python)
     except Exception as error:
-        step, number, path, message = describe(error)
-        send(control, {"event": "failed", "step": step, "errno": number, "path": path, "message": message})
+        client.send(failed(0, describe(error)))
     else:
-        send(control, {"event": "exited", "code": code})
+        client.send(exited(0, code))
 
 
-def read(control: socket) -> dict[str, Any] | None:
-    """The next message of the client; None at its end."""
-    content = b""
-    length = 4
-    while len(content) < length:
-        part = control.recv(length - len(content))
+class Client:
+    """The other end of the control socket."""
+
+    def __init__(self, control: socket) -> None:
+        self.control = control
+        self.incoming = bytearray()
+
+    def read_request(self) -> Enter | None:
+        """Wait for the request; None if the client closes the socket without one."""
+        while (messages := self.read()) is not None:
+            if messages:
+                request: Enter = messages[0]
+                return request
+        return None
+
+    def read(self) -> list[Any] | None:
+        """The messages completed by what can be read now; None at the end of the client."""
+        part = self.control.recv(1 << 16)
         if not part:
             return None
-        content += part
-        if length == 4 == len(content):
-            length += int.from_bytes(content, "little")
-    message: dict[str, Any] = loads(content[4:])
-    return message
+        self.incoming.extend(part)
+        return decode(self.incoming)
+
+    def send(self, event: Event, fd: int | None = None) -> None:
+        """Write an event, with an fd if one is given; a client that has gone is no error."""
+        ancillary = [] if fd is None else [(SOL_SOCKET, SCM_RIGHTS, pack("i", fd))]
+        try:
+            self.control.sendmsg([encode(event)], ancillary, MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            return
 
 
-def send(control: socket, event: dict[str, Any], fd: int | None = None) -> None:
-    """Write an event, with an fd if there is one; a client that has gone needs none."""
-    body = dumps(event)
-    ancillary = [] if fd is None else [(SOL_SOCKET, SCM_RIGHTS, pack("i", fd))]
-    try:
-        control.sendmsg([len(body).to_bytes(4, "little") + body], ancillary, MSG_NOSIGNAL)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-
-
-def run(control: socket, request: dict[str, Any]) -> int:
-    """Run the command in the server's namespaces and cgroups: its exit code, 128 + N if signal N ended it."""
+def run(client: Client, request: Enter, in_python: bool) -> int:
+    """Run the command in the server's namespaces and cgroups: its exit code, -N if signal N ended it."""
     at("join")
     pid = request["pid"]
     pidfd = open_pidfd(pid, request["start"])
     root = os.open(f"/proc/{pid}/root", O_PATH | os.O_DIRECTORY)
     namespaces = different_namespaces(pid)
     base = first_id(pid)
-    if ended(pidfd):  # else all of the above was of that very process
+    if ended(pidfd):  # if not, everything above was read from that very process
         raise OSError(ESRCH, "the server's first process has ended", str(pid))
     at("user " + request["user"])
     ids = known(request["user"]) or resolve(request["user"], root)
-    if request.get("home"):
+    if request["home"]:
         request["env"].setdefault("HOME", home(request["user"], root))
     if request["tty"]:
         at("terminal")
         master, slave = open_terminal(root, request["rows"], request["cols"], base + ids[0])
         os.dup2(slave, TERMINAL, False)
-        send(control, {"event": "terminal"}, master)
+        client.send({"event": "terminal", "id": 0}, master)
         os.close(master)
         os.close(slave)
     at("cgroup")
-    flags, cgroup = 0, 0
-    if request["cgroup"]["payload"] is not None:
-        cgroup = os.open(request["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
-        flags = CLONE_INTO_CGROUP
+    cgroup = os.open(request["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
     at("start")
-    recipe = new_recipe(request)
-    write_command(recipe, request, namespaces, raised_limits(request["rlimits"]), ids)
-    recipe.finish()
+    calls = program.for_command(request)
+    write_command(calls, request, namespaces, raised_limits(request["rlimits"]), ids)
+    calls.finish()
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
     os.dup2(theirs.fileno(), CHANNEL, False)
     os.dup2(pidfd, PIDFD, False)
     theirs.close()
     at("join")
-    setns(pidfd, CLONE_NEWPID)  # of our children
-    # Of its own: the server's OOM killer ends all that share one, and its processes may trace the child.
-    child = start(flags, cgroup, recipe.memory, own=True)
+    setns(pidfd, CLONE_NEWPID)  # for our children
+    child = start(CLONE_INTO_CGROUP, cgroup, calls.memory, in_python, own=True)
     for fd in (CHANNEL, TERMINAL):
         os.close(fd)
-    code = attend(control, ours, child, recipe, request["cwd"])
-    failure = recipe.failure()
+    code = wait(client, ours, child, calls, request["cwd"])
+    failure = calls.failure()
     if failure:
         step, number, path, message = failure
         at(step)
@@ -177,7 +181,7 @@ def run(control: socket, request: dict[str, Any]) -> int:
 
 
 def open_pidfd(pid: int, start_time: int) -> int:
-    """A pidfd of the process that has this pid and start time: a pid alone may have been given to another."""
+    """A pidfd of the process with this pid and start time; the pid alone may have been reused."""
     pidfd = os.pidfd_open(pid)
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
@@ -192,26 +196,26 @@ def ended(pidfd: int) -> bool:
 
 
 def different_namespaces(pid: int) -> int:
-    """The CLONE_ flags of the namespaces of `pid`, but for its pid namespace, that are not our own."""
+    """The CLONE_ flags of the namespaces in which a process differs from us, without its pid namespace."""
     flags = 0
     for name, flag in NAMESPACES.items():
         try:
             theirs = os.stat(f"/proc/{pid}/ns/{name}")
         except FileNotFoundError:
-            continue  # a kind this kernel does not have
+            continue  # a kind that this kernel does not have
         if theirs.st_ino != os.stat(f"/proc/self/ns/{name}").st_ino:
             flags |= flag
     return flags
 
 
 def first_id(pid: int) -> int:
-    """The id that is 0 in the user namespace of a process."""
+    """The host's id of the root of a process's user namespace."""
     with open(f"/proc/{pid}/uid_map", "rb") as file:
         return int(file.read().split()[1])
 
 
 def raised_limits(rlimits: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """What has to be set while the host's capabilities still count: hard limits above our own."""
+    """The limits to set while the child still has the host's capabilities: hard limits above our own."""
     raised = []
     for number, _soft, hard in rlimits:
         own_soft, own_hard = resource.getrlimit(number)
@@ -221,10 +225,10 @@ def raised_limits(rlimits: list[tuple[int, int, int]]) -> list[tuple[int, int, i
 
 
 def open_terminal(root: int, rows: int, columns: int, owner: int) -> tuple[int, int]:
-    """A new pty of the server's own devpts: master and slave.
+    """Open a new pty of the server's own devpts: master and slave.
 
-    The multiplexer is looked at before it is opened, and the slave comes from the master by TIOCGPTPEER,
-    never by a path: the server may have put something else there (CVE-2025-52565).
+    The multiplexer is checked before it is opened, and the slave is opened by TIOCGPTPEER instead of a path,
+    because the server may have put something else there (CVE-2025-52565).
     """
     place = openat2(root, b"/dev/pts/ptmx", os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
     status = os.fstat(place)
@@ -239,15 +243,17 @@ def open_terminal(root: int, rows: int, columns: int, owner: int) -> tuple[int, 
     return master, slave
 
 
-def attend(control: socket, gate: socket, pid: int, recipe: Recipe, cwd: str) -> int:
-    """Let a child through its gate and wait for its end: its exit code, 128 + N when signal N ended it.
+def wait(client: Client, gate: socket, pid: int, calls: ChildProgram, cwd: str) -> int:
+    """Open the gate of a child and wait until it ends: its exit code, -N when signal N ended it.
 
-    Signals the client asks for are sent on; its end is SIGKILL, and so is a signal meant to end the command
-    that has not within SECONDS_TO_END: a stopped or traced process obeys no other.
+    Signals that the client asks for are forwarded. SIGKILL follows when the client goes away, and when a
+    signal that asks the command to end has not ended it within SECONDS_TO_END: a stopped or traced process
+    ignores all others.
     """
     pidfd = os.pidfd_open(pid)
     poller = select.poll()
-    for fd in (pidfd, control.fileno(), gate.fileno()):
+    control = client.control.fileno()
+    for fd in (pidfd, control, gate.fileno()):
         poller.register(fd, select.POLLIN)
     asked, deadline = False, None
     signals: list[int] = []
@@ -257,16 +263,17 @@ def attend(control: socket, gate: socket, pid: int, recipe: Recipe, cwd: str) ->
         if pidfd in ready:
             break
         if gate.fileno() in ready:
-            asked = open_gate(gate, pid, recipe, cwd)
+            asked = open_gate(gate, pid, calls, cwd)
             poller.unregister(gate.fileno())
-        if control.fileno() in ready:
-            message = read(control)
-            if message is None:
-                poller.unregister(control.fileno())
-            signals.append(SIGKILL if message is None else message["number"])
-            os.kill(pid, signals[-1])
-            if deadline is None and is_insistent(signals):
-                deadline = monotonic() + SECONDS_TO_END
+        if control in ready:
+            messages = client.read()
+            if messages is None:
+                poller.unregister(control)
+            for number in [SIGKILL] if messages is None else [each["number"] for each in messages]:
+                signals.append(number)
+                os.kill(pid, number)
+                if deadline is None and asks_to_end(signals):
+                    deadline = monotonic() + SECONDS_TO_END
         if not ready:
             os.kill(pid, SIGKILL)
             deadline = None
@@ -275,23 +282,23 @@ def attend(control: socket, gate: socket, pid: int, recipe: Recipe, cwd: str) ->
         at("start")
         why = "the server is ending, or has no memory left"
         raise OSError(0, f"killed by signal {-code} before it could start: {why}")
-    return code if code >= 0 else 128 - code
+    return code
 
 
-def open_gate(gate: socket, pid: int, recipe: Recipe, cwd: str) -> bool:
-    """Let a child go on if its working directory is what was meant; False when it has died."""
+def open_gate(gate: socket, pid: int, calls: ChildProgram, cwd: str) -> bool:
+    """Let a child execute, unless its working directory is outside its root; False if it has died."""
     if not gate.recv(1):
         return False
-    if recipe.outside():
+    if calls.is_outside_root():
         os.kill(pid, SIGKILL)
         raise OSError(EACCES, "the working directory is outside the server's root", cwd)
     try:
-        gate.send(b"g", MSG_NOSIGNAL)
+        gate.send(GO, MSG_NOSIGNAL)
     except (BrokenPipeError, ConnectionResetError):
         return False
     return True
 
 
-def is_insistent(signals: list[int]) -> bool:
-    """Whether the last of these leaves no doubt that the command is to end."""
+def asks_to_end(signals: list[int]) -> bool:
+    """Whether the last of these signals leaves no doubt that the command is to end."""
     return signals[-1] in (SIGTERM, SIGHUP) or signals.count(SIGINT) > 1

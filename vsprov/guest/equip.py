@@ -1,4 +1,4 @@
-"""The host's part in making a server, done for a child that waits for it."""
+"""What the spawner does for a child that waits for it: id map, hard limits, mounts."""
 
 from __future__ import annotations
 
@@ -7,47 +7,43 @@ import resource
 from _socket import MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, socket
 from struct import pack
 
-from .layers import make_bind, make_dev, make_root
-from .recipe import FDS_PER_MESSAGE
+from .child.program import MOUNTS
+from .child.server import FDS_PER_MESSAGE
+from .mounts import make_bind, make_dev, make_root
 from .report import at
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from typing import Any
+    from .wire import Bind, Guest
 
 
-def binds(request: dict[str, Any]) -> list[dict[str, Any]]:
+def binds(guest: Guest) -> list[Bind]:
     """The binds among the mounts, in their order."""
-    return [entry for entry in request["mounts"] if entry["type"] == "bind"]
+    return [entry for entry in guest["mounts"] if entry["type"] == "bind"]
 
 
-def equip(
-    pid: int, channel: socket, request: dict[str, Any], sources: list[int], unmapped: list[str]
-) -> None:
-    """Give a child its id map, what of its limits only the host may raise, and its mounts.
+def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped: list[str]) -> None:
+    """Give a child its id map, the hard limits that only the host may raise, and its mounts.
 
-    `sources` are O_PATH fds of what the binds bind; what could not be idmapped goes to `unmapped`.
+    `sources` are O_PATH fds of the binds' sources; paths that cannot be idmapped are added to `unmapped`.
     """
     userns, base = None, 0
     trees: list[int] = []
     try:
-        if request["id_map"]:
+        if guest["id_map"]:
             at("id map")
-            base = request["id_map"]["base"]
-            line = b"0 %d %d\n" % (base, request["id_map"]["size"])
+            base = guest["id_map"]["base"]
+            line = b"0 %d %d\n" % (base, guest["id_map"]["size"])
             write(f"/proc/{pid}/uid_map", line)
             write(f"/proc/{pid}/gid_map", line)
             userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        if request["oom_score_adj"] is not None:
-            at("oom_score_adj")
-            write(f"/proc/{pid}/oom_score_adj", b"%d" % request["oom_score_adj"])
-        raise_hard_limits(pid, request["rlimits"])
+        raise_hard_limits(pid, guest["rlimits"])
         at("mount root")
-        root, layers = make_root(request["root"], userns, unmapped)
+        root, layers = make_root(guest["root"], userns, unmapped)
         trees += (root, *layers)
         at("mount /dev")
         trees.append(make_dev(base))
-        for source, entry in zip(sources, binds(request), strict=True):
+        for source, entry in zip(sources, binds(guest), strict=True):
             at("mount " + entry["target"])
             trees.append(make_bind(source, entry, userns, unmapped))
         at("hand over")
@@ -60,17 +56,17 @@ def equip(
 
 
 def hand_over(channel: socket, trees: list[int]) -> None:
-    """Send the mounts' fds to the child."""
+    """Send the fds of the mounts to the child."""
     for first in range(0, len(trees), FDS_PER_MESSAGE):
         fds = trees[first : first + FDS_PER_MESSAGE]
         try:
-            channel.sendmsg([b"m"], [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(fds)}i", *fds))], MSG_NOSIGNAL)
+            channel.sendmsg([MOUNTS], [(SOL_SOCKET, SCM_RIGHTS, pack(f"{len(fds)}i", *fds))], MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
-            return  # the child has failed; its report is on the way
+            return  # the child has failed, and its end will be reported
 
 
 def raise_hard_limits(pid: int, rlimits: list[tuple[int, int, int]]) -> None:
-    """Raise hard limits above the spawner's own: in its user namespace the child may only lower them."""
+    """Set hard limits above the spawner's own; the child, in its user namespace, may only lower them."""
     for number, _soft, hard in rlimits:
         own_soft, own_hard = resource.getrlimit(number)
         if own_hard != -1 and (hard == -1 or hard > own_hard):
@@ -79,7 +75,7 @@ def raise_hard_limits(pid: int, rlimits: list[tuple[int, int, int]]) -> None:
 
 
 def write(path: str, content: bytes) -> None:
-    """Write a kernel file at once."""
+    """Write a file of /proc by one write(2)."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, content)

@@ -1,16 +1,15 @@
-"""The spawner's one thread: requests in, children out, events back.
+"""The spawner: takes requests from its clients, creates guests, sends events back; `wire` describes the
+messages.
 
-The control socket is a stream of messages: 4 bytes of length (little endian), then a marshalled dict.
-Requests (`cmd` spawn, release, abort) and events (`event` ready, running, failed, exited, aborted) carry
-the server's `id`.
+A guest's first process is a child of the spawner. It waits at its gate, before execve, until its client
+releases it. When a client closes its socket, its guests at the gate end and those released live on; after the
+last client has gone, the spawner ends.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
-import sys
 from _socket import (
     AF_UNIX,
     MSG_DONTWAIT,
@@ -22,16 +21,17 @@ from _socket import (
     socketpair,
 )
 from errno import EACCES, EBUSY, EEXIST, EXDEV
-from marshal import dumps, loads
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from .confine import CHANNEL, REAPER, become, new_recipe, settle
+from .child import program
+from .child.confinement import set_home, set_ids
+from .child.mount_check import misplaced_target
+from .child.program import CHANNEL, GO, READY, REAPER, WHO
+from .child.server import write_server
+from .children import Child, Client, send, start_time
 from .equip import binds, equip
-from .layers import O_PATH, learn, open_console, open_source, sealed_copy
-from .machine import is_dumped_after_change, start
-from .places import misplaced
-from .recipe import write_server
-from .report import at, describe
+from .mounts import O_PATH, is_directory, open_console, open_source, probe_overlay, sealed_copy
+from .report import at, describe, exited, failed
 from .sys_calls import (
     CLONE_INTO_CGROUP,
     CLONE_NEWIPC,
@@ -49,372 +49,329 @@ from .sys_calls import (
     reset_signals,
     sigchld_fd,
 )
+from .syscall_list import is_dumped_after_change, start
 from .users import home, known, resolve
+from .wire import decode, encode
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from typing import Any
-
-    from .confine import Recipe
-    from .report import Failure
+    from .wire import Guest, Release, Spawn
 
 NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
-RECEIVE = 1 << 18
-NOTHING = 0  # standard input, which is /dev/null
+RECEIVE = 1 << 18  # bytes read at a time
+STDIN = 0  # /dev/null
 
 
-class Server:
-    """A child from clone3 until it is reaped."""
-
-    __slots__ = ("channel", "failure", "id", "pid", "recipe", "state", "unmapped", "user")
-
-    def __init__(self, number: int) -> None:
-        self.id = number
-        self.pid = 0
-        self.channel: socket | None = None
-        self.recipe: Recipe | None = None
-        self.state = "preparing"  # then ready, released, running; or aborted
-        self.failure: Failure | None = None
-        self.unmapped: list[str] = []
-        self.user = ""
-
-
-control: socket
-poller: epoll
-sigchld: int
-nofile: tuple[int, int]
-incoming = bytearray()
-outgoing = bytearray()
-waiting: list[dict[str, Any]] = []
-servers: dict[int, Server] = {}
-by_pid: dict[int, Server] = {}
-by_channel: dict[int, Server] = {}
-in_python = False
-own_always = False
-
-
-def main(fd: int) -> None:
-    """Serve the control socket until the client closes it: guests at the gate end, running ones live on."""
-    global control
+def main(fd: int, in_python: bool) -> None:
+    """Serve the client at the other end of the socket `fd` until it closes it."""
+    control = None
     try:
         control = take_descriptors(fd)
-        fd = control.fileno()
-        prepare(fd)
+        loop = Loop(in_python)
+        loop.add_client(control)
     except OSError as error:
-        step, number, path, message = describe(error)
-        body = dumps({"event": "unable", "step": step, "errno": number, "path": path, "message": message})
-        os.write(fd, len(body).to_bytes(4, "little") + body)
+        event = encode(failed(0, describe(error)))
+        os.write(control.fileno() if control else fd, event)
     else:
-        serve(fd)
-
-
-def prepare(fd: int) -> None:
-    """All that is needed once."""
-    global poller, sigchld, nofile, in_python, own_always
-    in_python = "python" in sys.argv[3:]
-    prctl(PR_SET_DUMPABLE, 0)
-    name_process(b"vsprov-spawner")
-    reset_signals()
-    os.umask(0o022)
-    sigchld = sigchld_fd()
-    nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile[1], nofile[1]))
-    own_always = is_dumped_after_change()
-    at("probe overlay")
-    learn()
-    at("epoll")
-    poller = epoll()
-    poller.register(fd, EPOLLIN)
-    poller.register(sigchld, EPOLLIN)
-    gc.disable()  # a collection in a child would copy every page of the heap
-    gc.freeze()
-
-
-def serve(fd: int) -> None:
-    """Take turns until the client is gone."""
-    while True:
-        for ready, mask in poller.poll(0 if waiting else -1, 64):
-            if ready == fd:
-                if mask & EPOLLOUT:
-                    flush()
-                if mask & ~EPOLLOUT and not receive():
-                    return
-            elif ready == sigchld:
-                os.read(sigchld, 4096)
-                reap()
-            elif ready in by_channel:
-                hear(by_channel[ready])
-        if waiting:
-            obey(waiting.pop(0))
-        if outgoing:
-            flush()
+        loop.serve()
 
 
 def take_descriptors(fd: int) -> socket:
-    """The control socket, out of the way of the fds that every child finds at fixed numbers."""
+    """The socket `fd`, moved away from the numbers that every child's fds have, which are reserved."""
     close_others(fd)
-    kept = socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, REAPER + 1))
-    kept.setblocking(False)
+    control = socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, REAPER + 1))
     for reserved in (CHANNEL, REAPER):
-        os.dup2(NOTHING, reserved, False)
-    return kept
+        os.dup2(STDIN, reserved, False)
+    return control
 
 
-def receive() -> bool:
-    """Take in what the client sent; False at its end."""
-    try:
-        part = control.recv(RECEIVE)
-    except BlockingIOError:
-        return True
-    except ConnectionResetError:
-        return False
-    incoming.extend(part)
-    start = 0
-    while len(incoming) >= start + 4:
-        end = start + 4 + int.from_bytes(incoming[start : start + 4], "little")
-        if len(incoming) < end:
-            break
-        request = loads(incoming[start + 4 : end])
-        if request["cmd"] == "spawn":
-            waiting.append(request)
-        else:  # opening a gate costs nothing and must not queue behind a hundred forks
-            obey(request)
-        start = end
-    del incoming[:start]
-    return bool(part)
+class Loop:
+    """The event loop, in one thread. It waits only in `serve`, so no client or child can delay another."""
 
+    def __init__(self, in_python: bool) -> None:
+        """Prepare this process, which gets the name and the signal mask of a spawner."""
+        self.in_python = in_python
+        self.clients: dict[int, Client] = {}
+        self.by_pid: dict[int, Child] = {}
+        self.by_channel: dict[int, Child] = {}
+        prctl(PR_SET_DUMPABLE, 0)
+        name_process(b"vsprov-spawner")
+        reset_signals()
+        os.umask(0o022)
+        self.sigchld = sigchld_fd()
+        self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)  # what guests get if the request has none
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.nofile[1], self.nofile[1]))
+        self.own_memory = is_dumped_after_change()
+        at("probe overlay")
+        probe_overlay()
+        at("epoll")
+        self.poller = epoll()
+        self.poller.register(self.sigchld, EPOLLIN)
 
-def send(event: dict[str, Any]) -> None:
-    """Queue an event; it leaves at the end of the turn."""
-    body = dumps(event)
-    outgoing.extend(len(body).to_bytes(4, "little"))
-    outgoing.extend(body)
+    def add_client(self, control: socket) -> None:
+        """Take requests from a stream socket."""
+        control.setblocking(False)
+        self.poller.register(control.fileno(), EPOLLIN)
+        self.clients[control.fileno()] = Client(control)
 
+    def serve(self) -> None:
+        """Work until the last client has gone."""
+        while self.clients:
+            waiting = any(client.queue for client in self.clients.values())
+            for fd, mask in self.poller.poll(0 if waiting else -1, 64):
+                if fd in self.clients:
+                    self.on_client(self.clients[fd], mask)
+                elif fd == self.sigchld:
+                    os.read(fd, 4096)
+                    self.reap()
+                elif fd in self.by_channel:
+                    self.on_child_message(self.by_channel[fd])
+            for client in list(self.clients.values()):
+                if client.queue:
+                    self.spawn(client, client.queue.pop(0))
+                if client.outgoing:
+                    self.flush(client)
 
-def flush() -> None:
-    """Write as much as the client takes; wait for it to take the rest without stopping for it."""
-    try:
-        sent = control.send(outgoing, MSG_NOSIGNAL | MSG_DONTWAIT)
-    except BlockingIOError:
-        sent = 0
-    except OSError:
-        outgoing.clear()  # the client is gone; the next turn reads its end and leaves
-        return
-    del outgoing[:sent]
-    poller.modify(control.fileno(), EPOLLIN | EPOLLOUT if outgoing else EPOLLIN)
+    # -- clients
 
+    def on_client(self, client: Client, mask: int) -> None:
+        """Continue to write to a client, or read from it."""
+        if mask & EPOLLOUT:
+            self.flush(client)
+        if mask & ~EPOLLOUT and not self.receive(client):
+            self.drop(client)
 
-def obey(request: dict[str, Any]) -> None:
-    """Do what one request asks."""
-    if request["cmd"] == "spawn":
-        spawn(request)
-        return
-    server = servers.get(request["id"])
-    for position, spawn_request in enumerate(waiting):
-        if spawn_request["id"] == request["id"]:
-            del waiting[position]
-            return send({"id": request["id"], "event": "aborted"})
-    if server is None or server.state == "running":
-        return  # too late; an event has told of its end, or of its running
-    if request["cmd"] == "abort":
-        server.state = "aborted"
-        os.kill(server.pid, SIGKILL)
-    elif server.state == "ready" and server.channel:
-        server.state = "released"
-        tell(server.channel, b"g")
-    elif server.state == "preparing":
-        # Its next word might be another question, of which this must not become the answer.
-        give_up(server, OSError(EBUSY, "released before it was ready"))
-
-
-def tell(channel: socket, message: bytes) -> None:
-    """Send to a child; one that has died is heard of by its signal."""
-    try:
-        channel.send(message, MSG_NOSIGNAL)
-    except (BrokenPipeError, ConnectionResetError):
-        return
-
-
-def fail(number: int, step: str, error: int, path: str | None, message: str | None) -> None:
-    """Report that a server was not made; of a forked one only when it is gone."""
-    send({"id": number, "event": "failed", "step": step, "errno": error, "path": path, "message": message})
-
-
-def spawn(request: dict[str, Any]) -> None:
-    """Clone one server and make its host side; what goes wrong is reported and leaves nothing."""
-    server = Server(request["id"])
-    held: list[int] = []
-    try:
-        if server.id in servers:
-            raise OSError(EEXIST, "a server of this id exists")
-        at("start")
-        if all(number != resource.RLIMIT_NOFILE for number, _soft, _hard in request["rlimits"]):
-            request["rlimits"].append((resource.RLIMIT_NOFILE, *nofile))
-        sources = []
-        for entry in binds(request):
-            at("mount " + entry["target"])
-            sources.append(open_source(entry))
-            held.append(sources[-1])
-        fork(server, request, held)
-        assert server.channel
-        equip(server.pid, server.channel, request, sources, server.unmapped)
-    except Exception as error:  # one server's trouble, even a malformed request, must not end the others
-        if server.pid:
-            give_up(server, error)
-        else:
-            fail(server.id, *describe(error))
-    finally:
-        for fd in held:
-            os.close(fd)
-
-
-def give_up(server: Server, error: Exception) -> None:
-    """End a child that cannot be made a server; the failure is told when it is gone."""
-    server.failure = describe(error)
-    os.kill(server.pid, SIGKILL)
-
-
-def fork(server: Server, request: dict[str, Any], held: list[int]) -> None:
-    """Create the child in its new namespaces and its cgroup; `held` gets fds to be closed later."""
-    base = request["id_map"]["base"] if request["id_map"] else 0
-    flags, cgroup, console = NAMESPACES, 0, -1
-    if request["id_map"]:
-        flags |= CLONE_NEWUSER
-    if request.get("host_network"):
-        flags &= ~CLONE_NEWNET
-    if request["reaper"] is not None:
-        at("reaper")
-        os.dup2(sealed_copy(request["reaper"]), REAPER, False)
-    if request["console"] is not None:
-        at("console")
-        console = open_console(request["console"], base)
-        held.append(console)
-    if request["cgroup"]["payload"] is not None:
-        at("cgroup")
-        cgroup = os.open(request["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
-        held.append(cgroup)
-        flags |= CLONE_INTO_CGROUP
-    at("user " + request["user"])
-    ids = known(request["user"])
-    if ids and ids[0] and request.get("home") and "HOME" not in request["env"]:
-        ids = None  # to be asked for, with the home directory
-    at("start")
-    recipe = server.recipe = new_recipe(request)
-    write_server(recipe, request, console, ids)
-    recipe.finish()
-    server.user = request["user"]
-    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    os.dup2(theirs.fileno(), CHANNEL, False)
-    theirs.close()
-    at("clone3")
-    try:
-        # Of processes that share memory the kernel sets all the oom_score_adj, and kills all if it kills one.
-        own = own_always or request.get("own_memory") or request["oom_score_adj"] is not None
-        pid = start(flags, cgroup, recipe.memory, in_python, own)
-    finally:
-        os.dup2(NOTHING, CHANNEL, False)  # only the child may hold its end open
-    server.pid, server.channel = pid, ours
-    servers[server.id] = by_pid[pid] = by_channel[ours.fileno()] = server
-    poller.register(ours.fileno(), EPOLLIN)
-
-
-def hear(server: Server) -> None:
-    """Take in all a child says: whom to be, ready, or, by closing its end, that it has executed or ended."""
-    while server.channel:
+    def receive(self, client: Client) -> bool:
+        """Read requests and handle them; False at the end of the client."""
+        assert client.control
         try:
-            message = server.channel.recv(1, MSG_DONTWAIT)
+            part = client.control.recv(RECEIVE)
         except BlockingIOError:
-            return
+            return True
         except ConnectionResetError:
-            continue  # it closed its end with something unread; what it said first is still there
-        assert server.recipe
-        if message and (target := misplaced(server.recipe, server.pid)):
-            at(f"mount {target}")
-            give_up(server, OSError(EXDEV, "it lies on another file system of the server"))
-        elif message == b"u":
-            name_user(server)
-        elif message == b"r":
-            welcome(server)
-        else:
-            hang_up(server)
-            if server.state == "released" and server.recipe.memory.failed() is None and not server.failure:
-                server.state = "running"
-                server.recipe.memory.release()
-                server.recipe = None
-                send({"id": server.id, "event": "running"})
+            return False
+        client.incoming.extend(part)
+        for request in decode(client.incoming):
+            if request["cmd"] == "spawn":
+                client.queue.append(request)
+            else:  # opening a gate is cheap and must not wait for a hundred forks
+                self.release(client, request)
+        return bool(part)
 
-
-def name_user(server: Server) -> None:
-    """Tell a child that has all its mounts the ids of its user, by the files its root has now."""
-    assert server.recipe and server.channel
-    try:
-        at("user " + server.user)
-        root = os.open(f"/proc/{server.pid}/root", O_PATH | os.O_DIRECTORY)
+    def flush(self, client: Client) -> None:
+        """Write as much as the client reads now; the loop continues when it reads more."""
+        assert client.control
         try:
-            become(server.recipe, *resolve(server.user, root))
-            settle(server.recipe, home(server.user, root))
-        finally:
-            os.close(root)
-    except OSError as error:
-        give_up(server, error)
-    else:
-        tell(server.channel, b"g")
-
-
-def welcome(server: Server) -> None:
-    """A child waits at its gate: tell the client, if its working directory is what was meant."""
-    assert server.recipe
-    if server.recipe.outside():
-        at("working directory")
-        return give_up(server, OSError(EACCES, "outside the server's root"))
-    event = {"id": server.id, "event": "ready", "pid": server.pid, "start": start_time(server.pid)}
-    if server.unmapped:
-        event["unmapped"] = server.unmapped
-    if server.state == "preparing":
-        server.state = "ready"
-    send(event)
-
-
-def hang_up(server: Server) -> None:
-    """Close our end of the channel."""
-    assert server.channel
-    fd = server.channel.fileno()
-    poller.unregister(fd)
-    del by_channel[fd]
-    server.channel.close()
-    server.channel = None
-
-
-def start_time(pid: int) -> int:
-    """Field 22 of /proc/PID/stat: clock ticks after boot."""
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    text = os.read(fd, 1024)
-    os.close(fd)
-    return int(text[text.rindex(b")") + 2 :].split(b" ", 20)[19])
-
-
-def reap() -> None:
-    """Collect the dead, each heard to its last word first, so that `running` precedes `exited`."""
-    while by_pid:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
+            sent = client.control.send(client.outgoing, MSG_NOSIGNAL | MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            client.outgoing.clear()  # the client has gone, as the next read will show
             return
-        server = by_pid.pop(pid)
-        hear(server)
-        if server.channel:
-            hang_up(server)
-        if server.recipe:
-            server.failure = server.failure or server.recipe.failure()
-            server.recipe.memory.release()
-        del servers[server.id]
-        code = os.waitstatus_to_exitcode(status)
-        ending = {"code": code} if code >= 0 else {"signal": -code}
-        if server.failure:
-            fail(server.id, *server.failure)
-        elif server.state == "running":
-            send({"id": server.id, "event": "exited", **ending})
-        elif server.state == "aborted":
-            send({"id": server.id, "event": "aborted"})
+        del client.outgoing[:sent]
+        self.poller.modify(client.fd, EPOLLIN | EPOLLOUT if client.outgoing else EPOLLIN)
+
+    def drop(self, client: Client) -> None:
+        """Forget a client that has gone. Its guests at the gate end, for nobody can release them any more."""
+        assert client.control
+        self.poller.unregister(client.fd)
+        del self.clients[client.fd]
+        client.control.close()
+        client.control = None
+        client.outgoing.clear()
+        for child in client.children.values():
+            if child.channel and child.state in ("preparing", "ready"):
+                self.hang_up(child)
+
+    # -- requests
+
+    def release(self, client: Client, request: Release) -> None:
+        """Open the gate of a guest that is ready; one that is not ready fails."""
+        number = request["id"]
+        child = client.children.get(number)
+        early = OSError(EBUSY, "released before it was ready")
+        for position, queued in enumerate(client.queue):
+            if queued["id"] == number:
+                del client.queue[position]
+                at("gate")
+                client.send(failed(number, describe(early)))
+                return
+        if child is None:
+            return  # it has ended, and an event has told so
+        if child.state == "ready" and child.channel:
+            child.state = "released"
+            send(child.channel, GO)
+        elif child.state == "preparing":
+            # Its next message may be another question, and GO would be taken for the answer.
+            at("gate")
+            self.give_up(child, early)
+
+    def spawn(self, client: Client, request: Spawn) -> None:
+        """Create one guest; a failure is reported and leaves nothing behind."""
+        number, child = request["id"], None
+        held: list[int] = []
+        try:
+            at("start")
+            if number in client.children:
+                raise OSError(EEXIST, "a guest with this id exists")
+            guest = request["guest"]
+            if all(limit != resource.RLIMIT_NOFILE for limit, _soft, _hard in guest["rlimits"]):
+                guest["rlimits"].append((resource.RLIMIT_NOFILE, *self.nofile))
+            sources = []
+            for entry in binds(guest):
+                at("mount " + entry["target"])
+                sources.append(open_source(entry))
+                held.append(sources[-1])
+            child = Child(client, number, guest["user"])
+            self.fork(child, guest, [is_directory(source) for source in sources], held)
+            assert child.channel
+            equip(child.pid, child.channel, guest, sources, child.unmapped)
+        except Exception as error:  # even a malformed request must not end the other guests
+            if child and child.pid:
+                self.give_up(child, error)
+            else:
+                client.send(failed(number, describe(error)))
+        finally:
+            for fd in held:
+                os.close(fd)
+
+    def fork(self, child: Child, guest: Guest, directories: list[bool], held: list[int]) -> None:
+        """Create the process in its new namespaces and its cgroup; fds to close later are added to `held`."""
+        flags, base = NAMESPACES | CLONE_INTO_CGROUP, 0
+        if guest["id_map"]:
+            base = guest["id_map"]["base"]
+            flags |= CLONE_NEWUSER
+        if guest["host_network"]:
+            flags &= ~CLONE_NEWNET
+        if guest["reaper"] is not None:
+            at("reaper")
+            os.dup2(sealed_copy(guest["reaper"]), REAPER, False)
+        at("console")
+        console = open_console(guest["console"], base)
+        held.append(console)
+        at("cgroup")
+        cgroup = os.open(guest["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
+        held.append(cgroup)
+        at("user " + guest["user"])
+        ids = known(guest["user"])
+        if ids and ids[0] and guest["home"] and "HOME" not in guest["env"]:
+            ids = None  # to be looked up later, together with the home directory
+        at("start")
+        child.program = program.for_server(guest)
+        write_server(child.program, guest, console, ids, directories)
+        child.program.finish()
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        os.dup2(theirs.fileno(), CHANNEL, False)
+        theirs.close()
+        at("clone3")
+        try:
+            own = self.own_memory or guest["own_memory"]
+            pid = start(flags, cgroup, child.program.memory, self.in_python, own)
+        finally:
+            os.dup2(STDIN, CHANNEL, False)  # only the child may hold its end open
+        child.pid, child.channel = pid, ours
+        child.client.children[child.id] = self.by_pid[pid] = self.by_channel[ours.fileno()] = child
+        self.poller.register(ours.fileno(), EPOLLIN)
+
+    # -- children
+
+    def give_up(self, child: Child, error: Exception) -> None:
+        """Kill a child that cannot become a guest; the failure is reported when it is gone."""
+        child.failure = describe(error)
+        os.kill(child.pid, SIGKILL)
+
+    def on_child_message(self, child: Child) -> None:
+        """Handle what a child has written. End of file means that it has executed its command, or ended."""
+        while child.channel:
+            try:
+                message = child.channel.recv(1, MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                continue  # it has closed its end with a message unread; what it wrote can still be read
+            assert child.program
+            if message and (target := misplaced_target(child.program, child.pid)):
+                at(f"mount {target}")
+                self.give_up(child, OSError(EXDEV, "it lies on another file system of the server"))
+            elif message == WHO:
+                self.answer_user(child)
+            elif message == READY:
+                self.child_ready(child)
+            else:
+                self.child_executed(child)
+
+    def answer_user(self, child: Child) -> None:
+        """Give a child, which has all its mounts by now, the ids of its user by the files in its root."""
+        assert child.program and child.channel
+        try:
+            at("user " + child.user)
+            root = os.open(f"/proc/{child.pid}/root", O_PATH | os.O_DIRECTORY)
+            try:
+                set_ids(child.program, *resolve(child.user, root))
+                set_home(child.program, home(child.user, root))
+            finally:
+                os.close(root)
+        except OSError as error:
+            self.give_up(child, error)
         else:
-            how = f"killed by signal {-code}" if code < 0 else f"ended with {code}"
-            fail(server.id, "gate", 0, None, how)
+            send(child.channel, GO)
+
+    def child_ready(self, child: Child) -> None:
+        """Report a child that waits at its gate, unless its working directory is outside its root."""
+        assert child.program
+        if child.program.is_outside_root():
+            at("working directory")
+            self.give_up(child, OSError(EACCES, "outside the server's root"))
+            return
+        child.state = "ready"
+        child.client.send(
+            {
+                "event": "ready",
+                "id": child.id,
+                "pid": child.pid,
+                "start": start_time(child.pid),
+                "unmapped": child.unmapped,
+            }
+        )
+
+    def child_executed(self, child: Child) -> None:
+        """Handle the end of a channel: a child that was released, with no call failed, has executed."""
+        assert child.program
+        self.hang_up(child)
+        if child.state == "released" and child.program.memory.failed() is None and not child.failure:
+            child.state = "running"
+            child.program.memory.release()
+            child.program = None
+            child.client.send({"event": "running", "id": child.id})
+
+    def hang_up(self, child: Child) -> None:
+        """Close our end of a channel; a child that still waits at the other ends."""
+        assert child.channel
+        fd = child.channel.fileno()
+        self.poller.unregister(fd)
+        del self.by_channel[fd]
+        child.channel.close()
+        child.channel = None
+
+    def reap(self) -> None:
+        """Collect children that have ended, after their last messages: `running` precedes `exited`."""
+        while self.by_pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self.by_pid.pop(pid)
+            self.on_child_message(child)
+            if child.channel:
+                self.hang_up(child)
+            if child.program:
+                child.failure = child.failure or child.program.failure()
+                child.program.memory.release()
+            del child.client.children[child.id]
+            code = os.waitstatus_to_exitcode(status)
+            if child.failure:
+                child.client.send(failed(child.id, child.failure))
+            elif child.state == "running":
+                child.client.send(exited(child.id, code))
+            else:
+                how = f"killed by signal {-code}" if code < 0 else f"ended with {code}"
+                child.client.send(failed(child.id, ("gate", 0, None, how)))

@@ -1,8 +1,13 @@
-"""Entry of the stand-alone program: `python -I -S spawner.py loop FD [python]` or `… enter FD`; FD: a socket.
+"""Entry point of the guest programs: `python -I -S spawner.py loop|enter FD [python]`; FD is a socket, see
+`wire`.
 
-Its modules load as the package `guest`, found beside this file, so that nothing of vsprov is imported.
+`python`: make the system calls of children in Python, not by machine code; see `syscall_list`.
+
+The modules are loaded as the package `guest`, found beside this file, so that nothing else of vsprov is
+imported.
 """
 
+import gc
 import os
 import sys
 
@@ -10,10 +15,11 @@ HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main() -> None:
-    """Serve the socket until it closes (`loop`), or join one running server (`enter`)."""
+    """Serve the socket until it is closed (`loop`), or run one command in a running server (`enter`)."""
+    gc.disable()  # imports are faster, and a collection in a child would copy every page of the heap
     sys.path.insert(0, HOME)
     program = __import__(f"guest.{sys.argv[1]}", fromlist=["main"])
-    program.main(int(sys.argv[2]))
+    program.main(int(sys.argv[2]), "python" in sys.argv[3:])
 
 
 if __name__ == "__main__":

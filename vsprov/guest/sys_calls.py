@@ -1,7 +1,7 @@
-"""System calls Python 3.11 has no function for, and the constants they take.
+"""System calls that Python 3.11 has no function for, and their constants.
 
-Each wrapper carries the call's name and raises OSError. PyDLL: the program has one thread, so giving up the
-interpreter lock around a call would only cost time.
+Each wrapper has the name of its call and raises OSError. PyDLL, because the program has one thread: releasing
+the interpreter lock around a call would only cost time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from struct import pack
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -101,19 +101,19 @@ _rt_sigaction = _raw(c_int, c_char_p, c_void_p, c_size_t)
 
 
 def open_tree(dfd: int, path: bytes, flags: int) -> int:
-    """The fd of the mount at `path`, or of a detached copy of it (OPEN_TREE_CLONE)."""
+    """An fd of the mount at `path`, or of a detached copy of it (OPEN_TREE_CLONE); open_tree(2)."""
     fd: int = _open_tree(428, dfd, path, flags | OPEN_TREE_CLOEXEC)
     return fd if fd >= 0 else failed(path)
 
 
 def move_mount(tree: int, target: int) -> None:
-    """Attach the detached mount `tree` to the place the fd `target` stands for."""
+    """Attach the detached mount `tree` where the fd `target` is; move_mount(2)."""
     if _move_mount(429, tree, b"", target, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0:
         failed()
 
 
 def fsopen(kind: bytes) -> int:
-    """A configuration fd for a new file system of this kind."""
+    """An fd to configure a new file system of this kind; fsopen(2)."""
     fd: int = _fsopen(430, kind, FSOPEN_CLOEXEC)
     return fd if fd >= 0 else failed(kind)
 
@@ -121,19 +121,19 @@ def fsopen(kind: bytes) -> int:
 def fsconfig(
     fd: int, command: int, key: bytes | None = None, value: bytes | None = None, aux: int = 0
 ) -> None:
-    """One configuration step of fsconfig(2)."""
+    """One step of configuration; fsconfig(2)."""
     if _fsconfig(431, fd, command, key, value, aux) < 0:
         failed(key)
 
 
 def fsmount(fd: int, attributes: int) -> int:
-    """The fd of a detached mount of the file system configured by `fd`."""
+    """An fd of a detached mount of the configured file system; fsmount(2)."""
     mount: int = _fsmount(432, fd, FSMOUNT_CLOEXEC, attributes)
     return mount if mount >= 0 else failed()
 
 
 def mount_setattr(fd: int, recursive: bool, attributes: int, userns: int = 0) -> None:
-    """Set mount attributes, and the id map of `userns` when MOUNT_ATTR_IDMAP is among them."""
+    """Set mount attributes, and with MOUNT_ATTR_IDMAP the id map of `userns`; mount_setattr(2)."""
     flags = AT_EMPTY_PATH | AT_RECURSIVE if recursive else AT_EMPTY_PATH
     if _mount_setattr(442, fd, b"", flags, pack("4Q", attributes, 0, 0, userns), 32) < 0:
         failed()
@@ -145,13 +145,13 @@ def clone_arguments(flags: int, cgroup: int) -> bytes:
 
 
 def clone3(flags: int, cgroup: int) -> int:
-    """Fork into new namespaces: the child's pid, in the child 0."""
+    """Fork into new namespaces; the child's pid, 0 in the child; clone3(2)."""
     pid: int = _clone3(435, clone_arguments(flags, cgroup), 88)
     return pid if pid >= 0 else failed()
 
 
 def raw_syscall(*words: int) -> int:
-    """Any system call by its number: its result, or minus the errno."""
+    """Any system call by its number; its result, or minus the errno."""
     result: int = _any(*words)
     return result if result != -1 else -get_errno()
 
@@ -163,19 +163,19 @@ def mprotect(address: int, size: int, protection: int) -> None:
 
 
 def close_range(first: int, last: int) -> None:
-    """Close every fd from first to last; none when the range is empty."""
+    """Close every fd from `first` to `last`; nothing if the range is empty."""
     if first <= last and _close_range(436, first, last, 0) < 0:
         failed()
 
 
 def close_others(fd: int) -> None:
-    """Close what our caller left open: every fd from 3 up but this one."""
+    """Close every fd from 3 on but this one: those that our caller left open."""
     close_range(3, fd - 1)
     close_range(max(fd + 1, 3), 0xFFFFFFFF)
 
 
 def move_high(fd: int, lowest: int) -> int:
-    """Move an fd, which from now on closes at execve, to the first free one from `lowest` on."""
+    """Move an fd to the first free number from `lowest` on, with FD_CLOEXEC set."""
     high = fcntl(fd, F_DUPFD_CLOEXEC, lowest)
     os.close(fd)
     return high
@@ -188,7 +188,7 @@ def openat2(dfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> i
 
 
 def file_system(fd: int) -> int:
-    """The magic number of the file system an fd is on: the first word of fstatfs(2)."""
+    """The magic number of the file system of an fd, f_type of fstatfs(2)."""
     status = ctypes.create_string_buffer(256)
     if _fstatfs(fd, status) < 0:
         failed()
@@ -208,7 +208,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, kinds: int) -> None:
-    """Join a namespace, or those of these kinds of the process a pidfd stands for."""
+    """Join a namespace, or the namespaces of these kinds of a pidfd's process; setns(2)."""
     if _setns(fd, kinds) < 0:
         failed()
 
@@ -220,7 +220,7 @@ def prctl(option: int, value: int = 0) -> None:
 
 
 def name_process(name: bytes) -> None:
-    """Set the name ps(1) and /proc/PID/comm show; at most 15 bytes."""
+    """Set the name shown by ps(1) and in /proc/PID/comm; at most 15 bytes."""
     if _prctl_text(PR_SET_NAME, name, 0, 0, 0) < 0:
         failed()
 
@@ -232,7 +232,7 @@ def ioctl(fd: int, request: int, argument: bytes) -> None:
 
 
 def open_peer(master: int) -> int:
-    """The slave of a pty by its master alone (TIOCGPTPEER), not made the controlling terminal."""
+    """The slave of a pty, opened by its master alone (TIOCGPTPEER); not made the controlling terminal."""
     fd: int = _ioctl_value(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     return fd if fd >= 0 else failed()
 
@@ -252,10 +252,10 @@ def set_signal_mask(mask: bytes = bytes(128)) -> None:
 
 
 def reset_signals() -> None:
-    """Default disposition for every signal: ignored ones would stay ignored across execve.
+    """Restore the default disposition of every signal: an ignored one would stay ignored across execve.
 
-    Python ignores SIGPIPE, our caller whatever it likes; libc's function refuses to touch the two it uses
-    itself.
+    Python ignores SIGPIPE, and our caller may ignore any. By system call, because libc's function refuses the
+    two signals that it uses itself.
     """
     for number in range(1, 65):
         _rt_sigaction(_RT_SIGACTION, number, bytes(32), None, 8)  # SIGKILL and SIGSTOP refuse

@@ -1,6 +1,6 @@
-"""Who to run as, by the server's own /etc/passwd and /etc/group: hostile input, read with care.
+"""Users and groups by the server's own /etc/passwd and /etc/group, which are hostile input.
 
-`root` is the server's root directory as an fd; nothing is looked up outside it.
+`root` is an fd of the server's root directory; no path leads out of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from stat import S_ISREG
 from .sys_calls import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, file_system, openat2
 
 LARGEST = 65535
-HOME_SIZE = 1024  # of the longest home directory
+HOME_SIZE = 1024  # bytes of the longest home directory accepted
 _FILE_LIMIT = 1 << 20
 # Magic numbers of proc, sysfs, cgroup, cgroup2, tracefs, debugfs, securityfs, bpf, binfmt_misc, selinuxfs,
 # pstore, efivarfs, configfs, mqueue, devpts, hugetlbfs; include/uapi/linux/magic.h.
@@ -25,9 +25,9 @@ _NAME_REST = _NAME_START | frozenset("0123456789-.$")
 
 
 def number(text: str) -> int | None:
-    """The id in strict decimal (no sign, space, underscore, leading zero), 0 to 65535; None for a name.
+    """An id in strict decimal, 0 to 65535, without sign, space, underscore or leading zero; None for a name.
 
-    Anything else raises OSError EINVAL: "1" must never mean 0 (CVE-2026-30892).
+    Raises OSError (EINVAL) for anything else, so that no odd spelling becomes 0 (CVE-2026-30892).
     """
     if text.isascii() and text.isdigit() and (text[0] != "0" or text == "0") and len(text) <= 5:
         value = int(text)
@@ -39,7 +39,7 @@ def number(text: str) -> int | None:
 
 
 def known(user: str) -> tuple[int, int, list[int]] | None:
-    """(uid, gid, extra gids) of "USER[:GROUP]" if that takes no file; OSError for what is no user."""
+    """(uid, gid, supplementary gids) of "USER[:GROUP]"; None if a file has to be read. OSError if invalid."""
     name, colon, group = user.partition(":")
     uid, gid = number(name), number(group) if colon else None
     if uid is not None and gid is not None:
@@ -48,10 +48,11 @@ def known(user: str) -> tuple[int, int, list[int]] | None:
 
 
 def resolve(user: str, root: int) -> tuple[int, int, list[int]]:
-    """(uid, gid, supplementary gids) of "USER[:GROUP]"; a number is that number, even if it is a user's name.
+    """(uid, gid, supplementary gids) of "USER[:GROUP]"; a number is an id, even if some user has it as a
+    name.
 
-    A group not given is the user's own in /etc/passwd, or 0 for a number unknown there. Supplementary
-    groups come from /etc/group when no group is given. OSError names the user or group that does not exist.
+    Without GROUP the gid is the user's in /etc/passwd (0 for a uid not listed there), and supplementary
+    groups come from /etc/group. Raises OSError that names a user or group that does not exist.
     """
     name, colon, group = user.partition(":")
     uid = number(name)
@@ -70,9 +71,9 @@ def resolve(user: str, root: int) -> tuple[int, int, list[int]]:
 
 
 def home(user: str, root: int) -> str:
-    """The home directory of "USER[:GROUP]" by the server's /etc/passwd; "/" when that tells none.
+    """The home directory of "USER[:GROUP]" in the server's /etc/passwd; "/" if there is none.
 
-    That of user 0 is /root: most servers are his, and start without a look at any file.
+    User 0 always has /root: most servers run as root, and so start without reading a file.
     """
     name = user.partition(":")[0]
     uid = number(name)
@@ -90,7 +91,7 @@ def home(user: str, root: int) -> str:
 
 
 def _entry(name: str, uid: int | None, root: int) -> tuple[str, int, int]:
-    """(name, uid, gid) of the first passwd line with this uid, or when that is None with this name."""
+    """(name, uid, gid) of the first line of /etc/passwd with this uid, or with this name if `uid` is None."""
     for fields in _lines("/etc/passwd", 4, root):
         ids = _ids(fields[2:4])
         if ids and (ids[0] == uid if uid is not None else fields[0] == name):
@@ -116,17 +117,17 @@ def _memberships(user: str, root: int) -> list[int]:
 
 
 def _ids(fields: list[str]) -> list[int]:
-    """The numbers, or nothing when one of them is not a proper id: such a line is passed over."""
+    """The ids, or [] if one of them is invalid: such a line is skipped."""
     if all(text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= LARGEST for text in fields):
         return [int(text) for text in fields]
     return []
 
 
 def check(place: int, path: str) -> None:
-    """Raise OSError unless what an O_PATH fd stands for is an ordinary file.
+    """Raise OSError unless an O_PATH fd stands for a regular file of a file system that stores files.
 
-    Those of the kernel's own file systems are opened with our rights, not the server's: a link to /proc/kmsg
-    would take the host's log away.
+    The kernel's own file systems check the rights of the opener, which are ours: a link to /proc/kmsg would
+    consume the host's log.
     """
     if not S_ISREG(os.fstat(place).st_mode):
         raise OSError(EINVAL, "not a regular file", path)
@@ -135,9 +136,9 @@ def check(place: int, path: str) -> None:
 
 
 def _lines(path: str, fields: int, root: int) -> list[list[str]]:
-    """The lines of a passwd-like file that have at least so many fields; none when the file is absent.
+    """The lines of a passwd-like file with at least `fields` fields; [] if the file is absent.
 
-    A FIFO or device in its place must not stop the reader (CVE-2024-9676), nor a magic link lead it astray.
+    A FIFO or device in its place must not block the reader (CVE-2024-9676), and magic links are not followed.
     """
     try:
         place = openat2(root, path.encode(), os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)

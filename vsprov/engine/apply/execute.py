@@ -13,11 +13,11 @@ import signal
 from collections.abc import Callable, Generator
 from typing import Any
 
-from vsprov.engine.guests import payload, request
+from vsprov.engine.guests import launch, payload, request
 from vsprov.engine.images import imports
 from vsprov.engine.look import last_exit
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
-from vsprov.engine.run.schedule import Event, Readable, Wait
+from vsprov.engine.run.schedule import Readable, Wait
 from vsprov.errors import StepError, reason
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.model.names import signal_number
@@ -52,11 +52,6 @@ from vsprov.store.disk import marks
 from vsprov.store.disk.marks import Owner
 
 Doing = Generator[Wait, Any, None]
-# What may be wrong where the spawner failed at a step that begins so.
-HINTS = {
-    "exec": "is the program in the image, and its interpreter?",
-    "working directory": "init.workingDir can name another than the image does",
-}
 LOOKS_AT_THE_DEAD, SECONDS_BETWEEN_LOOKS = 250, 0.02
 
 
@@ -303,14 +298,10 @@ def spawn(context: ApplyContext, step: Spawn) -> Doing:
     context.fresh.discard(group)
     if group in context.stopped:
         yield from let_the_dead_go(context, group)
-    spawner = context.start_spawner()
-    number = spawner.request(request.spawn_request(context, server, group))
-    context.spawned[step.server] = number
-    event = yield Event(number)
-    if event["event"] != "ready":
-        raise _failed(event)
-    context.inits[step.server] = Process(event["pid"], event["start"])
-    for path in event.get("unmapped", ()):
+    ready = yield from launch.spawn(context, request.for_server(context, server, group))
+    context.spawned[step.server] = ready["id"]
+    context.inits[step.server] = Process(ready["pid"], ready["start"])
+    for path in ready["unmapped"]:
         context.say(
             f"{step.server}: {path} is on a file system that cannot be idmapped; its files show as nobody's"
         )
@@ -323,20 +314,11 @@ def mark_init(context: ApplyContext, step: MarkInit) -> None:
 
 
 def release(context: ApplyContext, step: Release) -> Doing:
-    number = context.spawned[step.server]
-    context.start_spawner().release(number)
-    event = yield Event(number)
-    if event["event"] != "running":
+    try:
+        yield from launch.release(context, context.spawned[step.server])
+    except StepError:
         context.inits.pop(step.server, None)
-        raise _failed(event)
-
-
-def _failed(event: dict[str, Any]) -> StepError:
-    said = event.get("message") or (os.strerror(event["errno"]) if event.get("errno") else event["event"])
-    path = f": {event['path']}" if event.get("path") else ""
-    step = str(event.get("step", "spawn"))
-    hint = next((hint for word, hint in HINTS.items() if step.startswith(word)), "")
-    return StepError(f"start: {step}{path}: {said}", hint=hint)
+        raise
 
 
 DO: dict[type, Callable[[ApplyContext, Any], Doing | None]] = {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from vsprov.engine.guests import enter, request
+from vsprov.engine.guests import foreground, request
+from vsprov.engine.guests.request import Command
 from vsprov.engine.look import observe
 from vsprov.engine.look.machine import look
 from vsprov.errors import FailedError
@@ -17,6 +20,9 @@ from vsprov.plan import applied
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.store import images
 from vsprov.store.instance import Instance
+
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Groups
 
 SHELLS = ("/bin/bash", "/bin/sh")
 
@@ -31,11 +37,11 @@ def run(
     env: Mapping[str, str] | None = None,
     tty: bool = False,
 ) -> int:
-    """Run a command in a server to its end; its exit code, 128 + N when signal N ended it. Raises
+    """Run a command in a server until it ends; its exit code, 128 + N when signal N ended it.
+
     FailedError when the server is not running, EnterError when the command cannot be executed.
     """
-    hierarchies, machine, seen = _running(instance, name)
-    return _run(instance, hierarchies, machine, seen, list(command), user, cwd, dict(env or {}), tty)
+    return _run(instance, *_running(instance, name), Command(tuple(command), user, cwd, env or {}, tty))
 
 
 def shell(
@@ -47,14 +53,13 @@ def shell(
     env: Mapping[str, str] | None = None,
     tty: bool = False,
 ) -> int:
-    """Run the first of `SHELLS` that the server has as a login shell."""
+    """Run the first of `SHELLS` that the server has, as a login shell; the rest as `run`."""
     hierarchies, machine, seen = _running(instance, name)
+    command = Command((), user, cwd, env or {}, tty)
     for number, program in enumerate(SHELLS):
         try:
-            return _run(
-                instance, hierarchies, machine, seen, [program, "-l"], user, cwd, dict(env or {}), tty
-            )
-        except enter.EnterError as error:
+            return _run(instance, hierarchies, machine, seen, replace(command, argv=(program, "-l")))
+        except foreground.EnterError as error:
             if error.exit_code != 127 or number == len(SHELLS) - 1:
                 raise
     raise AssertionError("there are shells to try")
@@ -79,34 +84,22 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
 
 
 def _run(
-    instance: Instance,
-    hierarchies: Hierarchies,
-    machine: Machine,
-    seen: ObservedServer,
-    command: list[str],
-    user: str | None,
-    cwd: str | None,
-    env: dict[str, str],
-    tty: bool,
+    instance: Instance, hierarchies: Hierarchies, machine: Machine, seen: ObservedServer, command: Command
 ) -> int:
     assert seen.init and seen.group and seen.applied
     spec = applied.to_object(seen.name, seen.applied).spec
     assert isinstance(spec, Server)
     config = images.contents(instance, seen.applied["image"]).config
-    asked = request.enter_request(spec, config, command, user=user, cwd=cwd, env=env, machine=machine)
-    payload = f"{hierarchies.directory('', seen.group.path)}/exec"
-    attach = sorted(
-        {
-            hierarchies.directory(controller, seen.group.path)
-            for controller in seen.group.controllers
-            if controller
-        }
-    )
+    group = seen.group
+    attach = {hierarchies.directory(name, group.path) for name in group.controllers if name}
+    groups: Groups = {
+        "payload": f"{hierarchies.directory('', group.path)}/exec",
+        "attach": sorted(attach),
+    }
     try:
         with suppress(FileExistsError):
-            os.mkdir(payload, 0o755)  # it stays: another command may be about to join it
+            os.mkdir(groups["payload"], 0o755)  # it stays: another command may be about to join it
     except FileNotFoundError:
-        raise enter.ended(seen.name) from None
-    init, groups = seen.init, {"payload": payload, "attach": attach}
-    where = {"server": seen.name, "pid": init.pid, "start": init.start, "cgroup": groups}
-    return enter.enter({**asked, **where}, tty)
+        raise foreground.ended(seen.name) from None
+    asked = request.for_command(command, spec, config, groups, seen.init, machine)
+    return foreground.run(asked, seen.name)

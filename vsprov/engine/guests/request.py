@@ -1,42 +1,55 @@
-"""From a server to what the spawner is asked for."""
+"""Requests to the guest programs: servers, steps of builds, and commands that join a server.
+
+One function fills in the confinement that all three have, another what a server and a step of a build share.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.knobs import RLIMITS
-from vsprov.model.names import CAPABILITIES
-from vsprov.model.objects import Init, Mount, Object, Server
+from vsprov.model.names import CAPABILITIES, DEFAULT_CAPABILITIES
+from vsprov.model.objects import Init, Object, Server
+from vsprov.model.objects import Mount as MountSpec
+from vsprov.model.sources import RunStep
 from vsprov.model.units import MAX
 from vsprov.plan.observed import Machine
+from vsprov.plan.observed import Process as InitProcess
 from vsprov.store import servers
-from vsprov.store.hostimage import Bind
-from vsprov.store.instance import RANGE
+from vsprov.store.hostimage import Bind as HostBind
+from vsprov.store.images import Contents
+from vsprov.store.instance import RANGE, TREE
 from vsprov.store.layers import layers
 
-# What else of /proc and /sys an unprivileged root could read or write that is the host's business; the OCI
-# runtimes' list.
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Bind, Enter, Groups, Guest, Mount, Process
+
+# Files of /proc and /sys that concern the host, beyond what the kernel denies to an unprivileged root; the
+# list of the OCI runtimes.
 MASKED = (
     "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
     "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
 )  # fmt: skip
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-# What the kernel charges to a server before its command is executed, generously: at all, and for every
-# component of a mount's target, which may have to be made (250 mounts: 1.3 MiB).
+# A generous bound of what the kernel charges to a server before its command is executed: a constant, and an
+# amount for every component of a mount's target, which may have to be created (measured: 1.3 MiB for 250
+# mounts).
 MEMORY_TO_START, MEMORY_PER_COMPONENT = 4 << 20, 64 << 10
 REAPERS = ("catatonit", "tini")
 DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+RESOLVER = "/etc/resolv.conf"
 
 
-def spawn_request(context: ApplyContext, server: Object, group: str) -> dict[str, Any]:
-    """The spawner's request for a server whose directory and groups are made."""
+def for_server(context: ApplyContext, server: Object, group: str) -> Guest:
+    """A server whose directory and control groups exist; `group` is its home group."""
     spec = server.spec
     assert isinstance(spec, Server)
     image = context.contents(spec.image)
@@ -46,45 +59,191 @@ def spawn_request(context: ApplyContext, server: Object, group: str) -> dict[str
         raise StepError(lacks_command(spec.image), hint=hint)
     path = f"{context.instance.servers}/{server.name}"
     v1 = sorted({context.directory(name, group) for name in context.hierarchies.v1})
-    mounts = [*image_binds(image.binds), *(_mount(mount) for mount in spec.mounts)]
+    groups: Groups = {
+        "payload": f"{context.directory('', group)}/payload",
+        "attach": [directory for directory in v1 if os.path.isdir(directory)],
+    }
+    guest = _guest(
+        _server_process(spec, init, init.command, groups, context.machine),
+        hostname=spec.hostname,
+        base=servers.id_base(context.instance, server.name),
+        lower=[layers.tree(context.instance, key) for key in reversed(image.layers)],
+        upper=f"{path}/upper",
+        work=f"{path}/work",
+        mount_at=context.instance.run,
+        mounts=[*image_binds(image.binds), *map(_mount, spec.mounts)],
+        console=f"{path}/console.log",
+    )
+    guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
+    guest["root"]["read_only"] = spec.security.read_only_root
+    guest["reaper"] = _reaper() if spec.init.reaper else None
+    return guest
+
+
+def for_build(
+    context: ApplyContext,
+    step: RunStep,
+    below: Contents,
+    lower: list[str],
+    folder: str,
+    base: int,
+    payload: str,
+) -> Guest:
+    """A `run` step of a build: a guest for one command, whose upper directory in `folder` becomes a layer."""
+    mounts: list[Mount] = [*image_binds(below.binds)]
+    host_network = step.network == "host"
+    if host_network and os.path.isfile(RESOLVER):
+        mounts.append(_bind(RESOLVER, RESOLVER, read_only=True, recursive=False, idmap=True))
+    command = _process(
+        step.command,
+        env={**below.config.get("env", {}), **step.env},
+        cwd=step.working_dir,
+        user=step.user,
+        capabilities=sorted(DEFAULT_CAPABILITIES),
+        no_new_privs=True,
+        limits=[],
+        groups={"payload": payload, "attach": []},
+    )
+    guest = _guest(
+        command,
+        hostname="build",
+        base=base,
+        lower=lower,
+        upper=f"{folder}/{TREE}",
+        work=f"{folder}/work",
+        mount_at=context.instance.run,
+        mounts=mounts,
+        console=f"{folder}/console",
+    )
+    guest["host_network"] = host_network
+    guest["own_memory"] = True
+    guest["root"]["to_layer"] = True
+    return guest
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to run in a running server; None means the server's own."""
+
+    argv: tuple[str, ...]
+    user: str | None = None
+    cwd: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    tty: bool = False
+
+
+def for_command(
+    command: Command,
+    spec: Server,
+    config: Mapping[str, Any],
+    groups: Groups,
+    init: InitProcess,
+    machine: Machine,
+) -> Enter:
+    """A command that joins a running server, with the server's own confinement, environment and limits.
+
+    `config` is the configuration of the server's image, `init` the server's first process.
+    """
+    own = init_of(spec.init, config)
+    own = replace(
+        own,
+        env={**own.env, **command.env},
+        working_dir=command.cwd or own.working_dir,
+        user=own.user if command.user is None else command.user,
+    )
     return {
-        "hostname": spec.hostname,
-        "argv": list(init.command),
-        "env": environment(init),
+        "cmd": "enter",
+        "pid": init.pid,
+        "start": init.start,
+        "tty": command.tty,
+        "rows": 0,
+        "cols": 0,
+        **_server_process(spec, own, command.argv, groups, machine),
+    }
+
+
+def _server_process(
+    spec: Server, init: Init, argv: Sequence[str], groups: Groups, machine: Machine
+) -> Process:
+    """A command that is confined as the server is; `init` is complete, as `init_of` returns it."""
+    assert init.working_dir is not None and init.user is not None
+    return _process(
+        argv,
+        env=init.env,
+        cwd=init.working_dir,
+        user=init.user,
+        capabilities=spec.security.kept(),
+        no_new_privs=spec.security.no_new_privileges,
+        limits=rlimits(spec, machine),
+        groups=groups,
+    )
+
+
+def _process(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    user: str,
+    capabilities: Iterable[str],
+    no_new_privs: bool,
+    limits: list[tuple[int, int, int]],
+    groups: Groups,
+) -> Process:
+    return {
+        "argv": list(argv),
+        "env": {**DEFAULT_ENV, **env},
         "home": True,
-        "cwd": init.working_dir,
-        "user": init.user,
+        "cwd": cwd,
+        "user": user,
         "umask": 0o022,
-        "no_new_privs": spec.security.no_new_privileges,
-        "capabilities": capabilities(spec),
-        "rlimits": rlimits(spec, context.machine),
-        "oom_score_adj": None,
-        "own_memory": _may_run_out(spec, init, context.directory("memory", group), mounts),
-        "id_map": {"base": servers.id_base(context.instance, server.name), "size": RANGE},
+        "no_new_privs": no_new_privs,
+        "capabilities": [CAPABILITIES.index(name) for name in capabilities],
+        "rlimits": limits,
+        "cgroup": groups,
+    }
+
+
+def _guest(
+    command: Process,
+    *,
+    hostname: str,
+    base: int,
+    lower: list[str],
+    upper: str,
+    work: str,
+    mount_at: str,
+    mounts: list[Mount],
+    console: str,
+) -> Guest:
+    """A guest with an id range from `base` on, an overlay root, and what all guests have hidden."""
+    return {
+        **command,
+        "hostname": hostname,
+        "host_network": False,
+        "own_memory": False,
+        "id_map": {"base": base, "size": RANGE},
         "root": {
-            "lower": [layers.tree(context.instance, key) for key in reversed(image.layers)],
-            "upper": f"{path}/upper",
-            "work": f"{path}/work",
-            "read_only": spec.security.read_only_root,
-            "mount_at": context.instance.run,
+            "lower": lower,
+            "upper": upper,
+            "work": work,
+            "read_only": False,
+            "mount_at": mount_at,
+            "to_layer": False,
         },
         "mounts": mounts,
         "masks": list(MASKED),
         "read_only_paths": list(READ_ONLY),
-        "cgroup": {
-            "payload": f"{context.directory('', group)}/payload",
-            "attach": [where for where in v1 if os.path.isdir(where)],
-        },
-        "console": f"{path}/console.log",
-        "reaper": _reaper() if spec.init.reaper else None,
+        "console": console,
+        "reaper": None,
     }
 
 
-def _may_run_out(spec: Server, init: Init, group: str, mounts: Sequence[Mapping[str, Any]]) -> bool:
+def _may_run_out(spec: Server, init: Init, group: str, mounts: Sequence[Mount]) -> bool:
     """Whether a server could run out of memory before its command is executed.
 
-    A pool's may be used up by the others in it; the server's own by what an earlier run has left behind:
-    files in a tmpfs of the host stay charged to its group.
+    The memory of a pool may be used up by its other servers, and a server's own by an earlier run: files in a
+    tmpfs of the host stay charged to the group that wrote them.
     """
     limit = spec.resources.get("memory.max", MAX)
     if spec.quota or limit == MAX:
@@ -95,45 +254,8 @@ def _may_run_out(spec: Server, init: Init, group: str, mounts: Sequence[Mapping[
     return bool(limit - used < MEMORY_TO_START + MEMORY_PER_COMPONENT * components + words)
 
 
-def enter_request(
-    spec: Server,
-    config: Mapping[str, Any],
-    argv: list[str],
-    *,
-    user: str | None,
-    cwd: str | None,
-    env: dict[str, str],
-    machine: Machine,
-) -> dict[str, Any]:
-    """What a command that joins a server is run with: the server's own confinement, environment, limits.
-
-    `config` is what the image it runs on brings.
-    """
-    init = init_of(spec.init, config)
-    return {
-        "argv": argv,
-        "env": {**environment(init), **env},
-        "home": True,
-        "cwd": cwd or init.working_dir,
-        "user": init.user if user is None else user,
-        "umask": 0o022,
-        "no_new_privs": spec.security.no_new_privileges,
-        "capabilities": capabilities(spec),
-        "rlimits": rlimits(spec, machine),
-    }
-
-
-def environment(init: Init) -> dict[str, str]:
-    return {**DEFAULT_ENV, **init.env}
-
-
-def capabilities(spec: Server) -> list[int]:
-    """Numbers of the capabilities in the bounding set."""
-    return [CAPABILITIES.index(name) for name in spec.security.kept()]
-
-
 def rlimits(spec: Server, machine: Machine) -> list[tuple[int, int, int]]:
-    """(RLIMIT number, soft, hard) of every limit, -1 for no limit: those of the server, else the host's."""
+    """(RLIMIT_ number, soft, hard) of every limit, -1 for no limit: the server's own, or the host's."""
     out = []
     for knob in RLIMITS:
         limits = spec.resources.get(knob.path, machine.limits.get(knob.rlimit))
@@ -144,7 +266,7 @@ def rlimits(spec: Server, machine: Machine) -> list[tuple[int, int, int]]:
 
 
 def find_reaper() -> str | None:
-    """Path of a static catatonit or tini on the host; None where neither is installed."""
+    """The path of a static catatonit or tini on the host; None if neither is installed."""
     path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
     return next((found for name in REAPERS if (found := shutil.which(name, path=path))), None)
 
@@ -156,44 +278,52 @@ def _reaper() -> str:
     raise HostError("init.reaper: neither catatonit nor tini is installed on the host", hint=hint)
 
 
-def image_binds(binds: Sequence[Bind]) -> list[dict[str, Any]]:
-    """The mounts that an image of the host's own files consists of."""
+def image_binds(binds: Sequence[HostBind]) -> list[Bind]:
+    """The mounts of an image that consists of the host's own files; programs there may be setuid."""
     return [
         {
             "type": "bind",
             "source": bind.source,
             "target": bind.target,
             "read_only": True,
-            "recursive": True,
-            "idmap": True,
             "nosuid": False,
             "nodev": True,
-            "create": True,
+            "recursive": True,
+            "idmap": True,
         }
         for bind in binds
     ]
 
 
-def _mount(mount: Mount) -> dict[str, Any]:
+def _bind(source: str, target: str, *, read_only: bool, recursive: bool, idmap: bool) -> Bind:
+    return {
+        "type": "bind",
+        "source": source,
+        "target": target,
+        "read_only": read_only,
+        "nosuid": True,
+        "nodev": True,
+        "recursive": recursive,
+        "idmap": idmap,
+    }
+
+
+def _mount(mount: MountSpec) -> Mount:
     if mount.type == "tmpfs":
         return {
             "type": "tmpfs",
             "target": mount.target,
-            "size": mount.size,
-            "mode": int(mount.mode, 8),
             "read_only": mount.read_only,
             "nosuid": True,
             "nodev": True,
-            "create": True,
+            "size": mount.size,
+            "mode": int(mount.mode, 8),
         }
-    return {
-        "type": "bind",
-        "source": mount.source,
-        "target": mount.target,
-        "read_only": mount.read_only,
-        "recursive": mount.recursive,
-        "idmap": mount.id_map,
-        "nosuid": True,
-        "nodev": True,
-        "create": True,
-    }
+    assert mount.source is not None
+    return _bind(
+        mount.source,
+        mount.target,
+        read_only=mount.read_only,
+        recursive=mount.recursive,
+        idmap=mount.id_map,
+    )

@@ -10,24 +10,21 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
-from vsprov.engine.guests import payload
-from vsprov.engine.guests.request import DEFAULT_ENV, MASKED, READ_ONLY, image_binds
+from vsprov.engine.guests import launch, payload, request
 from vsprov.engine.run import intent
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
-from vsprov.engine.run.schedule import Event, Wait
+from vsprov.engine.run.schedule import Wait
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup
-from vsprov.model.names import CAPABILITIES, DEFAULT_CAPABILITIES
 from vsprov.model.sources import RunStep
 from vsprov.store.disk import durable, marks
 from vsprov.store.disk.limits import Limits
 from vsprov.store.images import Contents
-from vsprov.store.instance import RANGE, TREE
+from vsprov.store.instance import TREE
 from vsprov.store.layers.layers import Batch
 
 ROLE, PREFIX = "build", ".build-"  # no name of a server or pool begins with a dot
 TOLD = 20  # lines of its output that an error holds
-RESOLVER = "/etc/resolv.conf"
 
 
 def make(
@@ -41,8 +38,11 @@ def make(
     group = _make_group(context, image, base)
     context.builds.append(group)
     try:
-        request = _request(context, batch, step, below, folder, base, group)
-        code = yield from _run(context, request)
+        lower = [batch.tree(one) for one in reversed(below.layers)]
+        guest = request.for_build(context, step, below, lower, folder, base, f"{group}/payload")
+        ready = yield from launch.spawn(context, guest)
+        yield from launch.release(context, ready["id"])
+        code = yield from launch.wait(context, ready["id"])
         if code != 0:
             raise StepError(f"it ended with {code}{_last_words(folder)}")
     finally:
@@ -86,68 +86,6 @@ def sweep(directory: str) -> list[str]:
             cgroup.end(group, SECONDS_TO_DIE)
             found.append(group)
     return found
-
-
-def _request(
-    context: ApplyContext, batch: Batch, step: RunStep, below: Contents, folder: str, base: int, group: str
-) -> dict[str, Any]:
-    host = step.network == "host"
-    mounts = image_binds(below.binds)
-    if host and os.path.isfile(RESOLVER):
-        mounts.append(
-            {"type": "bind", "source": RESOLVER, "target": RESOLVER, "read_only": True, "nosuid": True,
-             "nodev": True, "create": True, "recursive": False, "idmap": True}
-        )  # fmt: skip
-    return {
-        "hostname": "build",
-        "argv": list(step.command),
-        "env": {**DEFAULT_ENV, **below.config.get("env", {}), **step.env},
-        "home": True,
-        "cwd": step.working_dir,
-        "user": step.user,
-        "umask": 0o022,
-        "no_new_privs": True,
-        "capabilities": [CAPABILITIES.index(name) for name in sorted(DEFAULT_CAPABILITIES)],
-        "rlimits": [],
-        "oom_score_adj": None,
-        "own_memory": True,
-        "id_map": {"base": base, "size": RANGE},
-        "root": {
-            "lower": [batch.tree(key) for key in reversed(below.layers)],
-            "upper": f"{folder}/{TREE}",
-            "work": f"{folder}/work",
-            "read_only": False,
-            "mount_at": context.instance.run,
-            "to_layer": True,
-        },
-        "mounts": mounts,
-        "masks": list(MASKED),
-        "read_only_paths": list(READ_ONLY),
-        "cgroup": {"payload": f"{group}/payload", "attach": []},
-        "console": f"{folder}/console",
-        "reaper": None,
-        "host_network": host,
-    }
-
-
-def _run(context: ApplyContext, request: dict[str, Any]) -> Generator[Wait, Any, int]:
-    """The command's exit code, 128 + N when signal N ended it."""
-    spawner = context.start_spawner()
-    number = spawner.request(request)
-    for expected in ("ready", "running"):
-        event = yield Event(number)
-        if event["event"] != expected:
-            said = event.get("message") or os.strerror(event.get("errno") or 0)
-            step = str(event.get("step", "spawn"))
-            where = f": {event['path']}" if event.get("path") and event["path"] not in step else ""
-            hint = "is the program in the image, and its interpreter?" if step.startswith("exec") else ""
-            raise StepError(f"{step}{where}: {said}", hint=hint)
-        if expected == "ready":
-            spawner.release(number)
-    # It may have come together with the word that it runs.
-    event = context.exits.pop(number, None) or (yield Event(number))
-    code = event.get("code")
-    return code if code is not None else 128 + int(event["signal"])
 
 
 def _last_words(folder: str) -> str:

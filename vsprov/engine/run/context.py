@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vsprov.engine.run import intent
 from vsprov.engine.run.spawn import Spawner
@@ -18,6 +18,9 @@ from vsprov.store import images, servers
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
+
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Event
 
 SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the kernel
 
@@ -43,7 +46,7 @@ class ApplyContext:
     inits: dict[str, Process] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     spawned: dict[str, int] = field(default_factory=dict)
-    exits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    exits: dict[int, Event] = field(default_factory=dict)
     builds: list[str] = field(default_factory=list)
     made_parent: bool = False
     fresh: set[str] = field(default_factory=set)

@@ -13,9 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vsprov.errors import VsprovError
+
+if TYPE_CHECKING:
+    from vsprov.guest import wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +45,14 @@ class Source(Protocol):
     """Where `Event`s come from."""
 
     def fileno(self) -> int: ...
-    def events(self) -> list[dict[str, Any]]: ...
+    def events(self) -> list[wire.Event]: ...
 
 
 class Loop:
     """Runs works by key; `after` names the keys each waits for. One whose predecessor failed is skipped."""
 
     def __init__(
-        self, source: Callable[[], Source | None], limit: int, stray: Callable[[dict[str, Any]], None]
+        self, source: Callable[[], Source | None], limit: int, stray: Callable[[wire.Event], None]
     ) -> None:
         self._source, self._limit, self._stray = source, limit, stray
         self._poll = select.poll()

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from vsprov.guest import machine
-from vsprov.guest.program import Program
+from vsprov.guest import syscall_list
+from vsprov.guest.child.program import Program
 from vsprov.guest.sys_calls import raw_syscall
 
 pytestmark = pytest.mark.vm_subset
@@ -29,13 +29,13 @@ WRONG: dict[int, tuple[str, int | bytes]] = {
 
 @pytest.fixture
 def program() -> Iterator[Program]:
-    yield Program(machine.Memory(65536, 32768))
+    yield Program(syscall_list.Memory(65536, 32768))
 
 
 def run(program: Program, in_python: bool) -> int:
     """Make the calls in a child; its exit code."""
     program.finish()
-    pid = machine.start(0, 0, program.memory, in_python)
+    pid = syscall_list.start(0, 0, program.memory, in_python)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -44,7 +44,7 @@ def results(program: Program) -> list[int]:
 
 
 def test_this_processor_has_machine_code_or_none_is_written_for_it() -> None:
-    assert (machine._entry is not None) == (os.uname().machine in machine.CODE)
+    assert (syscall_list._entry is not None) == (os.uname().machine in syscall_list.CODE)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -54,14 +54,14 @@ def test_a_child_shares_our_memory_or_has_its_own(program: Program, own: bool) -
     program.call("read", theirs[0], bytes(1), 1, want=1)
     program.call("close", -1)
     program.finish()
-    pid = machine.start(0, 0, program.memory, own=own)
+    pid = syscall_list.start(0, 0, program.memory, own=own)
     try:
         assert os.read(ours[0], 4) == b"here"
         shared = raw_syscall(KCMP, os.getpid(), pid, KCMP_VM, 0, 0, 0) == 0
     finally:
         os.write(theirs[1], b"x")
         os.waitpid(pid, 0)
-    assert shared == (machine._entry is not None and not own)
+    assert shared == (syscall_list._entry is not None and not own)
     for fd in (*ours, *theirs):
         os.close(fd)
 
@@ -147,17 +147,17 @@ def test_arguments_can_be_changed_when_the_list_is_finished(program: Program, in
     program.call("close", -1)
     program.finish()
     program.memory.change(0, 0o055)
-    pid = machine.start(0, 0, program.memory, in_python)
+    pid = syscall_list.start(0, 0, program.memory, in_python)
     os.waitpid(pid, 0)
     assert program.memory.failed() == 2
 
 
 def test_memory_is_used_again_when_it_is_large_enough() -> None:
-    first = machine.obtain(4096, 4096)
+    first = syscall_list.obtain(4096, 4096)
     first.text(b"something")
     first.release()
-    assert machine.obtain(8192, 4096) is not first
-    again = machine.obtain(4096, 4096)
+    assert syscall_list.obtain(8192, 4096) is not first
+    again = syscall_list.obtain(4096, 4096)
     assert again is first
     assert again.cursor == again.texts
 
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(program: Program) -> None:
         program.memory.text(bytes(40000))
     for _ in range(300):
         program.call("close", -1)
-    with pytest.raises(OSError, match="too much"):
+    with pytest.raises(OSError, match="too many parts"):
         program.finish()
 
 
@@ -175,5 +175,5 @@ def test_a_refusal_of_the_kernel_to_clone_is_an_error(program: Program) -> None:
     program.call("close", -1)
     program.finish()
     with pytest.raises(OSError) as refusal:
-        machine.start(0x200000000, 0, program.memory)  # CLONE_INTO_CGROUP an fd that is no cgroup
+        syscall_list.start(0x200000000, 0, program.memory)  # CLONE_INTO_CGROUP an fd that is no cgroup
     assert refusal.value.errno == errno.EBADF

@@ -1,7 +1,7 @@
-"""Host side of a server's mounts: detached trees, made with the host's rights, for the child to attach.
+"""The host's side of a server's mounts: detached mounts, made with the host's rights, for the child to
+attach.
 
-A user namespace may not create these itself. Paths given here are the host's; nothing of a guest is looked
-up.
+A user namespace may not create them itself. All paths here are the host's; no path of a guest is followed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from .sys_calls import (
     MS_REC,
     OPEN_TREE_CLONE,
     RESOLVE_NO_MAGICLINKS,
-    RESOLVE_NO_SYMLINKS,
     fsconfig,
     fsmount,
     fsopen,
@@ -45,10 +44,11 @@ from .sys_calls import (
     unshare,
 )
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+
+    from .wire import Bind, Mount, Root
 
 O_PATH = os.O_PATH | os.O_CLOEXEC
 NODES = tuple(
@@ -63,13 +63,13 @@ NODES = tuple(
     )
 )
 
-# How an overlay takes lower layers, best first: an fd each (6.13), a path each (6.7), all in one string.
+# How overlayfs accepts lower layers, best first: an fd each (6.13), a path each (6.7), all in one string.
 BY_FD, BY_PATH, JOINED = 0, 1, 2
 _lower_by = BY_FD
 
 
-def learn() -> None:
-    """Find out how this kernel's overlay takes lower layers."""
+def probe_overlay() -> None:
+    """Find out how this kernel's overlayfs accepts lower layers."""
     global _lower_by
     context, root = fsopen(b"overlay"), os.open("/", O_PATH)
     try:
@@ -81,14 +81,14 @@ def learn() -> None:
         os.close(root)
 
 
-def layers_to_attach(root: dict[str, Any]) -> int:
-    """How many layers `make_root` will leave for the child to attach."""
+def layers_to_attach(root: Root) -> int:
+    """The number of layers that `make_root` leaves for the child to attach."""
     alone = root["upper"] is None and len(root["lower"]) == 1
     return 0 if alone or _lower_by != BY_FD else len(root["lower"])
 
 
 def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) -> bool:
-    """Set the attributes on a detached tree, idmapped to `userns`; False if its file system refuses that."""
+    """Set attributes on a detached mount and idmap it to `userns`; False if it cannot be idmapped."""
     if userns is not None:
         try:
             mount_setattr(tree, recursive, attributes | MOUNT_ATTR_IDMAP, userns)
@@ -102,14 +102,14 @@ def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) 
     return userns is None
 
 
-def make_root(root: dict[str, Any], userns: int | None, unmapped: list[str]) -> tuple[int, list[int]]:
-    """The fds of the server's detached root mount, and of the layers it was made from.
+def make_root(root: Root, userns: int | None, unmapped: list[str]) -> tuple[int, list[int]]:
+    """Create the detached root mount: its fd, and those of the layers it consists of.
 
-    The latter are to be attached by the child where it drops the host's mounts: to close a mount that was
-    never attached costs a wait for all processors (an RCU grace period), and there one wait serves for all.
-    Names of lower layers that could not be idmapped go to `unmapped`.
+    The child attaches the layers where it detaches the host's mounts. Closing a mount that was never attached
+    waits for an RCU grace period; that way one wait serves for all. Paths of lower layers that cannot be
+    idmapped are added to `unmapped`.
     """
-    attributes = MOUNT_ATTR_NODEV  # the child makes it read-only, when it has made absent mount points
+    attributes = MOUNT_ATTR_NODEV  # the child makes it read-only after creating absent mount points
     lower, upper = root["lower"], root["upper"]
     alone = upper is None and len(lower) == 1
     trees: list[int] = []
@@ -133,8 +133,8 @@ def make_root(root: dict[str, Any], userns: int | None, unmapped: list[str]) -> 
     return made, []
 
 
-def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int) -> int:
-    """As `_overlay`, where layers are told by path: attached in a mount namespace made for it."""
+def _overlay_of_attached(trees: list[int], root: Root, attributes: int) -> int:
+    """As `_overlay`, for kernels that accept layers by path only: attached in a temporary namespace."""
     global _lower_by
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     unshare(CLONE_NEWNS)
@@ -149,7 +149,7 @@ def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int
         try:
             return _overlay(trees, root, attributes)
         except OSError as error:
-            # What a kernel says, some only when the mount is made, to an option it does not know.
+            # An unknown option; some kernels only report it when the mount is created.
             if error.errno != EINVAL or _lower_by == JOINED:
                 raise
         _lower_by = JOINED
@@ -159,8 +159,8 @@ def _overlay_of_attached(trees: list[int], root: dict[str, Any], attributes: int
         os.close(home)
 
 
-def _overlay(lower: list[int], root: dict[str, Any], attributes: int) -> int:
-    """Overlay over the lower trees, topmost first; by fds, so that no `:` `,` or backslash is parsed."""
+def _overlay(lower: list[int], root: Root, attributes: int) -> int:
+    """Mount an overlay of the lower trees, topmost first; by fd, so that nothing in a path is parsed."""
     context = fsopen(b"overlay")
     held = [context]
     try:
@@ -172,13 +172,13 @@ def _overlay(lower: list[int], root: dict[str, Any], attributes: int) -> int:
                 fsconfig(context, FSCONFIG_SET_FD, b"lowerdir+", None, tree)
             else:
                 fsconfig(context, FSCONFIG_SET_STRING, b"lowerdir+", b"/proc/self/fd/%d" % tree)
-        # With an index, writing to one name of a file that has several in the layers changes all of them, and
-        # files made one to save space are no links of each other (overlayfs.rst, "Non-standard behavior").
+        # With an index, a write to one hard link of a file in the layers shows in the others too, but dedupe
+        # has linked files that are independent of each other (overlayfs.rst, "Non-standard behavior").
         fsconfig(context, FSCONFIG_SET_STRING, b"index", b"off")
-        if root.get("to_layer"):
-            # What these leave in the upper layer refers to what is below, and some kernels have them on.
-            for key in (b"redirect_dir", b"metacopy"):
-                fsconfig(context, FSCONFIG_SET_STRING, key, b"off")
+        if root["to_layer"]:
+            # Both are on by default in some kernels, and make the upper layer refer to the layers below it.
+            for option in (b"redirect_dir", b"metacopy"):
+                fsconfig(context, FSCONFIG_SET_STRING, option, b"off")
         for key, path in ((b"upperdir", root["upper"]), (b"workdir", root["work"])):
             if path is not None:
                 held.append(os.open(path, O_PATH | os.O_DIRECTORY))
@@ -191,9 +191,9 @@ def _overlay(lower: list[int], root: dict[str, Any], attributes: int) -> int:
 
 
 def make_dev(base: int) -> int:
-    """The fd of a detached tmpfs for /dev holding the standard nodes.
+    """Create the detached tmpfs for /dev, with the standard device nodes, owned by host id `base`; its fd.
 
-    A file system made by the host may hold working nodes; one made in a user namespace may not. Made by
+    Device nodes only work on a file system that was mounted outside the user namespace. They are created by
     number, so that no node of an image is ever trusted (CVE-2025-31133).
     """
     owner = b"%d" % base
@@ -212,7 +212,7 @@ def make_dev(base: int) -> int:
 
 
 def make_tmpfs(options: Iterable[tuple[bytes, bytes]], attributes: int) -> int:
-    """The fd of a detached tmpfs with these options."""
+    """Create a detached tmpfs with these options; its fd."""
     context = fsopen(b"tmpfs")
     try:
         for key, value in options:
@@ -223,37 +223,36 @@ def make_tmpfs(options: Iterable[tuple[bytes, bytes]], attributes: int) -> int:
         os.close(context)
 
 
-def attributes_of(entry: dict[str, Any]) -> int:
-    """The mount attributes a mount of the request asks for; `nodev` unless it says otherwise."""
+def attributes_of(entry: Mount) -> int:
+    """The attributes of a mount of the request; mount_setattr(2)."""
     return (
-        (MOUNT_ATTR_RDONLY if entry.get("read_only") else 0)
-        | (MOUNT_ATTR_NOSUID if entry.get("nosuid") else 0)
-        | (MOUNT_ATTR_NODEV if entry.get("nodev", True) else 0)
-        | (MOUNT_ATTR_NOEXEC if entry.get("noexec") else 0)
+        (MOUNT_ATTR_RDONLY if entry["read_only"] else 0)
+        | (MOUNT_ATTR_NOSUID if entry["nosuid"] else 0)
+        | (MOUNT_ATTR_NODEV if entry["nodev"] else 0)
     )
 
 
-def open_source(entry: dict[str, Any]) -> int:
-    """An O_PATH fd of a bind's source; sets `directory` in the entry.
+def open_source(entry: Bind) -> int:
+    """An O_PATH fd of a bind's source."""
+    return openat2(AT_FDCWD, os.fsencode(entry["source"]), os.O_PATH, RESOLVE_NO_MAGICLINKS)
 
-    `nofollow` refuses a source with a symbolic link anywhere in it: for sources that lie where a guest can
-    write.
+
+def is_directory(fd: int) -> bool:
+    """Whether an fd stands for a directory."""
+    return S_ISDIR(os.fstat(fd).st_mode)
+
+
+def make_bind(source: int, entry: Bind, userns: int | None, unmapped: list[str]) -> int:
+    """Create a detached bind of the source with the entry's attributes, which apply to its submounts too; its
+    fd.
+
+    mount(2) with MS_BIND | MS_RDONLY would ignore the latter flag. A source that cannot be idmapped is added
+    to `unmapped`.
     """
-    resolve = RESOLVE_NO_MAGICLINKS | (RESOLVE_NO_SYMLINKS if entry.get("nofollow") else 0)
-    fd = openat2(AT_FDCWD, os.fsencode(entry["source"]), os.O_PATH, resolve)
-    entry["directory"] = S_ISDIR(os.fstat(fd).st_mode)
-    return fd
-
-
-def make_bind(source: int, entry: dict[str, Any], userns: int | None, unmapped: list[str]) -> int:
-    """The fd of a detached copy of the source's mount, read-only all the way down when asked.
-
-    Plain MS_BIND | MS_RDONLY is not even read-only at the top.
-    """
-    recursive = bool(entry.get("recursive"))
+    recursive = entry["recursive"]
     tree = open_tree(source, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
     try:
-        if not with_idmap(tree, recursive, attributes_of(entry), userns if entry.get("idmap") else None):
+        if not with_idmap(tree, recursive, attributes_of(entry), userns if entry["idmap"] else None):
             unmapped.append(entry["source"])
     except OSError:
         os.close(tree)
@@ -262,7 +261,7 @@ def make_bind(source: int, entry: dict[str, Any], userns: int | None, unmapped: 
 
 
 def open_console(path: str, base: int) -> int:
-    """The log file, open for appending, owned by the guest's root so that it may reopen /dev/stdout."""
+    """The log file, open for appending; owned by the guest's root, who may therefore reopen /dev/stdout."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(path, flags, 0o600)
     status = os.fstat(fd)
@@ -279,7 +278,7 @@ _sealed: dict[str, int] = {}
 
 
 def sealed_copy(path: str) -> int:
-    """The fd of a sealed copy of a static program, made once; no user can change it (CVE-2019-5736)."""
+    """The fd of a sealed copy of a static program, made once per path; immutable (CVE-2019-5736)."""
     if path not in _sealed:
         import fcntl
 
@@ -292,7 +291,7 @@ def sealed_copy(path: str) -> int:
             fd = os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)
         os.write(fd, content)
         fcntl.fcntl(fd, F_ADD_SEALS, F_SEALS_ALL)
-        # A program that someone holds open for writing is refused by execve (ETXTBSY).
+        # execve refuses a program that is open for writing (ETXTBSY).
         _sealed[path] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
         os.close(fd)
     return _sealed[path]

@@ -1,40 +1,52 @@
-"""Children that run a list of system calls instead of Python.
+"""Children that run a prepared list of system calls instead of Python.
 
-A server's first process makes some 130 calls before execve. Were it a copy of this interpreter, most of its
-time would go into copying: the page tables at clone, every page that either side then writes (and Python
-writes to all it looks at), the taking down of it all at execve. So the child shares the spawner's memory,
-as vfork(2) children do, and is driven through a prepared list by the 142 bytes of machine code below. It
-has no stack, runs no Python and writes nothing but the result of each call beside the call, where the
-spawner reads it. A copy that runs the same code costs the page tables only.
+A server's first process makes some 130 calls before execve. If it were a copy of this interpreter, most of
+its time would go into copying: page tables at clone, then every page that either side writes (and Python
+writes to every object it looks at), and freeing all that at execve. So the child shares the spawner's memory,
+like a vfork(2) child, and the machine code below makes the calls of a list for it. The child has no stack and
+runs no Python. It writes only the result of each call, next to the call, where the spawner reads it.
 
-Where there is no such code for the processor, or memory may not be made executable, the child is an
-ordinary fork that walks through the same list in Python.
-
-A list lies in memory shared with forked children too: 16 bytes of which the first 8 become the address of
-the call that failed, then for each call sixteen 64 bit words:
+Format of a list: 16 bytes, of which the first 8 become the address of the call that failed, then for each
+call sixteen 64-bit words:
 
     0       number of the call
-    1-6     its arguments
-    7       its result
-    8       the result that is wanted, -1 for any that is no error
-    9       how many bytes on the next call is
-    10, 11  an errno, and how many bytes on the next call is after it
+    1-6     arguments
+    7       result
+    8       the result that counts as success, -1 for any but an error
+    9       distance in bytes to the next call
+    10, 11  an errno that is no failure, and the distance in bytes to the next call after it
     12, 13  likewise
     14, 15  likewise
 
-Any other error, or another result than the wanted one, ends the child with exit code 1.
+Any other error, or a result other than the expected one, ends the child with exit code 1. The list is in
+memory that is also shared with forked children.
+
+Three ways to run a list, which give the same results:
+
+- machine code in a child that shares our memory. Only for children that soon call execve: those of the
+  spawner, which does not outlive the command that started it.
+- machine code in a child with a copy of our memory (`own`): where our memory must not be reachable from the
+  server. The page tables are all that is copied. `enter` always uses it, because it lives as long as its
+  command.
+- the function `walk`, in Python, in a fork: for processors without machine code here, where a security module
+  forbids executable memory, and when the environment of vsprov has VSPROV_MACHINE_CODE=0.
+
+To change the machine code, change the assembly in the comments of CODE and the bytes beside it, and keep
+`walk` in step. tests/kernel/test_syscall_list.py assembles the comments with as(1) and compares the bytes; on
+a difference it prints the lines to paste. The tests of the spawner run with the machine code and with `walk`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from errno import E2BIG
 from mmap import MAP_ANONYMOUS, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE, mmap
 from struct import Struct, pack, unpack_from
 
 from .sys_calls import clone3, clone_arguments, mprotect, raw_syscall
 
-TYPE_CHECKING = False  # importing typing would double the heap every child copies
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,13 +55,13 @@ CALL = Struct("16q")
 SIZE = CALL.size
 
 # fmt: off
-CODE = {"x86_64": bytes.fromhex(  # entry(clone_args, its size, the list), System V calling convention
+CODE = {"x86_64": bytes.fromhex(  # entry(clone_args, size of that, list): pid or -errno; System V ABI
     "4989d1"            #         mov    r9, rdx
-    "b8b3010000"        #         mov    eax, 435           clone3
+    "b8b3010000"        #         mov    eax, 435           # clone3
     "0f05"              #         syscall
     "4885c0"            #         test   rax, rax
     "7401"              #         jz     child
-    "c3"                #         ret                       to Python: the pid, or minus the errno
+    "c3"                #         ret                       # in the parent
     "4d89cc"            # child:  mov    r12, r9
     "498d5910"          #         lea    rbx, [r9 + 16]
     "488b03"            # next:   mov    rax, [rbx]
@@ -85,7 +97,7 @@ CODE = {"x86_64": bytes.fromhex(  # entry(clone_args, its size, the list), Syste
     "eb9b"              #         jmp    next
     "49891c24"          # fail:   mov    [r12], rbx
     "bf01000000"        #         mov    edi, 1
-    "b8e7000000"        #         mov    eax, 231           exit_group
+    "b8e7000000"        #         mov    eax, 231           # exit_group
     "0f05"              #         syscall
     "0f0b"              #         ud2
 )}
@@ -95,7 +107,7 @@ CLONE_VM = 0x100
 
 
 class Memory:
-    """A piece of shared memory: a list of calls from its beginning on, what they point to from `texts` on."""
+    """Shared memory: the list of calls at its start, the data they point to from offset `texts` on."""
 
     __slots__ = ("address", "bytes", "cursor", "size", "texts")
 
@@ -106,39 +118,39 @@ class Memory:
         self.cursor = texts
 
     def release(self) -> None:
-        """Leave it to the next server."""
+        """Make it available to another list; see `obtain`."""
         self.cursor = self.texts
         _spare.append(self)
 
     def text(self, content: bytes) -> int:
-        """Put these bytes there, with a NUL after them: their address, a multiple of 8."""
+        """Store bytes and a NUL after them; their address, a multiple of 8. OSError (E2BIG) if full."""
         start = self.cursor
         end = start + len(content)
         if end >= self.size:
-            raise OSError(7, "the request is too large")
+            raise OSError(E2BIG, "the request is too large")
         self.bytes[start:end] = content
         self.bytes[end] = 0
         self.cursor = end + 8 & ~7
         return self.address + start
 
     def load(self, calls: bytes) -> None:
-        """Put the list there."""
+        """Store the list. OSError (E2BIG) if it does not fit."""
         if HEADER + len(calls) > self.texts:
-            raise OSError(7, "the request asks for too much")
+            raise OSError(E2BIG, "the request has too many parts")
         self.bytes[: HEADER + len(calls)] = bytes(HEADER) + calls
 
     def failed(self) -> int | None:
-        """The position in the list of the call that failed; None when none has."""
+        """The position in the list of the call that failed; None if none has."""
         (address,) = unpack_from("Q", self.bytes)
         return (address - self.address - HEADER) // SIZE if address else None
 
     def result(self, position: int) -> int:
-        """What a call has returned: minus the errno if it failed, 0 if it was not made."""
+        """The result of a call: minus the errno if it failed, 0 if it was not made."""
         value: int = unpack_from("q", self.bytes, HEADER + position * SIZE + 56)[0]
         return value
 
     def change(self, position: int, *arguments: int) -> None:
-        """Change the first arguments of a call."""
+        """Replace the first arguments of a call in the stored list."""
         start = HEADER + position * SIZE + 8
         self.bytes[start : start + 8 * len(arguments)] = pack(f"{len(arguments)}q", *arguments)
 
@@ -147,7 +159,7 @@ _spare: list[Memory] = []
 
 
 def obtain(calls: int, texts: int) -> Memory:
-    """Memory for so many bytes of calls and so many they point to: a used one if one will do."""
+    """Memory for so many bytes of calls and of data they point to; a released one if it is large enough."""
     for position, memory in enumerate(_spare):
         if memory.texts >= calls and memory.size - memory.texts >= texts:
             return _spare.pop(position)
@@ -163,7 +175,7 @@ def _load_code() -> Callable[[bytes, int, int], int] | None:
     address = ctypes.addressof(ctypes.c_char.from_buffer(_page))
     try:
         mprotect(address, 4096, PROT_READ | PROT_EXEC)
-    except PermissionError:  # a security module forbids it
+    except PermissionError:  # of a security module
         return None
     return ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t)(address)
 
@@ -172,10 +184,10 @@ _entry = _load_code() if _code else None
 
 
 def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False, own: bool = False) -> int:
-    """Clone a child that makes the calls of the list; its pid. OSError as clone3(2).
+    """Clone a child that makes the calls of a list; its pid. OSError as clone3(2).
 
-    `own`: with a copy of our memory rather than with ours. What ends processes for want of memory ends all
-    that share one, and whoever may trace the child may write to ours.
+    `own`: give it a copy of our memory instead of sharing ours. The OOM killer ends all processes that share
+    memory with its victim, and whoever may trace the child may write to its memory.
     """
     if _entry and not in_python:
         arguments = clone_arguments(flags if own else flags | CLONE_VM, cgroup)
@@ -191,9 +203,10 @@ def start(flags: int, cgroup: int, memory: Memory, in_python: bool = False, own:
 
 
 def is_dumped_after_change() -> bool:
-    """Whether a process that becomes another user may be traced by it afterwards; proc_sys_fs(5).
+    """Whether a process that changes its user may then be traced by that user: fs.suid_dumpable,
+    proc_sys_fs(5).
 
-    Then a child that shared our memory would open it to its server.
+    If so, a child that shared our memory would make it accessible to its server.
     """
     try:
         with open("/proc/sys/fs/suid_dumpable", "rb") as file:
@@ -203,7 +216,7 @@ def is_dumped_after_change() -> bool:
 
 
 def walk(memory: Memory) -> None:
-    """What the machine code does; returns when a call fails."""
+    """Do in Python what the machine code does; returns when a call fails."""
     at = HEADER
     while True:
         words = CALL.unpack_from(memory.bytes, at)

@@ -1,4 +1,4 @@
-"""Running a command in a server from the caller's terminal or pipes."""
+"""Running a command in a server in the foreground: on the caller's terminal, or its standard fds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ import tty as terminal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from errno import EACCES, EIO, ENODEV, ENOENT, ESRCH
-from marshal import dumps, loads
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vsprov.engine.guests import outcome
 from vsprov.engine.run.spawn import start, starting
 from vsprov.errors import FailedError
+from vsprov.guest import wire
+
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Enter, Event, Exited, Failed, Request
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CHUNK = 1 << 16
@@ -28,53 +32,46 @@ _KILLED = "something on the host has ended vsprov-enter; the command was ended w
 class EnterError(FailedError):
     """The command could not be started. Exit code: 127 when it was not found, 126 when not executable."""
 
-    def __init__(self, event: Mapping[str, Any], server: str = "") -> None:
-        step, path = event["step"], event["path"]
-        said = event["message"] or os.strerror(event["errno"])
-        words = [f"Server/{server}"] if server else []
-        words += [step, *([path] if path and path not in step else []), said]
-        super().__init__(": ".join(words))
-        if step.startswith("exec "):
+    def __init__(self, event: Failed, server: str = "") -> None:
+        message = outcome.explain(event)
+        super().__init__(f"Server/{server}: {message}" if server else message)
+        if event["step"].startswith("exec "):
             self.exit_code = {ENOENT: 127, EACCES: 126}.get(event["errno"], 126)
 
 
 def ended(server: str) -> FailedError:
-    """The error of a server whose first process, or group, went while it was about to be joined."""
+    """The error for a server whose first process or group disappeared while a command was joining it."""
     return FailedError(f"Server/{server}: it has ended", hint="if it is being restarted, try again")
 
 
-def enter(request: Mapping[str, Any], tty: bool) -> int:
+def run(request: Enter, server: str = "") -> int:
     """Run a command in a running server; its exit code, 128 + N when signal N ended it.
 
-    The request: `pid` and `start` of the server's init, and of the keys that `spawn` describes `cgroup`,
-    `argv`, `env`, `cwd`, `user`, `umask`, `capabilities`, `rlimits`, `no_new_privs`, and `seccomp` and
-    `oom_score_adj` if any. With `tty` the command gets a terminal of the server's own, of which ours shows
-    the other side; without, our standard input, output and error. The signals sent to us go on to it, and two
-    seconds after one that is meant to end it SIGKILL does. `server`, if there, names the server in messages.
-    EnterError when it could not be started.
+    With a tty the command gets a terminal of the server's own, which we copy to and from ours; without, it
+    gets our standard input, output and error. Signals sent to us are forwarded; after one that asks the
+    command to end it has two seconds until SIGKILL. `server` is its name, for messages. EnterError when it
+    cannot be started.
     """
-    who = request.get("server", "")
-    what = f"Server/{who}: enter" if who else "enter"
+    what = f"Server/{server}: enter" if server else "enter"
     with starting(what):
         ours, theirs = socket.socketpair()
-    rows, columns = _size() if tty else (0, 0)
+    rows, columns = _size() if request["tty"] else (0, 0)
     with ours, theirs:
-        stdio = (None, None, 2) if tty else (0, 1, 2)
+        stdio = (None, None, 2) if request["tty"] else (0, 1, 2)
         with starting(what):
             pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
         theirs.close()
         try:
             client = _Client(ours, what)
-            client.send({**request, "tty": tty, "rows": rows, "cols": columns})
-            event = client.terminal() if tty else client.pipes()
+            client.send({**request, "rows": rows, "cols": columns})
+            event = client.terminal() if request["tty"] else client.pipes()
         finally:
             ours.close()
             os.waitpid(pid, 0)
     if event["event"] == "failed":
         gone = event["errno"] in (ENOENT, ENODEV, ESRCH) and event["step"].startswith(("join", "cgroup"))
-        raise ended(who) if who and gone else EnterError(event, who)
-    code: int = event["code"]
-    return code
+        raise ended(server) if server and gone else EnterError(event, server)
+    return outcome.exit_code(event)
 
 
 class _Client:
@@ -83,36 +80,40 @@ class _Client:
     def __init__(self, channel: socket.socket, name: str) -> None:
         self._channel = channel
         self._name = name
-        self._incoming = b""
+        self._incoming = bytearray()
+        self._events: list[Event] = []
         self._fds: list[int] = []
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        body = dumps(dict(message))
-        self._channel.sendall(len(body).to_bytes(4, "little") + body)
+    def send(self, message: Request) -> None:
+        self._channel.sendall(wire.encode(message))
 
-    def event(self) -> dict[str, Any]:
-        """The next event; a received fd is kept. FailedError when the program has died."""
-        while True:
-            end = 4 + int.from_bytes(self._incoming[:4], "little")
-            if 4 < end <= len(self._incoming):
-                event: dict[str, Any] = loads(self._incoming[4:end])
-                self._incoming = self._incoming[end:]
-                return event
+    def event(self) -> Event:
+        """The next event; an fd that comes with it is kept. FailedError when the program has died."""
+        while not self._events:
             part, fds, _flags, _address = socket.recv_fds(self._channel, _CHUNK, 1)
             if not part:
                 raise FailedError(f"{self._name}: died before the command ended", hint=_KILLED)
-            self._incoming += part
             self._fds += fds
+            self._incoming += part
+            self._events = wire.decode(self._incoming)
+        return self._events.pop(0)
 
-    def pipes(self) -> dict[str, Any]:
-        """Wait for the end while the command uses our standard fds; signals to us go to it."""
+    def end(self) -> Exited | Failed:
+        """The last event."""
+        event = self.event()
+        if event["event"] == "exited" or event["event"] == "failed":
+            return event
+        raise AssertionError(event)
+
+    def pipes(self) -> Exited | Failed:
+        """Wait for the end while the command uses our standard fds; forward signals to it."""
         with _handlers(dict.fromkeys(_FORWARDED, self._forward)):
-            return self.event()
+            return self.end()
 
-    def terminal(self) -> dict[str, Any]:
+    def terminal(self) -> Exited | Failed:
         """Copy between our terminal and the server's until the command ends."""
         event = self.event()
-        if event["event"] != "terminal":
+        if event["event"] == "failed":
             return event
         master = self._fds.pop()
 
@@ -122,16 +123,16 @@ class _Client:
         try:
             handlers = {**dict.fromkeys(_FORWARDED, self._forward), signal.SIGWINCH: resize}
             with _handlers(handlers), _raw_input():
-                resize(signal.SIGWINCH, None)  # it may have changed since the request
+                resize(signal.SIGWINCH, None)  # the size may have changed since the request
                 return self._copy(master)
         finally:
             os.close(master)
 
     def _forward(self, number: int, _frame: object) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already; the event tells
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already, as the event will say
             self.send({"cmd": "signal", "number": number})
 
-    def _copy(self, master: int) -> dict[str, Any]:
+    def _copy(self, master: int) -> Exited | Failed:
         os.set_blocking(master, False)
         poll = select.poll()
         poll.register(0, select.POLLIN)
@@ -147,13 +148,13 @@ class _Client:
                 shows = False
             if 0 in ready:
                 part = os.read(0, _CHUNK)
-                typed += part or b"\x04"  # end of input: what ^D would be
+                typed += part or b"\x04"  # end of input, as by ^D
                 if not part:
                     poll.unregister(0)
             if shows:
                 poll.modify(master, select.POLLIN | (select.POLLOUT if typed else 0))
             if self._channel.fileno() in ready:
-                event = self.event()
+                event = self.end()
                 if shows:
                     _show(master)
                 return event
@@ -167,12 +168,12 @@ def _write_some(fd: int, content: bytes) -> int:
     except OSError as error:
         if error.errno != EIO:
             raise
-        return len(content)  # nobody holds the other side: as with a real terminal, input is lost
+        return len(content)  # nobody has the slave open: input is lost, as on a real terminal
 
 
 def _show(master: int) -> bool:
-    """Copy what the server's terminal has to show to our output; False when nobody holds its other side."""
-    for _ in range(64):  # something left behind in the server may write without end
+    """Copy the output of the server's terminal to ours; False when nobody has its slave open."""
+    for _ in range(64):  # a process left behind in the server may write without end
         try:
             part = os.read(master, _CHUNK)
         except BlockingIOError:
@@ -188,12 +189,12 @@ def _show(master: int) -> bool:
 
 @contextmanager
 def _raw_input() -> Iterator[None]:
-    """Our terminal in raw mode, and as it was afterwards; nothing when standard input is none."""
+    """Put our terminal in raw mode, and restore it afterwards; nothing if standard input is no terminal."""
     if not os.isatty(0):
         yield
         return
     before = termios.tcgetattr(0)
-    terminal.setraw(0, termios.TCSADRAIN)  # what was typed ahead is for the command
+    terminal.setraw(0, termios.TCSADRAIN)  # keeps what was typed ahead, for the command
     try:
         yield
     finally:
@@ -211,7 +212,7 @@ def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
 
 
 def _size() -> tuple[int, int]:
-    """(rows, columns) of our terminal; 24 by 80 when there is none."""
+    """(rows, columns) of our terminal; 24 by 80 if there is none."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         try:
             size = os.get_terminal_size(stream.fileno())

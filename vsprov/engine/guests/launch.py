@@ -1,0 +1,39 @@
+"""The two halves of a start: a guest that waits at its gate, and the opening of the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from vsprov.engine.guests import outcome
+from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Event, Wait
+from vsprov.errors import StepError
+
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Guest, Ready
+
+
+def spawn(context: ApplyContext, guest: Guest) -> Generator[Wait, Any, Ready]:
+    """Create a guest, which then waits at its gate: the event with its number and its first process."""
+    number = context.start_spawner().request(guest)
+    event = yield Event(number)
+    if event["event"] == "failed":
+        raise StepError(f"start: {outcome.explain(event)}", hint=outcome.hint(event))
+    ready: Ready = event
+    return ready
+
+
+def release(context: ApplyContext, number: int) -> Generator[Wait, Any, None]:
+    """Open the gate; returns when the guest has executed its command."""
+    context.start_spawner().release(number)
+    event = yield Event(number)
+    if event["event"] == "failed":
+        raise StepError(f"start: {outcome.explain(event)}", hint=outcome.hint(event))
+
+
+def wait(context: ApplyContext, number: int) -> Generator[Wait, Any, int]:
+    """Wait until the command of a released guest ends: its exit code, 128 + N when signal N ended it."""
+    # It may have been read together with the event before it.
+    event: Any = context.exits.pop(number, None) or (yield Event(number))
+    return outcome.exit_code(event)
