@@ -37,7 +37,7 @@ gone = wanted.to_remove(instance, given)
 told["to_remove"] = actions(gone)
 converge.apply(instance, gone.wanted, Silent())
 told["left_to_remove"] = actions(gone)
-told["loaded"] = [name for name in sys.modules if name.partition(".")[0] in ("typer", "rich")]
+told["loaded"] = [name for name in sys.modules if name.partition(".")[0] in ("click", "rich")]
 told["loaded"] += [name for name in sys.modules if name.startswith(("vsprov.cli", "vsprov.render"))]
 print(json.dumps(told))
 """

@@ -76,7 +76,7 @@ def test_pull_of_a_reference_gives_it_a_name(lab: Lab, market: Shop) -> None:
     lab.vsprov("image", "pull", "mine")
     assert shop.digests(lab) == {"mine": digest}
     again = lab.vsprov("image", "pull", "mine")
-    assert "Image/mine: is as its source has it" in again.stderr
+    assert "Image/mine: up to date" in again.stderr
     lab.converge(app("a", "mine"))
     assert lab.run("a", "cat", "/version").stdout == "2"
 
@@ -89,7 +89,7 @@ def test_pull_of_a_reference_gives_it_a_name(lab: Lab, market: Shop) -> None:
         (("{ref}", "--name", "../x"), 65, "name"),
         (("{ref}x", "--name", "x"), 1, "has no tag latestx: it has"),
         (("nothing",), 1, "Image/nothing: there is none in the store"),
-        (("nothing", "--name", "x"), 64, "--name and --insecure are for an image from a registry"),
+        (("nothing", "--name", "x"), 64, "--name and --insecure: only with the reference of an image"),
     ],
 )
 def test_what_cannot_be_pulled_is_told(

@@ -24,15 +24,15 @@ def test_doctor_says_that_servers_can_run_here(lab: Lab) -> None:
     states = {finding["feature"]: finding["state"] for finding in report["findings"]}
     assert states["overlay"] == states["mount API"] == states["namespace user"] == states["cgroup2"] == "ok"
     assert all(finding["cost"] for finding in report["findings"] if finding["state"] != "ok")
-    assert "Servers can run here" in lab.vsprov("doctor").stdout
+    assert "Servers can run on this host" in lab.vsprov("doctor").stdout
 
 
 def test_doctor_without_root_says_that_they_cannot(lab: Lab) -> None:
     command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *lab.vsprov.command("doctor")]
     done = subprocess.run(command, capture_output=True, text=True, env=lab.vsprov.environment)
     assert done.returncode == 69
-    assert done.stderr.startswith("vsprov: doctor: only root can try most of this")
-    assert "capabilities" in done.stdout and "Servers cannot run here" in done.stdout
+    assert done.stderr.startswith("vsprov: doctor: most tests need root")
+    assert "capabilities" in done.stdout and "Servers cannot run on this host" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ def test_stop_and_start_leave_what_a_server_should_be_and_the_plan_shows_the_dri
     assert "Server/web1: stopped" in stopped.stderr
     assert lab.processes("web1") == []
     assert lab.differences(HOST, web()) == {"Server/web1 /spec/state": ("Stopped", "Running", "none")}
-    assert lab.vsprov("stop", "web1").stderr == "Server/web1: is stopped already\n"
+    assert lab.vsprov("stop", "web1").stderr == "Server/web1: already stopped\n"
     assert "Server/web1: started" in lab.vsprov("start", "web1").stderr
     assert lab.init("web1") != first
     assert lab.is_settled(HOST, web())
-    assert lab.vsprov("start", "web1").stderr == "Server/web1: is running already\n"
+    assert lab.vsprov("start", "web1").stderr == "Server/web1: already running\n"
 
 
 def test_get_tells_how_the_last_run_ended_until_the_next_begins(lab: Lab) -> None:

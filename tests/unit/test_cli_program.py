@@ -15,7 +15,9 @@ import pytest
 
 from tests.unit.cli import CHECKOUT, SERVER, Cli, ordinary_user, process
 from vsprov import __version__
-from vsprov.cli import app, options
+from vsprov.cli import app
+from vsprov.cli.program import GROUPS, VERBS, load, program
+from vsprov.cli.verb import settings
 from vsprov.errors import UsageError
 
 NOWHERE = {"VSPROV_INSTANCE": "vt-nowhere", "VSPROV_ROOT": "/nonexistent/vt-nowhere"}
@@ -37,26 +39,33 @@ def test_help_lists_every_verb_with_what_it_does(cli: Cli) -> None:
     told = cli("--help")
     inside = cli("image", "--help")
     assert (told.code, inside.code) == (0, 0)
-    for name, (_, summary) in app.VERBS.items():
+    for name, (_, summary) in VERBS.items():
         group, space, word = name.rpartition(" ")
         shown = inside.out if space else told.out
         assert re.search(rf"^  {word} +{re.escape(summary)}$", shown, re.MULTILINE), name
-        assert not space or re.search(rf"^  {group} +{re.escape(app.GROUPS[group])}$", told.out, re.MULTILINE)
+        assert not space or re.search(rf"^  {group} +{re.escape(GROUPS[group])}$", told.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("verb", app.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_an_example(cli: Cli, verb: str) -> None:
     told = cli(*verb.split(), "--help")
     assert told.code == 0
     assert told.out.startswith(f"Usage: vsprov {verb} [OPTIONS]")
-    assert app.VERBS[verb][1] in told.out
+    assert VERBS[verb][1] in told.out
     assert re.search(rf"Examples:\n(    .*\n)*    .*vsprov {verb}", told.out)
     assert "Options of every verb:" in told.out
 
 
-@pytest.mark.parametrize("verb", app.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_names_its_output_formats(cli: Cli, verb: str) -> None:
+    outputs = load(verb).outputs
+    told = cli(*verb.split(), "--help").out
+    assert (f"  Outputs (-o): {', '.join(outputs)}.\n" in told) == (outputs != ("text",))
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_no_two_options_of_a_verb_share_a_name(verb: str) -> None:
-    names = [name for param in app.load(verb).params for name in (*param.opts, *param.secondary_opts)]
+    names = [name for param in load(verb).params for name in (*param.opts, *param.secondary_opts)]
     assert len(names) == len(set(names))
 
 
@@ -75,24 +84,24 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
         (["aply"], "vsprov: No such command 'aply'. Did you mean 'apply'?\n  hint: vsprov --help\n"),
         (["plan", "--prun"], "--prune"),
         (["exec"], "vsprov: Missing argument 'NAME'\n  hint: vsprov exec --help\n"),
-        (["validate"], "vsprov: validate: no manifest given\n  hint: name files"),
+        (["validate"], "vsprov: validate: no manifest given\n  hint: specify files"),
         (
             ["validate", "-o", "xml", "f"],
-            "vsprov: -o xml: not an output of this verb\n  hint: choose one of text, json",
+            "vsprov: -o xml: unsupported output format\n  hint: choose from text, json",
         ),
-        (["--instance", "../etc", "get"], "vsprov: --instance '../etc': not a name\n"),
-        (["--instance", "", "get"], "vsprov: --instance: what is given is empty\n"),
-        (["get", "--instance="], "vsprov: --instance: what is given is empty\n"),
-        (["get", "--root", ""], "vsprov: --root: what is given is empty\n"),
-        (["get", "-o", ""], "vsprov: --output: what is given is empty\n"),
-        (["version", "-o", "yaml"], "vsprov: -o yaml: not an output of this verb\n"),
-        (["init", "-o", "json", "d"], "vsprov: -o json: not an output of this verb\n"),
-        (["schema", "-o", "wide"], "vsprov: -o wide: not an output of this verb\n"),
+        (["--instance", "../etc", "get"], "vsprov: --instance '../etc': invalid name\n"),
+        (["--instance", "", "get"], "vsprov: --instance: empty value\n"),
+        (["get", "--instance="], "vsprov: --instance: empty value\n"),
+        (["get", "--root", ""], "vsprov: --root: empty value\n"),
+        (["get", "-o", ""], "vsprov: --output: empty value\n"),
+        (["version", "-o", "yaml"], "vsprov: -o yaml: unsupported output format\n"),
+        (["init", "-o", "json", "d"], "vsprov: -o json: unsupported output format\n"),
+        (["schema", "-o", "wide"], "vsprov: -o wide: unsupported output format\n"),
         (["plan", "f", "--out", ""], "vsprov: --out '': not a file\n"),
-        (["--show-completion", "tcsh"], "vsprov: --show-completion tcsh: not a shell"),
-        (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose one of manifest, image"),
-        (["start"], "vsprov: give either names of servers, -l, or --all\n"),
-        (["destroy", "f", "--all"], "vsprov: destroy: give either PATHs or --all\n"),
+        (["--show-completion", "tcsh"], "vsprov: --show-completion tcsh: unsupported shell"),
+        (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose from manifest, image"),
+        (["start"], "vsprov: specify exactly one of: names of servers, -l, --all\n"),
+        (["destroy", "f", "--all"], "vsprov: destroy: specify either PATH or --all\n"),
         (["apply", "f", "--lock-timeout", "10"], "vsprov: --lock-timeout: '10' is not a duration\n"),
         (["apply", "f", "--parallelism", "0"], "vsprov: --parallelism 0: not a number between 1 and 1024\n"),
         (["get", "pods"], "vsprov: get pods: no such kind\n"),
@@ -114,35 +123,35 @@ def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[s
         ("plan --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
         ("plan -l = FILE", "vsprov: -l '=': not a selector\n"),
         ("plan -l a=b FILE", "vsprov: -l a=b: no server of the manifest has such labels\n"),
-        ("plan --prune -l tier=web FILE", "vsprov: --prune: not together with -l\n"),
+        ("plan --prune -l tier=web FILE", "vsprov: --prune: cannot be combined with -l\n"),
         ("plan --prune EMPTY", "vsprov: --prune: the manifest is empty"),
         ("diff --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
         ("diff -l = FILE", "vsprov: -l '=': not a selector\n"),
         ("apply --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
         ("apply --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
         ("apply -l = FILE", "vsprov: -l '=': not a selector\n"),
-        ("apply --prune -l tier=web FILE", "vsprov: --prune: not together with -l\n"),
+        ("apply --prune -l tier=web FILE", "vsprov: --prune: cannot be combined with -l\n"),
         ("apply --prune EMPTY", "vsprov: --prune: the manifest is empty"),
-        ("apply PLAN FILE", "a saved plan is applied alone, as it is\n"),
+        ("apply PLAN FILE", "a saved plan can only be applied as it is\n"),
         ("apply PLAN", "not a plan that this version of vsprov saved: of format 0\n"),
         ("destroy --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
         ("destroy --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
         ("destroy -l = FILE", "vsprov: -l '=': not a selector\n"),
         ("destroy -l = EMPTY", "vsprov: -l '=': not a selector\n"),
-        ("destroy --all -l tier=web", "vsprov: destroy --all: not together with -l\n"),
+        ("destroy --all -l tier=web", "vsprov: destroy --all: cannot be combined with -l\n"),
         ("get pods", "vsprov: get pods: no such kind\n"),
         ("get server/a pods/b", "vsprov: get pods: no such kind\n"),
         ("get -l =", "vsprov: -l '=': not a selector\n"),
         ("start -l =", "vsprov: -l '=': not a selector\n"),
         ("stop --all --timeout 10", "vsprov: --timeout: '10' is not a duration\n"),
         ("restart a --timeout x", "vsprov: --timeout: 'x' is not a duration\n"),
-        ("exec -t -T a -- true", "vsprov: exec: -t and -T: one or the other\n"),
+        ("exec -t -T a -- true", "vsprov: exec: -t and -T cannot be combined\n"),
         ("shell -e 1X=2 a", "vsprov: --env '1X=2': not a variable\n"),
         ("logs a -n x", "vsprov: --tail x: not a number of lines\n"),
-        ("image rm", "vsprov: image rm: no image named\n"),
-        ("image pull", "vsprov: pull: no manifest given\n"),
-        ("image pull a/b:1", "an image from a registry needs a name, and is pulled alone\n"),
-        ("image pull --name x FILE", "vsprov: --name and --insecure are for an image from a registry"),
+        ("image rm", "vsprov: image rm: no image given\n"),
+        ("image pull", "vsprov: image pull: no manifest given\n"),
+        ("image pull a/b:1", "an image from a registry needs --name, and is pulled alone\n"),
+        ("image pull --name x FILE", "vsprov: --name and --insecure: only with the reference of an image"),
         ("image pull FILE other", "vsprov: image pull: other is not a file, and "),
         ("image pull --set x FILE", "vsprov: --set x: not of the form a.b=value\n"),
         ("image pull --set-name A FILE", "vsprov: --set-name: 'A' is not a name\n"),
@@ -185,38 +194,38 @@ def test_an_option_after_the_verb_wins_over_one_before_it_and_both_over_the_envi
 ) -> None:
     monkeypatch.setenv("VSPROV_INSTANCE", "of-environment")
     monkeypatch.delenv("VSPROV_ROOT", raising=False)
-    assert options.settings().instance.name == "of-environment"
-    assert options.settings(instance="given").instance.root == "/var/lib/given"
-    command = app.program()
+    assert settings().instance.name == "of-environment"
+    assert settings(instance="given").instance.root == "/var/lib/given"
+    command = program()
     with command.make_context(
         "vsprov", ["--instance", "before", "version", "--instance", "after"]
     ) as context:
-        verb = app.load("version").make_context("version", ["--instance", "after"], parent=context)
-        app.load("version").invoke(verb)
-        assert verb.obj["settings"].instance.name == "after"
-        verb = app.load("version").make_context("version", [], parent=context)
-        app.load("version").invoke(verb)
-        assert verb.obj["settings"].instance.name == "before"
+        verb = load("version").make_context("version", ["--instance", "after"], parent=context)
+        load("version").invoke(verb)
+        assert verb.params["settings"].instance.name == "after"
+        verb = load("version").make_context("version", [], parent=context)
+        load("version").invoke(verb)
+        assert verb.params["settings"].instance.name == "before"
 
 
 def test_the_root_is_where_the_instance_keeps_things_unless_it_is_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VSPROV_ROOT", "/srv/state/")
-    assert options.settings().instance.root == "/srv/state"
-    assert options.settings(root="there").instance.root == os.path.abspath("there")
+    assert settings().instance.root == "/srv/state"
+    assert settings(root="there").instance.root == os.path.abspath("there")
 
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a/b", "..", "a" * 64, "a\n"])
 def test_an_instance_name_is_a_label(name: str) -> None:
-    with pytest.raises(UsageError, match="not a name" if name else "empty"):
-        options.settings(instance=name)
+    with pytest.raises(UsageError, match="invalid name" if name else "empty"):
+        settings(instance=name)
 
 
 # -- what is loaded
 
 FORBIDDEN = {
-    "version": {"typer", "yaml", "json", "re", "vsprov.cli.app"},
+    "version": {"click", "yaml", "json", "re", "vsprov.cli.app"},
     "--help": {"yaml", "rich", "pydantic", "vsprov.engine", "vsprov.manifest"},
     "validate {}": {
         "rich",
@@ -276,7 +285,7 @@ def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.Monk
     def fail(*given: object, **named: object) -> None:
         raise RuntimeError("the first line\nand the second")
 
-    monkeypatch.setattr(app, "load", fail)
+    monkeypatch.setattr(app, "program", fail)
     monkeypatch.delenv("VSPROV_DEBUG", raising=False)
     told = cli("plan", "x")
     assert (told.code, told.out) == (70, "")
@@ -284,9 +293,9 @@ def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.Monk
 
 
 def test_with_vsprov_debug_a_fault_shows_where_it_happened() -> None:
-    program = "from vsprov.cli import app; app.load = None; raise SystemExit(app.run(['plan']))"
+    words = "from vsprov.cli import app; app.program = None; raise SystemExit(app.run(['plan']))"
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", words],
         capture_output=True,
         text=True,
         cwd=CHECKOUT,
@@ -368,9 +377,9 @@ def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
     ],
 )
 def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:
-    env = {"_VSPROV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    env = {"_VSPROV_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
     out, _ = process(env=env).communicate()
-    assert set(out.split()) == offered
+    assert set(out.split()) == {f"plain,{word}" for word in offered}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -380,11 +389,9 @@ def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> N
     words = "vsprov stop we"
     env = {
         "VSPROV_ROOT": str(tmp_path),
-        "_VSPROV_COMPLETE": f"complete_{shell}",
+        "_VSPROV_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": words,
-        "COMP_CWORD": "2",
-        "_TYPER_COMPLETE_ARGS": words,
-        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "COMP_CWORD": "we" if shell == "fish" else "2",
     }
     out, _ = process(env=env).communicate()
     assert set(re.findall(r"[a-z]+\d", out)) == {"web1", "web2"}
@@ -392,9 +399,9 @@ def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_function_of_a_shell_is_shown(cli: Cli, shell: str) -> None:
-    out, _ = process(env={"_VSPROV_COMPLETE": f"source_{shell}"}).communicate()
-    assert f"_VSPROV_COMPLETE=complete_{shell}" in out
-    assert f"_VSPROV_COMPLETE=complete_{shell}" in cli("--show-completion", shell).out
+    out, _ = process(env={"_VSPROV_COMPLETE": f"{shell}_source"}).communicate()
+    assert f"_VSPROV_COMPLETE={shell}_complete" in out
+    assert f"_VSPROV_COMPLETE={shell}_complete" in cli("--show-completion", shell).out
 
 
 def test_without_a_word_the_completion_of_the_shell_in_use_is_shown(
@@ -404,3 +411,60 @@ def test_without_a_word_the_completion_of_the_shell_in_use_is_shown(
     assert cli("--show-completion").out.startswith("#compdef vsprov\n")
     monkeypatch.setenv("SHELL", "/bin/dash")
     assert cli("--show-completion").code == 64
+
+
+@pytest.mark.parametrize(
+    ("shell", "place", "startup"),
+    [
+        ("bash", ".bash_completions/vsprov.sh", ".bashrc"),
+        ("zsh", ".zfunc/_vsprov", ".zshrc"),
+        ("fish", ".config/fish/completions/vsprov.fish", None),
+    ],
+)
+def test_completion_is_installed_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: str, place: str, startup: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if startup:
+        (tmp_path / startup).write_text("mine=1")
+    for _ in range(2):
+        told = cli("--install-completion", shell)
+        assert (told.code, told.out) == (
+            0,
+            f"Installed {tmp_path / place}; completion works in new shells.\n",
+        )
+    assert (tmp_path / place).read_text() == cli("--show-completion", shell).out
+    if startup:
+        mine, *added = (tmp_path / startup).read_text().splitlines()
+        assert mine == "mine=1"
+        assert len([line for line in added if line]) == 1
+
+
+def test_a_shell_that_reads_the_installed_completion_completes(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli("--install-completion", "bash").code == 0
+    asked = (
+        "source ~/.bashrc; COMP_WORDS=(vsprov pla); COMP_CWORD=1; _vsprov_completion vsprov; echo $COMPREPLY"
+    )
+    (tmp_path / "vsprov").write_text(f'#!/bin/sh\nexec {sys.executable} -m vsprov "$@"\n')
+    (tmp_path / "vsprov").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", asked],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert (done.stdout, done.stderr) == ("plan\n", "")
+
+
+def test_completion_that_cannot_be_installed_is_an_error(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".zfunc").write_text("not a directory")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = cli("--install-completion", "zsh")
+    assert told.code == 1
+    assert "install completion for zsh: " in told.err

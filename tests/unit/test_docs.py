@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli import CHECKOUT
-from vsprov.cli import app
+from vsprov.cli import program
 from vsprov.manifest.load import load
 
 PAGES = [CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -95,10 +95,10 @@ def test_a_command_line_is_one(page: str, words: tuple[str, ...]) -> None:
     verb, *given = words
     if verb in ("--help", "VERB", "--show-completion", "--install-completion"):
         return
-    if verb in app.GROUPS:
+    if verb in program.GROUPS:
         verb = f"{verb} {given.pop(0)}"
-    assert verb in app.VERBS
-    app.load(verb).make_context(verb, [word for word in given if word != "--help"])
+    assert verb in program.VERBS
+    program.load(verb).make_context(verb, [word for word in given if word != "--help"])
 
 
 @pytest.mark.parametrize(("page", "words"), cases("make"), ids=shown)

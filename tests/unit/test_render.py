@@ -14,7 +14,7 @@ from vsprov.plan.plan import Change, PathChange, Plan
 from vsprov.plan.steps import Stop
 from vsprov.render import plan as plans
 from vsprov.render import problems, tables
-from vsprov.render.console import Harmless
+from vsprov.render.console import TerminalFilter
 from vsprov.render.progress import Bar, Lines, progress
 from vsprov.render.screen import Screen, clean, screen_of, write
 from vsprov.render.tables import Table
@@ -359,17 +359,17 @@ def test_writing_to_a_narrow_stream_escapes_and_to_none_does_nothing() -> None:
 
 
 def test_a_console_on_a_terminal_controls_nothing_and_keeps_lines_and_tabs() -> None:
-    shown = Harmless().feed(b"a\tb\r\n\x1b]0;title\x07\xff\n\r50%\r100%\n")
+    shown = TerminalFilter().feed(b"a\tb\r\n\x1b]0;title\x07\xff\n\r50%\r100%\n")
     assert shown == b"a\tb\n\\e]0;title\\x07\\xff\n\\r50%\\r100%\n"
 
 
 @given(st.binary(), st.integers(1, 5))
 def test_a_console_shows_the_same_however_it_is_cut(content: bytes, size: int) -> None:
-    whole = Harmless()
+    whole = TerminalFilter()
     expected = whole.feed(content) + whole.end()
     if b"\r\n" in content:
         return  # a line end that is cut in two shows its first half
-    cut = Harmless()
+    cut = TerminalFilter()
     parts = b"".join(cut.feed(content[at : at + size]) for at in range(0, len(content), size)) + cut.end()
     assert parts == expected
     assert all(byte >= 0x20 or byte in b"\n\t" for byte in expected)

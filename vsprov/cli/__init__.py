@@ -6,8 +6,8 @@ import gc
 import os
 import sys
 
-# A command makes some hundred thousand objects that all live until its end: looking through them again and
-# again for garbage took a tenth of the time of a short one.
+# A command creates some hundred thousand objects that live until it ends: collecting garbage among them more
+# often took a tenth of the time of a short command.
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
@@ -15,10 +15,9 @@ def main() -> None:
     """The program `vsprov`; ends the process with the exit code of its verb."""
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     if sys.argv[1:] in (["version"], ["--version"]):
-        # Asked for by scripts and editors at every turn: not worth loading what parses the other verbs.
-        from vsprov.cli.version import version
+        from vsprov.cli.version import print_version
 
-        version()
+        print_version()
         sys.exit(0)
     try:
         from vsprov.cli.app import run
@@ -26,5 +25,5 @@ def main() -> None:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while the program was still being loaded
         code = 130
-    # All is written and closed; taking the interpreter apart object by object would be for nobody.
+    # Everything is written and closed; freeing the interpreter's objects one by one would only take time.
     os._exit(code)

@@ -1,47 +1,57 @@
-"""Completion of names on the command line; silent about whatever cannot be read."""
+"""Completion of names on the command line; what cannot be read completes to nothing."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from vsprov.cli.options import settings
+import click
+
 from vsprov.cli.schemas import NAMES
+from vsprov.cli.verb import instance_of
+from vsprov.store.instance import Instance
 
+Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 KINDS = ("servers", "images", "quotas")
 
 
-def servers(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+def matching(names: Callable[[click.Context], Iterable[str]]) -> Complete:
+    """Completion with those of the names that begin with what was typed."""
+    return lambda ctx, param, typed: [name for name in names(ctx) if name.startswith(typed)]
+
+
+@matching
+def servers(ctx: click.Context) -> list[str]:
     """Names of servers that have a directory."""
     return _names(_instance(ctx).servers, "")
 
 
-def images(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+@matching
+def images(ctx: click.Context) -> list[str]:
     """Names of the images in the store."""
     return _names(_instance(ctx).images, ".json")
 
 
-def objects(ctx: Any, args: list[str], incomplete: str) -> list[str]:
-    """Names of what the kind on the command line stands for."""
-    if str(ctx.params.get("kind", "")).startswith("image"):
-        return images(ctx, args, incomplete)
-    return servers(ctx, args, incomplete)
+@matching
+def kinds(ctx: click.Context) -> tuple[str, ...]:
+    return KINDS
 
 
-def kinds(ctx: Any, args: list[str], incomplete: str) -> list[str]:
-    return list(KINDS)
+@matching
+def schemas(ctx: click.Context) -> tuple[str, ...]:
+    return NAMES
 
 
-def schemas(ctx: Any, args: list[str], incomplete: str) -> list[str]:
-    return list(NAMES)
+def objects(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Names of objects of the kind on the command line."""
+    known = images if str(ctx.params.get("kind", "")).startswith("image") else servers
+    return known(ctx, param, typed)
 
 
-def _instance(ctx: Any) -> Any:
-    given = {
-        **(ctx.find_root().params if ctx.parent else {}),
-        **{key: value for key, value in ctx.params.items() if value},
-    }
-    return settings(instance=given.get("instance"), root=given.get("root")).instance
+def _instance(ctx: click.Context) -> Instance:
+    before = ctx.find_root().params
+    name, root = (ctx.params.get(option) or before.get(option) for option in ("instance", "root"))
+    return instance_of(name, root)
 
 
 def _names(folder: str, suffix: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`vsprov version`."""
+"""The version. Scripts and editors ask for it often, so nothing else is loaded for it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ import sys
 from vsprov import __version__
 
 
-def version() -> None:
-    """Prints the version of vsprov, and on the same line those of Python and of the running kernel."""
+def print_version() -> None:
+    """Print the versions of vsprov, of Python and of the running kernel on one line."""
     kernel = os.uname()
     python = ".".join(map(str, sys.version_info[:3]))
     print(f"vsprov {__version__} (Python {python}, {kernel.sysname} {kernel.release}, {kernel.machine})")
-
-
-EXAMPLES = """
-vsprov version
-"""

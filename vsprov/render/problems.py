@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vsprov.errors import Problem, VsprovError
@@ -78,6 +78,14 @@ def to_json(problems: Sequence[Problem]) -> dict[str, Any]:
             for problem in problems
         ],
     }
+
+
+def errors_as_json(errors: Mapping[str, VsprovError]) -> list[dict[str, str]]:
+    """The errors of an apply by the key of the change: an object's address, perhaps with "#" and a phase."""
+    return [
+        {"address": key.partition("#")[0], "message": str(error), "hint": error.hint}
+        for key, error in errors.items()
+    ]
 
 
 def to_sarif(problems: Sequence[Problem], version: str) -> dict[str, Any]:

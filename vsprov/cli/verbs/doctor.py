@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 
-import typer
+import click
 
-from vsprov.cli.options import settings_of, verb
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.look import doctor as host
 from vsprov.errors import HostError
 from vsprov.render.problems import dump
@@ -19,22 +19,19 @@ from vsprov.render.tables import Table, text
     """
 vsprov doctor
 vsprov doctor -o json | jq '.findings[] | select(.state != "ok")'
-"""
+""",
+    outputs=("text", "json"),
 )
-def doctor(ctx: typer.Context) -> None:
-    """Tries every kernel feature that vsprov rests on and says what is missing, what it costs, and which
-    limits of a manifest this host cannot apply. Nothing is changed. Exit code 0 when servers can run
-    here, 69 when not.
-
-    Outputs (-o): text, json.
+def doctor(settings: Settings) -> None:
+    """Tests every kernel feature that vsprov needs, and lists the missing ones, what they are needed for, and
+    the limits of a manifest that this host cannot apply. Changes nothing. Exit code 0 if servers can
+    run on this host, 69 if not.
     """
-    settings = settings_of(ctx)
-    form = settings.choose("text", "json")
     if os.geteuid() != 0:
-        err("vsprov: doctor: only root can try most of this; run it with sudo for an answer that counts")
+        err("vsprov: doctor: most tests need root; run it with sudo for a reliable result")
     findings = host.examine(settings.instance)
     fatal = [finding for finding in findings if finding.fatal]
-    if form == "json":
+    if settings.output == "json":
         out(dump({"able": not fatal, "findings": [asdict(finding) for finding in findings]}))
     else:
         screen = settings.stdout
@@ -42,13 +39,11 @@ def doctor(ctx: typer.Context) -> None:
         out(text(Table(("FEATURE", "STATE", "FOUND", "WITHOUT IT"), rows), screen))
         out("")
         if fatal:
-            out(
-                screen.paint(
-                    f"Servers cannot run here: {', '.join(one.feature for one in fatal)} missing.", "red"
-                )
-            )
+            missing = ", ".join(one.feature for one in fatal)
+            out(screen.paint(f"Servers cannot run on this host; missing: {missing}.", "red"))
         else:
-            lesser = sum(one.state == "degraded" for one in findings)
-            out(f"Servers can run here{f'; {lesser} lesser features are missing' if lesser else ''}.")
+            optional = sum(one.state == "degraded" for one in findings)
+            lacking = f"; {optional} optional features are missing" if optional else ""
+            out(f"Servers can run on this host{lacking}.")
     if fatal:
-        raise typer.Exit(HostError.exit_code)
+        raise click.exceptions.Exit(HostError.exit_code)

@@ -4,47 +4,50 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any
+from collections.abc import Callable
 
-import typer
+import click
 
 from vsprov.cli import complete
-from vsprov.cli.options import Verb, server_name, settings_of, verb
+from vsprov.cli.options import server_name
+from vsprov.cli.verb import Settings, Verb, verb
 from vsprov.engine.guests import join
 from vsprov.errors import UsageError
 
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
-# First the words before "--", so that the options of the command stay its own.
-Name = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="The server.", show_default=False, autocompletion=complete.servers),
-]
-User = Annotated[
-    str | None,
-    typer.Option(
-        "--user",
-        "-u",
-        metavar="USER[:GROUP]",
-        help="Whom to run as: names or numbers inside. [default: the server's own]",
-    ),
-]
-WorkDir = Annotated[
-    str | None,
-    typer.Option("--workdir", "-w", metavar="DIR", help="Where to run. [default: the server's own]"),
-]
-Env = Annotated[
-    list[str] | None,
-    typer.Option("--env", "-e", metavar="KEY=VALUE", help="Set in the environment; may be repeated."),
-]
 
 
 class ExecVerb(Verb):
     """Options end at the name of the server, or at "--" if there is one."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_interspersed_args = "--" in args
-        parsed: list[str] = super().parse_args(ctx, args)
-        return parsed
+        return super().parse_args(ctx, args)
+
+
+def process_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options about the process to start in a server."""
+    for option in (
+        click.option(
+            "--env", "-e", metavar="KEY=VALUE", multiple=True, help="Environment variable; may be repeated."
+        ),
+        click.option(
+            "--workdir", "-w", metavar="DIR", help="Working directory. [default: that of the server's init]"
+        ),
+        click.option(
+            "--user",
+            "-u",
+            metavar="USER[:GROUP]",
+            help="User and group, by name or number in the server. [default: those of the server's init]",
+        ),
+    ):
+        option(function)
+    return function
+
+
+server_argument = click.argument(
+    "name", metavar="NAME", help="Name of the server.", shell_complete=complete.servers
+)
 
 
 @verb(
@@ -53,37 +56,40 @@ vsprov exec web1 -- ls -l /var/log
 vsprov exec -it web1 -- bash
 echo "select 1" | vsprov exec db1 --user postgres -- psql
 """,
-    ExecVerb,
+    cls=ExecVerb,
+)
+@server_argument
+@click.argument("command", metavar="-- COMMAND [ARG]...", nargs=-1, required=True, help="Command to run.")
+@process_options
+@click.option(
+    "--tty", "-t", is_flag=True, help="Allocate a terminal. [default: if input and output are terminals]"
+)
+@click.option("--no-tty", "-T", is_flag=True, help="Do not allocate a terminal.")
+@click.option(
+    "--interactive",
+    "-i",
+    is_flag=True,
+    help="Accepted for compatibility; standard input is always passed on.",
 )
 def execute(
-    ctx: typer.Context,
-    name: Name,
-    command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND [ARG]...", help="What to run.", show_default=False)
-    ],
-    user: User = None,
-    workdir: WorkDir = None,
-    env: Env = None,
-    tty: Annotated[
-        bool,
-        typer.Option(
-            "--tty", "-t", help="Give it a terminal. [default: when input and output are terminals]"
-        ),
-    ] = False,
-    no_tty: Annotated[bool, typer.Option("--no-tty", "-T", help="Give it no terminal.")] = False,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="Pass our input on, which is always done.")
-    ] = False,
+    settings: Settings,
+    name: str,
+    command: tuple[str, ...],
+    user: str | None,
+    workdir: str | None,
+    env: tuple[str, ...],
+    tty: bool,
+    no_tty: bool,
+    interactive: bool,
 ) -> None:
-    """Runs a command in a running server, confined and limited as the server is, with our standard input,
-    output and error.
+    """Runs a command in a running server, with the server's confinement and limits and with the standard
+    input, output and error of vsprov.
 
-    The exit code is the command's: 128 + N when signal N ended it, 127 when it is not found, 126 when it
-    cannot be executed.
+    The exit code is that of the command: 128 + N if signal N ended it, 127 if the command was not found,
+    126 if it could not be executed.
     """
-    settings = settings_of(ctx)
     if tty and no_tty:
-        raise UsageError("exec: -t and -T: one or the other")
+        raise UsageError("exec: -t and -T cannot be combined")
     terminal = tty or (not no_tty and os.isatty(0) and os.isatty(1))
     code = join.run(
         settings.instance,
@@ -94,7 +100,7 @@ def execute(
         env=_environment(env, terminal),
         tty=terminal,
     )
-    raise typer.Exit(code)
+    raise click.exceptions.Exit(code)
 
 
 @verb(
@@ -103,13 +109,12 @@ vsprov shell web1
 vsprov shell web1 --user www-data
 """
 )
-def shell(
-    ctx: typer.Context, name: Name, user: User = None, workdir: WorkDir = None, env: Env = None
-) -> None:
-    """Opens a login shell in a running server: /bin/bash, or /bin/sh where the server has no bash. Its exit
-    code is ours.
+@server_argument
+@process_options
+def shell(settings: Settings, name: str, user: str | None, workdir: str | None, env: tuple[str, ...]) -> None:
+    """Opens a login shell in a running server: /bin/bash, or /bin/sh if the server has no bash. The exit code
+    is that of the shell.
     """
-    settings = settings_of(ctx)
     terminal = os.isatty(0) and os.isatty(1)
     code = join.shell(
         settings.instance,
@@ -119,15 +124,15 @@ def shell(
         env=_environment(env, terminal),
         tty=terminal,
     )
-    raise typer.Exit(code)
+    raise click.exceptions.Exit(code)
 
 
-def _environment(given: list[str] | None, terminal: bool) -> dict[str, str]:
-    """The variables to set; on a terminal also what kind it is."""
+def _environment(given: tuple[str, ...], terminal: bool) -> dict[str, str]:
+    """The variables to set; on a terminal also TERM."""
     out = {"TERM": os.environ["TERM"]} if terminal and os.environ.get("TERM") else {}
-    for item in given or ():
+    for item in given:
         if not _ENV.match(item) or "\0" in item:
-            raise UsageError(f"--env {item!r}: not a variable", hint="write KEY=VALUE")
+            raise UsageError(f"--env {item!r}: not a variable", hint="use the form KEY=VALUE")
         key, _, value = item.partition("=")
         out[key] = value
     return out

@@ -1,15 +1,15 @@
-"""`vsprov get`: what there is."""
+"""`vsprov get`: servers, images and quotas in their current state."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from vsprov.cli import complete
-from vsprov.cli.options import Selector, settings_of, verb
+from vsprov.cli import complete, options
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
 from vsprov.errors import FailedError, UsageError
@@ -19,7 +19,7 @@ from vsprov.render import tables
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
 
-# What may be asked for, by every name it goes by, and kinds this version does not have.
+# {name on the command line: kind}, and kinds of later versions.
 KINDS = {"image": "Image", "quota": "Quota", "server": "Server"}
 LATER = ("network", "volume")
 
@@ -31,39 +31,33 @@ vsprov get servers -o wide
 vsprov get server web1 -o json
 vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml` has nothing to do
 """,
+    outputs=("text", "wide", "name", "json", "yaml"),
 )
-def get(
-    ctx: typer.Context,
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND", help="servers, images, quotas; all without it.", autocompletion=complete.kinds
-        ),
-    ] = "",
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME...", help="Only these.", show_default=False, autocompletion=complete.objects
-        ),
-    ] = None,
-    labels: Selector = None,
-) -> None:
-    """Shows servers, images and quotas as the kernel and the disk have them at this moment; no recorded
-    state is asked.
-
-    Outputs (-o): text, wide, name, json, yaml.
+@click.argument(
+    "kind",
+    metavar="[KIND]",
+    default="",
+    help="servers, images or quotas. [default: all of them]",
+    shell_complete=complete.kinds,
+)
+@click.argument(
+    "names", metavar="[NAME...]", nargs=-1, help="Names of objects.", shell_complete=complete.objects
+)
+@options.selector_option
+def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | None) -> None:
+    """Shows servers, images and quotas as they are now in the kernel and on disk, not as they were last
+    applied.
     """
-    settings = settings_of(ctx)
-    form = settings.choose("text", "wide", "name", "json", "yaml")
-    wanted = _wanted(kind, names or ())
+    form = settings.output
+    wanted = _wanted(kind, names)
     match = selector.parse(labels) if labels is not None else None
-    process.require_root("get: reading what servers there are")
+    process.require_root("get: reading the state of servers")
     now = documents.look(settings.instance)
     items: dict[str, list[dict[str, Any]]] = {}
     for each, chosen in wanted.items():
         made = []
         for name in _names(each, chosen, documents.names(each, now)):
-            # A manifest keeps what was asked for where others may change what there is.
+            # In a manifest, fields that other programs may change keep the applied value.
             ignore = documents.left_to_others(each, name, now) if form == "yaml" else frozenset[str]()
             measured = settings.instance if form == "wide" or (form == "json" and chosen) else None
             made.append(documents.document(each, name, now, ignore, measured=measured))
@@ -87,17 +81,17 @@ def get(
         case _ if flat or not labels:
             _tables(items, settings.stdout, form == "wide")
         case _:
-            err(f"No server has the labels {clean(labels)}.")
+            err(f"No server matches the labels {clean(labels)}.")
 
 
 def _as_manifest(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document without what a manifest does not have."""
+    """The document without its status."""
     spec = specs.readable(document["kind"], document["spec"])
     return {key: value for key, value in document.items() if key != "status"} | {"spec": spec}
 
 
 def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """{kind: the names to show, none for all} of the words of the command line; KIND/NAME says both."""
+    """{kind: names to show, empty for all} from the command line; KIND/NAME gives both in one word."""
     if "/" not in kind:
         return {one: list(names) for one in _kinds(kind)}
     found: dict[str, list[str]] = {}
@@ -109,7 +103,7 @@ def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _kinds(word: str) -> tuple[str, ...]:
-    """The kinds that a word of the command line means. Raises UsageError."""
+    """The kinds that a word of the command line stands for. Raises UsageError."""
     if not word or word.lower() == "all":
         return tuple(KINDS.values())
     name = word.partition("/")[0].lower().removesuffix("s")
@@ -123,7 +117,7 @@ def _kinds(word: str) -> tuple[str, ...]:
 
 
 def _names(kind: str, chosen: list[str], known: list[str]) -> list[str]:
-    """The chosen ones, or all. Raises FailedError for one that there is not."""
+    """The chosen names, or all. Raises FailedError for a name that does not exist."""
     for name in chosen:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -138,4 +132,4 @@ def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, wide: boo
     for kind in order:
         if items[kind] or len(order) == 1:
             parts.append(tables.text(tables.objects(kind, items[kind], wide=wide), screen))
-    out("\n\n".join(parts) if parts else "There is nothing yet; `vsprov apply` makes servers.")
+    out("\n\n".join(parts) if parts else "No objects found. Create them with: vsprov apply PATH")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
 
-import typer
+import click
 
-from vsprov.cli.options import settings_of, verb
 from vsprov.cli.schemas import packaged
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired.project import DEFAULT_SET
 from vsprov.errors import FailedError, reason
 from vsprov.manifest.files import PROJECT
@@ -17,21 +16,21 @@ from vsprov.render.screen import clean, out
 
 README = """# {name}
 
-The servers of this host, kept by vsprov.
+The servers of this host, managed by vsprov.
 
-    vsprov validate servers     # is it right? (needs no root)
-    sudo vsprov plan servers    # what would change, and what it costs
-    sudo vsprov apply servers   # do it
-    sudo vsprov get             # what there is
+    vsprov validate servers     # check the manifests (does not need root)
+    sudo vsprov plan servers    # show what would change, and what it costs
+    sudo vsprov apply servers   # apply the changes
+    sudo vsprov get             # show the current state
 
-`vsprov.yaml` names the set these objects belong to: `vsprov apply servers --prune` removes what the set had
-and these files no longer have.
+`vsprov.yaml` names the set that these objects belong to: `vsprov apply servers --prune` removes objects of
+the set that are no longer in these files.
 """
 PROJECT_TEXT = """# The set that all objects of this repository belong to.
 set: {name}
 """
 EXAMPLE = """# yaml-language-server: $schema=../.vsprov.schema.json
-# The host's own /usr as the image of all servers: nothing to download, nothing to copy.
+# The image of all servers is the /usr of the host: nothing to download, nothing to copy.
 apiVersion: vsprov/v1
 kind: Image
 metadata:
@@ -74,16 +73,11 @@ vsprov init demo
 cd demo && sudo vsprov apply servers
 """
 )
-def init(
-    ctx: typer.Context,
-    folder: Annotated[
-        str, typer.Argument(metavar="DIR", help="The folder to make it in.", show_default=False)
-    ],
-) -> None:
-    """Makes a folder with a project file, an example server, a README, the schema for editors and a
-    .gitignore. Files that are there already stay as they are.
+@click.argument("folder", metavar="DIR", help="Directory to create the repository in.")
+def init(settings: Settings, folder: str) -> None:
+    """Creates a directory with a project file, an example server, a README, the schema for editors and a
+    .gitignore. Existing files are kept.
     """
-    settings = settings_of(ctx)
     name = (
         re.sub(r"[^a-z0-9._-]+", "-", os.path.basename(os.path.abspath(folder)).lower()).strip("-._")[:63]
         or DEFAULT_SET
@@ -96,15 +90,15 @@ def init(
         ".gitignore": IGNORED,
     }
     for path, content in files.items():
-        made = _write_new(os.path.join(folder, path), content)
+        created = _write_new(os.path.join(folder, path), content)
         if not settings.quiet:
-            out(f"{'made' if made else 'kept'}  {clean(os.path.join(folder, path))}")
+            out(f"{'created' if created else 'kept'}  {clean(os.path.join(folder, path))}")
     if not settings.quiet:
         out(f"Next: cd {clean(folder)} && sudo vsprov apply servers")
 
 
 def _write_new(path: str, content: str) -> bool:
-    """Make the file; False when something is there already."""
+    """Create the file; False if it exists."""
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
@@ -112,7 +106,7 @@ def _write_new(path: str, content: str) -> bool:
     except FileExistsError:
         if os.path.isdir(os.path.dirname(os.path.abspath(path))):
             return False
-        raise FailedError(f"{path}: make it: something that is no folder is in the way") from None
+        raise FailedError(f"{path}: create it: a parent is not a directory") from None
     except OSError as error:
-        raise FailedError(f"{path}: make it: {reason(error)}") from error
+        raise FailedError(f"{path}: create it: {reason(error)}") from error
     return True

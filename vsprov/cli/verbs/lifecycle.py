@@ -1,61 +1,51 @@
-"""Verbs that change a server's state and leave what it should be as it is: start, stop, restart."""
+"""Verbs that change whether servers run, but not their manifest: start, stop, restart."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
-import typer
+import click
 
-from vsprov.cli import complete
-from vsprov.cli.options import (
-    Selector,
-    Verb,
-    duration,
-    server_name,
-    settings,
-    settings_of,
-    verb,
-    work,
-    work_of,
-)
+from vsprov.cli import complete, options
+from vsprov.cli.options import Work, duration, server_name
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
 from vsprov.engine.desired import selector
 from vsprov.engine.lifecycle import Action, Choice
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.render.problems import dump
+from vsprov.render.problems import dump, errors_as_json
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
 
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        "--timeout", "-t", metavar="TIME", help="How long each may take to end. [default: its stopTimeout]"
-    ),
-]
-ALREADY = {"start": "is running already", "stop": "is stopped already"}
+ALREADY = {"start": "already running", "stop": "already stopped"}
+
+timeout_option = click.option(
+    "--timeout",
+    "-t",
+    metavar="TIME",
+    help="How long to wait for each server to stop. [default: its stopTimeout]",
+)
 
 
-def choice(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME...", help="Names of servers.", show_default=False, autocompletion=complete.servers
-        ),
-    ] = None,
-    labels: Selector = None,
-    everything: Annotated[bool, typer.Option("--all", help="All servers of this instance.")] = False,
-) -> Choice:
-    if sum((bool(names), labels is not None, everything)) != 1:
-        raise UsageError("give either names of servers, -l, or --all")
-    bare = tuple(map(server_name, names or ()))
-    return Choice(bare, selector.parse(labels) if labels is not None else None, everything)
+def server_choice(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose servers; the verb gets them as `choice`, a `Choice`."""
 
+    @click.argument(
+        "names", metavar="[NAME...]", nargs=-1, help="Names of servers.", shell_complete=complete.servers
+    )
+    @options.selector_option
+    @click.option("--all", "everything", is_flag=True, help="All servers of the instance.")
+    @wraps(function)
+    def call(names: tuple[str, ...], labels: str | None, everything: bool, **rest: Any) -> None:
+        if sum((bool(names), labels is not None, everything)) != 1:
+            raise UsageError("specify exactly one of: names of servers, -l, --all")
+        matches = selector.parse(labels) if labels is not None else None
+        function(choice=Choice(tuple(map(server_name, names)), matches, everything), **rest)
 
-class ServersVerb(Verb):
-    """A verb that is about some servers."""
-
-    shared = (choice, work, settings)
+    return call
 
 
 @verb(
@@ -63,17 +53,18 @@ class ServersVerb(Verb):
 vsprov start web1
 vsprov start -l tier=web
 """,
-    ServersVerb,
+    outputs=("text", "json"),
 )
-def start(ctx: typer.Context) -> None:
-    """Starts servers as they were last applied, those others depend on first. A server that is running is
-    left alone.
+@server_choice
+@options.work_options
+def start(settings: Settings, choice: Choice, work: Work) -> None:
+    """Starts servers as they were last applied, in the order of their dependencies. Running servers are not
+    changed.
 
-    The manifest stays the manifest: a server it wants stopped is stopped again by the next apply.
-
-    Outputs (-o): text, json.
+    The manifest is not changed: the next apply stops a server that should be stopped according to its
+    manifest.
     """
-    _change(ctx, "start")
+    _change(settings, "start", choice, work)
 
 
 @verb(
@@ -81,17 +72,18 @@ def start(ctx: typer.Context) -> None:
 vsprov stop web1
 vsprov stop --all --timeout 30s
 """,
-    ServersVerb,
+    outputs=("text", "json"),
 )
-def stop(ctx: typer.Context, timeout: Timeout = None) -> None:
-    """Sends each server its stop signal, waits its stopTimeout, and then ends what is left of it. Its files
-    stay.
+@timeout_option
+@server_choice
+@options.work_options
+def stop(settings: Settings, choice: Choice, work: Work, timeout: str | None) -> None:
+    """Sends the stop signal to each server, waits for its stopTimeout, and then kills its remaining
+    processes. The files of the server are kept.
 
-    The next `vsprov plan` shows a stopped server that should be running, and the next apply starts it.
-
-    Outputs (-o): text, json.
+    The next plan shows a stopped server that should be running, and the next apply starts it.
     """
-    _change(ctx, "stop", timeout)
+    _change(settings, "stop", choice, work, timeout)
 
 
 @verb(
@@ -99,46 +91,43 @@ def stop(ctx: typer.Context, timeout: Timeout = None) -> None:
 vsprov restart web1
 vsprov restart -l "tier in (web,api)"
 """,
-    ServersVerb,
+    outputs=("text", "json"),
 )
-def restart(ctx: typer.Context, timeout: Timeout = None) -> None:
-    """Stops servers and starts them again as they were last applied. A stopped server is started.
+@timeout_option
+@server_choice
+@options.work_options
+def restart(settings: Settings, choice: Choice, work: Work, timeout: str | None) -> None:
+    """Stops servers and starts them again as they were last applied. Stopped servers are started."""
+    _change(settings, "restart", choice, work, timeout)
 
-    Outputs (-o): text, json.
-    """
-    _change(ctx, "restart", timeout)
 
-
-def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> None:
-    settings, work = settings_of(ctx), work_of(ctx)
-    form = settings.choose("text", "json")
+def _change(
+    settings: Settings, action: Action, choice: Choice, work: Work, timeout: str | None = None
+) -> None:
     longest = duration(timeout, "--timeout") if timeout is not None else None
-    process.require_root(f"{action}: changing what servers do")
+    process.require_root(f"{action}: changing the state of servers")
     with progress(settings.stderr, quiet=settings.quiet) as report:
         changed = lifecycle.change_state(
             settings.instance,
             action,
-            ctx.obj["choice"],
+            choice,
             report,
             timeout=longest,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
         )
     outcome = changed.outcome
-    ended = outcome.exits if action != "stop" else {}
+    exits = outcome.exits if action != "stop" else {}
     made = [change.address for change in outcome.draft.plan.objects if change.key not in outcome.errors]
-    if form == "json":
-        errors = [
-            {"address": key, "message": str(error), "hint": error.hint}
-            for key, error in outcome.errors.items()
-        ]
+    if settings.output == "json":
+        already = [f"Server/{name}" for name in changed.already]
         out(
             dump(
                 {
                     "done": made,
-                    "already": [f"Server/{name}" for name in changed.already],
-                    "errors": errors,
-                    "exits": dict(ended),
+                    "already": already,
+                    "errors": errors_as_json(outcome.errors),
+                    "exits": dict(exits),
                 }
             )
         )
@@ -147,7 +136,7 @@ def _change(ctx: typer.Context, action: Action, timeout: str | None = None) -> N
             err(f"Server/{clean(name)}: {ALREADY[action]}")
         if not made and not changed.already and not outcome.errors:
             err(f"Nothing to {action}: no server is selected.")
-    for name, how in ended.items():
+    for name, how in exits.items():
         err(f"vsprov: Server/{clean(name)}: its command {clean(how)}\n  hint: vsprov logs {clean(name)}")
-    if outcome.errors or ended:
-        raise typer.Exit(1)
+    if outcome.errors or exits:
+        raise click.exceptions.Exit(1)

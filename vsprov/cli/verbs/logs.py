@@ -1,21 +1,21 @@
-"""`vsprov logs`: what a server wrote to its console."""
+"""`vsprov logs`: the console output of a server."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from typing import Annotated
 
-import typer
+import click
 
 from vsprov.cli import complete
-from vsprov.cli.options import server_name, settings_of, verb
+from vsprov.cli.options import server_name
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.guests import console
 from vsprov.engine.look.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel import process
-from vsprov.render.console import Harmless
+from vsprov.render.console import TerminalFilter
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 
@@ -27,53 +27,44 @@ vsprov logs web1 -n 20 -f
 vsprov logs web1 | grep -i error
 """
 )
-def logs(
-    ctx: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="The server.", show_default=False, autocompletion=complete.servers
-        ),
-    ],
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", "-f", help="Go on as more is written, also after a restart; Ctrl-C ends it."
-        ),
-    ] = False,
-    tail: Annotated[
-        str,
-        typer.Option(
-            "--tail", "-n", metavar="LINES", help="Only the last so many lines; all shows everything."
-        ),
-    ] = "all",
-) -> None:
-    """Shows what the server's processes wrote to their standard output and error since the server was made.
-    On a terminal, what would control the terminal is shown as text; in a pipe or file everything is as
-    it was written.
+@click.argument("name", metavar="NAME", help="Name of the server.", shell_complete=complete.servers)
+@click.option(
+    "--follow", "-f", is_flag=True, help="Keep printing new output, also after a restart, until Ctrl-C."
+)
+@click.option(
+    "--tail",
+    "-n",
+    metavar="LINES",
+    default="all",
+    show_default=True,
+    help="Number of lines to print from the end, or all.",
+)
+def logs(settings: Settings, name: str, follow: bool, tail: str) -> None:
+    """Prints what the processes of a server wrote to standard output and standard error since the server was
+    created. On a terminal, control characters are printed as escape sequences; in a pipe or file the
+    output is not changed.
     """
-    settings = settings_of(ctx)
     name, lines = server_name(name), _lines(tail)
     process.require_root("logs: reading a server's console")
     known = folders.names(settings.instance.servers)
     if name not in known:
         raise unknown_server(name, known)
     sys.stdout.flush()
-    harmless = Harmless() if os.isatty(1) else None
+    terminal_filter = TerminalFilter() if os.isatty(1) else None
     try:
         for block in _blocks(settings.instance, name, lines, follow):
-            _write(harmless.feed(block) if harmless else block)
+            _write(terminal_filter.feed(block) if terminal_filter else block)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None  # how one ends it: nothing to be told about
-    if harmless:
-        _write(harmless.end())
+        raise click.exceptions.Exit(130) from None  # the usual way to end --follow: no message
+    if terminal_filter:
+        _write(terminal_filter.end())
 
 
 def _lines(given: str) -> int | None:
     if given == "all":
         return None
     if not given.isascii() or not given.isdigit():
-        raise UsageError(f"--tail {given}: not a number of lines", hint="write a number, or all")
+        raise UsageError(f"--tail {given}: not a number of lines", hint="use a number, or all")
     return int(given)
 
 

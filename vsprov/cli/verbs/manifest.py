@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
+import click
 
 from vsprov import __version__
-from vsprov.cli import complete
-from vsprov.cli.options import ManifestVerb, Settings, inputs_of, settings_of, verb
+from vsprov.cli import complete, options
 from vsprov.cli.schemas import NAMES, packaged
-from vsprov.engine.desired.inputs import read
+from vsprov.cli.verb import Settings, verb
+from vsprov.engine.desired.inputs import Inputs, read
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.render import problems
 from vsprov.render.screen import clean, err, out
-
-
-def warn(manifest: Manifest, settings: Settings) -> None:
-    """The manifest's warnings, on standard error."""
-    if not settings.quiet:
-        for line in problems.lines(manifest.warnings):
-            err(line)
 
 
 @verb(
@@ -32,25 +24,25 @@ vsprov validate servers/
 vsprov validate -R . -o sarif > vsprov.sarif
 kustomize build | vsprov validate -
 """,
-    ManifestVerb,
+    outputs=("text", "json", "sarif", "junit"),
 )
-def validate(ctx: typer.Context) -> None:
-    """Reads the manifests and says everything that is wrong with them, each with file, line and column.
-    Nothing of this host is looked at, so it can run anywhere, as in a pull request's checks: an image that
-    the manifests do not describe is a warning, for it may be in the store where they are applied.
+@options.manifest_inputs
+def validate(settings: Settings, inputs: Inputs) -> None:
+    """Reports every error in the manifests with file, line and column. The host is not examined, so it can
+    run anywhere, such as in the checks of a pull request. An image that the manifests do not describe
+    is a warning, because the store of the host may have it.
 
-    Outputs (-o): text, json, sarif (code scanning), junit. Exit code 65 when there is an error.
+    SARIF is for code scanning, JUnit for test reports. Exit code 65 if there is an error.
     """
-    settings, given = settings_of(ctx), inputs_of(ctx)
-    form = settings.choose("text", "json", "sarif", "junit")
+    options.require_paths("validate", inputs)
     manifest = Manifest()
     found: Sequence[Problem] = ()
     try:
-        manifest = read(given)
+        manifest = read(inputs)
         found = manifest.warnings
     except ManifestError as error:
         found = error.problems
-    match form:
+    match settings.output:
         case "json":
             out(problems.dump(problems.to_json(found)))
         case "sarif":
@@ -61,10 +53,12 @@ def validate(ctx: typer.Context) -> None:
             for line in problems.lines(found):
                 err(line)
             if not settings.quiet:
-                told = problems.summary(found, problems.count_kinds(one.address for one in manifest.objects))
-                (err if any(problem.severity == "error" for problem in found) else out)(told)
+                summary = problems.summary(
+                    found, problems.count_kinds(one.address for one in manifest.objects)
+                )
+                (err if any(problem.severity == "error" for problem in found) else out)(summary)
     if any(problem.severity == "error" for problem in found):
-        raise typer.Exit(ManifestError.exit_code)
+        raise click.exceptions.Exit(ManifestError.exit_code)
 
 
 @verb(
@@ -73,26 +67,20 @@ vsprov render servers/
 vsprov render app.yaml.j2 --values prod.yaml --set tag=1.2
 vsprov render servers/ --explain
 """,
-    ManifestVerb,
+    outputs=("yaml", "json", "text"),
 )
-def render(
-    ctx: typer.Context,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="One line per value: what it is, and where it comes from.")
-    ] = False,
-) -> None:
-    """Prints the documents after templates, with every default filled in and quotas merged into the servers
-    that name them.
-
-    Outputs (-o): yaml, json, text (with --explain).
+@click.option("--explain", is_flag=True, help="Print one line per value, with its origin.")
+@options.manifest_inputs
+def render(settings: Settings, inputs: Inputs, explain: bool) -> None:
+    """Prints the documents with templates rendered, defaults filled in, and quotas merged into the servers
+    that use them. The output format text is for --explain.
     """
-    settings, given = settings_of(ctx), inputs_of(ctx)
-    form = settings.choose("yaml", "json", "text")
-    manifest = read(given)
-    warn(manifest, settings)
+    options.require_paths("render", inputs)
+    manifest = read(inputs)
+    settings.warn(manifest)
     if explain:
         rows = manifests.explain(manifest)
-        if form == "json":
+        if settings.output == "json":
             keys = ("address", "path", "value", "origin")
             out(problems.dump([dict(zip(keys, row, strict=True)) for row in rows]))
             return
@@ -100,7 +88,7 @@ def render(
             out(f"{clean(address)}: {clean(path)} = {clean(value)}  # {clean(origin)}")
         return
     documents = manifests.render(manifest)
-    if form == "json":
+    if settings.output == "json":
         out(problems.dump({"items": documents}))
     else:
         from vsprov.manifest.dump import to_yaml
@@ -113,25 +101,20 @@ def render(
 vsprov schema > vsprov.schema.json
 vsprov schema server
 """,
+    outputs=("json",),
 )
-def schema(
-    ctx: typer.Context,
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND",
-            help="manifest (any document), image, quota, server, or plan.",
-            autocompletion=complete.schemas,
-        ),
-    ] = "manifest",
-) -> None:
-    """Prints a JSON Schema (draft 2020-12). An editor with a YAML language server completes and checks
-    manifests by it, when a file begins with the line "# yaml-language-server:
-    $schema=vsprov.schema.json".
-
-    Outputs (-o): json.
+@click.argument(
+    "kind",
+    metavar="[KIND]",
+    default="manifest",
+    help="manifest (any document), image, quota, server, or plan. [default: manifest]",
+    shell_complete=complete.schemas,
+)
+def schema(settings: Settings, kind: str) -> None:
+    """Prints a JSON Schema (draft 2020-12). Editors with a YAML language server use it to complete and check
+    manifests that begin with the line "# yaml-language-server: $schema=vsprov.schema.json".
     """
     name = kind.lower().removesuffix("s")
     if name not in NAMES:
-        raise UsageError(f"schema {kind}: no such schema", hint=f"choose one of {', '.join(NAMES)}")
+        raise UsageError(f"schema {kind}: no such schema", hint=f"choose from {', '.join(NAMES)}")
     out(packaged(name))

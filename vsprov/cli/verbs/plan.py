@@ -1,29 +1,17 @@
-"""Verbs that look at manifest and kernel and change nothing: plan, diff."""
+"""Verbs that compare the manifest with the current state and change nothing: plan, diff."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
-from vsprov.cli.options import (
-    LOCKED,
-    AllowEmpty,
-    DetailedExitcode,
-    ManifestVerb,
-    Prune,
-    Selector,
-    SetName,
-    inputs_of,
-    settings_of,
-    verb,
-)
-from vsprov.cli.verbs.manifest import warn
+from vsprov.cli import options
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.apply import converge
 from vsprov.engine.desired import saved, wanted
+from vsprov.engine.desired.inputs import Inputs
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.render import plan as text
+from vsprov.render import plan as plan_text
 from vsprov.render.problems import dump, error_lines
 from vsprov.render.screen import err, out
 
@@ -34,77 +22,85 @@ vsprov plan servers/
 vsprov plan servers/ --out tonight.plan     # then: vsprov apply tonight.plan
 vsprov plan servers/ -o json --detailed-exitcode
 """,
-    ManifestVerb,
+    outputs=("text", "json"),
 )
+@click.option("--out", "file", metavar="FILE", help="Save the plan to FILE, for `vsprov apply FILE`.")
+@options.detailed_exitcode_option
+@options.selector_option
+@options.prune_option
+@options.allow_empty_option
+@options.set_name_option
+@options.locked_option
+@options.manifest_inputs
 def plan(
-    ctx: typer.Context,
-    file: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Also save the plan, for `vsprov apply FILE`.")
-    ] = None,
-    detailed_exitcode: DetailedExitcode = False,
-    selector: Selector = None,
-    prune: Prune = False,
-    allow_empty: AllowEmpty = False,
-    set_name: SetName = None,
-    must_be_locked: Annotated[bool, LOCKED] = False,
+    settings: Settings,
+    inputs: Inputs,
+    file: str | None,
+    detailed_exitcode: bool,
+    labels: str | None,
+    prune: bool,
+    allow_empty: bool,
+    set_name: str | None,
+    must_be_locked: bool,
 ) -> None:
-    """Compares the manifest with what the kernel has, field by field, and shows what apply would change and
-    what each change costs: live (nothing is interrupted), restart (the server is restarted, its files
-    stay), recreate (its files go, too). Nothing is changed and no lock is taken.
+    """Compares the manifest with the current state of the kernel, field by field, and shows what apply would
+    change and what each change costs: live (no interruption), restart (the server is restarted and
+    keeps its files) or recreate (the server loses its files). Changes nothing and takes no lock.
 
-    Outputs (-o): text, json (as terraform shapes it; see `vsprov schema plan`).
+    The JSON has the form of Terraform's plans; see `vsprov schema plan`.
     """
-    settings, given = settings_of(ctx), inputs_of(ctx)
-    form = settings.choose("text", "json")
+    options.require_paths("plan", inputs)
     if file in ("", "-"):
-        hint = "-o json prints the plan; only a plan in a file can be applied"
+        hint = "use -o json to print the plan; only a saved plan can be applied"
         raise UsageError(f"--out {file!r}: not a file", hint=hint)
     desired = wanted.to_apply(
-        settings.instance, given, set_name=set_name, labels=selector,
+        settings.instance, inputs, set_name=set_name, labels=labels,
         prune=prune, allow_empty=allow_empty, must_be_locked=must_be_locked,
     )  # fmt: skip
-    warn(desired.manifest, settings)
-    process.require_root("plan: reading what servers there are")
+    settings.warn(desired.manifest)
+    process.require_root("plan: reading the state of servers")
     draft = converge.draft(settings.instance, desired.wanted)
-    if file or form == "json":
+    if file or settings.output == "json":
         document = saved.document(draft, desired.manifest, desired.set_name)
         if file and not draft.plan.problems:
-            saved.write(file, document | saved.recorded(draft, given))
-        if form == "json":
+            saved.write(file, document | saved.recorded(draft, inputs))
+        if settings.output == "json":
             out(dump(document))
-    if form == "text" and (draft.plan.changes or not draft.plan.problems):
-        out(text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
+    if settings.output == "text" and (draft.plan.changes or not draft.plan.problems):
+        out(plan_text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
     if draft.plan.problems:
         error = wanted.with_positions(converge.PlanError(draft.plan.problems), desired.manifest)
         for line in error_lines(error):
             err(line)
-        raise typer.Exit(error.exit_code)
-    if file and form == "text" and not settings.quiet:
-        err(f"Saved to {file}; apply it with: vsprov apply {file}")
+        raise click.exceptions.Exit(error.exit_code)
+    if file and settings.output == "text" and not settings.quiet:
+        err(f"Saved to {file}; to apply it: vsprov apply {file}")
     if detailed_exitcode and not draft.plan.empty:
-        raise typer.Exit(2)
+        raise click.exceptions.Exit(2)
 
 
 @verb(
     """
 vsprov diff servers/
 vsprov diff servers/ | less -R
-""",
-    ManifestVerb,
+"""
 )
-def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None) -> None:
-    """Prints a unified diff between the manifest of what is there and the given one, both as the kernel
-    rounds them.
+@options.selector_option
+@options.set_name_option
+@options.manifest_inputs
+def diff(settings: Settings, inputs: Inputs, labels: str | None, set_name: str | None) -> None:
+    """Prints a unified diff from the current state, written as a manifest, to the given manifest, with values
+    rounded as the kernel rounds them.
 
-    Exit code 0 when they are the same, 1 when they differ, above 1 when something went wrong.
+    Exit code 0 if there is no difference, 1 if there is one, above 1 on errors.
     """
     from vsprov.engine.look.compare import compare
     from vsprov.render.diff import unified
 
-    settings, given = settings_of(ctx), inputs_of(ctx)
-    desired = wanted.to_apply(settings.instance, given, set_name=set_name, labels=selector)
-    warn(desired.manifest, settings)
-    process.require_root("diff: reading what servers there are")
+    options.require_paths("diff", inputs)
+    desired = wanted.to_apply(settings.instance, inputs, set_name=set_name, labels=labels)
+    settings.warn(desired.manifest)
+    process.require_root("diff: reading the state of servers")
     lines = [
         line
         for one in compare(settings.instance, desired.wanted.objects)
@@ -112,4 +108,4 @@ def diff(ctx: typer.Context, selector: Selector = None, set_name: SetName = None
     ]
     if lines:
         out("\n".join(lines))
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)

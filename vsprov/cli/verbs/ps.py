@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
+import click
 
 from vsprov.cli import complete
-from vsprov.cli.options import server_name, settings_of, verb
+from vsprov.cli.options import server_name
+from vsprov.cli.verb import Settings, verb
 from vsprov.engine.look import processes
 from vsprov.engine.look.observe import unknown_server
 from vsprov.kernel import process
@@ -24,35 +24,25 @@ COLUMNS = ("SERVER", "PID", "NSPID", "USER", "STATE", "RSS", "TIME", "COMMAND")
 vsprov ps
 vsprov ps web1
 vsprov ps -o json
-"""
+""",
+    outputs=("text", "json"),
 )
-def ps(
-    ctx: typer.Context,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME...",
-            help="Only of these servers.",
-            show_default=False,
-            autocompletion=complete.servers,
-        ),
-    ] = None,
-) -> None:
-    """Lists the processes of servers: PID is the host's number, NSPID the server's own, USER the user id
-    inside. What a command line holds that is not plain text is shown as escapes.
-
-    Outputs (-o): text, json.
+@click.argument(
+    "names", metavar="[NAME...]", nargs=-1, help="Names of servers.", shell_complete=complete.servers
+)
+def ps(settings: Settings, names: tuple[str, ...]) -> None:
+    """Lists the processes of all servers, or of the named ones. PID is the process ID on the host, NSPID the
+    one in the server, USER the user ID in the server. Control characters in command lines are
+    printed as escape sequences.
     """
-    settings = settings_of(ctx)
-    form = settings.choose("text", "json")
-    process.require_root("ps: looking at other users' processes")
+    process.require_root("ps: reading the processes of other users")
     known = processes.servers(settings.instance)
-    chosen = [server_name(name) for name in names or ()]
+    chosen = [server_name(name) for name in names]
     for name in chosen:
         if name not in known:
             raise unknown_server(name, known)
     found = [one for one in processes.listing(settings.instance) if not chosen or one.server in chosen]
-    if form == "json":
+    if settings.output == "json":
         out(dump({"items": [asdict(one) for one in found]}))
         return
     rows = tuple(

@@ -39,7 +39,9 @@ def to_apply(
     UsageError for a `prune` that could remove more than intended.
     """
     if prune and labels is not None:
-        raise UsageError("--prune: not together with -l", hint="a selection must not decide what is removed")
+        raise UsageError(
+            "--prune: cannot be combined with -l", hint="a selection must not decide what is removed"
+        )
     name = owner_set(set_name, given.paths)
     manifest = inputs.read(given, instance)
     if prune and not manifest.objects and not allow_empty:

@@ -1,0 +1,59 @@
+"""Asking before something is changed."""
+
+from __future__ import annotations
+
+import sys
+
+from vsprov.cli.verb import Settings
+from vsprov.engine.apply.converge import Draft
+from vsprov.engine.desired import saved
+from vsprov.engine.desired.saved import SavedPlan
+from vsprov.errors import UsageError
+from vsprov.render import plan as plan_text
+from vsprov.render.progress import Lines
+from vsprov.render.screen import err, out
+
+DECLINED = 130  # exit code, as for Ctrl-C at the question: neither done nor failed
+
+
+class Approval:
+    """Shows a plan, asks whether to carry it out, and refuses a saved plan that no longer fits."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        report: Lines,
+        yes: bool,
+        saved_plan: SavedPlan | None = None,
+        question: str = "Apply this plan?",
+    ) -> None:
+        self.settings, self.report, self.yes = settings, report, yes
+        self.saved_plan, self.question = saved_plan, question
+
+    def __call__(self, draft: Draft) -> bool:
+        settings, text = self.settings, self.settings.output == "text"
+        if self.saved_plan is not None:
+            saved.refuse_changed_world(self.saved_plan, draft)
+        if not self.yes or (text and not settings.quiet):
+            write, screen = (out, settings.stdout) if text else (err, settings.stderr)
+            write(plan_text.text(draft.plan, screen, verbose=settings.verbose > 0))
+        if draft.plan.empty:
+            return True
+        if not self.yes and not confirm(self.question):
+            return False
+        self.report.expect(len(draft.plan.changes))
+        return True
+
+
+def confirm(question: str) -> bool:
+    """Ask on the terminal; only "y" and "yes" mean yes. Raises UsageError without a terminal."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(
+            "cannot ask for confirmation: standard input is not a terminal",
+            hint="use --yes (-y) to continue without asking",
+        )
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

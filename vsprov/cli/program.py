@@ -1,0 +1,108 @@
+"""The verbs, found by name and loaded when they are called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import cleandoc
+from typing import Any
+
+import click
+
+from vsprov.cli import shells
+from vsprov.cli.verb import CONTEXT, SETTINGS, Verb
+
+# Verb: (module and function, summary), in the order of --help.
+VERBS = {
+    "init": ("init:init", "Create an infrastructure repository."),
+    "validate": ("manifest:validate", "Check manifests for errors; does not need root."),
+    "render": ("manifest:render", "Print manifests with templates rendered and defaults filled in."),
+    "schema": ("manifest:schema", "Print the JSON Schema of a kind."),
+    "plan": ("plan:plan", "Show what apply would change, and what each change costs."),
+    "diff": ("plan:diff", "Show a unified diff between the current state and the manifest."),
+    "apply": ("apply:apply", "Create and change objects to match the manifest."),
+    "destroy": ("apply:destroy", "Remove the objects of a manifest, or all objects."),
+    "get": ("get:get", "Show servers, images and quotas."),
+    "start": ("lifecycle:start", "Start stopped servers."),
+    "stop": ("lifecycle:stop", "Stop servers and keep their files."),
+    "restart": ("lifecycle:restart", "Stop servers and start them again."),
+    "exec": ("exec:execute", "Run a command in a running server."),
+    "shell": ("exec:shell", "Open a shell in a running server."),
+    "logs": ("logs:logs", "Print the console output of a server."),
+    "image ls": ("image:ls", "List images, their sizes and the servers that use them."),
+    "image pull": ("pull:pull", "Download or rebuild images from their sources."),
+    "image rm": ("image:rm", "Remove unused images."),
+    "image prune": ("image:prune", "Remove unused layers and downloads."),
+    "image verify": ("image:verify", "Check the files of images for damage."),
+    "image dedupe": ("image:dedupe", "Share identical files between layers."),
+    "image lock": ("pull:lock", "Record the digests of image tags in vsprov.lock.yaml."),
+    "ps": ("ps:ps", "List the processes of servers."),
+    "doctor": ("doctor:doctor", "Check whether this host can run servers."),
+    "version": ("version:version", "Print the version."),
+}
+
+GROUPS = {"image": "Manage images."}
+
+GETTING_STARTED = "  vsprov init demo && cd demo\n  vsprov plan servers\n  vsprov apply servers"
+
+
+class Group(click.Group):
+    """Verbs in the order of `VERBS`; without a verb it prints its help as a usage error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            raise click.UsageError("", ctx)
+        return super().parse_args(ctx, args)
+
+
+class Named(click.Command):
+    """A verb that is only a name and a summary yet: listing and completing verbs does not load them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name.rpartition(" ")[2], help=VERBS[name][1])
+        self.verb = name
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return load(self.verb).make_context(info_name, args, parent=parent, **extra)
+
+
+def load(name: str) -> Verb:
+    """The verb with its options and its function."""
+    place, summary = VERBS[name]
+    module, _, function = place.partition(":")
+    verb: Verb = getattr(import_module(f"vsprov.cli.verbs.{module}"), function)
+    verb.name = name.rpartition(" ")[2]
+    verb.help = f"{summary}\n\n{cleandoc(verb.callback.__doc__ or '')}"
+    return verb
+
+
+def program() -> click.Group:
+    """The whole command line."""
+    return Group(
+        name="vsprov",
+        commands=_commands(""),
+        params=[*SETTINGS, *shells.OPTIONS],
+        help="vsprov: virtual servers on a shared kernel, from YAML manifests.\n\n"
+        "Run `vsprov VERB --help` for the options of a verb and examples.",
+        epilog=f"\b\nGetting started:\n{GETTING_STARTED}",
+        context_settings=CONTEXT,
+    )
+
+
+def _commands(prefix: str) -> dict[str, click.Command]:
+    """{word: command} of all verbs that begin with `prefix`."""
+    found: dict[str, click.Command] = {}
+    for verb in VERBS:
+        if verb.startswith(prefix):
+            word, space, _ = verb.removeprefix(prefix).partition(" ")
+            if word not in found:
+                found[word] = _group(word) if space else Named(verb)
+    return found
+
+
+def _group(name: str) -> click.Group:
+    return Group(name=name, help=GROUPS[name], commands=_commands(f"{name} "), context_settings=CONTEXT)
