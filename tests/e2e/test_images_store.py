@@ -185,7 +185,7 @@ def test_what_verify_finds_is_mended_as_its_hint_says(stocked: Lab, market: Shop
     root = stocked.vsprov.root / "layers"
     (layer,) = (name for name in shop.layers(stocked) if (root / name / "tree/more").exists())
     (root / layer / "tree/more").unlink()
-    assert "hint: stop the servers on it" in stocked.vsprov("image", "verify", check=False).stderr
+    assert "hint: to create the image again" in stocked.vsprov("image", "verify", check=False).stderr
     stocked.vsprov("image", "rm", "two")
     stocked.converge(market.image("1", called="one"), market.image("2", called="two"), app("a", "one"))
     assert "DAMAGED" not in stocked.vsprov("image", "verify").stdout
@@ -248,9 +248,9 @@ def test_every_verb_has_help_with_an_example(lab: Lab, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["rm", "verify"])
 def test_names_of_images_are_completed(stocked: Lab, verb: str) -> None:
     words = f"vsprov image {verb} t"
-    env = {"_VSPROV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "3"}
+    env = {"_VSPROV_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "3"}
     env["VSPROV_ROOT"] = str(stocked.vsprov.root)
     done = subprocess.run(
         stocked.vsprov.command()[:3], env=stocked.vsprov.environment | env, capture_output=True, text=True
     )
-    assert done.stdout.split() == ["two"]
+    assert done.stdout.split() == ["plain,two"]

@@ -76,7 +76,7 @@ def test_a_second_apply_has_nothing_to_do_and_does_not_ask(lab: Lab) -> None:
 def test_without_a_terminal_apply_and_destroy_want_to_be_told_yes(lab: Lab) -> None:
     refused = lab.vsprov("apply", "-", input=to_yaml(HOST, web()), check=False)
     assert refused.returncode == 64
-    assert "give --yes (-y)" in refused.stderr
+    assert "use --yes (-y)" in refused.stderr
     assert not lab.vsprov.root.exists()
     lab.apply(HOST, web())
     assert lab.vsprov("destroy", "--all", check=False).returncode == 64
@@ -250,7 +250,7 @@ def test_what_a_selection_leaves_out_is_not_called_missing(lab: Lab, tmp_path: P
 def test_a_plan_is_not_saved_to_standard_output(lab: Lab) -> None:
     refused = lab.vsprov("plan", "--out", "-", "-", input=to_yaml(HOST), check=False)
     assert (refused.returncode, refused.stdout) == (64, "")
-    assert "-o json prints the plan" in refused.stderr
+    assert "use -o json to print the plan" in refused.stderr
 
 
 def test_a_new_mount_is_shown_with_the_keys_its_type_has(lab: Lab) -> None:
