@@ -27,7 +27,6 @@ from vsprov.manifest.text import MAX_TEXT, parse
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
-"""Files with this ending are templates."""
 MAX_SECONDS = 5
 MAX_MEMORY = 512 * 1024 * 1024
 """Bytes of address space for rendering, above what the process has already."""

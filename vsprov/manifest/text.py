@@ -26,13 +26,12 @@ from yaml.events import (
 
 from vsprov.errors import ManifestError, Position, Problem
 from vsprov.manifest.scalar import Scalar, ScalarError, plain, short
+from vsprov.manifest.syntax_errors import MAX_DEPTH, TOO_DEEP, explain
 
 MAX_TEXT = 16 * 1024 * 1024
 """Bytes of a file, characters of a text."""
 MAX_SCALAR = 1024 * 1024
 """Characters of one scalar."""
-MAX_DEPTH = 32
-"""Collections nested in one another, aliases followed."""
 MAX_NODES = 2_000_000
 """Values in one text, aliases followed; bounds the memory (about 0.3 kB each)."""
 MAX_ALIASED = 200_000
@@ -145,7 +144,6 @@ _NOT_ALLOWED = re.compile(
     "[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
 )
 
-_TOO_DEEP = f"more than {MAX_DEPTH} mappings and lists within each other"
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS: dict[str, tuple[type, ...]] = {
     f"{_TAG}str": (str,),
@@ -209,7 +207,7 @@ class _Reader:
                 if event.__class__ is DocumentStartEvent:
                     self._document(event)
         except yaml.MarkedYAMLError as error:
-            message, index, hint = _explain(error, text)
+            message, index, hint = explain(error, text)
             self._report(message, _place(text, index, self._file, first_line), hint)
             return error.problem_mark.index if error.problem_mark else len(text)
         except _StopError as stop:
@@ -241,7 +239,7 @@ class _Reader:
         if kind is AliasEvent:
             return self._alias(event, depth)
         if depth == MAX_DEPTH:
-            self._stop(event, _TOO_DEEP)
+            self._stop(event, TOO_DEEP)
         mapping = kind is MappingStartEvent
         if event.tag is not None and event.tag != _TAG + ("map" if mapping else "seq"):
             self._refuse_tag(event)
@@ -344,7 +342,7 @@ class _Reader:
             self._refuse(event, f"the alias *{event.anchor} stands within its own anchor")
             return f"*{event.anchor}", None, 0
         if depth + anchor.height > MAX_DEPTH:
-            self._stop(event, _TOO_DEEP)
+            self._stop(event, TOO_DEEP)
         self._aliased += anchor.inside + 1
         if self._aliased > MAX_ALIASED:
             self._stop(event, f"aliases stand for more than {MAX_ALIASED} values")
@@ -376,51 +374,3 @@ class _Reader:
         if len(self.problems) == MAX_PROBLEMS:
             self.problems.append(Problem(f"{MAX_PROBLEMS} problems found, the rest was not read", position))
             raise _EnoughError
-
-
-_INDENT = "check the indentation of this line and the one before; a text that holds ': ' or ' #' needs quotes"
-_EXPLAINED = {
-    "exceeded maximum nesting depth": (_TOO_DEEP, ""),  # PyYAML 6.0.4 looks that far ahead
-    "mapping values are not allowed in this context": ("a ':' where no key can stand", _INDENT),
-    "block sequence entries are not allowed in this context": ("a '- ' where no list can stand", _INDENT),
-    "could not find expected ':'": ("a key without ':'", _INDENT),
-    "did not find expected key": ("expected a key or the end of the mapping", _INDENT),
-    "did not find expected '-' indicator": ("expected '- ' or the end of the list", _INDENT),
-    "did not find expected node content": (
-        "expected a value",
-        "put a text that begins with a bracket or comma in quotes",
-    ),
-    "did not find expected <document start>": ("expected the end of the document", _INDENT),
-    "did not find expected ',' or ']'": ("expected ',' or ']'", ""),
-    "did not find expected ',' or '}'": ("expected ',' or '}'", ""),
-    "did not find expected alphabetic or numeric character": (
-        "expected the name of an anchor or alias",
-        "quote a '*' or '&' that is meant as text",
-    ),
-    "did not find expected comment or line break": (
-        "expected nothing more on this line",
-        "the text begins on the next line",
-    ),
-    "found undefined tag handle": ("tags are not supported", "quote a '!' that is meant as text"),
-    "found unknown escape character": ("no such escape", "a backslash within double quotes is written \\\\"),
-    "found invalid Unicode character escape code": ("no such character", "write the character itself"),
-    "found incompatible YAML document": ("not a version of YAML known here", "remove the %YAML line"),
-}
-
-
-def _explain(error: yaml.MarkedYAMLError, text: str) -> tuple[str, int, str]:
-    """Message, index in the text and hint for a syntax error."""
-    said = error.problem or "not valid YAML"
-    problem = min(error.problem_mark.index, len(text)) if error.problem_mark else len(text)
-    context = error.context_mark.index if error.context_mark else problem
-    if "quoted scalar" in (error.context or "") and said.startswith("found unexpected"):
-        return "this quote is never closed", context, ""
-    if "flow" in (error.context or "") and (text.startswith("---", problem) or not text[problem:].strip()):
-        return "this bracket is never closed", context, ""
-    cannot_start = said == "found character that cannot start any token"
-    if "tab character" in said or (cannot_start and text.startswith("\t", problem)):
-        return "a tab cannot indent", problem, "use spaces"
-    if cannot_start:
-        return f"{text[problem : problem + 1]!r} cannot begin a value", problem, "put the value in quotes"
-    message, hint = _EXPLAINED.get(said, (said, ""))
-    return message, context if said == "could not find expected ':'" else problem, hint
