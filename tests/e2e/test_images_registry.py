@@ -84,7 +84,7 @@ def test_pull_of_a_reference_gives_it_a_name(lab: Lab, market: Shop) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("{ref}",), 64, "an image from a registry needs a name"),
+        (("{ref}",), 64, "an image from a registry needs --name"),
         (("{ref}", "other", "--name", "x"), 64, "is pulled alone"),
         (("{ref}", "--name", "../x"), 65, "name"),
         (("{ref}x", "--name", "x"), 1, "has no tag latestx: it has"),

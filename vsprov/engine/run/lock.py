@@ -1,16 +1,15 @@
-"""One apply at a time per instance: flock(2) on a file in /run, which goes free when its holder dies."""
+"""One apply at a time per instance: flock(2) on a file in /run, which is released when its holder dies."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import shlex
-import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from vsprov.errors import LockedError
 from vsprov.store.instance import Instance
@@ -18,18 +17,20 @@ from vsprov.store.instance import Instance
 
 @contextmanager
 def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
-    """Hold the instance's lock; LockedError, naming the holder, when it is not free within `timeout` seconds.
+    """Hold the instance's lock; any thread may. Raises LockedError, which names the holder, if the lock does
+    not become free within `timeout` seconds.
 
-    The lock file is opened close-on-exec, so that no child keeps it, and checked to be the one the name still
-    stands for. Only root may open it: flock(2) asks for no right to write, so whoever may read a file can
-    keep everyone else waiting.
+    The lock file is opened close-on-exec, so that no child process keeps the lock, and compared with the file
+    that has its name now. Only root may open it: flock(2) needs no write permission, so whoever may read the
+    file could block every apply.
     """
     os.makedirs(instance.run, mode=0o755, exist_ok=True)
     deadline = time.monotonic() + timeout
     while True:
         fd = os.open(instance.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            _take(fd, instance, deadline - time.monotonic())
+            if not _take(fd, deadline - time.monotonic()):
+                raise _held(fd, instance)
             if _is_named(fd, instance.lock):
                 break
         except BaseException:
@@ -39,13 +40,8 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
     try:
         os.ftruncate(fd, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.pwrite(
-            fd,
-            f"pid {os.getpid()}: {shlex.join(['vsprov', *sys.argv[1:]])} since {since}\n".encode(
-                errors="replace"
-            ),
-            0,
-        )
+        holder = f"pid {os.getpid()}: {shlex.join(['vsprov', *sys.argv[1:]])} since {since}\n"
+        os.pwrite(fd, holder.encode(errors="replace"), 0)
         yield
     finally:
         os.ftruncate(fd, 0)
@@ -59,29 +55,36 @@ def _is_named(fd: int, path: str) -> bool:
         return False
 
 
-def _take(fd: int, instance: Instance, seconds: float) -> None:
+def _take(fd: int, seconds: float) -> bool:
+    """Lock the file, or return False if that is not possible within this time.
+
+    flock(2) has no time limit, and only the main thread can interrupt it by a signal, so a thread waits in
+    it. A lock belongs to the open file, which the thread's copy of the descriptor shares, so it stays when
+    the thread closes its copy. If the caller gives up and closes `fd`, the copy is the last descriptor: the
+    thread closes it as soon as it gets the lock, which releases the lock.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
+        return True
     except BlockingIOError:
         if seconds <= 0:
-            raise _held(fd, instance) from None
+            return False
+    taken = threading.Event()
 
-    def expire(number: int, frame: FrameType | None) -> None:
-        raise _held(fd, instance)
+    def wait(copy: int) -> None:
+        try:
+            fcntl.flock(copy, fcntl.LOCK_EX)
+            taken.set()
+        finally:
+            os.close(copy)
 
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    threading.Thread(target=wait, args=(os.dup(fd),), name="wait for lock", daemon=True).start()
+    return taken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
 def _held(fd: int, instance: Instance) -> LockedError:
-    holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "a holder that has not said who it is"
+    holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "an unknown process"
     return LockedError(
-        f"{instance.name}: another command is at work: {holder}",
-        hint="wait for it, or give --lock-timeout 1m",
+        f"{instance.name}: locked by another command: {holder}",
+        hint="wait until it has finished, or use --lock-timeout 1m",
     )
