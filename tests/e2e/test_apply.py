@@ -26,7 +26,7 @@ echo "user: $(id -u):$(id -g) groups $(id -G)"
 echo "directory: $(pwd)"
 echo "umask: $(umask)"
 env | sort
-echo "session: $(ps -o pid=,sid=,tpgid= -p $$ | tr -s ' ')"
+echo "session: $$ $(sed 's/.*) //' /proc/$$/stat | cut -d ' ' -f 4,6)"
 ls -l /proc/self/fd | sed 's/^/fd: /'
 exec sleep infinity
 """
@@ -147,7 +147,7 @@ def test_the_working_directory_is_the_manifests(full: Full) -> None:
 
 
 def test_the_server_has_a_session_of_its_own_and_no_terminal(full: Full) -> None:
-    assert "session:  1 1 -1\n" in full.said
+    assert "session: 1 1 -1\n" in full.said
 
 
 def test_no_open_file_of_the_host_reaches_the_server(full: Full) -> None:

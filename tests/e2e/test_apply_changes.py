@@ -112,6 +112,7 @@ def test_a_server_that_takes_no_signal_is_killed_at_once(lab: Lab) -> None:
     assert lab.processes("a") == []
 
 
+@pytest.mark.requires("catatonit")
 def test_a_reaper_collects_orphans_and_passes_the_stop_signal_on(lab: Lab) -> None:
     orphans = "trap 'echo asked; exit 0' TERM; (sleep 0 & sleep 0 &) ; echo $$; while :; do sleep 0.02; done"
     reaped = server("a", "/bin/sh", "-c", orphans, init={"reaper": True})

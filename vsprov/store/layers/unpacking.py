@@ -82,9 +82,11 @@ def unpack(
     }
     flags = ["-P", "-X", "utf8"] + (["-B"] if sys.dont_write_bytecode else [])
     last: dict[str, Any] = {}
-    with subprocess.Popen(
+    # Not subprocess.DEVNULL: where no descriptor is left for it, Python before 3.11.4 forgets to close the
+    # pipe that it has made (CPython issue 87474).
+    with open(os.devnull, "wb") as nowhere, subprocess.Popen(
         [sys.executable, *flags, PROGRAM, json.dumps(job)],
-        stdin=archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", bufsize=0,
+        stdin=archive, stdout=subprocess.PIPE, stderr=nowhere, cwd="/", bufsize=0,
     ) as child:  # fmt: skip
         assert child.stdout is not None
         read = 0
