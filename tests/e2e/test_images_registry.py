@@ -88,7 +88,7 @@ def test_pull_of_a_reference_gives_it_a_name(lab: Lab, market: Shop) -> None:
         (("{ref}", "other", "--name", "x"), 64, "is pulled alone"),
         (("{ref}", "--name", "../x"), 65, "name"),
         (("{ref}x", "--name", "x"), 1, "has no tag latestx: it has"),
-        (("nothing",), 1, "Image/nothing: there is none in the store"),
+        (("nothing",), 1, "Image/nothing: not found"),
         (("nothing", "--name", "x"), 64, "--name and --insecure: only with the reference of an image"),
     ],
 )

@@ -117,7 +117,7 @@ def test_rm_refuses_an_image_in_use_and_then_removes_none(stocked: Lab) -> None:
 def test_rm_of_a_misspelt_name_suggests_the_right_one_and_removes_none(stocked: Lab) -> None:
     said = stocked.vsprov("image", "rm", "two", "tow", check=False)
     assert said.returncode == 1
-    assert said.stderr == "vsprov: Image/tow: there is none in the store\n  hint: did you mean two?\n"
+    assert said.stderr == "vsprov: Image/tow: not found\n  hint: did you mean two?\n"
     assert len(shop.listed(stocked)) == 2
     assert stocked.vsprov("image", "rm", check=False).returncode == 64
 

@@ -67,7 +67,7 @@ def test_get_shows_a_table(shop: Lab) -> None:
 def test_a_name_there_is_not_is_an_error_with_the_nearest_one(shop: Lab) -> None:
     refused = shop.vsprov("get", "server", "wbe1", check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == "vsprov: Server/wbe1: there is none\n  hint: did you mean web1?\n"
+    assert refused.stderr == "vsprov: Server/wbe1: not found\n  hint: did you mean web1?\n"
 
 
 def test_what_get_prints_as_names_is_taken_by_every_verb(shop: Lab) -> None:

@@ -85,7 +85,7 @@ def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:
         "exits": {},
     }
     unknown = lab.vsprov("stop", "web1", "web3", check=False)
-    assert unknown.returncode == 1 and "Server/web3: there is no such server" in unknown.stderr
+    assert unknown.returncode == 1 and "Server/web3: not found" in unknown.stderr
     assert lab.init("web1")
     assert "no server is selected" in lab.vsprov("stop", "-l", "tier=none").stderr
 

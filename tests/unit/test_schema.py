@@ -14,13 +14,14 @@ from jsonschema import Draft202012Validator
 
 from tests.unit.manifest_documents import FITTING_DOCUMENTS, JSON, nearly_right
 from vsprov.manifest import problems as module
-from vsprov.manifest.problems import did_you_mean, dotted, problems, validate
+from vsprov.manifest.problems import dotted, problems, validate
 from vsprov.manifest.reference import main as write_reference
 from vsprov.manifest.schema import document_schema, published, to_text
 from vsprov.manifest.text import Document, parse
 from vsprov.model import objects
 from vsprov.model.fields import keys, value
 from vsprov.model.knobs import KNOBS
+from vsprov.model.suggest import did_you_mean
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -13,10 +13,11 @@ from typing import Literal
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Draft, Outcome, Report
 from vsprov.engine.look import situation
-from vsprov.engine.look.observe import refuse_foreign, unknown_server
+from vsprov.engine.look.observe import refuse_foreign
 from vsprov.engine.look.situation import Situation
 from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
+from vsprov.model.suggest import not_found
 from vsprov.plan import applied, removals
 from vsprov.plan.observed import Observed, ObservedServer, is_of
 from vsprov.plan.plan import Change, Plan
@@ -48,7 +49,7 @@ class Choice:
         """Those of this instance, each once. FailedError for a name that none of them has."""
         for name in self.names:
             if name not in observed.servers:
-                raise unknown_server(name, observed.servers)
+                raise not_found("Server", name, observed.servers)
             refuse_foreign(observed.servers[name], instance)
         found = [observed.servers[name] for name in dict.fromkeys(self.names)]
         for seen in observed.servers.values():

@@ -14,10 +14,11 @@ from typing import TypeVar
 from vsprov.errors import Problem
 from vsprov.manifest import check_image, check_object
 from vsprov.manifest.check_object import MOST_SUGGESTIONS, NAME
-from vsprov.manifest.problems import Path, did_you_mean, position_of
+from vsprov.manifest.problems import Path, position_of
 from vsprov.manifest.resolve import Item
 from vsprov.model.defaults import lacks_command
 from vsprov.model.objects import Image, Quota, Server, Spec
+from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import marked
 
 T = TypeVar("T", bound=Spec)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vsprov.errors import Problem
-from vsprov.manifest.problems import Path, did_you_mean, dotted, problem_at, quoted
+from vsprov.manifest.problems import Path, dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects, units
 from vsprov.model.encodings import PERIOD
 from vsprov.model.fields import keys
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Image, Mount, Object, Quota, Server
+from vsprov.model.suggest import did_you_mean
 from vsprov.model.units import MAX
 
 NAME: Path = ("metadata", "name")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from heapq import nsmallest
 from itertools import chain, islice
-from operator import eq
 from typing import Any
 
 from vsprov.errors import Position, Problem
@@ -21,6 +18,7 @@ from vsprov.model.fields import keys
 from vsprov.model.kinds import ITEM
 from vsprov.model.knobs import KNOBS
 from vsprov.model.patterns import NAME_PATTERN
+from vsprov.model.suggest import did_you_mean
 from vsprov.model.units import UnitError
 
 MOST_LINES = 500  # about one document; what is beyond is not looked at
@@ -116,21 +114,6 @@ def dotted(path: Path) -> str:
         else:
             out += f"[{shorten(json.dumps(part), 80)}]"
     return out
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'limit'?`, or nothing when no choice is close."""
-    by_lower = {choice.lower().replace("_", ""): choice for choice in choices}
-    word = word[:80].lower().replace("_", "")
-
-    def distance(choice: str) -> tuple[int, str]:
-        same = sum(map(eq, word, choice)) + sum(map(eq, reversed(word), reversed(choice)))
-        return len(choice) - same, choice
-
-    # Comparing properly takes long: only those that begin and end alike are worth it.
-    alike = nsmallest(50, (choice for choice in by_lower if abs(len(choice) - len(word)) <= 3), key=distance)
-    close = difflib.get_close_matches(word, alike, n=1, cutoff=0.66)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 def shorten(text: str, most: int = 300) -> str:

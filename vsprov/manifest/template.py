@@ -7,7 +7,6 @@ sandbox forbids neither `"a" * 10**9` nor `9**(9**9)`.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from vsprov.errors import ManifestError, Position, Problem, UsageError
 from vsprov.manifest import files
 from vsprov.manifest.scalar import Scalar, ScalarError, plain
 from vsprov.manifest.text import MAX_TEXT, parse
+from vsprov.model.suggest import closest
 
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
@@ -144,11 +144,9 @@ def _environment(values: Mapping[str, Any]) -> SandboxedEnvironment:
             if within is not missing and not isinstance(within, Mapping):
                 return f"a {type(within).__name__} has no {name!r}"
             known = values if within is missing else within
-            near = difflib.get_close_matches(name, [str(key) for key in known], 1)
+            near = closest(name, [str(key) for key in known])
             listed = ", ".join(str(key) for key in list(known)[:20]) or "nothing"
-            return f"{name!r} is undefined; " + (
-                f"did you mean {near[0]!r}?" if near else f"there is: {listed}"
-            )
+            return f"{name!r} is undefined; " + (f"did you mean {near!r}?" if near else f"there is: {listed}")
 
     environment = ImmutableSandboxedEnvironment(
         undefined=Unknown, autoescape=False, keep_trailing_newline=True, finalize=_finalize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from vsprov.cli import complete, options
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
-from vsprov.errors import FailedError, UsageError
+from vsprov.errors import UsageError
 from vsprov.kernel import process
+from vsprov.model.suggest import closest, not_found
 from vsprov.plan import specs
 from vsprov.render import tables
 from vsprov.render.problems import dump
@@ -111,8 +111,8 @@ def _kinds(word: str) -> tuple[str, ...]:
         return (KINDS[name],)
     if name in LATER:
         raise UsageError(f"get {word}: this version of vsprov has no {name}s")
-    near = difflib.get_close_matches(name, KINDS, 1)
-    hint = f"did you mean {near[0]}s?" if near else f"vsprov get servers {word} shows a server of that name"
+    close = closest(name, KINDS)
+    hint = f"did you mean {close}s?" if close else f"vsprov get servers {word} shows a server of that name"
     raise UsageError(f"get {word}: no such kind", hint=hint)
 
 
@@ -120,9 +120,7 @@ def _names(kind: str, chosen: list[str], known: list[str]) -> list[str]:
     """The chosen names, or all. Raises FailedError for a name that does not exist."""
     for name in chosen:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"vsprov get {kind.lower()}s lists them"
-            raise FailedError(f"{kind}/{name}: there is none", hint=hint)
+            raise not_found(kind, name, known)
     return chosen or known
 
 

@@ -12,9 +12,9 @@ from vsprov.cli import complete
 from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.guests import console
-from vsprov.engine.look.observe import unknown_server
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel import process
+from vsprov.model.suggest import not_found
 from vsprov.render.console import TerminalFilter
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
@@ -48,7 +48,7 @@ def logs(settings: Settings, name: str, follow: bool, tail: str) -> None:
     process.require_root("logs: reading a server's console")
     known = folders.names(settings.instance.servers)
     if name not in known:
-        raise unknown_server(name, known)
+        raise not_found("Server", name, known)
     sys.stdout.flush()
     terminal_filter = TerminalFilter() if os.isatty(1) else None
     try:

@@ -10,8 +10,8 @@ from vsprov.cli import complete
 from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.look import processes
-from vsprov.engine.look.observe import unknown_server
 from vsprov.kernel import process
+from vsprov.model.suggest import not_found
 from vsprov.render.problems import dump
 from vsprov.render.screen import out
 from vsprov.render.tables import Table, size, text
@@ -40,7 +40,7 @@ def ps(settings: Settings, names: tuple[str, ...]) -> None:
     chosen = [server_name(name) for name in names]
     for name in chosen:
         if name not in known:
-            raise unknown_server(name, known)
+            raise not_found("Server", name, known)
     found = [one for one in processes.listing(settings.instance) if not chosen or one.server in chosen]
     if settings.output == "json":
         out(dump({"items": [asdict(one) for one in found]}))

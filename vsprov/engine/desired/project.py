@@ -55,7 +55,8 @@ def _read_set(path: str) -> str:
 
 
 def _refuse_unknown_keys(document: Document) -> None:
-    from vsprov.manifest.problems import did_you_mean, problem_at
+    from vsprov.manifest.problems import problem_at
+    from vsprov.model.suggest import did_you_mean
 
     problems = []
     for key in document.value if isinstance(document.value, dict) else ():

@@ -16,6 +16,7 @@ from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Server
+from vsprov.model.suggest import not_found
 from vsprov.plan import applied
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.store import images
@@ -71,7 +72,7 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
     machine = look(hierarchies, parent=instance.name)
     seen = observe.find(instance, hierarchies, machine, name)
     if seen is None:
-        raise observe.unknown_server(name, observe.observe(instance, hierarchies, machine).servers)
+        raise not_found("Server", name, observe.observe(instance, hierarchies, machine).servers)
     observe.refuse_foreign(seen, instance.name)
     if seen.init is None or seen.group is None:
         raise FailedError(f"Server/{name}: it is not running", hint=f"vsprov start {name}")

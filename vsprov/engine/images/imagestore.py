@@ -4,7 +4,6 @@ equal.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from vsprov.engine.look import situation
 from vsprov.errors import FailedError
 from vsprov.model import digests
 from vsprov.model.objects import Image, Object, read_spec
+from vsprov.model.suggest import not_found
 from vsprov.plan import removals
 from vsprov.plan.observed import Observed, is_of
 from vsprov.plan.reconcile import Wanted, reconcile
@@ -84,19 +84,12 @@ def recorded(instance: Instance, name: str) -> Object:
     records = images.observe(instance)
     record = records.get(name)
     if record is None:
-        raise unknown(name, records)
+        raise not_found("Image", name, records)
     if not record.spec:
         raise FailedError(f"Image/{name}: {record.problem}", hint="apply its manifest")
     spec = read_spec("Image", record.spec)
     assert isinstance(spec, Image)
     return Object(kind="Image", name=name, spec=spec)
-
-
-def unknown(name: str, known: Iterable[str]) -> FailedError:
-    """The error for a name that no image has."""
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else "vsprov image ls lists them"
-    return FailedError(f"Image/{name}: there is none in the store", hint=hint)
 
 
 def remove(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Outcome:
@@ -109,7 +102,7 @@ def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome
     now = situation.look(instance)
     for name in names:
         if name not in now.observed.images:
-            raise unknown(name, now.observed.images)
+            raise not_found("Image", name, now.observed.images)
     observed = lifecycle.as_one_set(now.observed, instance)
     remove = frozenset(f"Image/{name}" for name in names)
     wanted = Wanted(instance.name, f"{instance.name}/*", selected=True, remove=remove)
@@ -177,7 +170,7 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
     records = images.observe(instance)
     for name in names:
         if name not in records:
-            raise unknown(name, records)
+            raise not_found("Image", name, records)
     by_layer: dict[str, list[str]] = {}
     found: dict[str, list[str]] = {}
     for name in names or sorted(records):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov.engine.look.machine import limits_of
 from vsprov.engine.run import intent
-from vsprov.errors import ConflictError, FailedError
+from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, namespace, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.encodings import Side, normal
@@ -55,15 +54,6 @@ def observe(
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
     """One server, as `observe` would have it; None when there is none of this name."""
     return _Observer(instance, hierarchies, machine).find(name)
-
-
-def unknown_server(name: str, known: Iterable[str]) -> FailedError:
-    """The error for a name that no server has."""
-    near = difflib.get_close_matches(name, known, 1)
-    return FailedError(
-        f"Server/{name}: there is no such server",
-        hint=f"did you mean {near[0]}?" if near else "vsprov get servers lists them",
-    )
 
 
 def refuse_foreign(seen: ObservedServer, instance: str) -> None:
