@@ -160,7 +160,7 @@ def test_progress_is_a_line_per_object_on_standard_error(capsys: pytest.CaptureF
             report.finished(change, None)
         report.started(DRIFT)
         report.finished(DRIFT, StepError("Server/b: no", hint="try\x1b"))
-        report.say("removed\x07 it")
+        report.notice("removed\x07 it")
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "Server/a: created (0.0s)\nvsprov: Server/b: no\n  hint: try\\e\nremoved\\x07 it\n"
@@ -169,7 +169,7 @@ def test_progress_is_a_line_per_object_on_standard_error(capsys: pytest.CaptureF
 def test_quiet_progress_tells_of_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     report = progress(PLAIN, quiet=True)
     report.finished(CREATE, None)
-    report.say("something")
+    report.notice("something")
     report.finished(DRIFT, FailedError("no"))
     assert capsys.readouterr().err == "vsprov: no\n"
 

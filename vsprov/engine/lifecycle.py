@@ -230,12 +230,12 @@ def _removable(observed: Observed, owner: str, report: Report) -> Iterable[str]:
         if all(one == owner for one in seen.owners()):
             yield f"Server/{seen.name}"
         else:
-            report.say(f"Server/{seen.name}: left alone: some of it does not carry our mark")
+            report.notice(f"Server/{seen.name}: left alone: some of it does not carry our mark")
             kept.update(removals.needs(seen))
     others = [f"Quota/{name}" for name, pool in observed.pools.items() if pool.owner == owner]
     others += [f"Image/{name}" for name, image in observed.images.items() if image.owner == owner]
     for address in others:
         if address in kept:
-            report.say(f"{address}: left alone: a server that stays needs it")
+            report.notice(f"{address}: left alone: a server that stays needs it")
         else:
             yield address

@@ -1,4 +1,4 @@
-"""How an apply goes: a line for each object, or on a terminal a bar above which the lines scroll by."""
+"""Progress of an apply: a line per object, and on a terminal a progress bar below the lines."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from vsprov.render.problems import error_lines
 from vsprov.render.screen import Screen, clean, err
 from vsprov.render.tables import size
 
-PACE = 5.0  # seconds between two lines about the same object
-FRAME = 0.1  # seconds between two pictures of the bars
+INTERVAL = 5.0  # seconds between two lines about the progress of an object
+REFRESH = 0.1  # seconds between two updates of the bars
 
 
 class Lines:
-    """Tells of each object when it is done, and of errors when they happen, on standard error.
+    """Prints a line on standard error when an object is done, and every error when it happens.
 
-    A context, so that the bar of `Bar` goes away whatever happens.
+    It is a context manager, so that `Bar` always removes its bar.
     """
 
     def __init__(self, screen: Screen, *, quiet: bool = False) -> None:
         self.screen, self.quiet = screen, quiet
-        self.since: dict[str, float] = {}
-        self.told: dict[str, float] = {}
+        self.since: dict[str, float] = {}  # when each change was started
+        self.printed: dict[str, float] = {}  # when progress of each object was last printed
         self.lock = threading.Lock()
-        self.heard = True
+        self.writable = True
 
     def __enter__(self) -> Self:
         return self
@@ -40,16 +40,16 @@ class Lines:
         self.close()
 
     def close(self) -> None:
-        """Nothing is shown any more."""
+        """Stop showing progress."""
 
     def expect(self, changes: int) -> None:
-        """So many changes are about to be made."""
+        """Announce the number of changes."""
 
     def started(self, change: Change) -> None:
         self.since[change.key] = time.monotonic()
 
     def finished(self, change: Change, error: VsprovError | None) -> None:
-        """Errors are always told; what went well only of objects people named."""
+        """Print every error, but success only of objects of the manifest."""
         if error is not None:
             for line in error_lines(error):
                 self.line(self.screen.paint(line, "red"))
@@ -58,36 +58,36 @@ class Lines:
             seconds = time.monotonic() - self.since.get(change.key, time.monotonic())
             self.line(f"{clean(change.address)}: {done(change)} ({seconds:.1f}s)")
 
-    def say(self, line: str) -> None:
+    def notice(self, line: str) -> None:
         if not self.quiet:
             self.line(clean(line))
 
     def progressed(self, address: str, what: str, done: int, total: int) -> None:
-        """An object is so many bytes on its way, of `total` if that is not 0; called from any thread."""
+        """Show that `done` bytes of `total` (0: unknown) are done. Any thread may call it."""
         if self.quiet:
             return
         now = time.monotonic()
         with self.lock:
-            due = now - self.told.setdefault(address, now) >= PACE
+            due = now - self.printed.setdefault(address, now) >= INTERVAL
             if due:
-                self.told[address] = now
+                self.printed[address] = now
         if due:
             self.line(clean(f"{address}: {what}: {amount(done, total)}"))
 
     def line(self, text: str) -> None:
-        """Say it; that nobody listens any more does not stop the work."""
-        if self.heard:
+        """Print a line; a reader that has gone does not stop the work."""
+        if self.writable:
             try:
-                self.tell(text)
+                self.write(text)
             except BrokenPipeError:
-                self.heard = False
+                self.writable = False
 
-    def tell(self, text: str) -> None:
+    def write(self, text: str) -> None:
         err(text)
 
 
 class Bar(Lines):
-    """The same on a terminal, with a bar of what is done, and one for each thing on its way."""
+    """The same on a terminal, with a bar for all changes, and one for each download or import."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(screen)
@@ -148,11 +148,11 @@ class Bar(Lines):
             else:
                 shown = amount(done, total)
                 self.bar.update(self.parts[key], completed=done, total=total or None, amount=shown)
-            if time.monotonic() - self.refreshed >= FRAME:
+            if time.monotonic() - self.refreshed >= REFRESH:
                 self.refreshed = time.monotonic()
                 self.bar.refresh()
 
-    def tell(self, text: str) -> None:
+    def write(self, text: str) -> None:
         if self.bar is None:
             err(text)
         else:
@@ -167,10 +167,10 @@ class Bar(Lines):
 
 
 def amount(done: int, total: int) -> str:
-    """`12.3Mi of 50Mi`; only what is done where the whole is not known, and "…" where that is nothing yet."""
+    """`12.3Mi of 50Mi`; only the bytes done if the total is unknown, and "…" before the first."""
     return f"{size(done)} of {size(total)}" if total else size(done) if done else "…"
 
 
 def progress(screen: Screen, *, quiet: bool = False) -> Lines:
-    """How to tell of progress on this screen."""
+    """The form of progress that suits this screen."""
     return Bar(screen) if screen.terminal and not quiet else Lines(screen, quiet=quiet)

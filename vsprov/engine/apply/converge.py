@@ -42,7 +42,7 @@ class Report(Protocol):
 
     def started(self, change: Change) -> None: ...
     def finished(self, change: Change, error: VsprovError | None) -> None: ...
-    def say(self, line: str) -> None: ...
+    def notice(self, line: str) -> None: ...
     def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
 
 
@@ -120,7 +120,7 @@ def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[N
     process.require_root("making servers")
     with lock.locked(instance, lock_timeout):
         try:
-            recover.sweep(instance, report.say)
+            recover.sweep(instance, report.notice)
             yield
         finally:
             recover.withdraw(instance)
@@ -151,7 +151,7 @@ def perform(
         first.wanted.owner,
         {o.address: o for o in first.wanted.objects},
         first.resolved,
-        report.say,
+        report.notice,
         Threads(report.progressed),
     )
     steps = [step for change in first.plan.changes for step in change.steps]

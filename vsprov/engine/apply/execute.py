@@ -302,7 +302,7 @@ def spawn(context: ApplyContext, step: Spawn) -> Doing:
     context.spawned[step.server] = ready["id"]
     context.inits[step.server] = Process(ready["pid"], ready["start"])
     for path in ready["unmapped"]:
-        context.say(
+        context.notice(
             f"{step.server}: {path} is on a file system that cannot be idmapped; its files show as nobody's"
         )
 

@@ -92,7 +92,7 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
         # Each is kept when it is made: should a later one fail, the next try goes on from there.
         with layers.batch(context.instance, progress) as batch:
             if not batch.has(key):
-                context.say(f"{address}: step {number} of {len(build.steps)}: {describe(one)}")
+                context.notice(f"{address}: step {number} of {len(build.steps)}: {describe(one)}")
                 below = Contents(tuple(keys), base.binds, base.config)
                 try:
                     yield from _make(context, batch, step.image, key, one, given, below, limits)

@@ -205,4 +205,4 @@ def link_equal(
     """Make equal files of layers one file; what servers see stays as it is."""
     with converge.alone(instance, lock_timeout, report):
         plan = plan_dedupe(instance)
-        return plan, dedupe.apply(plan, progress, report.say)
+        return plan, dedupe.apply(plan, progress, report.notice)

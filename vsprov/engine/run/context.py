@@ -41,7 +41,7 @@ class ApplyContext:
     owner: str
     wanted: Mapping[str, Object] = field(default_factory=dict)
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
-    say: Callable[[str], None] = lambda line: None
+    notice: Callable[[str], None] = lambda line: None
     threads: Threads = field(default_factory=lambda: Threads(lambda *told: None))
     inits: dict[str, Process] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
