@@ -61,7 +61,7 @@ def groups(name: str) -> list[Path]:
     found: list[Path] = []
     for mount in sorted(set(hierarchies().values())):
         for folder, _, _ in os.walk(mount):
-            if name in Path(folder).parts:
+            if f"/{name}/" in f"{folder}/":
                 found.append(Path(folder))
     return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
@@ -69,17 +69,33 @@ def groups(name: str) -> list[Path]:
 def processes(name: str) -> dict[int, str]:
     """Pid and command of each living process in the groups of `name`, or with the name in its words."""
     found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
-            state = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-            told = [(entry / part).read_bytes() for part in ("cgroup", "cmdline", "environ")]
+            words = _read(f"/proc/{entry}/cmdline")
+            told = words + _read(f"/proc/{entry}/cgroup")
+            if words:  # a thread of the kernel has neither
+                told += _read(f"/proc/{entry}/environ")
+            if name.encode() in told:
+                state = _read(f"/proc/{entry}/stat").rpartition(b")")[2].split()[0]
+                if state not in (b"Z", b"X"):
+                    found[int(entry)] = words.replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue  # it ended while being looked at
-        if state not in "ZX" and any(name.encode() in text for text in told):
-            found[int(entry.name)] = told[1].replace(b"\0", b" ").decode(errors="replace").strip()
     return found
+
+
+def _read(path: str) -> bytes:
+    """The content of a file of /proc; there are a thousand of them to read, many times."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = b""
+        while part := os.read(fd, 1 << 16):
+            found += part
+        return found
+    finally:
+        os.close(fd)
 
 
 def links(name: str) -> list[str]:
@@ -123,7 +139,8 @@ def files(name: str, root: Path) -> Iterator[Path]:
     Never looks into what is mounted there.
     """
     for parent in ("/run", "/run/netns", "/run/lock", "/var/lib", "/var/log", "/var/cache", "/etc", "/tmp"):
-        yield from Path(parent).glob(f"{name}*")
+        if os.path.isdir(parent):
+            yield from (Path(parent, each) for each in os.listdir(parent) if each.startswith(name))
     mounted = {each.point for each in mounts()}
     for folder, below, names in os.walk(root):
         below[:] = [each for each in below if f"{folder}/{each}" not in mounted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -51,6 +52,8 @@ class Apply:
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
+            gc.freeze()  # the collector would copy every page it looks at
+            gc.set_threshold(100_000)  # as the program does
             code = 2
             try:
                 prepare()
