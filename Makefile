@@ -6,7 +6,7 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist workste
 PURE := not (kernel or e2e or attack or fault or vm)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check test-kernel test-vm bench bench-images docs schemas clean
+.PHONY: help quickstart test check test-kernel test-vm test-long bench bench-images docs schemas clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,9 +16,9 @@ quickstart: ## install vsprov into .venv and start the first servers (root)
 	@$(VENV)/vsprov apply -y manifests/examples/quickstart.yaml
 	@$(VENV)/vsprov get servers
 
-test: ## install what the tests need, and run every one of them (root; without it the pure ones)
+test: ## install what the tests need, and run them on this machine's kernel (root; without it the pure ones)
 	@scripts/prepare test
-	@$(PYTEST)
+	@$(PYTEST) -m "not vm"
 
 check: ## ruff, mypy, import rules and all tests that need no root: seconds
 	@scripts/prepare check
@@ -28,9 +28,13 @@ test-kernel: ## the tests on the kernel of this machine (root)
 	@scripts/prepare test
 	@$(PYTEST) -m "kernel or e2e or attack or fault"
 
-test-vm: ## the kernel tests on a kernel with pure cgroup v2, in an emulator: minutes (root)
+test-vm: ## what differs on a kernel with pure cgroup v2, a reboot and power cuts, in an emulator (root)
 	@scripts/prepare test
-	@$(PYTEST) -m vm
+	@$(VENV)/python -m pytest -m vm
+
+test-long: ## as test, but with many more examples and a death after every single step: hours (root)
+	@scripts/prepare test
+	@VSPROV_LONG=1 $(PYTEST) -m "not vm"
 
 bench: ## up, again, change, down with 1 to 1000 servers, beside the floor and every peer installed here (root)
 	@scripts/prepare test

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import leaks
+from tests import effort, leaks
 from tests.features import EXPLAINED, required, requires
 from tests.instance import Instance, own_instance
 
@@ -24,8 +24,8 @@ SHOWN = 20  # failed tests that are named at the end; of more, pytest's own note
 HERE = Path(__file__).resolve().parent
 
 
-# No example is too slow on a busy machine, and an automatic run fails today as it fails tomorrow.
-settings.register_profile("vsprov", deadline=None, derandomize=required())
+# An automatic run fails today as it fails tomorrow; a long one looks for what none has tried yet.
+settings.register_profile("vsprov", effort.examples(), derandomize=required() and not effort.LONG)
 settings.load_profile("vsprov")
 
 

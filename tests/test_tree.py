@@ -65,6 +65,7 @@ def test_make_alone_lists_what_can_be_made() -> None:
         "check",
         "test-kernel",
         "test-vm",
+        "test-long",
         "bench",
         "docs",
         "schemas",

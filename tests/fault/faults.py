@@ -106,29 +106,47 @@ class Apply:
 
     def loses_its_spawner_after(self, steps: int) -> bool:
         """Do it in a child whose spawner is killed after so many steps; False when there were fewer."""
+        left = steps
+
+        def count(context: ApplyContext, step: Step) -> str:
+            nonlocal left
+            left -= 1
+            if left == 0 and context.spawner:
+                os.kill(context.spawner.pid, 9)
+            return "killed" if left == 0 else ""
+
+        return self._told(count, (0, 1)) == ["killed"]
+
+    def steps(self) -> list[str]:
+        """Do it to its end; what sort of step was done, for each in their order."""
+        return self._told(lambda _, step: sort(step), (0,))
+
+    def _told(self, look: Callable[[ApplyContext, Step], str], codes: tuple[int, ...]) -> list[str]:
+        """Do it in a child which calls `look` after each step; what that said, but for empty words."""
         told, tell = os.pipe()
 
         def prepare() -> None:
-            left = steps
             do = execute.do
 
-            def do_and_kill(context: ApplyContext, step: Step) -> execute.Doing:
-                nonlocal left
+            def do_and_look(context: ApplyContext, step: Step) -> execute.Doing:
                 yield from do(context, step)
-                left -= 1
-                if left == 0:
-                    os.write(tell, b"k")
-                    if context.spawner:
-                        os.kill(context.spawner.pid, 9)
+                if line := look(context, step):
+                    os.write(tell, f"{line}\n".encode())
 
-            execute.do = do_and_kill
+            execute.do = do_and_look
 
-        try:
-            assert self.run(prepare) in (0, 1)
-            os.close(tell)
-            return os.read(told, 1) == b"k"
-        finally:
-            os.close(told)
+        with open(told) as lines:
+            try:
+                assert self.run(prepare) in codes
+            finally:
+                os.close(tell)
+            return lines.read().splitlines()
+
+
+def sort(step: Step) -> str:
+    """What tells apart the steps after which different things are there."""
+    words = {name: getattr(step, name, "") for name in ("controller", "hierarchy", "file")}
+    return " ".join([type(step).__name__, *filter(None, words.values())])
 
 
 def footprint(lab: Lab) -> list[str]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.archives import NET_RAW
 from tests.conftest import Instance
+from tests.effort import examples
 from tests.kernel.layers import WHEN, differences, put, quiet, seal
 from vsprov.errors import ImageError
 from vsprov.store.disk import durable
@@ -212,7 +213,7 @@ def test_hard_links_that_come_and_go_are_no_difference(layer: Path) -> None:
 NAME = st.binary(min_size=1, max_size=4).filter(lambda name: not {0, ord("/")} & {*name} and name.strip(b"."))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.lists(NAME, min_size=1, max_size=4).map(tuple), min_size=1, max_size=8), st.data())
 def test_whatever_the_names_a_tree_is_as_it_was_made_and_what_goes_is_told_alone(
     instance: Instance, paths: set[tuple[bytes, ...]], data: st.DataObject

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.archives import folder, hard, link, member, packed
+from tests.effort import examples
 from tests.kernel.stacks import MIB, Box
 from vsprov.errors import ImageError
 from vsprov.store.disk import marks
@@ -193,7 +194,7 @@ def test_what_is_no_archive_at_all_is_refused(box: Box) -> None:
         assert box.refusal(data).startswith("image.tar: it is ")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_an_archive_with_changed_bytes_is_unpacked_or_refused_but_never_a_crash(
     box: Box, data: st.DataObject

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from vsprov.model.encodings import Host
 from vsprov.plan import admission
 from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 from vsprov.plan.reconcile import Wanted, reconcile
 
-few = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+few = settings(examples(60), suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def host(cpus: int, memory: int = 2**30) -> Machine:

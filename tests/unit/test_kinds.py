@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.unit.knob_values import VALUES, nasty
 from vsprov.manifest import scalar
 from vsprov.manifest.problems import strict
@@ -15,7 +16,7 @@ from vsprov.model import kinds
 from vsprov.model.kinds import Kind
 from vsprov.model.units import MAX, UnitError
 
-few = settings(max_examples=60, deadline=None)
+few = examples(30)
 KINDS = [kind for kind in vars(kinds).values() if isinstance(kind, Kind)]
 of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 # Several words: a manifest spells these as maps and lists.

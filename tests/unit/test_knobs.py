@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.unit.knob_values import HOST, VALUES
 from vsprov.model import kinds
 from vsprov.model.encodings import Side, normal, writes
@@ -19,7 +20,7 @@ SIDES = [(knob, version, side) for knob in KNOBS for version in (1, 2) if (side 
 of_each_side = pytest.mark.parametrize(
     ("knob", "side"), [(k, s) for k, _, s in SIDES], ids=[f"{k.path}-v{v}" for k, v, _ in SIDES]
 )
-few = settings(max_examples=20, deadline=None)
+few = examples(20)
 
 
 def around(knob: Knob, draw: Any) -> dict[str, Any]:

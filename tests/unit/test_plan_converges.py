@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
+from tests.effort import examples
 from tests.unit import simulate
 from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
@@ -22,8 +22,7 @@ from vsprov.plan.reconcile import Wanted, reconcile
 from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark, describe
 
 few = settings(
-    max_examples=int(os.environ.get("VSPROV_EXAMPLES", 25)),
-    deadline=None,
+    examples(20),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 on_each_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
