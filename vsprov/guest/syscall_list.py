@@ -31,9 +31,9 @@ Three ways to run a list, which give the same results:
 - the function `walk`, in Python, in a fork: for processors without machine code here, where a security module
   forbids executable memory, and when the environment of vsprov has VSPROV_MACHINE_CODE=0.
 
-To change the machine code, change the assembly in the comments of CODE and the bytes beside it, and keep
-`walk` in step. tests/kernel/test_syscall_list.py assembles the comments with as(1) and compares the bytes; on
-a difference it prints the lines to paste. The tests of the spawner run with the machine code and with `walk`.
+To change the machine code, change the assembly in the comments of CODE, with any bytes beside a new line, and
+`walk`, which must do the same. Then run tests/kernel/test_machine_code.py: it assembles the comments with
+as(1) and prints the lines to paste. The tests of the spawner run with the machine code and with `walk`.
 """
 
 from __future__ import annotations
@@ -168,16 +168,16 @@ def obtain(calls: int, texts: int) -> Memory:
 
 _code = CODE.get(os.uname().machine, b"")
 _page = mmap(-1, 4096, MAP_SHARED | MAP_ANONYMOUS, PROT_READ | PROT_WRITE)
+_address = ctypes.addressof(ctypes.c_char.from_buffer(_page))
 
 
 def _load_code() -> Callable[[bytes, int, int], int] | None:
     _page[: len(_code)] = _code
-    address = ctypes.addressof(ctypes.c_char.from_buffer(_page))
     try:
-        mprotect(address, 4096, PROT_READ | PROT_EXEC)
+        mprotect(_address, 4096, PROT_READ | PROT_EXEC)
     except PermissionError:  # of a security module
         return None
-    return ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t)(address)
+    return ctypes.PYFUNCTYPE(ctypes.c_long, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t)(_address)
 
 
 _entry = _load_code() if _code else None
