@@ -93,39 +93,16 @@ def _ends(pid: int) -> bool:
         os.close(pidfd)
 
 
-class Spawner:
-    """A client of a spawner of its own. Leaving the context ends every guest at its gate; released ones live
-    on.
+class Connection:
+    """A client's end of a spawner's control socket; `fileno()` becomes readable when there are events."""
 
-    `fileno()` becomes readable when there are events.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, control: socket.socket) -> None:
+        control.setblocking(False)
+        self._socket = control
         self._ids = 0
         self._incoming = bytearray()
-        self._ended = False
         self._outgoing = bytearray()
-        with starting("spawner"), ExitStack() as undo:
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            undo.enter_context(self._socket)
-            with theirs:
-                for end in (self._socket, theirs):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-                self._pid = start("loop", theirs.fileno(), session=True, stdio=(None, None, 2))
-            self._socket.setblocking(False)
-            undo.pop_all()
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._ended = False
 
     def fileno(self) -> int:
         """The fd to wait on."""
@@ -152,12 +129,8 @@ class Spawner:
         return events
 
     def close(self) -> None:
-        """End the spawner and wait until it is gone; it ends by itself, unless it is stopped. Idempotent."""
-        if self._socket.fileno() >= 0:
-            self._socket.close()
-            if not _ends(self._pid):
-                os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+        """End every guest at its gate; released ones live on. May be called twice."""
+        self._socket.close()
 
     def _send(self, message: Spawn | Release) -> None:
         self._outgoing += wire.encode(message)
@@ -186,3 +159,38 @@ class Spawner:
                     return
                 raise FailedError("spawner: died", hint="its last words are on standard error")
             self._incoming += part
+
+
+class Spawner(Connection):
+    """A spawner of our own, which ends with this connection. A context manager."""
+
+    def __init__(self) -> None:
+        with starting("spawner"), ExitStack() as undo:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.enter_context(ours)
+            with theirs:
+                for end in (ours, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+                self._pid = start("loop", theirs.fileno(), session=True, stdio=(None, None, 2))
+            undo.pop_all()
+        super().__init__(ours)
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the spawner and wait until it is gone; it ends by itself, unless it is stopped."""
+        if self.fileno() >= 0:
+            super().close()
+            if not _ends(self._pid):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
