@@ -70,7 +70,7 @@ def test_a_plan_as_json_is_as_its_schema_says(lab: Lab) -> None:
 def test_a_second_apply_has_nothing_to_do_and_does_not_ask(lab: Lab) -> None:
     lab.apply(HOST, web())
     done = lab.vsprov("apply", "-", input=to_yaml(HOST, web()))
-    assert (done.stdout, done.stderr) == ("Nothing to do: 1 server, 1 image are as in the manifest.\n", "")
+    assert (done.stdout, done.stderr) == ("Nothing to do: 1 server, 1 image match the manifest.\n", "")
 
 
 def test_without_a_terminal_apply_and_destroy_want_to_be_told_yes(lab: Lab) -> None:
@@ -126,7 +126,7 @@ def test_a_command_that_ends_while_the_apply_goes_on_is_told_with_its_last_words
     said = lab.refused(
         slow("sleep 9999"), server("web1", "/bin/sh", "-c", "echo first; echo last words; exit 3")
     )
-    assert "a second plan is not empty" in said
+    assert "still differs from the manifest" in said
     assert "Server/web1: its command exited with code 3" in said
     assert "web1: first\n  web1: last words" in said
     web1 = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)
@@ -241,10 +241,10 @@ def test_what_a_selection_leaves_out_is_not_called_missing(lab: Lab, tmp_path: P
     lab.apply(HOST, web(), server("db1"))
     text = to_yaml(HOST, web(), server("db1"))
     done = lab.vsprov("plan", "-l", "tier=web", "--out", tmp_path / "p.plan", "-", input=text)
-    assert done.stdout == "Nothing to do: 1 server, 1 image are as in the manifest.\n"
+    assert done.stdout == "Nothing to do: 1 server, 1 image match the manifest.\n"
     assert lab.vsprov("apply", tmp_path / "p.plan").stdout == done.stdout
     whole = lab.vsprov("plan", "-", input=to_yaml(HOST, web()))
-    assert "Not in the manifest, and stays unless you give --prune: Server/db1" in whole.stdout
+    assert "Not in the manifest (use --prune to remove): Server/db1" in whole.stdout
 
 
 def test_a_plan_is_not_saved_to_standard_output(lab: Lab) -> None:

@@ -53,7 +53,7 @@ def test_a_saved_plan_is_applied_once_and_alone(lab: Lab, tmp_path: Path) -> Non
     torn = plan.read_text()[:1000]
     plan.write_text(torn)
     refused = lab.vsprov("apply", plan, check=False)
-    assert refused.returncode == 64 and "not a plan that this version" in refused.stderr
+    assert refused.returncode == 64 and "not a plan saved by this version" in refused.stderr
 
 
 # -- diff

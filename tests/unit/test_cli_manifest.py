@@ -241,7 +241,7 @@ def test_a_project_file_that_is_none_is_an_error_of_the_manifest(text: str, tmp_
 @pytest.mark.parametrize("name", ["", "A", "a/b", "a b", "-a", "a\n"])
 def test_the_name_of_a_set_is_checked(name: str, tmp_path: Path) -> None:
     (tmp_path / "vsprov.yaml").write_text(json.dumps({"set": name or "-"}))
-    with pytest.raises(UsageError, match="is not a name"):
+    with pytest.raises(UsageError, match="is not a valid name"):
         project.owner_set(None, [str(tmp_path)])
 
 

@@ -106,9 +106,9 @@ def test_a_plan_for_the_hosts_groups_alone_shows_them() -> None:
     [
         (
             ("Image/i", "Server/a", "Server/b", "Server/c"),
-            "Nothing to do: 3 servers, 1 image are as in the manifest.",
+            "Nothing to do: 3 servers, 1 image match the manifest.",
         ),
-        (("Server/a",), "Nothing to do: 1 server is as in the manifest."),
+        (("Server/a",), "Nothing to do: 1 server matches the manifest."),
         ((), "Nothing to do."),
     ],
 )

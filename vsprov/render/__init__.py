@@ -1,1 +1,1 @@
-"""What people and programs are shown: data in, text out. The only importer of rich."""
+"""Output for people and programs: data in, text out. The only package that imports rich."""

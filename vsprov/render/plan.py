@@ -9,20 +9,20 @@ from vsprov.plan.steps import describe
 from vsprov.render.problems import count_kinds
 from vsprov.render.screen import Screen, clean
 
-# What happens: (sign, its ASCII form, color, the word when it is done).
+# Action: (sign, its ASCII form, color, word for the completed action).
 ACTIONS = {
     "create": ("+", "+", "green", "created"),
     "update": ("~", "~", "yellow", "updated"),
     "replace": ("-/+", "-/+", "red", "replaced"),
     "delete": ("-", "-", "red", "destroyed"),
 }
-# Costs worth a warning, with the sign that stands for each.
+# Costs that are shown as warnings: (text, its ASCII form).
 COSTS = {"restart": ("↻ restart", "! restart"), "recreate": ("↻ recreate", "! recreate")}
-_LONGEST = 160  # characters of a value; a longer one is cut in the middle
+_LONGEST = 160  # characters of a value; longer values are shortened in the middle
 
 
 def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
-    """The whole plan: each object with what changes, then the sum; for an empty plan one line says so."""
+    """The plan: every object with its changes, and a summary; for an empty plan, one line."""
     if plan.empty:
         return "\n".join([nothing_to_do(plan), *_unlisted(plan)])
     shown = plan.changes if verbose or not plan.objects else plan.objects
@@ -31,22 +31,20 @@ def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
 
 
 def _unlisted(plan: Plan) -> list[str]:
-    """What of this set the manifest does not have, and stays."""
+    """The objects of this set that are not in the manifest and are kept."""
     if not plan.unlisted:
         return []
     names = ", ".join(plan.unlisted[:5]) + (", …" if len(plan.unlisted) > 5 else "")
-    kept = "stays" if len(plan.unlisted) == 1 else "stay"
-    return [f"Not in the manifest, and {kept} unless you give --prune: {names}"]
+    return [f"Not in the manifest (use --prune to remove): {names}"]
 
 
 def nothing_to_do(plan: Plan) -> str:
-    """The line for an empty plan: "Nothing to do: 3 servers, 1 image are as in the manifest."."""
+    """The line for an empty plan: "Nothing to do: 3 servers, 1 image match the manifest."."""
     if not plan.unchanged:
         return "Nothing to do."
     total = count_kinds(plan.unchanged)
-    return (
-        f"Nothing to do: {', '.join(total)} {'is' if len(plan.unchanged) == 1 else 'are'} as in the manifest."
-    )
+    match = "matches" if len(plan.unchanged) == 1 else "match"
+    return f"Nothing to do: {', '.join(total)} {match} the manifest."
 
 
 def summary(plan: Plan) -> str:
@@ -62,7 +60,7 @@ def summary(plan: Plan) -> str:
 
 
 def result(changes: Iterable[Change]) -> str:
-    """What was made, as "3 added, 1 changed, 0 destroyed; 1 restarted"."""
+    """The summary of completed changes: "3 added, 1 changed, 0 destroyed; 1 restarted"."""
     count = Plan(tuple(changes)).summary()
     parts = [f"{count['add']} added", f"{count['change']} changed"]
     if count["replace"]:
@@ -71,13 +69,13 @@ def result(changes: Iterable[Change]) -> str:
     return ", ".join(parts) + (f"; {count['restart']} restarted" if count["restart"] else "")
 
 
-_ASKED_FOR = {"start": "started", "stop": "stopped", "restart": "restarted"}
+_REQUESTED = {"start": "started", "stop": "stopped", "restart": "restarted"}
 
 
 def done(change: Change) -> str:
-    """The word for a change that was made: "created", "restarted"."""
-    if change.reason in _ASKED_FOR:
-        return _ASKED_FOR[change.reason]
+    """The word for a completed change: "created", "restarted"."""
+    if change.reason in _REQUESTED:
+        return _REQUESTED[change.reason]
     if change.action == "update" and change.cost == "restart":
         return "restarted"
     return ACTIONS[change.action][3] if change.action in ACTIONS else "done"
@@ -122,10 +120,8 @@ def _plural(count: int, word: str) -> str:
 
 
 def left_over(plan: Plan, exits: Mapping[str, str], screen: Screen) -> str:
-    """What a second plan still wants right after an apply, and which servers' commands have ended already."""
-    lines = [
-        "after the apply, the kernel shows something else than was asked for; a second plan is not empty:"
-    ]
+    """The changes that a plan right after the apply still has, and the servers whose commands have exited."""
+    lines = ["the state of the kernel still differs from the manifest after the apply:"]
     lines += [_change(change, screen, False) for change in plan.objects or plan.changes]
     lines += [f"Server/{clean(name)}: its command {clean(how)}" for name, how in exits.items()]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Problems and errors: as lines for people, as JSON, SARIF and JUnit for programs."""
+"""Problems and errors as text, JSON, SARIF and JUnit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def lines(problems: Iterable[Problem]) -> list[str]:
-    """ "file:line:col: subject: path: message", and below it the hint."""
+    """ "file:line:col: subject: path: message", followed by the hint on a line of its own."""
     out = []
     for problem in problems:
         mark = "warning: " if problem.severity == "warning" else ""
@@ -25,7 +25,7 @@ def lines(problems: Iterable[Problem]) -> list[str]:
 
 
 def error_lines(error: VsprovError) -> list[str]:
-    """ "vsprov: message", and below it the hint; an error of several problems has a line for each."""
+    """ "vsprov: message", followed by the hint on a line of its own; one message per problem."""
     problems: Sequence[Problem] = getattr(error, "problems", ())
     if problems:
         return [f"vsprov: {line}" if not line.startswith("  hint: ") else line for line in lines(problems)]
@@ -34,21 +34,21 @@ def error_lines(error: VsprovError) -> list[str]:
 
 
 def summary(problems: Sequence[Problem], objects: Sequence[str] = ()) -> str:
-    """ "2 errors, 1 warning", or what was found to be right."""
+    """ "2 errors, 1 warning", or "Valid: " and the numbers of objects."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
-    told = [
+    counts = [
         f"{count} {word}{'' if count == 1 else 's'}"
         for count, word in ((errors, "error"), (warnings, "warning"))
         if count
     ]
     if errors:
-        return ", ".join(told)
-    return f"Valid: {', '.join(objects) or 'nothing in it'}" + (f"; {', '.join(told)}" if told else "") + "."
+        return ", ".join(counts)
+    return f"Valid: {', '.join(objects) or 'no objects'}" + (f"; {', '.join(counts)}" if counts else "") + "."
 
 
 def count_kinds(addresses: Iterable[str]) -> list[str]:
-    """["3 servers", "1 image"] of addresses, servers first."""
+    """The numbers of objects by kind, servers first: ["3 servers", "1 image"]."""
     kinds = [address.partition("/")[0] for address in addresses]
     return [
         f"{kinds.count(kind)} {words[kinds.count(kind) != 1]}"
@@ -58,7 +58,7 @@ def count_kinds(addresses: Iterable[str]) -> list[str]:
 
 
 def to_json(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Every problem with its place; line and column are null where a problem has none."""
+    """Every problem with its position; file, line and column are null if it has none."""
     errors = sum(problem.severity == "error" for problem in problems)
     return {
         "valid": errors == 0,
@@ -89,7 +89,7 @@ def errors_as_json(errors: Mapping[str, VsprovError]) -> list[dict[str, str]]:
 
 
 def to_sarif(problems: Sequence[Problem], version: str) -> dict[str, Any]:
-    """SARIF 2.1.0, as code scanning services take it."""
+    """SARIF 2.1.0, the format of code scanning services."""
     return {
         "$schema": SARIF_SCHEMA,
         "version": "2.1.0",
@@ -130,7 +130,7 @@ def _uri(path: str) -> str:
 
 
 def to_junit(problems: Sequence[Problem], files: Sequence[str]) -> str:
-    """A JUnit report with one test case per file; a problem without a file belongs to the case "manifest"."""
+    """A JUnit report with a test case per file; problems without a file are in the case "manifest"."""
     from xml.sax.saxutils import escape, quoteattr
 
     cases: dict[str, list[Problem]] = {name: [] for name in files}
@@ -157,7 +157,7 @@ def to_junit(problems: Sequence[Problem], files: Sequence[str]) -> str:
 
 
 def dump(value: Any) -> str:
-    """JSON as it is printed: indented, keys in their order."""
+    """The JSON text of a value: indented, keys in the given order."""
     return json.dumps(value, indent=2, default=_plain)
 
 

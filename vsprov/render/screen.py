@@ -1,4 +1,4 @@
-"""What a stream can show, and making foreign text fit to be shown."""
+"""What an output stream can show, and safe output of untrusted text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vsprov.errors import FailedError, reason
 
 _SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
-# Control characters of C0 and C1, and those that turn the direction of text (CVE-2021-42574): a terminal
-# obeys them.
-_HARMFUL = [
+# Control characters (C0 and C1), which terminals execute, and those that change the direction of text
+# (CVE-2021-42574).
+_UNSAFE = [
     *range(0x20),
     *range(0x7F, 0xA0),
     0x61C,
@@ -23,16 +23,18 @@ _HARMFUL = [
     *range(0x202A, 0x202F),
     *range(0x2066, 0x206A),
 ]
-_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _HARMFUL}
+_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
 _VISIBLE |= {ord("\n"): "\\n", ord("\t"): "\\t", ord("\r"): "\\r", 0x1B: "\\e"}
-_VISIBLE |= {code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)}  # bytes that were no UTF-8
+_VISIBLE |= {
+    code: f"\\x{code - 0xDC00:02x}" for code in range(0xDC80, 0xDD00)
+}  # bytes that are not valid UTF-8
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What our output can show.
+    """What an output stream can show.
 
-    `width` is in columns. `color` and `unicode` say what may be used, `terminal` whether somebody looks on.
+    `width` is in columns; `color` and `unicode` tell whether they may be used.
     """
 
     terminal: bool = False
@@ -41,17 +43,17 @@ class Screen:
     width: int = 80
 
     def paint(self, text: str, *styles: str) -> str:
-        """The text in these styles, or as it is where colors are not wanted."""
+        """The text in these styles; unchanged without colors."""
         codes = ";".join(_SGR[style] for style in styles if style)
         return f"\x1b[{codes}m{text}\x1b[0m" if self.color and codes and text else text
 
     def sign(self, sign: str, plain: str) -> str:
-        """`plain` where the sign cannot be shown."""
+        """The sign, or `plain` if the stream cannot show it."""
         return sign if self.unicode else plain
 
 
 def screen_of(stream: Any, environment: Mapping[str, str] = os.environ, *, color: bool = True) -> Screen:
-    """What an output stream can show; `stream` may be None, as sys.stdout is when it was closed."""
+    """What a stream can show; `stream` may be None, as sys.stdout is if it was closed at the start."""
     try:
         terminal = stream is not None and stream.isatty()
     except ValueError:
@@ -66,7 +68,7 @@ def screen_of(stream: Any, environment: Mapping[str, str] = os.environ, *, color
 
 
 def _speaks_utf8(stream: Any, environment: Mapping[str, str]) -> bool:
-    # Python itself takes UTF-8 in the C locale (PEP 540), where terminals may not.
+    # Python uses UTF-8 in the C locale (PEP 540), but the terminal may not.
     word = next((environment[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "C")
     encoding = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "")
     return (
@@ -85,14 +87,14 @@ def _width(stream: Any, environment: Mapping[str, str]) -> int:
 
 
 def clean(text: object) -> str:
-    """The text on one line, what terminals obey (line ends, escapes, turns of direction) spelt out."""
+    """The text on one line, with control characters and line ends replaced by visible escapes."""
     return str(text).translate(_VISIBLE)
 
 
 def write(stream: Any, text: str) -> None:
-    """Write to an output stream what its encoding allows, the rest as escapes; nothing when it is closed.
+    """Write to an output stream, with escapes for what its encoding lacks; do nothing if it is closed.
 
-    Raises BrokenPipeError when nobody reads it any more, FailedError when it cannot be written to.
+    Raises BrokenPipeError if the reader has gone, FailedError for other errors.
     """
     if stream is None:
         return
@@ -108,12 +110,12 @@ def write(stream: Any, text: str) -> None:
 
 
 def out(text: str) -> None:
-    """A text, and the end of its line, to standard output."""
+    """Write a line to standard output."""
     write(sys.stdout, text if text.endswith("\n") or not text else f"{text}\n")
 
 
 def err(text: str) -> None:
-    """A text, and the end of its line, to standard error, which is not buffered."""
+    """Write a line to standard error, unbuffered."""
     if sys.stderr is not None:
         write(sys.stderr, f"{text}\n")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Tables: rows of words, as columns that fit."""
+"""Tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`right` names the columns of numbers."""
+    """`right` names the columns that are aligned to the right."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -22,7 +22,7 @@ class Table:
 
 
 def text(table: Table, screen: Screen) -> str:
-    """The table with two spaces between its columns; on a terminal what is too long for a line is cut."""
+    """The table with two spaces between columns; on a terminal, long lines are truncated."""
     rows = [tuple(clean(word) for word in row) for row in table.rows]
     widths = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(table.columns)]
     head = _line(table.columns, table, widths)
@@ -61,7 +61,7 @@ def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = F
     return Table((*columns, *extra), tuple(row(one, wide) for one in documents), frozenset(right))
 
 
-MOST_USERS = 3  # names of servers in a narrow table
+MOST_USERS = 3  # names of servers in a table that is not wide
 _NUMBERS = ("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK")
 _SERVER = ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME")
 _IMAGE = ("NAME", "SOURCE", "DIGEST")
@@ -128,7 +128,7 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    """A source in a few words: its kind, and what it is known by."""
+    """A source in short: its kind, and its path, reference or suite."""
     for kind, value in source.items():
         if isinstance(value, str):
             return f"{kind} {value}"
@@ -143,7 +143,7 @@ def _quota(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
 
 
 def _usage(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    """CPU time, memory and processes in use, with what limits each."""
+    """CPU time, memory and processes in use, with their limits."""
     used, resources = document["status"]["usage"], document["spec"].get("resources", document["spec"])
     cpu = "-" if used["cpuSeconds"] is None else f"{used['cpuSeconds']:.1f}s"
     memory = _of(size(used["memoryBytes"]), resources.get("memory", {}).get("max"), size)
@@ -160,7 +160,7 @@ def _or_dash(value: Any) -> str:
 
 
 def size(count: Any) -> str:
-    """`12.3Mi` of a number of bytes, "-" of None; exact where a suffix divides it."""
+    """A number of bytes as `12.3Mi`, exact if it is a multiple of a unit; "-" for None."""
     if count is None:
         return "-"
     count = units.parse_bytes(count)
@@ -174,7 +174,7 @@ def size(count: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`3d4h`, `5m12s`, `8s`: the two largest units; "-" of None."""
+    """Seconds in the two largest units: `3d4h`, `5m12s`, `8s`; "-" for None."""
     if seconds is None:
         return "-"
     left = int(seconds)

@@ -1,6 +1,4 @@
-"""The lock file `vsprov.lock.yaml`: which digests the tags of a repository's images led to when it was
-written.
-"""
+"""The lock file `vsprov.lock.yaml`: the digests of a repository's image tags when it was written."""
 
 from __future__ import annotations
 
@@ -19,12 +17,13 @@ from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image, Object
 from vsprov.model.sources import OciSource
 
-HEAD = "# Written by `vsprov image lock`: the digest that each tag led to. Commit it.\n"
+HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 
 
 def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, dict[str, str]]:
-    """Write the lock file of the manifest; (its path, {reference: "sha256:…"}). ImageError for a reference
-    that no registry knows, FailedError when the file cannot be written.
+    """Write the lock file of the manifest; (its path, {reference: "sha256:…"}).
+
+    Raises ImageError if a reference cannot be resolved, FailedError if the file cannot be written.
     """
     import yaml
 
@@ -42,8 +41,9 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
 
 
 def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Object, ...]:
-    """The objects, each tag with the digest that the lock file has for it. With `must` ManifestError for
-    every tag that it does not have.
+    """The objects, with the digests that the lock file has for their tags.
+
+    With `must`, raises ManifestError for all tags that are not in the lock file.
     """
     files = (os.path.join(folder, LOCK) for folder in folders(paths))
     path = next((file for file in files if os.path.isfile(file)), None)
@@ -70,7 +70,7 @@ def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Obj
 
 
 def _place(paths: Sequence[str]) -> str:
-    """Beside the project file, or else beside the manifest."""
+    """The directory of the project file, or else of the manifest."""
     known = folders(paths)
     return next((folder for folder in known if os.path.isfile(os.path.join(folder, PROJECT))), known[0])
 
@@ -102,6 +102,6 @@ def _read(path: str) -> Mapping[str, str]:
     value: Any = documents[0].value if documents else {}
     images = value.get("images") if isinstance(value, dict) else None
     if not isinstance(images, dict) or not all(map(_is_digest, images.values())):
-        message = "not a lock file: it has to be a map, with references and their digests at `images`"
+        message = "not a lock file: expected a map with references and their digests at `images`"
         raise ManifestError([Problem(message, subject=path)])
     return images

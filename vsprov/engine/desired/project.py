@@ -47,7 +47,7 @@ def _read_set(path: str) -> str:
     value = documents[0].value if documents else {}
     if not isinstance(value, dict) or not isinstance(value.get("set", ""), str):
         raise ManifestError(
-            [Problem("not a project file: it has to be a map, with a name at `set`", subject=path)]
+            [Problem("not a project file: expected a map with a name at `set`", subject=path)]
         )
     if documents:
         _refuse_unknown_keys(documents[0])
@@ -70,6 +70,7 @@ def _refuse_unknown_keys(document: Document) -> None:
 def _checked(name: str, where: str) -> str:
     if not _SET_NAME.fullmatch(name):
         raise UsageError(
-            f"{where}: {name!r} is not a name", hint="lower case letters, digits, dots and dashes, at most 63"
+            f"{where}: {name!r} is not a valid name",
+            hint="use at most 63 lowercase letters, digits, dots and dashes",
         )
     return name

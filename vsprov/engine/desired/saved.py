@@ -1,6 +1,6 @@
-"""Saved plans: what `plan --out` writes and `apply` takes, JSON with the documents the plan was made from.
+"""Saved plans, which `plan --out` writes and `apply` reads: JSON with the documents the plan was made from.
 
-Mode 0600, for a document may hold what only root should read.
+The mode is 0600, because documents may contain secrets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LARGEST = 256 << 20
 
 
 def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
-    """The plan as -o json prints it."""
+    """The JSON document of a plan, as -o json prints it."""
     plan = replace(draft.plan, inputs_digest=manifest.digest, observed_digest=digest(draft.now.observed))
     return to_document(
         plan,
@@ -40,7 +40,7 @@ def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
 
 
 def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
-    """What a saved plan has besides: all that is needed to make the plan again."""
+    """What a saved plan contains in addition: all that is needed to make the plan again."""
     places = replace(
         given,
         paths=tuple(path if path == "-" else os.path.abspath(path) for path in given.paths),
@@ -60,7 +60,7 @@ def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
 
 
 def write(path: str, made: Mapping[str, Any]) -> None:
-    """Put the plan in a file, whole or not at all. Raises FailedError."""
+    """Write the plan to a file, completely or not at all. Raises FailedError."""
     folder, name = os.path.split(os.path.abspath(path))
     making = os.path.join(folder, f".{name}.{os.getpid()}")
     try:
@@ -81,7 +81,7 @@ def write(path: str, made: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """A plan from a file. `known_images` are those its servers use."""
+    """A plan that was read from a file. `known_images` are the images that its servers use."""
 
     path: str
     content: Mapping[str, Any]
@@ -91,8 +91,8 @@ class SavedPlan:
 
 
 def is_plan(path: str) -> bool:
-    """Whether the file holds a saved plan: a JSON object with a format version among its first keys."""
-    if not os.path.isfile(path):  # a pipe would wait, and lose what is read here
+    """Whether the file is a saved plan: a JSON object with `format_version` near its start."""
+    if not os.path.isfile(path):  # reading a pipe would block, and consume its content
         return False
     try:
         with open(path, "rb") as file:
@@ -102,7 +102,7 @@ def is_plan(path: str) -> bool:
 
 
 def read(path: str, instance: Instance) -> SavedPlan:
-    """The plan in a file. Raises UsageError for what is none, or is one of another instance or version."""
+    """The plan in a file. Raises UsageError if it is not a plan, or is of another instance or version."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.loads(file.read(LARGEST))
@@ -114,12 +114,10 @@ def read(path: str, instance: Instance) -> SavedPlan:
         prune, selected = bool(options["prune"]), bool(options.get("selected"))
         known = frozenset(name for one in documents if (name := one["spec"].get("image")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        hint = "make it again with: vsprov plan PATH --out FILE"
-        raise UsageError(
-            f"{path}: not a plan that this version of vsprov saved: {error}", hint=hint
-        ) from error
+        hint = "create it again: vsprov plan PATH --out FILE"
+        raise UsageError(f"{path}: not a plan saved by this version of vsprov: {error}", hint=hint) from error
     if made_for != instance.name:
-        raise UsageError(f"{path}: a plan for instance {made_for}, not for {instance.name}")
+        raise UsageError(f"{path}: the plan is for instance {made_for}, not {instance.name}")
     manifest = manifests.load_documents(documents, known_images=known)
     name = str(content["set"])
     owner = f"{instance.name}/{name}"
@@ -132,25 +130,25 @@ def _frozen(value: Any) -> Any:
 
 
 def refuse_changed_inputs(plan: SavedPlan) -> None:
-    """Raise StalePlanError if its manifest now says something else; one that is gone is not asked for."""
+    """Raise StalePlanError if the manifest has changed; a manifest that no longer exists is not compared."""
     given = plan.inputs
     if any(path == "-" or not os.path.exists(path) for path in (*given.paths, *given.values)):
         return
     now = manifest_inputs.read_with_images(given, plan.known_images)
     if now.digest != plan.content["inputs_digest"]:
-        raise _stale(plan, f"the manifest has changed since ({', '.join(given.paths)})")
+        raise _stale(plan, f"the manifest has changed ({', '.join(given.paths)})")
 
 
 def refuse_changed_world(plan: SavedPlan, draft: Draft) -> None:
-    """Raise StalePlanError when what is there, or what follows from it, is not what the plan was made of."""
+    """Raise StalePlanError if the state of the host, or the plan that follows from it, has changed."""
     if digest(draft.now.observed) != plan.content["observed_digest"]:
-        raise _stale(plan, "the servers, images or quotas of this host have changed since")
+        raise _stale(plan, "the servers, images or quotas of this host have changed")
     made = to_document(draft.plan, version="", timestamp="", host="", owner_set="")
     if json.loads(json.dumps(made["resource_changes"], default=dict)) != plan.content["resource_changes"]:
-        raise _stale(plan, "an image's source or this host has changed since")
+        raise _stale(plan, "the source of an image, or this host, has changed")
 
 
 def _stale(plan: SavedPlan, why: str) -> StalePlanError:
     return StalePlanError(
-        f"{plan.path}: the saved plan is stale: {why}", hint="plan again, and look at it again"
+        f"{plan.path}: the saved plan is stale: {why}", hint="create a new plan and review it"
     )

@@ -1,4 +1,4 @@
-"""Label selectors: `-l tier=web,env!=dev,zone in (a,b),ready,!old`, as kubectl has them."""
+"""Label selectors in the syntax of kubectl: `-l tier=web,env!=dev,zone in (a,b),ready,!old`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TERM = re.compile(
 
 
 def parse(text: str) -> Callable[[Labels], bool]:
-    """Whether labels are selected; a key that is not there is unlike every value. Raises UsageError."""
+    """A function that tells if labels match; a missing key differs from every value. Raises UsageError."""
     terms = [_term(part) for part in re.split(r",(?![^(]*\))", text)]
     return lambda labels: all(term(labels) for term in terms)
 
@@ -29,7 +29,7 @@ def _term(text: str) -> Callable[[Labels], bool]:
     if match is None or (match["not"] and (match["op"] or match["set"])):
         raise UsageError(
             f"-l {text.strip()!r}: not a selector",
-            hint="write key=value, key!=value, key in (a,b), key or !key",
+            hint="use key=value, key!=value, key in (a,b), key or !key",
         )
     key, value = match["key"], match["value"]
     if match["op"] == "!=":
@@ -49,13 +49,13 @@ def _build(one: Object) -> BuildSource | None:
 
 
 def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
-    """The servers whose labels are selected, and the images and quotas they need; all without a selector."""
+    """The servers with matching labels, with their images and quotas; without a selector, all objects."""
     if text is None:
         return tuple(objects)
     selected = parse(text)
     servers = [one for one in objects if isinstance(one.spec, Server) and selected(one.labels)]
     if not servers:
-        raise UsageError(f"-l {text}: no server of the manifest has such labels")
+        raise UsageError(f"-l {text}: no server in the manifest matches")
     used = {f"Image/{one.spec.image}" for one in servers if isinstance(one.spec, Server)}
     used |= {f"Quota/{one.spec.quota}" for one in servers if isinstance(one.spec, Server)}
     built_on = {one.address: f"Image/{build.from_}" for one in objects if (build := _build(one))}

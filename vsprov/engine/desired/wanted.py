@@ -40,14 +40,14 @@ def to_apply(
     """
     if prune and labels is not None:
         raise UsageError(
-            "--prune: cannot be combined with -l", hint="a selection must not decide what is removed"
+            "--prune: cannot be combined with -l", hint="a selection must not determine what is removed"
         )
     name = owner_set(set_name, given.paths)
     manifest = inputs.read(given, instance)
     if prune and not manifest.objects and not allow_empty:
         raise UsageError(
-            f"--prune: the manifest is empty, so everything of set {name} would go",
-            hint="give --allow-empty if that is meant",
+            f"--prune: the manifest is empty: all objects of set {name} would be removed",
+            hint="use --allow-empty to remove them",
         )
     locked = lockfile.locked(given.paths, manifest, must=must_be_locked)
     wanted = Wanted(
