@@ -18,8 +18,11 @@ from tests.instance import CHECKOUT
 from tests.kernel.guests import SECONDS, Workshop, ended, members
 from tests.lab import wait_until
 from vsprov.engine.run.spawn import Connection
+from vsprov.guest.sys_calls import raw_syscall
 from vsprov.kernel import process
 
+KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
+KCMP_VM = 1
 SERVE = """
 import os, sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
@@ -28,7 +31,7 @@ from guest.child.program import CHANNEL, REAPER
 from guest.loop import Loop
 for reserved in (CHANNEL, REAPER):
     os.dup2(0, reserved, False)
-loop = Loop(in_python=False)
+loop = Loop(in_python=False, share_memory=False)
 for number in sys.argv[2:]:
     loop.add_client(socket(AF_UNIX, SOCK_STREAM, 0, int(number)))
 loop.serve()
@@ -86,6 +89,8 @@ def test_a_client_takes_its_waiting_guests_along_and_no_others(workshop: Worksho
         with client(workshop, two):
             others = workshop.ready(stays(workshop, "third"))
             assert others.number == runs.number == 1
+            # Not even a guest at its gate shares the memory of a spawner that may live long.
+            assert raw_syscall(KCMP, spawner.pid, others.pid, KCMP_VM, 0, 0, 0) != 0
             one.close()
             assert ended(waits.pid)
             assert process.start_time(runs.pid) == runs.start

@@ -67,7 +67,7 @@ def main(fd: int, in_python: bool) -> None:
     control = None
     try:
         control = take_descriptors(fd)
-        loop = Loop(in_python)
+        loop = Loop(in_python, share_memory=True)
         loop.add_client(control)
     except OSError as error:
         event = encode(failed(0, describe(error)))
@@ -88,8 +88,12 @@ def take_descriptors(fd: int) -> socket:
 class Loop:
     """The event loop, in one thread. It waits only in `serve`, so no client or child can delay another."""
 
-    def __init__(self, in_python: bool) -> None:
-        """Prepare this process, which gets the name and the signal mask of a spawner."""
+    def __init__(self, in_python: bool, share_memory: bool) -> None:
+        """Prepare this process, which gets the name and the signal mask of a spawner.
+
+        `share_memory`: let children share our memory until they execute, which is only safe in a process that
+        ends with the command it works for.
+        """
         self.in_python = in_python
         self.clients: dict[int, Client] = {}
         self.by_pid: dict[int, Child] = {}
@@ -101,7 +105,7 @@ class Loop:
         self.sigchld = sigchld_fd()
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)  # what guests get if the request has none
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.nofile[1], self.nofile[1]))
-        self.own_memory = is_dumped_after_change()
+        self.own_memory = not share_memory or is_dumped_after_change()
         at("probe overlay")
         probe_overlay()
         at("epoll")

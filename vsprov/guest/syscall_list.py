@@ -23,8 +23,8 @@ memory that is also shared with forked children.
 
 Three ways to run a list, which give the same results:
 
-- machine code in a child that shares our memory. Only for children that soon call execve: those of the
-  spawner, which does not outlive the command that started it.
+- machine code in a child that shares our memory. Only for children that soon call execve, and only in the
+  spawner of a command, which ends with the command: nothing that lives long shares memory with a server.
 - machine code in a child with a copy of our memory (`own`): where our memory must not be reachable from the
   server. The page tables are all that is copied. `enter` always uses it, because it lives as long as its
   command.
