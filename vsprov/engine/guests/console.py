@@ -1,6 +1,6 @@
-"""A server's console log: what its init, and what inherited from it, wrote to standard output and error.
+"""A server's console log: the standard output and error of its first process, and of those that inherit them.
 
-The server may do with the file what it likes, even make it larger than any disk: holes are passed over.
+The server may change the file in any way, even make it larger than the disk: holes are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 LARGEST_EXCERPT = 1 << 16
 _WHY = {
     errno.ELOOP: "it is a symbolic link",
-    errno.EWOULDBLOCK: "the server holds a lease on it, which the kernel ends soon: try again in a minute",
+    errno.EWOULDBLOCK: "the server holds a lease on it, which the kernel will break soon: try again later",
 }
 WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF
 
@@ -36,7 +36,7 @@ def path_of(instance: Instance, name: str) -> str:
 
 
 def open_log(instance: Instance, name: str) -> int | None:
-    """A descriptor of the log; None before the server's first start, FailedError for no regular file."""
+    """An fd of the log; None before the server's first start. FailedError if it is not a regular file."""
     path = path_of(instance, name)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -52,9 +52,9 @@ def open_log(instance: Instance, name: str) -> int | None:
 
 
 def tail(fd: int, lines: int | None, earliest: int = 0) -> int:
-    """The offset at which the last so many lines of a file begin; 0 for all of them.
+    """The offset at which the last `lines` lines of a file begin; 0 if `lines` is None.
 
-    A line begins after a hole at the latest. What comes before `earliest` is not looked at.
+    A hole ends a line. Nothing before the offset `earliest` is read.
     """
     size = os.fstat(fd).st_size
     if lines is None:
@@ -68,7 +68,7 @@ def tail(fd: int, lines: int | None, earliest: int = 0) -> int:
         if (data := _next_data(fd, start)) is None or data >= at:
             return at
         block = os.pread(fd, at - start, start)
-        # The line end that closes the last line does not begin another one.
+        # The newline at the end of the file does not begin another line.
         stop = len(block) - 1 if at == end and block.endswith(b"\n") else len(block)
         while (stop := block.rfind(b"\n", 0, stop)) >= 0:
             wanted -= 1
@@ -79,7 +79,7 @@ def tail(fd: int, lines: int | None, earliest: int = 0) -> int:
 
 
 def _next_data(fd: int, offset: int) -> int | None:
-    """The first offset from this one on that is in no hole; None when there is none; lseek(2)."""
+    """The first offset from `offset` on that is not in a hole; None if there is none; lseek(2)."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
@@ -89,7 +89,7 @@ def _next_data(fd: int, offset: int) -> int | None:
 
 
 def _end_of_data(fd: int, size: int) -> int:
-    """Where the hole begins that a file of this size ends with; the size when there is none."""
+    """The offset of the hole at the end of a file of this size; the size if it does not end with one."""
     back = _CHUNK
     while (data := _next_data(fd, max(0, size - back))) is None:
         if back >= size:
@@ -103,13 +103,13 @@ def _end_of_data(fd: int, size: int) -> int:
 
 
 def read(fd: int, offset: int) -> Iterator[bytes]:
-    """What is in the file from an offset on, piece by piece."""
+    """The content of the file from an offset on, in pieces."""
     for _end, block in _pieces(fd, offset):
         yield block
 
 
 def _pieces(fd: int, offset: int) -> Iterator[tuple[int, bytes]]:
-    """What is in the file from an offset on, each piece with the offset of its end."""
+    """The content of the file from an offset on, in pieces, each with the offset of its end."""
     while (data := _next_data(fd, offset)) is not None:
         block = os.pread(fd, min(_CHUNK, os.lseek(fd, data, os.SEEK_HOLE) - data), data)
         if not block:
@@ -119,7 +119,7 @@ def _pieces(fd: int, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def last_lines(instance: Instance, name: str, lines: int) -> list[str]:
-    """The last lines of a server's log, of its last LARGEST_EXCERPT bytes; [] when it has none."""
+    """The last lines of a server's log, at most LARGEST_EXCERPT bytes; [] if there is no log."""
     fd = open_log(instance, name)
     if fd is None:
         return []
@@ -136,10 +136,9 @@ def last_lines(instance: Instance, name: str, lines: int) -> list[str]:
 
 
 def follow(instance: Instance, name: str, offset: int, fd: int | None) -> Iterator[bytes]:
-    """What is written to the log from an offset on, for ever; ends when the server is removed.
+    """The log from an offset on, and whatever is written to it later; ends when the server is removed.
 
-    The kernel tells of writes (inotify(7)); a log that was cut short is read from its start, one that was
-    replaced is opened anew.
+    Waits by inotify(7). A log that was truncated is read from its start, one that was replaced is reopened.
     """
     folder = os.path.dirname(path_of(instance, name))
     queue = inotify.queue()

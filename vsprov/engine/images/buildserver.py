@@ -1,6 +1,7 @@
-"""The `run` step of a build: a server for one command, whose upper layer becomes a layer of the image.
+"""The `run` step of a build: a guest for one command, whose upper directory becomes a layer of the image.
 
-Its group bears the role "build": no server of the plan, and removed by the next apply should this one die.
+Its control group has the role "build": it belongs to no server of the plan, and if this apply dies, the next
+one removes it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers.layers import Batch
 
-ROLE, PREFIX = "build", ".build-"  # no name of a server or pool begins with a dot
-TOLD = 20  # lines of its output that an error holds
+ROLE, PREFIX = "build", ".build-"  # names of servers and pools do not begin with a dot
+OUTPUT_LINES = 20  # shown in an error
 
 
 def make(
     context: ApplyContext, batch: Batch, image: str, key: str, step: RunStep, below: Contents, limits: Limits
 ) -> Generator[Wait, Any, None]:
-    """Run the command over the layers; what it has written is the layer `key`. StepError unless it ends
-    with 0. An image has one such server at a time, so its name is that of the group.
+    """Run the command on the layers below it, and store what it has written as the layer `key`.
+
+    StepError unless the command ends with 0. An image runs one step at a time, so the group has its name.
     """
     base = context.next_range()
     folder = batch.begin(lambda into: _prepare(into, base))
@@ -44,12 +46,12 @@ def make(
         yield from launch.release(context, ready["id"])
         code = yield from launch.wait(context, ready["id"])
         if code != 0:
-            raise StepError(f"it ended with {code}{_last_words(folder)}")
+            raise StepError(f"it ended with {code}{_last_output(folder)}")
     finally:
         cgroup.end(group, SECONDS_TO_DIE)
         context.builds.remove(group)
         if context.made_parent:
-            with suppress(OSError):  # another build is still in it, and will try
+            with suppress(OSError):  # another build is still in it, and will remove it
                 os.rmdir(os.path.dirname(group))
     yield from context.threads.run(lambda: _keep(batch, key, folder, base, limits))
 
@@ -62,12 +64,12 @@ def _prepare(into: str, base: int) -> None:
 
 
 def _make_group(context: ApplyContext, image: str, base: int) -> str:
-    """The directory of a group for the build, below the instance's, with a payload of the guest's root."""
+    """Create the home group of the build below the instance's, with a payload owned by `base`; its path."""
     top = context.instance.name
     name = f"{top}/{PREFIX}{image}"
     parent, group = context.directory("", top), context.directory("", name)
     intent.add_groups(context.instance, [top, name])
-    if not os.path.isdir(parent):  # an apply of images alone
+    if not os.path.isdir(parent):  # an apply of images only
         os.mkdir(parent, 0o755)
         marks.write_mark(parent, marks.OWNER, f"host {top}/")
         context.made_parent = True
@@ -78,7 +80,7 @@ def _make_group(context: ApplyContext, image: str, base: int) -> str:
 
 
 def sweep(directory: str) -> list[str]:
-    """Remove the groups of builds that died, below the instance's own; their paths."""
+    """Remove the groups of builds that died, below the instance's group `directory`; their paths."""
     found = []
     for name in cgroup.children(directory):
         group = f"{directory}/{name}"
@@ -88,16 +90,16 @@ def sweep(directory: str) -> list[str]:
     return found
 
 
-def _last_words(folder: str) -> str:
+def _last_output(folder: str) -> str:
     with open(f"{folder}/console", "rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - (16 << 10)))
-        lines = file.read(16 << 10).decode(errors="replace").rstrip().splitlines()[-TOLD:]
+        lines = file.read(16 << 10).decode(errors="replace").rstrip().splitlines()[-OUTPUT_LINES:]
     return "".join(f"\n    {line}" for line in lines)
 
 
 def _keep(batch: Batch, key: str, folder: str, base: int, limits: Limits) -> None:
-    from vsprov.store.layers import shift  # few have builds
+    from vsprov.store.layers import shift  # few applies build anything
 
     durable.remove_tree(f"{folder}/work")
     os.unlink(f"{folder}/console")
