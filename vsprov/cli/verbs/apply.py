@@ -187,7 +187,7 @@ def _failed(outcome: Outcome, address: str) -> bool:
 
 
 def _show_console(settings: Settings, name: str) -> None:
-    from vsprov.engine.guests.console import last_lines
+    from vsprov.engine.guests.console_log import last_lines
 
     for line in last_lines(settings.instance, name, 5):
         err(f"  {clean(name)}: {clean(line)}")

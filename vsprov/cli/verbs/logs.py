@@ -11,7 +11,7 @@ import click
 from vsprov.cli import complete
 from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, verb
-from vsprov.engine.guests import console
+from vsprov.engine.guests import console_log
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel import process
 from vsprov.model.suggest import not_found
@@ -69,12 +69,12 @@ def _lines(given: str) -> int | None:
 
 
 def _blocks(instance: Instance, name: str, lines: int | None, follow: bool) -> Iterator[bytes]:
-    fd = console.open_log(instance, name)
-    start = console.tail(fd, lines) if fd is not None else 0
+    fd = console_log.open_log(instance, name)
+    start = console_log.tail(fd, lines) if fd is not None else 0
     if follow:
-        yield from console.follow(instance, name, start, fd)
+        yield from console_log.follow(instance, name, start, fd)
     elif fd is not None:
-        yield from console.read(fd, start)
+        yield from console_log.read(fd, start)
         os.close(fd)
 
 

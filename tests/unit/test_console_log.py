@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsprov.engine.guests import console
+from vsprov.engine.guests import console_log
 from vsprov.errors import FailedError
 from vsprov.store.instance import Instance
 
@@ -24,7 +24,7 @@ def instance(tmp_path: Path) -> Instance:
 
 
 def log_of(instance: Instance) -> Path:
-    return Path(console.path_of(instance, "web1"))
+    return Path(console_log.path_of(instance, "web1"))
 
 
 def last(content: bytes, lines: int) -> bytes:
@@ -45,8 +45,8 @@ def test_the_last_lines_are_found_from_the_end(
     path.write_bytes(content)
     fd = os.open(path, os.O_RDONLY)
     try:
-        assert b"".join(console.read(fd, console.tail(fd, lines))) == last(content, lines)
-        assert console.tail(fd, None) == 0
+        assert b"".join(console_log.read(fd, console_log.tail(fd, lines))) == last(content, lines)
+        assert console_log.tail(fd, None) == 0
     finally:
         os.close(fd)
 
@@ -61,11 +61,11 @@ def test_holes_in_a_log_are_passed_over(instance: Instance, after: bytes) -> Non
         file.write(after)
     fd = os.open(log, os.O_RDONLY)
     try:
-        assert sum(map(len, console.read(fd, 0))) < 500_000
-        shown = b"".join(console.read(fd, console.tail(fd, 1)))
+        assert sum(map(len, console_log.read(fd, 0))) < 500_000
+        shown = b"".join(console_log.read(fd, console_log.tail(fd, 1)))
     finally:
         os.close(fd)
-    lines = [line.strip("\0") for line in console.last_lines(instance, "web1", 5)]
+    lines = [line.strip("\0") for line in console_log.last_lines(instance, "web1", 5)]
     if after:
         assert shown == after.splitlines(keepends=True)[-1]
         assert lines[-1] == after.splitlines()[-1].decode()
@@ -75,9 +75,9 @@ def test_holes_in_a_log_are_passed_over(instance: Instance, after: bytes) -> Non
 
 def test_an_excerpt_of_a_log_is_not_long(instance: Instance) -> None:
     log_of(instance).write_bytes(b"x" * 1_000_000 + b"\nend\n")
-    lines = console.last_lines(instance, "web1", 5)
+    lines = console_log.last_lines(instance, "web1", 5)
     assert lines[-1] == "end"
-    assert sum(map(len, lines)) < console.LARGEST_EXCERPT
+    assert sum(map(len, lines)) < console_log.LARGEST_EXCERPT
 
 
 def test_a_log_under_a_lease_is_named(instance: Instance) -> None:
@@ -87,31 +87,31 @@ def test_a_log_under_a_lease_is_named(instance: Instance) -> None:
     try:
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         with pytest.raises(FailedError, match="the server holds a lease on it"):
-            console.open_log(instance, "web1")
+            console_log.open_log(instance, "web1")
     finally:
         os.close(leased)
         signal.signal(signal.SIGIO, handler)
 
 
 def test_a_server_without_a_log_has_no_lines(instance: Instance) -> None:
-    assert console.open_log(instance, "web1") is None
-    assert console.last_lines(instance, "web1", 5) == []
+    assert console_log.open_log(instance, "web1") is None
+    assert console_log.last_lines(instance, "web1", 5) == []
 
 
 def test_what_is_no_regular_file_is_refused(instance: Instance) -> None:
     log_of(instance).symlink_to("/etc/passwd")
     with pytest.raises(FailedError, match="symbolic link"):
-        console.open_log(instance, "web1")
+        console_log.open_log(instance, "web1")
     log_of(instance).unlink()
     os.mkfifo(log_of(instance))
     with pytest.raises(FailedError, match="not a regular file"):
-        console.open_log(instance, "web1")
+        console_log.open_log(instance, "web1")
 
 
 @pytest.fixture
 def followed(instance: Instance) -> Iterator[tuple[Instance, Iterator[bytes]]]:
     log_of(instance).write_bytes(b"first\n")
-    following = console.follow(instance, "web1", 0, console.open_log(instance, "web1"))
+    following = console_log.follow(instance, "web1", 0, console_log.open_log(instance, "web1"))
     yield instance, following
     following.close()  # type: ignore[attr-defined]
 
@@ -140,7 +140,7 @@ def test_following_goes_on_in_a_log_that_was_cut_or_replaced(
 
 
 def test_following_a_server_that_has_no_log_yet_waits_for_it(instance: Instance) -> None:
-    following = console.follow(instance, "web1", 0, None)
+    following = console_log.follow(instance, "web1", 0, None)
     child = os.fork()
     if child == 0:
         log_of(instance).write_bytes(b"first\n")
@@ -161,7 +161,7 @@ def test_following_ends_when_the_server_is_removed(followed: tuple[Instance, Ite
 def test_following_leaves_no_file_open(instance: Instance) -> None:
     before = os.listdir("/proc/self/fd")
     log_of(instance).write_bytes(b"first\n")
-    following = console.follow(instance, "web1", 0, console.open_log(instance, "web1"))
+    following = console_log.follow(instance, "web1", 0, console_log.open_log(instance, "web1"))
     next(following)
     following.close()  # type: ignore[attr-defined]
     assert os.listdir("/proc/self/fd") == before
