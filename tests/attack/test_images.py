@@ -75,7 +75,6 @@ def test_c01_absolute_names_in_layers_mean_the_root_of_the_image(trap: Trap, way
     assert (root / str(trap.outside).lstrip("/") / "h").samefile(root / "to")
 
 
-@pytest.mark.vm_subset
 @pytest.mark.parametrize("way", WAYS)
 def test_c02_what_is_written_through_a_link_stays_in_the_image(trap: Trap, way: str) -> None:
     outside = str(trap.outside)

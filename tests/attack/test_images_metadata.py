@@ -59,7 +59,6 @@ def flip(path: Path, at: int) -> None:
 # -- C11, C12: digests
 
 
-@pytest.mark.vm_subset
 def test_c11_a_layer_with_one_byte_flipped_is_refused_before_it_is_used(trap: Trap) -> None:
     layout = layout_of(trap)
     layer = layer_of(layout)

@@ -49,7 +49,6 @@ def used(path: Path) -> int:
 # -- ls, get
 
 
-@pytest.mark.vm_subset
 def test_ls_tells_what_images_share_and_who_uses_them(stocked: Lab) -> None:
     one, two = item(stocked, "one"), item(stocked, "two")
     assert one["used_by"] == ["Server/a"] and two["used_by"] == []

@@ -82,7 +82,6 @@ def dies_at(step: int, layers: dict[str, str]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.vm_subset
 def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root: Path) -> None:
     files = {"usr/bin/a": b"a", "usr/bin/b": b"b", "usr/lib/x/c": bytes(5000), "d": b"d"}
     step, flux = 0, 0

@@ -40,7 +40,6 @@ def only_layer(image: RegistryParts) -> Descriptor:
     return layer
 
 
-@pytest.mark.vm_subset
 def test_a_download_that_is_cut_goes_on_from_where_it_was(tmp_path: Path, registry: Registry) -> None:
     with cutting(registry.host, MIB + 100_000) as proxy:
         image = parts(tmp_path, f"{proxy.host}/app:1")

@@ -119,7 +119,6 @@ def test_entries_of_one_name_are_one_image_for_several_machines(layout: Path) ->
 
 
 @pytest.mark.requires("umoci", "busybox")
-@pytest.mark.vm_subset
 def test_a_layout_of_umoci_is_read(tmp_path: Path) -> None:
     made, folder = tmp_path / "made", tmp_path / "bin"
     folder.mkdir()

@@ -57,7 +57,6 @@ def items(layer: Path) -> dict[str, Item]:
     return {item.path: item for item in listing.read(f"{layer}/listing")}
 
 
-@pytest.mark.vm_subset
 def test_a_listing_says_all_that_makes_a_tree(layer: Path) -> None:
     seal(layer)
     found = items(layer)

@@ -95,7 +95,6 @@ def stopping_after(calls: int) -> tuple[Callable[[str, int, int], None], list[st
     return tell, told
 
 
-@pytest.mark.vm_subset
 def test_an_import_cancelled_at_any_point_leaves_nothing_half_made_and_the_next_goes_on(
     store: Store, source: Source
 ) -> None:

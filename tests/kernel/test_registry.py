@@ -87,7 +87,6 @@ def downloaded(tmp_path: Path) -> list[str]:
 # ---- what is found
 
 
-@pytest.mark.vm_subset
 def test_a_tag_leads_to_an_image_whose_layers_are_downloaded_and_right(
     tmp_path: Path, layout: Path, shared: Registry
 ) -> None:
