@@ -15,6 +15,7 @@ import pytest
 
 from tests import registry as lab
 from tests.archives import folder, member, packed
+from tests.effort import LONG
 from tests.http_servers import cutting
 from tests.kernel.layers import disk, mounted
 from tests.kernel.stores import MIB, Store, layout, workers
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.requires("docker_registry", "skopeo", "overlay")
 
 _dice = random.Random(1)
 BASE = packed(folder("big"), member("big/one", _dice.randbytes(2 * MIB)), member("big/gone", b"x"))
-STEPS = 16
+STEPS = 16 if LONG else 6  # how much space there may be, between none and enough
+POINTS = 6 if LONG else 3  # at which an import is broken off, after its first few
 MANY = packed(folder("many"), *(member(f"many/f{n:05}", b"") for n in range(1500)))
 OVER = packed(member("big/.wh.gone"), member("big/two", _dice.randbytes(MIB)))
 
@@ -104,7 +106,7 @@ def test_an_import_cancelled_at_any_point_leaves_nothing_half_made_and_the_next_
     kinds = {what.split()[0] for what in told}
     assert {"unpacked", "download" if source.oci and source.oci.ref else "check"} <= kinds
     store.empty()
-    for calls in sorted({*range(4), *range(4, len(told), max(1, len(told) // 6))}):
+    for calls in sorted({*range(4), *range(4, len(told), max(1, len(told) // POINTS))}):
         tell, stopped = stopping_after(calls)
         try:
             store.imported(source, told=tell)
@@ -163,7 +165,7 @@ def test_an_import_killed_at_any_point_is_swept_and_done_by_the_next(store: Stor
     is_imported(store)
     store.empty()
     killed = 0
-    for line in sorted({1, 2, *range(4, lines, max(1, lines // 4))}):
+    for line in sorted({1, 2, *range(4, lines, max(1, lines // POINTS))}):
         with store.importing(source) as importer:
             assert importer.stdout is not None
             for _ in range(line):
