@@ -45,7 +45,7 @@ def depending(graph: dict[str, list[str]]) -> list[dict[str, Any]]:
 def test_an_image_may_be_there_without_a_document() -> None:
     assert found(server(image="debian"), images=frozenset({"debian"})) == []
     (problem,) = found(server(image="debain"), images=frozenset({"debian"}))
-    assert problem.message == "there is no Image debain; did you mean 'debian'?"
+    assert problem.message == "Image/debain not found; did you mean 'debian'?"
 
 
 def test_a_long_chain_of_dependencies_is_no_cycle() -> None:
@@ -56,7 +56,7 @@ def test_a_long_chain_of_dependencies_is_no_cycle() -> None:
 def test_a_long_cycle_is_named_in_short() -> None:
     (line,) = said(*depending({f"s{i}": [f"s{(i + 1) % 100}"] for i in range(100)}))
     assert line == (
-        "spec.dependsOn[0].name: depends on itself: "
+        "spec.dependsOn[0].name: circular dependency: "
         "s0 → s1 → s2 → s3 → s4 → s5 → s6 → s7 → … → s98 → s99 → s0"
     )
 
@@ -132,7 +132,8 @@ def test_what_does_not_fit_in_a_mark_is_refused_before_anything_is_made() -> Non
     init = {"command": ["/bin/true"], "env": {"A": "x" * 33_000}}
     (line,) = said(server(init=init))
     assert line == (
-        "metadata.name: its command, env, mounts, labels and annotations are 33010 characters, at most 32768"
+        "metadata.name: command, env, mounts, labels and annotations have 33010 characters in total, "
+        "at most 32768"
     )
 
 
@@ -144,28 +145,28 @@ def test_a_broken_quota_is_not_missing() -> None:
 def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
     text = "".join(file.read_text() for file in CASES.glob("*.yaml")) + pathlib.Path(__file__).read_text()
     words = {
-        check.duplicates: "is already described",
-        check.groups: "no server or pool can have the name",
-        check.idle_dependencies: "is listed twice",
-        check.circular_dependencies: "depends on itself",
-        check.circular_builds: "is built on itself",
-        check.missing_references: "there is no Image",
-        check.missing_commands: "brings no command",
-        check_object.bounds: "is above max",
-        check_object.burst: "a burst needs a limit",
+        check.duplicates: "is already defined",
+        check.groups: "is reserved",
+        check.idle_dependencies: "duplicate dependency",
+        check.circular_dependencies: "circular dependency",
+        check.circular_builds: "circular build",
+        check.missing_references: "Image/nothing not found",
+        check.missing_commands: "has no default command",
+        check_object.bounds: "exceeds max",
+        check_object.burst: "a burst requires a limit",
         check_object.swap_without_memory: "without memory.max",
-        check_object.least_memory: "nothing can run without memory",
+        check_object.least_memory: "a server needs memory",
         check_object.pool_rlimits: "a pool cannot share this",
-        check_object.notes: "is not a knob",
-        check_object.size: "characters, at most 32768",
-        check_object.mount_targets: "nothing can be mounted in",
-        check_object.mount_kinds: "a bind mount needs a source",
+        check_object.notes: "unknown knob",
+        check_object.size: "at most 32768",
+        check_object.mount_targets: "cannot mount in",
+        check_object.mount_kinds: "a bind mount requires a source",
         check_object.working_dir: "spec.init.workingDir: '/srv/..'",
-        check_object.command: "the program has no name",
+        check_object.command: "the program name is empty",
         check_object.capabilities: "is both added and dropped",
         check_image.host_paths: "host.paths[1]",
-        check_image.oci: "only a registry can be insecure",
-        check_image.build_paths: "servers have a /proc of their own",
+        check_image.oci: "applies only to registries",
+        check_image.build_paths: "each server mounts its own /proc",
     }
     every = [*check.CHECKS, *check.REFERENCES]
     alone = (*check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS, *check_image.IMAGE_CHECKS)

@@ -170,11 +170,11 @@ def test_an_image_that_is_elsewhere_is_a_warning_wherever_it_is_validated(
         assert (told.code, told.out) == (0, "Valid: 1 server; 1 warning.\n")
         assert told.err == (
             "warning: m.yaml:6:3: Server/web1: spec.image: "
-            "Image host is not in these files; apply needs it in the store\n"
+            "Image/host is not defined here; apply requires it in the store\n"
         )
     assert cli("render", "m.yaml").code == 0
     (tmp_path / "m.yaml").write_text(SERVER.replace("image: host", "image: host\n  quota: none"))
-    assert "there is no Quota none" in cli("validate", "m.yaml").err
+    assert "Quota/none not found" in cli("validate", "m.yaml").err
 
 
 def test_values_that_are_not_there_are_called_values(cli: Cli, right: str) -> None:

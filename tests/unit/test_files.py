@@ -66,8 +66,8 @@ def test_everything_that_is_no_manifest_is_named_at_once(tmp_path: Path) -> None
         f"{tmp_path}/fifo: read the manifest: not a regular file",
         "/dev/zero: read the manifest: not a regular file",
         f"{tmp_path}/loop: read the manifest: Too many levels of symbolic links",
-        f"{tmp_path}/empty: no manifest in this directory",
-        f"{tmp_path}/below: no manifest in this directory",
+        f"{tmp_path}/empty: no manifests in this directory",
+        f"{tmp_path}/below: no manifests in this directory",
         f"{tmp_path}/fine.yaml/: read the manifest: Not a directory",
     ]  # fmt: skip
 
@@ -81,9 +81,9 @@ def test_a_directory_may_not_smuggle_in_a_fifo_or_a_file_from_elsewhere(tmp_path
     (top / "e.yaml").symlink_to("/dev/zero")
     (top / "f.yaml").symlink_to("f.yaml")
     assert refusals(top) == [
-        f"{top}/c.yaml: this link leads out of the directory, to /etc/passwd",
-        f"{top}/d.yaml: this link leads out of the directory, to {tmp_path}/outside.yaml",
-        f"{top}/e.yaml: this link leads out of the directory, to /dev/zero",
+        f"{top}/c.yaml: symbolic link points out of the directory, to /etc/passwd",
+        f"{top}/d.yaml: symbolic link points out of the directory, to {tmp_path}/outside.yaml",
+        f"{top}/e.yaml: symbolic link points out of the directory, to /dev/zero",
         f"{top}/b.yaml: read the manifest: not a regular file",
         f"{top}/f.yaml: read the manifest: Too many levels of symbolic links",
     ]

@@ -134,7 +134,7 @@ def test_devices_are_sorted_and_what_is_not_limited_is_max() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"readBps": 0}, "readBps: 0 would stop the device"),
+        ({"readBps": 0}, "readBps: 0 would block all I/O"),
         ({"readIops": 0}, "0 is not between 1 and 4294967294"),
         ({"readIops": 2**32 - 1}, "4294967295 is not between 1 and 4294967294"),
     ],
@@ -147,7 +147,7 @@ def test_a_limit_that_the_kernel_would_take_for_something_else_is_refused(
 
 
 def test_a_device_listed_twice_is_refused() -> None:
-    with pytest.raises(UnitError, match="device /dev/vda is listed twice"):
+    with pytest.raises(UnitError, match="duplicate device /dev/vda"):
         kinds.IO_DEVICES.parse([{"device": "/dev/vda"}, {"device": "/dev/vda"}])
 
 

@@ -77,7 +77,7 @@ def test_standard_input_is_a_file_whose_paths_start_here(
 ) -> None:
     text = IMAGE.replace("{host: {}}", "{directory: root}") + "---\nkind: 5\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    assert wrong("-")[0].startswith("-:6:1: apiVersion: this key is missing")
+    assert wrong("-")[0].startswith("-:6:1: apiVersion: required key is missing")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text[: text.index("---")].encode())))
     (image,) = load(["-"]).objects
     assert image.spec.source.directory == str(folder / "root")  # type: ignore[union-attr]
@@ -115,7 +115,7 @@ def test_a_template_is_rendered_with_values(folder: pathlib.Path) -> None:
 def test_a_problem_in_a_template_is_placed_in_what_it_became(folder: pathlib.Path) -> None:
     (folder / "a.yaml.j2").write_text("{# one #}\n{# two #}\n" + server("{{ name }}"))
     (line,) = wrong("a.yaml.j2", sets=["name=x"])
-    assert line == "a.yaml.j2 (rendered):7:3: Server/x: spec.image: there is no Image i"
+    assert line == "a.yaml.j2 (rendered):7:3: Server/x: spec.image: Image/i not found"
 
 
 def test_a_template_that_makes_half_a_character_is_a_problem(folder: pathlib.Path) -> None:
@@ -157,8 +157,8 @@ def test_no_more_than_two_hundred_problems_are_shown_and_errors_come_before_warn
     (folder / "a.yaml").write_text(warned + "".join("---\n" + server(f"s{i}") for i in range(210)))
     lines = wrong("a.yaml")
     assert len(lines) == 201
-    assert lines[0].startswith("a.yaml:5:3: Server/w: spec.image: there is no Image i")
-    assert lines[-1] == "12 more problems are not shown"
+    assert lines[0].startswith("a.yaml:5:3: Server/w: spec.image: Image/i not found")
+    assert lines[-1] == "12 more problems not shown"
     assert not any("10M" in line for line in lines)
 
 
@@ -338,5 +338,5 @@ def test_many_missing_names_among_many_known_ones_are_found(folder: pathlib.Path
     )
     (folder / "a.yaml").write_text(text)
     lines = wrong("a.yaml")
-    assert lines[0].endswith("there is no Server sever-0000; did you mean 'server-0000'?")
-    assert lines[-1] == "1800 more problems are not shown"
+    assert lines[0].endswith("Server/sever-0000 not found; did you mean 'server-0000'?")
+    assert lines[-1] == "1800 more problems not shown"

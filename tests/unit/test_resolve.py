@@ -110,7 +110,7 @@ spec:
     assert [str(problem) for problem in problems] == [
         "m.yaml:8:15: Server/a: spec.resources.rlimits.nofile: soft 9 is above hard 1",
         "m.yaml:9:10: Server/a: spec.resources.io.devices: 9999999999 is not between 1 and 4294967294",
-        "m.yaml:6:32: Server/a: spec.init.user: 70000: 70000 is above 65535, the end of a server's id range",
+        "m.yaml:6:32: Server/a: spec.init.user: 70000: 70000 is above 65535, the highest ID of a server",
         "m.yaml:6:45: Server/a: spec.init.stopSignal: 'NO' is not a signal",
     ]
     assert found[0].object is not None
@@ -177,8 +177,8 @@ def test_a_decimal_size_is_warned_about_with_its_bytes() -> None:
     assert [(problem.severity, str(problem), problem.hint) for problem in problems] == [
         (
             "warning",
-            "m.yaml:4:17: Quota/q: spec.memory.max: 10M is 10000000 bytes: M counts in thousands",
-            "write 10Mi if powers of 1024 are meant",
+            "m.yaml:4:17: Quota/q: spec.memory.max: 10M is 10000000 bytes: M is a power of 1000",
+            "write 10Mi for powers of 1024",
         )
     ]
     assert item.sound

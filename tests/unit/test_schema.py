@@ -149,7 +149,7 @@ def test_a_document_fits_or_something_is_said_of_it(value: Any) -> None:
 def test_nothing_is_said_of_a_document_that_fits_but_that_a_source_or_step_is_one(value: Any) -> None:
     alone = re.compile(r"spec\.source(\.oci|\.build\.steps\[[0-9]+\])?")
     for problem in problems(of(value)):
-        assert alone.fullmatch(problem.path) and problem.message.startswith("exactly one of ")
+        assert alone.fullmatch(problem.path) and problem.message.startswith("set exactly one of ")
 
 
 @given(nearly_right())
@@ -185,9 +185,9 @@ spec:
 """
     assert said(text) == [
         "m.yaml:9:14: Server/a: spec.resources.cpu.limt: unknown key; did you mean 'limit'?",
-        "m.yaml:8:14: Server/a: spec.resources.memory.weight: unknown key; known here: "
+        "m.yaml:8:14: Server/a: spec.resources.memory.weight: unknown key; known keys: "
         "min, low, high, max, swapMax, oomGroup",
-        "m.yaml:9:14: Server/a: spec.resources.memory.limt: unknown key; known here: "
+        "m.yaml:9:14: Server/a: spec.resources.memory.limt: unknown key; known keys: "
         "min, low, high, max, swapMax, oomGroup",
     ]
 
@@ -204,10 +204,10 @@ spec:
   mounts: [{type: tmpfs, size: x}]
 """
     assert sorted(said(text)) == [
-        "m.yaml:6:20: Server/a: spec.init.command[0]: expected text, this is true",
-        "m.yaml:6:26: Server/a: spec.init.command[1]: expected text, this is the number 5",
-        "m.yaml:7:35: Server/a: spec.security.capabilities.add[0]: expected text, this is the number 5",
-        "m.yaml:8:12: Server/a: spec.mounts[0].target: this key is missing",
+        "m.yaml:6:20: Server/a: spec.init.command[0]: expected a string, got true",
+        "m.yaml:6:26: Server/a: spec.init.command[1]: expected a string, got the number 5",
+        "m.yaml:7:35: Server/a: spec.security.capabilities.add[0]: expected a string, got the number 5",
+        "m.yaml:8:12: Server/a: spec.mounts[0].target: required key is missing",
         "m.yaml:8:26: Server/a: spec.mounts[0].size: 'x' is not a size in bytes",
     ]
 
@@ -220,7 +220,7 @@ metadata: {name: a}
 spec: {image: 5, state: 5, init: {command: [a]}}
 """
     assert said(text) == [
-        "m.yaml:4:8: Server/a: spec.image: expected text, this is the number 5",
+        "m.yaml:4:8: Server/a: spec.image: expected a string, got the number 5",
         "m.yaml:4:18: Server/a: spec.state: 5 is not one of Running, Stopped",
     ]
 

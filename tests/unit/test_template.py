@@ -68,10 +68,10 @@ def test_a_value_cannot_bring_in_keys_when_it_is_quoted() -> None:
         ("a\n{{ teir }}", "t.j2:2:1: template: 'teir' is undefined; did you mean 'tier'?"),
         ("\n\n{{ memory.sise }}", "t.j2:3:1: template: 'sise' is undefined; did you mean 'size'?"),
         ("{{ zzz }}",
-         "t.j2:1:1: template: 'zzz' is undefined; there is: tier, count, memory, tags, none"),
+         "t.j2:1:1: template: 'zzz' is undefined; defined: tier, count, memory, tags, none"),
         ("{{ tier.foo }}", "t.j2:1:1: template: a str has no 'foo'"),
         ("\n{% if zzz %}{% endif %}",
-         "t.j2:2:1: template: 'zzz' is undefined; there is: tier, count, memory, tags, none"),
+         "t.j2:2:1: template: 'zzz' is undefined; defined: tier, count, memory, tags, none"),
         ("{% macro m() %}\n{{ teir }}{% endmacro %}\n{{ m() }}",
          "t.j2:2:1: template: 'teir' is undefined; did you mean 'tier'?"),
         ("\n{% for i in range(teir) %}{% endfor %}",
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_told_with_its_line(text: str, message: str) -> None:
 )
 def test_a_template_cannot_bring_in_files(tag: str) -> None:
     assert refusal("\n{% " + tag + " %}") == (
-        "t.j2:2:1: template: a template cannot use other files (include, extends, import)"
+        "t.j2:2:1: template: templates cannot use other files (include, extends, import)"
     )
 
 
@@ -121,9 +121,9 @@ def test_a_template_reaches_nothing_but_its_values(text: str) -> None:
         ('\n{{ "a" * 10 ** 9 }}', "t.j2:2:1: template: needs more than 512 MiB of memory"),
         ("{{ 'x' | center(999999999) }}", "t.j2:1:1: template: needs more than 512 MiB of memory"),
         ("{{ '%999999999d' | format(1) }}", "t.j2:1:1: template: needs more than 512 MiB of memory"),
-        ('{{ "a" * (16 * 1024 * 1024 + 1) }}', "t.j2:1:1: template: the text grows beyond 16 MiB"),
+        ('{{ "a" * (16 * 1024 * 1024 + 1) }}', "t.j2:1:1: template: output is larger than 16 MiB"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}" + "x" * 100 + "{% endfor %}{% endfor %}",
-         "t.j2:1:1: template: the text grows beyond 16 MiB"),
+         "t.j2:1:1: template: output is larger than 16 MiB"),
         ("{% macro f() %}\n{{ f() }}{% endmacro %}{{ f() }}", "t.j2:2:1: template: nested too deeply"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "t.j2:1:1: template: nested too deeply"),
     ],
@@ -205,16 +205,16 @@ def test_a_setting_is_a_yaml_scalar(written: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("a", "--set a: not of the form a.b=value"),
-        ("=1", "--set : not of the form a.b=value"),
-        ("a..b=1", "--set a..b: not of the form a.b=value"),
-        ("a.b[0]=1", "--set a.b[0]: not of the form a.b=value"),
-        ("a\n=1", "--set a\n: not of the form a.b=value"),
-        ("a=[1]", "--set a: not a scalar"),
-        ("a={b: 1}", "--set a: not a scalar"),
+        ("a", "--set a: expected a.b=value"),
+        ("=1", "--set : expected a.b=value"),
+        ("a..b=1", "--set a..b: expected a.b=value"),
+        ("a.b[0]=1", "--set a.b[0]: expected a.b=value"),
+        ("a\n=1", "--set a\n: expected a.b=value"),
+        ("a=[1]", "--set a: expected a scalar"),
+        ("a={b: 1}", "--set a: expected a scalar"),
         ("pin=0755", "--set pin: '0755' has a leading zero"),
-        ("a='x", "--set a: not one quoted text"),
-        ("a='x': y", "--set a: not one quoted text"),
+        ("a='x", "--set a: invalid quoted string"),
+        ("a='x': y", "--set a: invalid quoted string"),
     ],
 )
 def test_a_bad_setting_is_refused(setting: str, message: str) -> None:
@@ -224,7 +224,7 @@ def test_a_bad_setting_is_refused(setting: str, message: str) -> None:
 
 
 def test_a_setting_within_a_scalar_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--set a\.b: a is not a mapping"):
+    with pytest.raises(UsageError, match=r"--set a\.b: a is not a map"):
         load_values([], ["a=1", "a.b=2"])
 
 
@@ -236,7 +236,7 @@ def test_all_problems_of_values_files_are_found(tmp_path: Path) -> None:
         load_values([str(tmp_path / name) for name in ("a.yaml", "b.yaml", "c.yaml")], [])
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in raised.value.problems] == [
         "a.yaml:1:4: '0755' has a leading zero",
-        "a.yaml:3:1: key 'b' stands twice, in lines 2 and 3",
-        "b.yaml:1:1: values are one mapping",
-        "c.yaml:3:1: a second document; values are one mapping",
+        "a.yaml:3:1: duplicate key 'b' (lines 2 and 3)",
+        "b.yaml:1:1: values must be a map",
+        "c.yaml:3:1: values must be a single document",
     ]

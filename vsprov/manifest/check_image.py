@@ -1,4 +1,4 @@
-"""What no schema can say of an image by itself. A check is one function in `IMAGE_CHECKS`."""
+"""Checks of single images that no schema can express. Each check is a function in `IMAGE_CHECKS`."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ def oci(item: Item, image: Image) -> Iterator[Problem]:
         return
     if found.ref is None:
         if found.insecure:
-            message = "only a registry can be insecure"
-            yield item.problem((*SOURCE, "oci", "insecure"), message, "leave it away")
+            message = "applies only to registries"
+            yield item.problem((*SOURCE, "oci", "insecure"), message, "omit it")
         return
     if found.name is not None:
-        yield item.problem((*SOURCE, "oci", "name"), "a reference has its name in it", "leave it away")
+        yield item.problem((*SOURCE, "oci", "name"), "the reference already contains the name", "omit it")
     try:
         reference = parse_reference(found.ref)
     except UnitError as error:
         yield item.problem((*SOURCE, "oci", "ref"), str(error), error.hint)
         return
     if found.digest and reference.digest and found.digest != f"sha256:{reference.digest}":
-        message = f"the reference has another digest in it: sha256:{reference.digest}"
+        message = f"the reference contains a different digest: sha256:{reference.digest}"
         yield item.problem((*SOURCE, "oci", "digest"), message)
 
 
 def build_paths(item: Item, image: Image) -> Iterator[Problem]:
-    """A step reaches neither out of the image nor into what a server's own kernel file systems hide."""
+    """Paths of steps that lead out of the image or to places hidden by file systems of the kernel."""
     build = image.source.build
     for i, step in enumerate(build.steps if build else ()):
         places = []
         if step.copy is not None:
             places.append((("copy", "target"), step.copy.target.rstrip("/") or "/", ""))
         if step.write is not None:
-            places.append((("write", "path"), step.write.path, "the root is no file"))
+            places.append((("write", "path"), step.write.path, "the root directory is not a file"))
         for keys, path, root in places:
             wrong = wrong_path(path, root=root)
             inside = next((folder for folder in KERNEL_FOLDERS if is_below(path, folder)), None)
             if wrong:
                 yield item.problem((*STEPS, i, *keys), wrong)
             elif inside:
-                message = f"servers have a {inside} of their own, which would hide it"
+                message = f"each server mounts its own {inside}, which would hide it"
                 yield item.problem((*STEPS, i, *keys), message)
 
 

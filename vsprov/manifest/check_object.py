@@ -1,6 +1,6 @@
-"""What no schema can say of one object: checks of its values against each other.
+"""Checks of single objects that no schema can express, such as values that depend on each other.
 
-A check is one function in `OBJECT_CHECKS` or `SERVER_CHECKS` that yields the problems it finds.
+Each check is a function in `OBJECT_CHECKS` or `SERVER_CHECKS` that yields the problems it finds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from vsprov.model.suggest import did_you_mean
 from vsprov.model.units import MAX
 
 NAME: Path = ("metadata", "name")
-# The guest's own file systems: a mount over them could undo its confinement.
+# File systems of the guest itself: a mount over them could weaken its confinement.
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 SHARED_MEMORY = "/dev/shm"
-# What is known of a server is kept in an extended attribute of its cgroup, 64 KiB at most (XATTR_SIZE_MAX).
+# The record of a server is stored in an extended attribute of its cgroup of up to 64 KiB (XATTR_SIZE_MAX).
 MOST_TEXT = 32 * 1024
 MOST_SUGGESTIONS = 20
-LEAST_MEMORY = 256 << 10  # a shell that prints a word was killed in 192Ki and not in 256Ki, on Linux 6.18
+LEAST_MEMORY = 256 << 10  # measured on Linux 6.18: a shell was killed with 192Ki, and ran with 256Ki
 
 
 def check(item: Item) -> Iterator[Problem]:
-    """The problems of an object by itself, warnings among them."""
+    """The problems and warnings of a single object."""
     if item.object is None:
         return
     for one in OBJECT_CHECKS:
@@ -42,7 +42,7 @@ def check(item: Item) -> Iterator[Problem]:
 
 
 def bounds(item: Item, read: Object) -> Iterator[Problem]:
-    """No knob above the one that bounds it. Where both come from a quota, the quota is where it is said."""
+    """Knobs that exceed the knob that bounds them. If a quota sets both, it is reported at the quota."""
     resources = _resources(read)
     for knob in _BOUNDED if item.sound else ():
         value, bound = resources.get(knob.path), resources.get(knob.bounds)
@@ -50,23 +50,23 @@ def bounds(item: Item, read: Object) -> Iterator[Problem]:
             continue
         if _is_own(item, knob.path, knob.bounds):
             show = knob.kind.format
-            message = f"{show(value)} is above {knob.bounds.split('.')[1]}, which is {show(bound)}"
+            message = f"{show(value)} exceeds {knob.bounds.split('.')[1]} ({show(bound)})"
             yield _at_knob(item, message, knob.path, knob.bounds)
 
 
 def burst(item: Item, read: Object) -> Iterator[Problem]:
-    """sched-bwc.rst: a burst is at most the quota, and there is none without a quota."""
+    """sched-bwc.rst: the burst cannot exceed the quota, and requires one."""
     resources = _resources(read)
     value, limit = resources.get("cpu.burst"), resources.get("cpu.limit", MAX)
     if not item.sound or not value or not _is_own(item, "cpu.burst", "cpu.limit"):
         return
     if limit == MAX:
-        message, hint = "a burst needs a limit that it can exceed", "set cpu.limit as well"
+        message, hint = "a burst requires a limit", "set cpu.limit too"
         yield _at_knob(item, message, "cpu.burst", "cpu.limit", hint=hint)
     elif value > limit * PERIOD // 1000:
         most = units.format_duration(limit * PERIOD // 1000)
-        limited = f"{units.format_cpu(limit)} is {most} in each 100ms"
-        message = f"{units.format_duration(value)} is above the limit: {limited}"
+        limited = f"{units.format_cpu(limit)} is {most} per 100ms"
+        message = f"{units.format_duration(value)} exceeds the limit: {limited}"
         yield _at_knob(item, message, "cpu.burst", "cpu.limit")
 
 
@@ -74,8 +74,8 @@ def swap_without_memory(item: Item, read: Object) -> Iterator[Problem]:
     resources = _resources(read)
     if "memory.swapMax" in resources and resources.get("memory.max", MAX) == MAX and item.sound:
         if _is_own(item, "memory.swapMax", "memory.max"):
-            message = "without memory.max this has no effect on a host with cgroup v1"
-            yield _at_knob(item, message, "memory.swapMax", hint="set memory.max as well", warning=True)
+            message = "has no effect without memory.max on a host with cgroup v1"
+            yield _at_knob(item, message, "memory.swapMax", hint="set memory.max too", warning=True)
 
 
 def least_memory(item: Item, read: Object) -> Iterator[Problem]:
@@ -83,10 +83,10 @@ def least_memory(item: Item, read: Object) -> Iterator[Problem]:
     if value in (None, MAX) or value >= LEAST_MEMORY or not _is_own(item, "memory.max"):
         return
     if value == 0:
-        yield _at_knob(item, "nothing can run without memory", "memory.max", hint="write max for no limit")
+        yield _at_knob(item, "a server needs memory", "memory.max", hint="write max for no limit")
     else:
         least = units.format_bytes(LEAST_MEMORY)
-        message = f"{units.format_bytes(value)} is too little to start a program in; that takes some {least}"
+        message = f"{units.format_bytes(value)} is too little to start a program; about {least} is needed"
         yield _at_knob(item, message, "memory.max", warning=True)
 
 
@@ -94,8 +94,8 @@ def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
     if isinstance(read.spec, Quota) and read.spec.scope == "pool":
         for path in read.spec.resources:
             if BY_PATH[path].rlimit:
-                message = "a pool cannot share this: the kernel counts it for each process"
-                yield item.problem(_knob_path(item, path), message, "put it in a Quota of scope server")
+                message = "a pool cannot share this limit: the kernel applies it to each process"
+                yield item.problem(_knob_path(item, path), message, "use a Quota with scope server")
 
 
 def notes(item: Item, read: Object) -> Iterator[Problem]:
@@ -104,28 +104,28 @@ def notes(item: Item, read: Object) -> Iterator[Problem]:
         if key == objects.IGNORE:
             unknown = [name for name in map(str.strip, text.split(",")) if name not in BY_PATH]
             for name in unknown[:MOST_SUGGESTIONS]:
-                message = f"{quoted(name)} is not a knob{did_you_mean(name, BY_PATH)}"
+                message = f"unknown knob {quoted(name)}{did_you_mean(name, BY_PATH)}"
                 yield item.problem(path, message, "write memory.high,pids.max")
         elif key == objects.REQUIRE:
             if text != "hard":
-                yield item.problem(path, f"{quoted(text)} is not hard", "hard is the only word here")
+                yield item.problem(path, f"unsupported value {quoted(text)}", "set hard, or omit it")
         elif key.startswith("vsprov/"):
             known = (objects.IGNORE, objects.REQUIRE)
-            message = f"not an annotation that vsprov knows{did_you_mean(key, known)}"
-            yield item.problem(path, message, "other prefixes are yours")
+            message = f"unknown annotation{did_you_mean(key, known)}"
+            yield item.problem(path, message, "use another prefix for your own annotations")
 
 
 def size(item: Item, read: Object) -> Iterator[Problem]:
-    """What is said of an object must fit where it is kept."""
+    """Texts that do not fit in the record of a server."""
     length = _length((read.labels, read.annotations))
     if isinstance(read.spec, Server):
         paths = [(mount.target, mount.source or "") for mount in read.spec.mounts]
         init = read.spec.init
         length += _length((init.env, init.command, init.args, paths))
     if length > MOST_TEXT:
-        what = "its command, env, mounts, labels and annotations"
-        message = f"{what} are {length} characters, at most {MOST_TEXT}"
-        yield item.problem(NAME, message, "put long texts in a file and mount it")
+        what = "command, env, mounts, labels and annotations"
+        message = f"{what} have {length} characters in total, at most {MOST_TEXT}"
+        yield item.problem(NAME, message, "move long texts to a file and mount it")
 
 
 _BOUNDED = tuple(knob for knob in KNOBS if knob.bounds)
@@ -141,18 +141,18 @@ def _knob_path(item: Item, knob: str) -> Path:
 
 
 def _is_own(item: Item, *knobs: str) -> bool:
-    """One of the knobs is set in this document: what a quota gets wrong by itself is said of the quota."""
+    """Whether this document sets one of the knobs; errors of a quota alone are reported at the quota."""
     return item.quota is None or any(item.origin(_knob_path(item, knob)).text == "manifest" for knob in knobs)
 
 
 def _at_knob(item: Item, message: str, *knobs: str, hint: str = "", warning: bool = False) -> Problem:
-    """A problem at the first of the knobs that this document sets; what a quota sets is in the hint."""
+    """A problem at the first of the knobs that this document sets; the hint names the quota of others."""
     own = [knob for knob in knobs if item.origin(_knob_path(item, knob)).text == "manifest"]
     shown = _knob_path(item, own[0] if own else knobs[0])
     if not hint and own and own[0] != knobs[0]:
         message = f"{knobs[0]}: {message}"
     if item.quota is not None and len(own) < len(knobs) and not hint:
-        hint = f"the other comes from {item.quota.address}"
+        hint = f"the other value comes from {item.quota.address}"
     return problem_at(item.document, shown, message, hint, warning=warning)
 
 
@@ -184,7 +184,7 @@ def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
         if wrong:
             yield item.problem(path, wrong)
         elif inside and not is_below(mount.target, SHARED_MEMORY):
-            yield item.problem(path, f"nothing can be mounted in {inside}", f"only {SHARED_MEMORY} is free")
+            yield item.problem(path, f"cannot mount in {inside}", f"only {SHARED_MEMORY} is allowed")
         if mount.target == last:
             yield _at_last_mount(item, mount.target)
         last = mount.target
@@ -195,13 +195,13 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
         path: Path = ("spec", "mounts", i)
         if mount.type == "bind":
             source = mount.source
-            wrong = "a bind mount needs a source" if source is None else wrong_path(source, root="")
+            wrong = "a bind mount requires a source" if source is None else wrong_path(source, root="")
             if wrong:
                 yield item.problem((*path, "source"), wrong)
         for name, key in keys(Mount).items():
             foreign = key.only and key.only[1] != mount.type
             if foreign and getattr(mount, key.field) != key.default:
-                yield item.problem((*path, name), f"a {mount.type} mount has no {name}")
+                yield item.problem((*path, name), f"{name} does not apply to a {mount.type} mount")
 
 
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
@@ -212,7 +212,7 @@ def working_dir(item: Item, server: Server) -> Iterator[Problem]:
 
 def command(item: Item, server: Server) -> Iterator[Problem]:
     if server.init.command[:1] == ("",):
-        yield item.problem(("spec", "init", "command", 0), "the program has no name")
+        yield item.problem(("spec", "init", "command", 0), "the program name is empty")
 
 
 def capabilities(item: Item, server: Server) -> Iterator[Problem]:
@@ -221,14 +221,14 @@ def capabilities(item: Item, server: Server) -> Iterator[Problem]:
         yield item.problem(("spec", "security", "capabilities", "drop"), f"{name} is both added and dropped")
 
 
-def wrong_path(path: str, *, root: str = "the root itself cannot be meant here") -> str:
-    """Why a path is none that means the same to everyone; "" if it is one."""
+def wrong_path(path: str, *, root: str = "the root directory is not allowed here") -> str:
+    """Why the path is not allowed, or "". `root` is the error for `/`."""
     if path == "/":
         return root
     if ".." in path.split("/"):
-        return f"{quoted(path)} has '..' in it"
+        return f"{quoted(path)} contains '..'"
     plain = posixpath.normpath(path).replace("//", "/")
-    return f"{quoted(path)} is spelt in a roundabout way; write {plain}" if path != plain else ""
+    return f"{quoted(path)} is not normalized; write {plain}" if path != plain else ""
 
 
 def is_below(path: str, folder: str) -> bool:
@@ -236,11 +236,11 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def _at_last_mount(item: Item, target: str) -> Problem:
-    """In the text, where mounts are not sorted, the last of two equal targets is one too many."""
+    """The problem of a duplicate target, at the last one in the document, where mounts are not sorted."""
     where = [i for i, mount in enumerate(mounts_in(item.document)) if mount["target"] == target]
     path: Path = ("spec", "mounts", where[-1], "target")
     first = dotted((*path[:2], where[0]))
-    return problem_at(item.document, path, f"{target} is already the target of {first}")
+    return problem_at(item.document, path, f"duplicate target {target}, already used by {first}")
 
 
 SERVER_CHECKS: tuple[Callable[[Item, Server], Iterator[Problem]], ...] = (

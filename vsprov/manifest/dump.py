@@ -1,4 +1,4 @@
-"""Documents as YAML that every reader takes for the same values."""
+"""Documents as YAML that readers of YAML 1.1 and 1.2 interpret in the same way."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import yaml
 
 from vsprov.manifest.scalar import ScalarError, plain
 
-# What readers of YAML 1.1 other than this library take for a boolean or a number in base 60.
+# Texts that some readers of YAML 1.1 interpret as a boolean or a number in base 60.
 _MISREAD = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
-# What a block of lines cannot hold, or would have other line breaks in.
+# Characters that are not allowed or are line breaks in a block scalar.
 _UNUSUAL = re.compile("[^\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _STRING = "tag:yaml.org,2002:str"
 
@@ -30,7 +30,7 @@ def _string(dumper: Any, text: str) -> Any:
 
 
 def _is_plain(dumper: Any, text: str) -> bool:
-    """Readers of YAML 1.1 and 1.2 take the text, unquoted, for itself."""
+    """Whether readers of YAML 1.1 and 1.2 interpret the unquoted text as the string itself."""
     if _MISREAD.fullmatch(text) or dumper.resolve(yaml.ScalarNode, text, (True, False)) != _STRING:
         return False
     try:
@@ -43,7 +43,7 @@ _Dumper.add_representer(str, _string)
 
 
 def to_yaml(documents: Iterable[Any]) -> str:
-    """The documents in block style, one after the other; the keys keep their order."""
+    """The documents in block style, with keys in their original order."""
     return "".join(
         ("---\n" if i else "")
         + yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)

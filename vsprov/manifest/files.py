@@ -1,6 +1,6 @@
-"""Which files a command means, and what is in them.
+"""Finding and reading manifest files.
 
-Nothing here waits: FIFOs and devices are refused and never opened. Standard input, `-`, is the exception.
+FIFOs and devices are refused without opening them, so that nothing blocks except reading standard input, `-`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from vsprov.manifest.text import MAX_TEXT, decode
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json", ".yaml.j2", ".yml.j2")
-# These say things of the manifests beside them and are none themselves.
+# Files in the same directory that are not manifests.
 PROJECT, LOCK = "vsprov.yaml", "vsprov.lock.yaml"
 
 
 def find(paths: Sequence[str], recursive: bool) -> list[str]:
-    """The files meant by `paths`, each file once, in the order of `paths` and by name within a directory.
+    """The files that `paths` select, each once, in the order of `paths` and by name within a directory.
 
-    A directory stands for its manifests (`SUFFIXES`) that are not hidden, with `recursive` also for those in
-    the directories below it; links to directories are not followed. Raises ManifestError with all that is
-    missing, empty, unreadable or no file.
+    A directory selects its manifests (`SUFFIXES`) except hidden ones, and with `recursive` those in its
+    subdirectories. Symbolic links to directories are not followed. Raises ManifestError with all paths that
+    are missing, unreadable or not regular files, and directories without manifests.
     """
     problems: list[Problem] = []
     found: dict[tuple[int, int] | str, str] = {}
@@ -49,9 +49,9 @@ def find(paths: Sequence[str], recursive: bool) -> list[str]:
 
 
 def read(path: str, what: str = "the manifest") -> str:
-    """The text of a file, or of standard input for `-`; `what` it is taken for, in an error.
+    """The text of a file, or of standard input for `-`; `what` describes the file in errors.
 
-    Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes, or is not UTF-8 (and where).
+    Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes or is not UTF-8.
     """
     try:
         data = _read_stdin() if path == STDIN else _read_file(path)
@@ -64,14 +64,15 @@ def read(path: str, what: str = "the manifest") -> str:
 
 
 def _expand(path: str, recursive: bool, problems: list[Problem]) -> list[str]:
-    """What a path of the command line stands for: itself, or the manifests of a directory."""
+    """The path itself, or the manifests of a directory."""
     if path == STDIN or not os.path.isdir(path):
         return [path]
     before = len(problems)
     files = list(_walk(path, os.path.realpath(path), recursive, problems))
     if not files and len(problems) == before:
-        hint = f"manifests end in {', '.join(SUFFIXES)}" + ("" if recursive else "; -R descends")
-        problems.append(Problem("no manifest in this directory", subject=path, hint=hint))
+        hint = f"manifest names end in {', '.join(SUFFIXES)}"
+        hint += "" if recursive else "; -R searches subdirectories"
+        problems.append(Problem("no manifests in this directory", subject=path, hint=hint))
     return files
 
 
@@ -95,15 +96,15 @@ def _walk(directory: str, top: str, recursive: bool, problems: list[Problem]) ->
             if os.path.commonpath((top, target)) == top:
                 yield entry.path
             else:
-                hint = "name the file itself if it is meant"
-                message = f"this link leads out of the directory, to {target}"
+                hint = "to use it, pass the path of the file itself"
+                message = f"symbolic link points out of the directory, to {target}"
                 problems.append(Problem(message, subject=entry.path, hint=hint))
 
 
 def _open(path: str) -> int:
-    """A file descriptor of a regular file. Raises OSError, also for everything that is not a regular file."""
-    # Before opening, because opening a device may do something (a watchdog, a tape); after it, because
-    # the name may by then stand for something else, which O_NONBLOCK keeps from waiting (fifo(7)).
+    """A file descriptor of a regular file. Raises OSError for everything else."""
+    # Checked before opening, because opening a device can have effects (watchdog, tape), and afterwards,
+    # because the path may have been replaced. O_NONBLOCK keeps open(2) from waiting on a FIFO (fifo(7)).
     _check_regular(os.stat(path))
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -122,17 +123,17 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def _read_file(path: str) -> bytes:
-    """At most one byte more than MAX_TEXT."""
+    """The content, up to MAX_TEXT + 1 bytes."""
     with open(_open(path), "rb") as file:
         return file.read(MAX_TEXT + 1)
 
 
 def _read_stdin() -> bytes:
-    """At most one byte more than MAX_TEXT."""
+    """The content, up to MAX_TEXT + 1 bytes."""
     if sys.stdin is None or sys.stdin.closed:
         raise OSError(errno.EBADF, "standard input is closed")
     data = b""
-    # None: a process that shares the pipe made it non-blocking; taking that for the end would cut the text.
+    # None is not the end of the file: another process made the shared pipe non-blocking.
     while (piece := sys.stdin.buffer.read(MAX_TEXT + 1 - len(data))) != b"":
         if piece is None:
             select.select([sys.stdin], [], [])
@@ -142,5 +143,5 @@ def _read_stdin() -> bytes:
 
 
 def _problem(path: str, error: OSError, what: str = "the manifest") -> Problem:
-    hint = "pipe it into '-'" if error.errno == errno.EINVAL else ""
+    hint = "pipe it to standard input and pass -" if error.errno == errno.EINVAL else ""
     return Problem(f"read {what}: {reason(error)}", subject=path, hint=hint)

@@ -1,15 +1,15 @@
-"""The introductions of the sections of schemas and reference; a key is described where its field is."""
+"""Introductions to the sections of the schemas and the reference. Keys are described at their fields."""
 
 KINDS = {
-    "Image": "A root file system that servers share; what they write goes to a layer of their own above it.",
-    "Quota": "Resources with a name: what each server that names it gets, or what all of them share.",
+    "Image": "A root file system shared by servers. Each server writes to its own layer on top of it.",
+    "Quota": "A named set of resources, for each server that names it or shared by all of them.",
     "Server": "A virtual server.",
 }
 GROUPS = {
     "cpu": "CPU time.",
     "memory": "Memory and swap.",
     "pids": "Processes.",
-    "io": "Block devices.",
-    "hugepages": "Huge pages, by their size.",
-    "rlimits": "Limits of each process; one number stands for both the soft and the hard limit.",
+    "io": "Block I/O.",
+    "hugepages": "Huge pages, by page size.",
+    "rlimits": "Limits of each process. A single number sets both the soft and the hard limit.",
 }

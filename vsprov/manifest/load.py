@@ -1,4 +1,4 @@
-"""From paths to a manifest: read once, checked as a whole."""
+"""From paths to a manifest, which is read once and checked as a whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_PROBLEMS = 200
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Objects in the order of the files. Manifests are equal when their objects are."""
+    """Objects in the order of the files. Manifests are equal if their objects are."""
 
     objects: tuple[Object, ...] = ()
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
@@ -33,16 +33,16 @@ class Manifest:
     items: Mapping[str, Item] = field(default_factory=dict, compare=False, repr=False)
 
     def position(self, address: str, path: str | Path = ()) -> Position | None:
-        """Where the object's value at `path` ("spec.resources.memory.max") is written, perhaps in its Quota.
+        """The position of the object's value at `path` ("spec.resources.memory.max"), possibly in its quota.
 
-        For a value that is not written anywhere, the nearest thing around it. None for an object that is not
-        here or came without a text.
+        For a value that is not set, the position of the nearest key around it. None for an unknown object or
+        one without a text.
         """
         item = self.items.get(address)
         return item.position(_parts(path)) if item else None
 
     def origin(self, address: str, path: str | Path) -> Origin:
-        """Where the object's value at `path` comes from. Raises KeyError for an object that is not here."""
+        """Where the object's value at `path` comes from. Raises KeyError for an unknown object."""
         return self.items[address].origin(_parts(path))
 
 
@@ -56,13 +56,12 @@ def load(
     known_images: frozenset[str] | None = frozenset(),
     references: bool = True,
 ) -> Manifest:
-    """The manifest in the files and folders `paths` (`-`: standard input).
+    """The manifest in the files and directories `paths` (`-`: standard input).
 
-    `template` renders every file, not only those named *.j2; `values` are files and `sets` texts `a.b=c` for
-    the templates. `known_images` are names that servers may use without a document for them; None when those
-    are not known, and then any name is but worth a warning. Without `references` what objects refer to may be
-    missing. Raises ManifestError with all problems in the order of their positions, UsageError for a
-    malformed `sets`.
+    `template` renders all files, not only *.j2; `values` are files and `sets` settings `a.b=c` for templates.
+    `known_images` are images that servers may use without a document; if None, unknown images cause only a
+    warning. Without `references`, objects that others refer to may be missing. Raises ManifestError with all
+    problems in the order of their positions, and UsageError for malformed `sets`.
     """
     names = files.find(paths, recursive)
     variables: Mapping[str, Any] = {}
@@ -94,7 +93,7 @@ def load(
 
 
 def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = frozenset()) -> Manifest:
-    """The manifest in documents that `render` gave, as a saved plan keeps them. Raises ManifestError."""
+    """The manifest from documents that `render` returned, as stored in a saved plan. Raises ManifestError."""
     read = [Document(document, {}) for document in documents]
     try:
         data = json.dumps([document.value for document in read], sort_keys=True, default=str)
@@ -106,12 +105,12 @@ def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = f
 
 
 def render(manifest: Manifest) -> list[dict[str, Any]]:
-    """The manifest's documents with every default, quotas merged; reading them gives an equal manifest."""
+    """The documents of the manifest with all defaults and merged quotas; they load as an equal manifest."""
     return [document_of(one) for one in manifest.objects]
 
 
 def document_of(one: Object) -> dict[str, Any]:
-    """An object as a document of a manifest."""
+    """The object as a document of a manifest."""
     metadata: dict[str, Any] = {"name": one.name}
     if one.labels:
         metadata["labels"] = dict(one.labels)
@@ -121,7 +120,7 @@ def document_of(one: Object) -> dict[str, Any]:
 
 
 def explain(manifest: Manifest) -> list[tuple[str, str, str, str]]:
-    """(address, path, value for people, where it comes from) of every value in the rendered documents."""
+    """(address, path, value as text, origin) of every value in the rendered documents."""
     out = []
     for one in manifest.objects:
         item = manifest.items[one.address]
@@ -159,7 +158,7 @@ def _capped(problems: list[Problem]) -> list[Problem]:
     if len(problems) <= MOST_PROBLEMS:
         return problems
     kept = [problem for problem in problems if problem.severity == "error"][:MOST_PROBLEMS]
-    return [*kept, Problem(f"{len(problems) - len(kept)} more problems are not shown")]
+    return [*kept, Problem(f"{len(problems) - len(kept)} more problems not shown")]
 
 
 def _leaves(value: Any, path: Path) -> Iterable[tuple[Path, Any]]:
@@ -185,7 +184,7 @@ _PART = re.compile(r'\[([0-9]+)\]|\[("(?:[^"\\]|\\.)*")\]|\.?([^.\[]+)')
 
 
 def _parts(path: str | Path) -> Path:
-    """`spec.mounts[0].target` as ("spec", "mounts", 0, "target")."""
+    """("spec", "mounts", 0, "target") for `spec.mounts[0].target`."""
     if not isinstance(path, str):
         return path
     return tuple(int(i) if i else json.loads(key) if key else word for i, key, word in _PART.findall(path))

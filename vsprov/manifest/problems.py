@@ -1,4 +1,4 @@
-"""What is wrong with one document by its schema, in the words of the manifest."""
+"""Validation of a document against its schema, with messages about the keys of the manifest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vsprov.model.patterns import NAME_PATTERN
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.units import UnitError
 
-MOST_LINES = 500  # about one document; what is beyond is not looked at
-MISSING = "this key is missing"
+MOST_LINES = 500  # for one document; further errors are ignored
+MISSING = "required key is missing"
 LATER = "is not supported by this version of vsprov"
 
 Path = tuple[str | int, ...]
 Parse = Callable[[Any], Any]
 
-# Keys and values that the format has names for and this version does nothing with yet.
+# Keys and values reserved by the format that this version does not support yet.
 LATER_KINDS = ("Network", "Volume")
 LATER_KEYS = frozenset(
     "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices disk network".split()
@@ -38,7 +38,7 @@ LATER_VALUES = frozenset(("systemd", "volume", "ready"))
 _TYPES = {
     "object": "a map",
     "array": "a list",
-    "string": "text",
+    "string": "a string",
     "integer": "a whole number",
     "number": "a number",
     "boolean": "true or false",
@@ -46,15 +46,15 @@ _TYPES = {
 
 
 def problems(document: Document) -> list[Problem]:
-    """All that the schema finds wrong with a document."""
+    """The problems that the schema finds in a document."""
     return validate(document)[0]
 
 
 def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
-    """The problems of a document, and what of it can be read: all, all but the bad parts, or None."""
+    """The problems of a document, and what can be read of it: everything, all but the bad parts, or None."""
     raw = document.value
     if not isinstance(raw, dict):
-        message = f"a document is a map of apiVersion, kind, metadata and spec; this is {_type_of(raw)}"
+        message = f"expected a map with apiVersion, kind, metadata and spec, got {_type_of(raw)}"
         return [problem_at(document, (), message)], None
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in objects.KINDS:
@@ -62,7 +62,7 @@ def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
     errors = list(islice(_validator(kind).iter_errors(raw), MOST_LINES))
     if not errors:
         return [], raw
-    errors.sort(key=lambda error: error.validator != "type")  # of several lines about a value, this one stays
+    errors.sort(key=lambda error: error.validator != "type")  # only the first error of a value is reported
     lines = list(islice(chain.from_iterable(_translate(error, kind) for error in errors), MOST_LINES))
     found: dict[Path, Problem] = {}
     for path, message, hint in lines:
@@ -87,14 +87,14 @@ def problem_at(
 
 
 def position_of(document: Document, path: Path) -> Position | None:
-    """Where the path is in the text, or the nearest thing around it; None for a document without a text."""
+    """The position of the path or of the nearest key around it; None for a document without a text."""
     while path and path not in document.positions:
         path = path[:-1]
     return document.positions.get(path)
 
 
 def subject_of(value: object) -> str:
-    """`Server/web1`; without what is not known."""
+    """`Server/web1`, `Server` or "", depending on what is valid."""
     if not isinstance(value, dict) or value.get("kind") not in objects.KINDS:
         return ""
     metadata = value.get("metadata")
@@ -104,7 +104,7 @@ def subject_of(value: object) -> str:
 
 
 def dotted(path: Path) -> str:
-    """`spec.mounts[0].target`; a key that is no plain word is quoted."""
+    """`spec.mounts[0].target`; keys with special characters are quoted."""
     out = ""
     for part in path:
         if isinstance(part, int):
@@ -117,12 +117,12 @@ def dotted(path: Path) -> str:
 
 
 def shorten(text: str, most: int = 300) -> str:
-    """The text with its middle left out where it is longer than a line can be."""
+    """The text, with its middle replaced by … if it is too long."""
     return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 4 :]}"
 
 
 def quoted(value: object) -> str:
-    """A value in a message: printable, short."""
+    """The value in printable form, shortened, for a message."""
     return shorten(repr(value) if isinstance(value, str) else json.dumps(value, default=str), 80)
 
 
@@ -133,16 +133,16 @@ def _unknown_kind(document: Document, raw: dict[str, Any]) -> list[Problem]:
         out.append(problem_at(document, ("apiVersion",), *_wrong_version(raw)))
     choices = ", ".join(objects.KINDS)
     if "kind" not in raw:
-        out.append(problem_at(document, ("kind",), MISSING, f"the kinds are {choices}"))
+        out.append(problem_at(document, ("kind",), MISSING, f"known kinds: {choices}"))
     elif kind in LATER_KINDS:
         out.append(problem_at(document, ("kind",), f"{quoted(kind)} {LATER}"))
     elif isinstance(kind, str):
-        close = did_you_mean(kind, objects.KINDS) or f"; the kinds are {choices}"
-        out.append(problem_at(document, ("kind",), f"{quoted(kind)} is not a kind{close}"))
+        close = did_you_mean(kind, objects.KINDS) or f"; known kinds: {choices}"
+        out.append(problem_at(document, ("kind",), f"unknown kind {quoted(kind)}{close}"))
     else:
         out.append(
             problem_at(
-                document, ("kind",), f"expected text, this is {_type_of(kind)}", f"the kinds are {choices}"
+                document, ("kind",), f"expected a string, got {_type_of(kind)}", f"known kinds: {choices}"
             )
         )
     return out
@@ -152,12 +152,12 @@ def _wrong_version(raw: Mapping[str, Any]) -> tuple[str, str]:
     hint = f"write apiVersion: {objects.API_VERSION}"
     if "apiVersion" not in raw:
         return MISSING, hint
-    return f"{quoted(raw['apiVersion'])} is not a version of this format that is known here", hint
+    return f"unsupported version {quoted(raw['apiVersion'])}", hint
 
 
 @cache
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A schema's pattern, whose `$` is the end of the text; Python's own lets a newline follow."""
+    """A pattern of a schema. Its `$` matches only at the end; in Python it also matches before a newline."""
     return re.compile(pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern)
 
 
@@ -167,7 +167,7 @@ def _validator(kind: str) -> Any:
 
 
 def strict(schema: Mapping[str, Any]) -> Any:
-    """A validator whose patterns end where the text does: Python's `$` would let a last newline pass."""
+    """A validator that matches patterns as `compiled` does."""
     from jsonschema import Draft202012Validator, validators
 
     def pattern(validator: Any, given: str, instance: Any, schema: Any) -> Iterator[Any]:
@@ -180,7 +180,7 @@ def strict(schema: Mapping[str, Any]) -> Any:
 
 
 def _without(raw: dict[str, Any], bad: Iterable[Path]) -> dict[str, Any]:
-    """A copy without the keys that hold something bad; a list is left out whole, as its items would move."""
+    """A copy without the keys that contain errors. A list is removed as a whole, so that no item moves."""
     rest = copy.deepcopy(raw)
     for path in bad:
         keys = path[: next((i for i, part in enumerate(path) if isinstance(part, int)), len(path))]
@@ -196,7 +196,7 @@ Line = tuple[Path, str, str]
 
 
 def _translate(error: Any, kind: str) -> Iterator[Line]:
-    """(path, message, hint) of each thing that one error of jsonschema says."""
+    """(path, message, hint) of each problem in one error of jsonschema."""
     path: Path = tuple(error.absolute_path)
     value, wanted, schema = error.instance, error.validator_value, error.schema
     if path == ("apiVersion",):
@@ -213,11 +213,10 @@ def _translate(error: Any, kind: str) -> Iterator[Line]:
                 yield (*path, key), MISSING, f"{key}: {schema['properties'][key]['description']}"
     elif error.validator == "oneOf":
         if not isinstance(value, dict):
-            return  # its type has an error of its own
+            return  # reported as an error of its type
         names = [option["required"][0] for option in wanted]
         given = " and ".join(name for name in names if name in value)
-        here = f"here are {given}" if given else "here is none"
-        yield path, f"exactly one of {', '.join(names)} is needed, {here}", ""
+        yield path, f"set exactly one of {', '.join(names)}; got {given or 'none'}", ""
     else:
         yield path, *_bad_value(error, kind, path)
 
@@ -229,11 +228,11 @@ def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
     if inside:
         return f"unknown key; it belongs in '{inside[0]}'", ""
     close = did_you_mean(key, properties)
-    return f"unknown key{close or '; known here: ' + ', '.join(properties)}", ""
+    return f"unknown key{close or '; known keys: ' + ', '.join(properties)}", ""
 
 
 def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
-    """Message and hint for a value that is not what its key takes."""
+    """Message and hint for an invalid value."""
     value, wanted, schema = error.instance, error.validator_value, error.schema
     parse = _parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
     quantity = isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -248,21 +247,21 @@ def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
         case "pattern" if "patternErrorMessage" in schema:
             return f"{quoted(value)} {schema['patternErrorMessage']}", ""
         case "pattern":
-            return f"{quoted(value)} is not what this key takes", schema.get("description", "")
+            return f"{quoted(value)} is not an accepted value", schema.get("description", "")
         case "minimum":
-            return f"{quoted(value)} is less than {wanted}", ""
+            return f"{quoted(value)} is less than the minimum of {wanted}", ""
         case "maximum":
-            return f"{quoted(value)} is more than {wanted}", ""
+            return f"{quoted(value)} is more than the maximum of {wanted}", ""
         case "maxLength":
-            return f"a text of {len(value)} characters is too long, at most {wanted}", ""
+            return f"too long: {len(value)} characters, at most {wanted}", ""
         case "minItems":
-            return "the list is empty", schema.get("description", "")
+            return "the list must not be empty", schema.get("description", "")
         case "maxItems":
-            return f"{len(value)} items are too many, at most {wanted}", ""
+            return f"too many items: {len(value)}, at most {wanted}", ""
         case "minProperties":
-            return "the map is empty", f"known here: {', '.join(schema['properties'])}"
+            return "the map must not be empty", f"known keys: {', '.join(schema['properties'])}"
         case "maxProperties":
-            return f"{len(value)} keys are too many, at most {wanted}", ""
+            return f"too many keys: {len(value)}, at most {wanted}", ""
         case _ if "enum" in schema and isinstance(value, str | int | float):
             return _not_a_choice(value, schema["enum"])
         case _:
@@ -279,14 +278,14 @@ def _takes_scalar(schema: Mapping[str, Any]) -> bool:
 def _wrong_type(value: Any, schema: Mapping[str, Any]) -> tuple[str, str]:
     types = schema["type"]
     names = [types] if isinstance(types, str) else list(types)
-    message = f"expected {' or '.join(_TYPES[name] for name in names)}, this is {_type_of(value)}"
+    message = f"expected {' or '.join(_TYPES[name] for name in names)}, got {_type_of(value)}"
     if value is None:
-        return message, "give the key a value, or remove it"
+        return message, "set a value or remove the key"
     if "string" in names and isinstance(value, bool | int | float):
-        return message, f'write it in quotes: "{_yaml(value)}"'
+        return message, f'quote it: "{_yaml(value)}"'
     if names == ["array"] and isinstance(value, str):
         return message, shorten(f"write [{', '.join(json.dumps(word) for word in value.split())}]", 120)
-    return message, f"known here: {', '.join(schema['properties'])}" if "properties" in schema else ""
+    return message, f"known keys: {', '.join(schema['properties'])}" if "properties" in schema else ""
 
 
 def _not_a_choice(value: Any, choices: Sequence[str]) -> tuple[str, str]:
@@ -298,13 +297,13 @@ def _not_a_choice(value: Any, choices: Sequence[str]) -> tuple[str, str]:
 
 def _type_of(value: object) -> str:
     if value is None:
-        return "nothing (null)"
+        return "null"
     if isinstance(value, bool):
         return f"{_yaml(value)}"
     if isinstance(value, int | float):
         return f"the number {quoted(value)}"
     return (
-        f"the text {quoted(value)}"
+        f"the string {quoted(value)}"
         if isinstance(value, str)
         else "a list"
         if isinstance(value, list)
@@ -318,7 +317,7 @@ def _yaml(value: object) -> str:
 
 @cache
 def _parsers(kind: str) -> dict[Path, Parse]:
-    """How what is written at each path is read: its errors say more than a pattern can."""
+    """The parser of the value at each path. Its errors are more specific than those of a pattern."""
     return dict(_parsers_of(objects.SPECS[kind], ("spec",)))
 
 

@@ -1,4 +1,4 @@
-"""Documents to objects: every default filled in, quotas merged, paths of files made absolute."""
+"""From documents to objects: defaults filled in, quotas merged, paths made absolute."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value comes from: "manifest", "default", or the Quota that gives it ("Quota/small")."""
+    """Where a value comes from: "manifest", "default" or a quota ("Quota/small")."""
 
     text: str
     position: Position | None = None
@@ -31,10 +31,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A document and what was read from it.
+    """A document and the object read from it.
 
-    `address` is "" where kind or name cannot be read; `object` is None where the rest cannot. `quota` is the
-    item whose resources were merged in. `sound` is False when a problem may be why a resource is missing.
+    `address` is "" if kind or name cannot be read, `object` is None if anything else cannot. `quota`: the
+    item whose resources were merged. `sound`: False if a resource may be missing because of an error.
     """
 
     document: Document
@@ -44,7 +44,7 @@ class Item:
     sound: bool
 
     def raw_path(self, path: Path) -> Path:
-        """The path in the document of a path in the object: mounts are in another order there."""
+        """The path in the document of a path in the object, where mounts are in a different order."""
         spec = self.object.spec if self.object else None
         if path[:2] != ("spec", "mounts") or len(path) == 2 or not isinstance(spec, Server):
             return path
@@ -56,7 +56,7 @@ class Item:
         return (*path[:2], given.index(target), *path[3:])
 
     def origin(self, path: Path) -> Origin:
-        """Where the object's value at `path` comes from. A knob is taken as a whole, from one place."""
+        """Where the object's value at `path` comes from. All of a knob comes from the same place."""
         raw = self.raw_path(path)
         depth = {"Quota": 3, "Server": 4 if path[1:2] == ("resources",) else len(path)}
         whole = raw[: depth.get(self.address.partition("/")[0], len(raw))]
@@ -73,20 +73,20 @@ class Item:
         return problem_at(self.document, self.raw_path(path), message, hint, warning=warning)
 
     def position(self, path: Path) -> Position | None:
-        """The place in the text that decides the object's value at `path`, or the nearest thing around it."""
+        """The position that sets the object's value at `path`, or of the nearest key around it."""
         found = self.origin(path).position
         return found or position_of(self.document, self.raw_path(path))
 
 
 def mounts_in(document: Document) -> list[Any]:
-    """The mounts of a Server's document, as they are written there."""
+    """The mounts of a Server as written in its document."""
     value: Any = document.value
     mounts: list[Any] = value["spec"]["mounts"]
     return mounts
 
 
 def resolve(documents: Sequence[Document]) -> tuple[list[Item], list[Problem]]:
-    """An item for each document, in their order, and the problems of each, warnings among them."""
+    """An item for each document, in order, and all problems and warnings."""
     problems: list[Problem] = []
     values: list[tuple[Document, str, dict[str, Any] | None, bool]] = []
     for document in documents:
@@ -116,7 +116,7 @@ def _quota_of(value: Mapping[str, Any] | None, quotas: Mapping[str, Item]) -> It
 
 
 def _spoils(problem: Problem) -> bool:
-    """A resource may be missing because of this problem: it is in one, or a key beside them is unknown."""
+    """Whether a resource may be missing because of this problem: an error in one, or an unknown key."""
     parts = problem.path.split(".")
     if problem.severity == "warning" or parts[0] != "spec":
         return False
@@ -159,7 +159,7 @@ def _item(
 def _server(
     raw: Mapping[str, Any], name: str, quota: Item | None, report: Report
 ) -> tuple[Spec | None, bool]:
-    """The spec, and whether the quota's resources were merged into it."""
+    """The spec, and whether the resources of the quota were merged."""
     given = quota.object.spec if quota is not None and quota.object is not None else None
     merged = isinstance(given, Quota) and given.scope == "server"
     spec = read_spec("Server", {"hostname": name, **raw}, report)
@@ -214,8 +214,8 @@ def _decimal_size(document: Document, path: Path, given: Any) -> Iterable[Proble
             size = units.parse_bytes(given)
         except UnitError:
             return  # reported where it was read
-        message = f"{given} is {size} bytes: {given[-1]} counts in thousands"
-        yield problem_at(document, path, message, f"write {given}i if powers of 1024 are meant", warning=True)
+        message = f"{given} is {size} bytes: {given[-1]} is a power of 1000"
+        yield problem_at(document, path, message, f"write {given}i for powers of 1024", warning=True)
 
 
 def _holds(value: Any, path: Path) -> bool:

@@ -1,7 +1,7 @@
-"""What an unquoted YAML scalar means: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
+"""Unquoted YAML scalars: the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
 
-So `no`, `on`, `22:22`, `1_000` and `2026-01-01` are strings. Stricter than the schema: a leading zero is
-refused, because YAML 1.1 took `0755` for octal and 1.2 takes it for 755; so is what is not a finite number.
+`no`, `on`, `22:22`, `1_000` and `2026-01-01` are strings. Unlike the schema, this module refuses numbers with
+a leading zero, because `0755` is octal in YAML 1.1 and 755 in YAML 1.2, and numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TypeAlias
 Scalar: TypeAlias = str | int | float | bool | None
 
 MAX_NUMBER = 3500
-"""Characters of a number: Python refuses to print more than 4300 digits; hexadecimal grows by a fifth."""
+"""Maximum length of a number. Python refuses to print more than 4300 decimal digits."""
 
 
 class ScalarError(ValueError):
-    """A plain scalar that this dialect refuses."""
+    """A plain scalar that is refused."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class ScalarError(ValueError):
 
 
 def plain(text: str) -> Scalar:
-    """What a plain (unquoted) scalar means; raises ScalarError for a number that is refused."""
+    """The value of a plain (unquoted) scalar. Raises ScalarError for a number that is refused."""
     if text in _WORDS:
         return _WORDS[text]
     return _number(text) if text[0] in "+-.0123456789" else text
@@ -46,8 +46,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 def _number(text: str) -> int | float | str:
     if _LEADING_ZERO.fullmatch(text):
-        octal = f", or 0o{text.lstrip('+-0') or '0'} for an octal number" if len(text) < 20 else ""
-        raise ScalarError(f"{short(text)} has a leading zero", f"quote it if text is meant{octal}")
+        octal = f", or write 0o{text.lstrip('+-0') or '0'} for an octal number" if len(text) < 20 else ""
+        raise ScalarError(f"{short(text)} has a leading zero", f"quote it to make it a string{octal}")
     if _DECIMAL.fullmatch(text):
         return int(_bounded(text))
     if _OCTAL.fullmatch(text):
@@ -58,17 +58,17 @@ def _number(text: str) -> int | float | str:
         return value
     if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text):
         raise ScalarError(
-            f"{short(text)} is not a finite number", "'max' stands for no limit; quote it if text is meant"
+            f"{short(text)} is not a finite number", "write max for no limit, or quote it to make it a string"
         )
     return text
 
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_NUMBER:
-        raise ScalarError(f"a number of {len(text)} characters is too long", "quote it if text is meant")
+        raise ScalarError(f"number too long: {len(text)} characters", "quote it to make it a string")
     return text
 
 
 def short(text: str) -> str:
-    """The text in quotes, cut to what fits in a message."""
+    """The text in quotes, shortened to fit in a message."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

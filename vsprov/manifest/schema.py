@@ -1,7 +1,6 @@
-"""The JSON Schemas (draft 2020-12) of a manifest, made from the model.
+"""The JSON Schemas (draft 2020-12) of manifests, generated from the fields and knobs of the model.
 
-Keys are the fields of its dataclasses, resources its knobs; each field and knob says what its schema says.
-`python -m vsprov.manifest.schema FOLDER` writes a file for each kind and one for any of them.
+`python -m vsprov.manifest.schema DIRECTORY` writes one file for each kind and one for all kinds.
 """
 
 from __future__ import annotations
@@ -20,20 +19,23 @@ from vsprov.model.fields import Key, keys
 from vsprov.model.knobs import KNOBS
 from vsprov.model.patterns import Schema
 
-OPEN = "^x-"  # the keys that every map of the format allows and vsprov ignores
+OPEN = "^x-"  # keys that are allowed in every map and ignored
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @cache
 def document_schema(kind: str) -> Schema:
-    """The schema of a document of the kind."""
+    """The schema of a document of this kind."""
     hints = get_type_hints(objects.Object)
     about = keys(objects.Object)
     metadata = {name: _property(about[name], hints[name]) for name in ("name", "labels", "annotations")}
     properties = {
-        "apiVersion": {"description": f"This format: {objects.API_VERSION}.", "const": objects.API_VERSION},
+        "apiVersion": {
+            "description": f"Version of the format, {objects.API_VERSION}.",
+            "const": objects.API_VERSION,
+        },
         "kind": {"description": about["kind"].doc, "const": kind},
-        "metadata": _described("What it is called.", _closed(metadata, required=["name"])),
+        "metadata": _described("Name, labels and annotations.", _closed(metadata, required=["name"])),
         "spec": _described(key_docs.KINDS[kind], model_schema(objects.SPECS[kind])),
     }
     return {
@@ -44,10 +46,10 @@ def document_schema(kind: str) -> Schema:
 
 
 def manifest_schema() -> Schema:
-    """The schema of a document of any kind, for an editor that takes one schema for a file."""
+    """The schema of a document of any kind, for editors that use one schema per file."""
     which = {"enum": list(objects.KINDS), "description": keys(objects.Object)["kind"].doc}
     return {
-        "title": f"A document of vsprov ({objects.API_VERSION})",
+        "title": f"vsprov document ({objects.API_VERSION})",
         "type": "object",
         "required": ["apiVersion", "kind"],
         "properties": {"kind": which},
@@ -79,7 +81,7 @@ def to_text(schema: Schema) -> str:
 
 
 def model_schema(kind: type) -> Schema:
-    """The schema of an object of the model: a map of its keys and no others."""
+    """The schema of a dataclass of the model: a map with its keys and no others."""
     hints = get_type_hints(kind)
     properties: dict[str, Schema] = {}
     for name, key in keys(kind).items():
@@ -93,7 +95,7 @@ def model_schema(kind: type) -> Schema:
 
 
 def _property(key: Key, hint: Any) -> Schema:
-    """The schema of a key's value; `hint` is its field's annotation."""
+    """The schema of a key's value; `hint` is the annotation of its field."""
     out = _described(key.doc, _annotated(hint))
     if key.one:
         out.update(model_schema(key.one))
@@ -103,7 +105,7 @@ def _property(key: Key, hint: Any) -> Schema:
         out.update(_resources())
     out.update(key.schema)
     if key.default == () and "minItems" in out:
-        return out  # the default is what no manifest can spell
+        return out  # a manifest cannot set the default
     if key.default not in (None, dataclasses.MISSING, {}) and not key.one:
         out["default"] = key.dump(key.default) if key.dump else list(key.default) if key.many else key.default
     return out
@@ -123,7 +125,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer"}
 
 
 def _annotated(hint: Any) -> Schema:
-    """What a field's annotation says by itself."""
+    """The schema that follows from the annotation of a field."""
     if get_origin(hint) is Literal:
         return {"type": "string", "enum": list(get_args(hint))}
     if get_origin(hint) is tuple:
@@ -135,7 +137,7 @@ def _annotated(hint: Any) -> Schema:
 
 
 def _closed(properties: Mapping[str, Schema], *, required: list[str] | None = None) -> Schema:
-    """A map of these keys, of `x-` keys, and of nothing else."""
+    """A map with these keys, `x-` keys and no others."""
     out: Schema = {"type": "object", "properties": dict(properties)}
     if required:
         out["required"] = required
@@ -147,7 +149,7 @@ def _described(doc: str, schema: Schema) -> Schema:
 
 
 def _opened(schema: Mapping[str, Any]) -> Schema:
-    """A knob's schema, with `x-` keys allowed in its maps."""
+    """The schema of a knob with `x-` keys allowed in its maps."""
     out = dict(schema)
     if "properties" in schema:
         out["properties"] = {key: _opened(inner) for key, inner in schema["properties"].items()}
@@ -157,11 +159,11 @@ def _opened(schema: Mapping[str, Any]) -> Schema:
     return out
 
 
-def main(folder: str) -> None:
-    """Writes the published schemas into a folder, which is made if need be."""
-    os.makedirs(folder, exist_ok=True)
+def main(directory: str) -> None:
+    """Write the published schemas to a directory, which is created if needed."""
+    os.makedirs(directory, exist_ok=True)
     for name, schema in published().items():
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
             file.write(to_text(schema))
 
 

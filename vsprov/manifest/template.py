@@ -1,8 +1,7 @@
-"""Templates of manifests: Jinja2 without files, environment, randomness or long waits.
+"""Manifest templates: Jinja2 without access to files, the environment or random numbers.
 
-A template comes from whoever wrote the manifest and is run where it can do no harm: in Jinja's sandbox (no
-attributes that lead to code), and that in a process of its own with limits on memory, time and output: the
-sandbox forbids neither `"a" * 10**9` nor `9**(9**9)`.
+Templates are untrusted. They run in Jinja's sandbox, which denies attributes that lead to code, in a separate
+process with limits on memory, time and output, because the sandbox allows `"a" * 10**9` and `9**(9**9)`.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
 
 MAX_SECONDS = 5
 MAX_MEMORY = 512 * 1024 * 1024
-"""Bytes of address space for rendering, above what the process has already."""
+"""Address space for rendering in bytes, in addition to that of the process."""
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def render(text: str, file: str, values: Mapping[str, Any]) -> str:
-    """The text that a template makes of the values.
+    """The output of a template.
 
-    None, booleans, lists and mappings come out as YAML, not as Python. Raises ManifestError with the line of
-    the template for what is wrong in it: undefined names, more than MAX_TEXT bytes, MAX_SECONDS, MAX_MEMORY.
+    None, booleans, lists and maps are printed as YAML. Raises ManifestError with the line in the template for
+    syntax errors, undefined names, and templates that exceed MAX_TEXT, MAX_SECONDS or MAX_MEMORY.
     """
     environment = _environment(values)
     readable, writable = os.pipe()
@@ -60,9 +59,10 @@ def render(text: str, file: str, values: Mapping[str, Any]) -> str:
 
 
 def load_values(paths: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
-    """The values of YAML files, then of settings `a.b=scalar`: the last wins, mappings merge.
+    """The values from YAML files and from settings `a.b=scalar`. Later ones override earlier ones; maps are
+    merged.
 
-    Raises ManifestError for a bad file and UsageError for a bad setting.
+    Raises ManifestError for an invalid file and UsageError for an invalid setting.
     """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -73,9 +73,9 @@ def load_values(paths: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
             if isinstance(document.value, dict):
                 values = _merge(values, document.value)
             else:
-                problems.append(Problem("values are one mapping", document.positions[()]))
+                problems.append(Problem("values must be a map", document.positions[()]))
         for document in documents[1:]:
-            problems.append(Problem("a second document; values are one mapping", document.positions[()]))
+            problems.append(Problem("values must be a single document", document.positions[()]))
     if problems:
         raise ManifestError(problems)
     for setting in sets:
@@ -97,23 +97,23 @@ def _set(values: dict[str, Any], setting: str) -> None:
     name, equals, text = setting.partition("=")
     keys = name.split(".")
     if not equals or not all(_KEY.fullmatch(key) for key in keys):
-        raise UsageError(f"--set {name}: not of the form a.b=value", hint="lists go into a --values file")
+        raise UsageError(f"--set {name}: expected a.b=value", hint="set lists in a --values file")
     value = _setting(name, text)
     *parents, last = keys
     at = values
     for key in parents:
         inner = {} if at.get(key) is None else at[key]
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {name}: {key} is not a mapping")
+            raise UsageError(f"--set {name}: {key} is not a map")
         at[key] = inner
         at = inner
     at[last] = value
 
 
 def _setting(name: str, text: str) -> Scalar:
-    """The scalar of a setting: as in YAML, but that no character except a quote at the start is special."""
+    """The scalar of a setting: as in YAML, but only a quote at the start is a special character."""
     if text.startswith(("[", "{")):
-        raise UsageError(f"--set {name}: not a scalar", hint="lists and mappings go into a --values file")
+        raise UsageError(f"--set {name}: expected a scalar", hint="set lists and maps in a --values file")
     try:
         if not text.startswith(("'", '"')):
             return plain(text)
@@ -121,7 +121,7 @@ def _setting(name: str, text: str) -> Scalar:
         raise UsageError(f"--set {name}: {error}", hint=error.hint) from None
     documents, problems = parse(text, "--set")
     if problems or len(documents) != 1 or not isinstance(documents[0].value, str):
-        raise UsageError(f"--set {name}: not one quoted text", hint="quotes within need quotes around them")
+        raise UsageError(f"--set {name}: invalid quoted string", hint="escape quotes inside the string")
     return documents[0].value
 
 
@@ -131,7 +131,7 @@ def _environment(values: Mapping[str, Any]) -> SandboxedEnvironment:
     from jinja2.utils import missing
 
     class Unknown(jinja2.StrictUndefined):
-        """Says what there is instead."""
+        """An undefined name, with a message that lists the defined ones."""
 
         __slots__ = ()
         __index__ = jinja2.StrictUndefined._fail_with_undefined_error  # of range(n)
@@ -146,19 +146,19 @@ def _environment(values: Mapping[str, Any]) -> SandboxedEnvironment:
             known = values if within is missing else within
             near = closest(name, [str(key) for key in known])
             listed = ", ".join(str(key) for key in list(known)[:20]) or "nothing"
-            return f"{name!r} is undefined; " + (f"did you mean {near!r}?" if near else f"there is: {listed}")
+            return f"{name!r} is undefined; " + (f"did you mean {near!r}?" if near else f"defined: {listed}")
 
     environment = ImmutableSandboxedEnvironment(
         undefined=Unknown, autoescape=False, keep_trailing_newline=True, finalize=_finalize
     )
-    # A plan that depended on chance would never be empty.
+    # With random output, a second plan would not be empty.
     del environment.filters["random"], environment.globals["lipsum"]
     environment.filters |= {"to_yaml": _to_yaml, "quote": lambda value: _to_yaml(str(value))}
     return environment
 
 
 def _to_yaml(value: object) -> str:
-    """The value as YAML on one line: JSON, with the characters escaped that YAML does not allow."""
+    """The value as YAML on one line: JSON with escapes for characters that YAML does not allow."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
@@ -167,14 +167,14 @@ _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def _finalize(value: object) -> object:
-    """What `{{ value }}` prints: YAML where Python's own spelling would mean something else."""
+    """The output of `{{ value }}`: YAML for values that Python prints differently."""
     return _to_yaml(value) if value is None or isinstance(value, bool | list | tuple | dict) else value
 
 
 def _answer(
     writable: int, environment: SandboxedEnvironment, text: str, values: Mapping[str, Any]
 ) -> NoReturn:
-    """In the child: writes "=" and the text, or "!" and what is wrong, and ends the process."""
+    """In the child process: write "=" and the text, or "!" and the error, then exit."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -190,7 +190,7 @@ def _answer(
 
 
 def _confine() -> None:
-    """Limits this process in memory and CPU time (setrlimit(2))."""
+    """Limit the memory and CPU time of this process (setrlimit(2))."""
     with open("/proc/self/statm", encoding="ascii") as file:
         present = int(file.read().split()[0]) * resource.getpagesize()
     for limit, value in (
@@ -209,18 +209,18 @@ def _generate(environment: SandboxedEnvironment, text: str, values: Mapping[str,
     for node in environment.parse(text).find_all(
         (nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)
     ):
-        raise TemplateSyntaxError("a template cannot use other files (include, extends, import)", node.lineno)
+        raise TemplateSyntaxError("templates cannot use other files (include, extends, import)", node.lineno)
     size = 0
     for piece in environment.from_string(text).generate(values):
         data = piece.encode("utf-8", "surrogatepass")
         size += len(data)
         if size > MAX_TEXT:
-            raise ValueError(f"the text grows beyond {MAX_TEXT >> 20} MiB")
+            raise ValueError(f"output is larger than {MAX_TEXT >> 20} MiB")
         yield data
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    """Message and line of the template."""
+    """The message, and the line in the template."""
     from jinja2 import TemplateSyntaxError
 
     if isinstance(error, TemplateSyntaxError):
@@ -239,7 +239,7 @@ def _describe(error: Exception) -> tuple[str, int]:
 
 
 def _receive(readable: int) -> bytes | None:
-    """All that comes until the other end is closed, or None after MAX_SECONDS."""
+    """All data until the other end is closed, or None after MAX_SECONDS."""
     deadline = time.monotonic() + MAX_SECONDS
     poll = select.poll()
     poll.register(readable, select.POLLIN)
@@ -256,7 +256,7 @@ def _read_answer(answer: bytes | None, code: int, file: str) -> str:
     if answer is None or code in (-signal.SIGXCPU, -signal.SIGKILL):
         message = f"takes longer than {MAX_SECONDS} s"
     elif code < 0 or not answer:
-        message = f"ends the process that renders it ({signal.Signals(-code).name if code < 0 else code})"
+        message = f"the rendering process ended with {signal.Signals(-code).name if code < 0 else code}"
     elif answer[:1] == b"=":
         return answer[1:].decode("utf-8", "surrogatepass")
     else:

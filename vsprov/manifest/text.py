@@ -1,9 +1,9 @@
-"""YAML text to plain values, each with its place in the text.
+"""From YAML text to plain values with their positions.
 
-YAML with the scalars of its 1.2 core schema (see `scalar`), and stricter: keys are strings and occur once, no
-merge keys, no tags but the core ones, no NUL, limits on everything.
+A strict subset of YAML with the scalars of the 1.2 core schema (see `scalar`): keys are unique strings; merge
+keys, tags other than the core ones and NUL are refused; everything is limited in size.
 
-Values are built straight from the parser's events; a tree of nodes in between costs more than the parsing.
+Values are built directly from the events of the parser. A tree of nodes takes longer to build than to parse.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from vsprov.manifest.scalar import Scalar, ScalarError, plain, short
 from vsprov.manifest.syntax_errors import MAX_DEPTH, TOO_DEEP, explain
 
 MAX_TEXT = 16 * 1024 * 1024
-"""Bytes of a file, characters of a text."""
+"""Size of a file in bytes, or of a text in characters."""
 MAX_SCALAR = 1024 * 1024
-"""Characters of one scalar."""
+"""Size of a scalar in characters."""
 MAX_NODES = 2_000_000
-"""Values in one text, aliases followed; bounds the memory (about 0.3 kB each)."""
+"""Values in a text, including those behind aliases. Limits memory use (about 0.3 kB per value)."""
 MAX_ALIASED = 200_000
-"""Values that aliases may add to one text."""
+"""Values that aliases add to a text."""
 MAX_DOCUMENTS = 20_000
 MAX_PROBLEMS = 100
-"""After so many problems the rest of a text is not read."""
+"""Problems after which reading a text stops."""
 
 Value: TypeAlias = dict[str, Any] | list[Any] | Scalar
 Path: TypeAlias = tuple[str | int, ...]
@@ -48,10 +48,10 @@ _Loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
 
 class Positions(Mapping[Path, Position]):
-    """Where each value of a document begins.
+    """The position of each value of a document.
 
-    The path () is the document itself; a value in a mapping has the position of its key, a value in a list
-    its own. What an alias brings in keeps the position it has under its anchor.
+    The path () is the document itself. A value in a map has the position of its key, a value in a list its
+    own. Values behind an alias have their position below the anchor.
     """
 
     __slots__ = ("_file", "_first_line", "_mark", "_spots")
@@ -80,14 +80,14 @@ class Positions(Mapping[Path, Position]):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a text. Aliases share their object with the anchor: never change it in place."""
+    """A document of a text. Aliases share objects with their anchors, so never modify the value."""
 
     value: Value
     positions: Mapping[Path, Position]
 
 
 def decode(data: bytes, file: str) -> str:
-    """The text of a UTF-8 file. Raises ManifestError with the place of the first byte that is not UTF-8."""
+    """The text of a UTF-8 file. Raises ManifestError with the position of the first invalid byte."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -96,16 +96,16 @@ def decode(data: bytes, file: str) -> str:
         problem = Problem(
             f"byte 0x{data[error.start]:02x} is not UTF-8",
             _place(before, len(before), file, 1),
-            hint="save the file as UTF-8" + (", it looks like UTF-16" if wide else ""),
+            hint="save the file as UTF-8" + ("; it looks like UTF-16" if wide else ""),
         )
         raise ManifestError([problem]) from None
 
 
 def parse(text: str, file: str) -> tuple[list[Document], list[Problem]]:
-    """The documents of a text and, in the order of the lines, all that is wrong; never raises for bad text.
+    """The documents of a text, and its problems in the order of their positions.
 
-    Empty documents are left out. After a syntax error reading goes on at the next `---`. Where a single value
-    is refused, its text stands in the document, so that the rest can still be checked.
+    Empty documents are omitted. After a syntax error, reading continues at the next `---`. A refused value is
+    kept as a string, so that the rest of the document can be checked.
     """
     if len(text) > MAX_TEXT:
         return [], [Problem(f"the text is larger than {MAX_TEXT >> 20} MiB", Position(file, 1, 1))]
@@ -138,8 +138,8 @@ def _place(text: str, index: int, file: str, first_line: int) -> Position:
 
 _DOCUMENT_START = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
-# All but what YAML 1.2.2 (section 5.1) allows, and the line breaks that the parser counts but editors do not:
-# after one of these every position would name the wrong line.
+# Characters that YAML 1.2.2 (section 5.1) does not allow, and line breaks that the parser counts and editors
+# do not, after which all positions would be wrong.
 _NOT_ALLOWED = re.compile(
     "[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
 )
@@ -155,19 +155,19 @@ _SCALAR_TAGS: dict[str, tuple[type, ...]] = {
 
 
 class _StopError(Exception):
-    """This document cannot be read further; `index` is how far it was read."""
+    """Stops reading a document, at `index`."""
 
     def __init__(self, index: int) -> None:
         self.index = index
 
 
 class _EnoughError(Exception):
-    """Nothing more is to be read."""
+    """Stops reading the text."""
 
 
 @dataclass(slots=True)
 class _Anchor:
-    """What an anchor stands for; `inside`, the number of values below it, is None until it is complete."""
+    """The value of an anchor. `inside`: the number of values below it, None until it is complete."""
 
     value: Value
     inside: int | None
@@ -176,7 +176,7 @@ class _Anchor:
 
 
 class _Reader:
-    """Collects the documents and the problems of one text, which may be read in several pieces."""
+    """Collects the documents and problems of a text, which may be read in several parts."""
 
     def __init__(self, file: str) -> None:
         self.documents: list[Document] = []
@@ -190,7 +190,7 @@ class _Reader:
         self._next: Callable[[], Any]
 
     def printable(self, text: str) -> str:
-        """The text with a stand-in for each character that is not allowed, each reported."""
+        """The text with U+FFFD in place of characters that are not allowed, which are reported."""
         for match in _NOT_ALLOWED.finditer(text):
             place = _place(text, match.start(), self._file, 1)
             hint = "write it as an escape in double quotes, or remove it"
@@ -198,7 +198,7 @@ class _Reader:
         return _NOT_ALLOWED.sub("\ufffd", text) if self.problems else text
 
     def read(self, text: str, first_line: int) -> int | None:
-        """Reads documents to the end (None) or to the first broken one (the index where reading ended)."""
+        """Read all documents. Returns None, or the index of the first syntax error."""
         self._first_line = first_line
         loader = _Loader(text)
         self._next = loader.get_event
@@ -229,7 +229,7 @@ class _Reader:
         self.documents.append(Document(value, positions))
 
     def _value(self, event: Any, depth: int) -> tuple[Value, _Spots | None, int]:
-        """The value that begins with the event, its spots, its height (0: a scalar, 1: a list of these)."""
+        """The value that starts with the event, its spots and its height (0: scalar, 1: list of scalars)."""
         kind = event.__class__
         if kind is ScalarEvent:
             scalar = self._scalar(event)
@@ -268,7 +268,7 @@ class _Reader:
                 continue
             if key in spots:
                 first = self._first_line + spots[key][0].line
-                message = f"key {short(key)} stands twice, in lines {first} and {self._at(event).line}"
+                message = f"duplicate key {short(key)} (lines {first} and {self._at(event).line})"
                 self._refuse(event, message, "remove one of them")
                 continue
             value[key] = item
@@ -287,9 +287,9 @@ class _Reader:
         return highest + 1
 
     def _key(self, event: Any, depth: int) -> str | None:
-        """The key, or None (reported) if it is not a string."""
+        """The key, or None after reporting that it is not a string."""
         if event.__class__ is not ScalarEvent:
-            self._refuse(event, "a key must be a string", "write the key out as one word or in quotes")
+            self._refuse(event, "keys must be strings", "write the key as a word or in quotes")
             self._value(event, depth)
             return None
         text: str = event.value
@@ -297,11 +297,11 @@ class _Reader:
         if unquoted and event.anchor is None and text in self._keys:
             return text
         if unquoted and text == "<<":
-            self._refuse(event, "merge keys are not supported", "write the keys out, or use a template")
+            self._refuse(event, "merge keys are not supported", "repeat the keys, or use a template")
             return None
         key, _, _ = self._value(event, depth)
         if not isinstance(key, str):
-            self._refuse(event, f"the key {text[:60] or 'null'} is not a string", "put the key in quotes")
+            self._refuse(event, f"key {text[:60] or 'null'} is not a string", "quote the key")
             return None
         if unquoted:
             self._keys.add(key)
@@ -312,10 +312,10 @@ class _Reader:
         tag = event.tag
         unquoted = event.implicit[0]
         if len(text) > MAX_SCALAR:
-            self._refuse(event, f"a value of more than {MAX_SCALAR >> 20} MiB")
+            self._refuse(event, f"value larger than {MAX_SCALAR >> 20} MiB")
             return ""
         if not unquoted and "\0" in text:
-            self._refuse(event, "a NUL character is not allowed, not even as an escape")
+            self._refuse(event, "NUL characters are not allowed, even escaped")
         if tag is not None and tag not in _SCALAR_TAGS:
             self._refuse_tag(event)
         elif tag in (None, f"{_TAG}str") and not unquoted:
@@ -329,35 +329,35 @@ class _Reader:
 
     def _tagged(self, event: Any, value: Scalar) -> Scalar:
         if type(value) not in _SCALAR_TAGS[event.tag]:
-            self._refuse(event, f"{short(event.value)} is no !!{event.tag.removeprefix(_TAG)}")
+            self._refuse(event, f"{short(event.value)} is not a valid !!{event.tag.removeprefix(_TAG)}")
         return float(value) if event.tag == f"{_TAG}float" and isinstance(value, int) else value
 
     def _alias(self, event: Any, depth: int) -> tuple[Value, _Spots | None, int]:
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
-            hint = "quote a '*' that is meant as text"
-            self._refuse(event, f"no anchor &{event.anchor} stands before this alias", hint)
+            hint = "quote a string that starts with '*'"
+            self._refuse(event, f"undefined alias *{event.anchor}", hint)
             return f"*{event.anchor}", None, 0
         if anchor.inside is None:
-            self._refuse(event, f"the alias *{event.anchor} stands within its own anchor")
+            self._refuse(event, f"alias *{event.anchor} refers to itself")
             return f"*{event.anchor}", None, 0
         if depth + anchor.height > MAX_DEPTH:
             self._stop(event, TOO_DEEP)
         self._aliased += anchor.inside + 1
         if self._aliased > MAX_ALIASED:
-            self._stop(event, f"aliases stand for more than {MAX_ALIASED} values")
+            self._stop(event, f"aliases expand to more than {MAX_ALIASED} values")
         self._count(event, anchor.inside)
         return anchor.value, anchor.spots, anchor.height
 
     def _count(self, event: Any, values: int) -> None:
         self._nodes += values
         if self._nodes > MAX_NODES:
-            self._refuse(event, f"more than {MAX_NODES} values in one text", "split it into several files")
+            self._refuse(event, f"more than {MAX_NODES} values", "split it into several files")
             raise _EnoughError
 
     def _refuse_tag(self, event: Any) -> None:
         tag = short(event.tag.replace(_TAG, "!!", 1))
-        self._refuse(event, f"the tag {tag} is not supported", "quote a '!' that is meant as text")
+        self._refuse(event, f"tag {tag} is not supported", "quote a string that starts with '!'")
 
     def _at(self, event: Any) -> Position:
         return Position(self._file, self._first_line + event.start_mark.line, event.start_mark.column + 1)
@@ -372,5 +372,5 @@ class _Reader:
     def _report(self, message: str, position: Position, hint: str = "") -> None:
         self.problems.append(Problem(message, position, hint=hint))
         if len(self.problems) == MAX_PROBLEMS:
-            self.problems.append(Problem(f"{MAX_PROBLEMS} problems found, the rest was not read", position))
+            self.problems.append(Problem(f"stopped after {MAX_PROBLEMS} problems", position))
             raise _EnoughError

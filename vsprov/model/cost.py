@@ -1,4 +1,4 @@
-"""What a change costs a running server."""
+"""The cost of a change to a running server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ COSTS: tuple[Cost, ...] = ("none", "live", "restart", "recreate")
 
 
 def highest(costs: Iterable[Cost]) -> Cost:
-    """The highest of `costs`; "none" if there are none."""
+    """The highest of `costs`, or "none"."""
     return max(costs, key=COSTS.index, default="none")
 
 
 def cost_of(kind: type, path: str) -> Cost:
-    """What a change of the key at `path` ("init.env.A") costs; KeyError for a key that `kind` lacks."""
+    """The cost of changing the key at `path` ("init.env.A"). Raises KeyError for a key that `kind` lacks."""
     cost: Cost | None = None
     inside: type | None = kind
     for name in path.split("."):

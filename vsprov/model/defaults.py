@@ -1,7 +1,7 @@
-"""What an image says its servers do where they do not say it themselves.
+"""Defaults that an image provides for its servers.
 
-Kept with the image as JSON, {"entrypoint": […], "command": […], "env": {…}, "user", "workingDir",
-"stopSignal"}, whatever it lacks left out; the words are those of an OCI image's configuration.
+Stored with the image as JSON: {"entrypoint": […], "command": […], "env": {…}, "user", "workingDir",
+"stopSignal"}, without keys that are not set. The keys are those of an OCI image configuration.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from vsprov.model.sources import Defaults
 
 
 def init_of(init: Init, config: Mapping[str, Any]) -> Init:
-    """The init of a server on an image: its own words, then the image's, then what holds for every server.
+    """The init of a server that uses an image: what it sets itself, then the image's defaults, then vsprov's.
 
-    A command of the server's own replaces entrypoint and command of the image; `args` alone replace the
-    image's command and keep its entrypoint.
+    `command` replaces the entrypoint and the command of the image; `args` alone replaces its command only.
     """
     own = init.command or tuple(config.get("entrypoint", ()))
     args = init.args or (() if init.command else tuple(config.get("command", ())))
@@ -35,12 +34,12 @@ def init_of(init: Init, config: Mapping[str, Any]) -> Init:
 
 
 def lacks_command(image: str) -> str:
-    """What is wrong where `init_of` gives a server of this image no command."""
-    return f"image {image} brings no command, so the server has to name one"
+    """The error for a server of this image for which `init_of` returns no command."""
+    return f"image {image} has no default command; set init.command"
 
 
 def with_image_defaults(config: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
-    """The configuration of an image built on one with `config`."""
+    """The configuration of an image built from one with `config`."""
     out = dict(config)
     if defaults.command:
         out.pop("entrypoint", None)

@@ -1,9 +1,11 @@
-"""How the values of knobs become texts in the files of a control group, and back.
+"""How the values of knobs are encoded in the files of a control group.
 
-A *group* below is the settled values of one server or pool, {path: value}. *Texts* are file contents as the
-kernel shows them, {file: text}, normalised by `normal`. An absent value means the kernel's default, which
-vsprov owns: it is written when it differs. Sources: Documentation/admin-guide/cgroup-v2.rst,
-cgroup-v1/{memory,cpusets,blkio-controller,hugetlb}.rst, scheduler/sched-bwc.rst.
+A *group* below holds the rounded values of one server or pool, {path: value}. *Texts* are file contents as
+the kernel shows them, {file: text}, normalized by `normal`. An absent value means the kernel's default, which
+vsprov manages too: it writes the default if the file differs.
+
+Sources: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/{memory,cpusets,blkio-controller,hugetlb}.rst,
+scheduler/sched-bwc.rst.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ Texts = Mapping[str, str]
 
 PERIOD = 100_000  # microseconds; the kernel's default CFS period
 CPU_QUANTUM = PERIOD // 1000  # microseconds of quota per thousandth of a CPU
-# v1 shows "no limit" as the largest multiple of a page that fits; anything from here on is taken for it.
+# v1 shows "no limit" as the largest multiple of a page that fits; values from here on are treated as that.
 UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What encoding needs to know of the host. `devices` maps a block device's path to its "major:minor"."""
+    """Properties of the host that encodings use. `devices` maps paths of block devices to "major:minor"."""
 
     page: int = 4096
     cpus: str = "0"
@@ -38,12 +40,12 @@ class Host:
 class Side:
     """A knob on one cgroup version.
 
-    `encode` gives the texts for a value (None: the default); `read` the value in the texts of the whole
-    group (None: the default). `at_most` names a file that must never hold less than `files[0]` does, or the
-    kernel refuses the write. `reset` is what, written after a device's number, removes that device's line
-    from a file with one line per device. `new_group` is what a new group's file holds where that is not the
-    default. `nested`: the kernel refuses a child beyond its parent. `blank`: an empty file stands for the
-    default too, but cannot be emptied while processes are in the group (ENOSPC).
+    `encode` returns the texts for a value, `read` the value from the texts of the whole group; None is the
+    default. `at_most`: a file that must not hold less than `files[0]`, or the kernel refuses the write.
+    `reset`: text that, written after a device number, removes the line of that device. `new_group`: content
+    of the file in a new group if that is not the default. `nested`: the kernel refuses a value beyond that of
+    the parent. `blank`: an empty file also means the default, but the file cannot be emptied while the group
+    has processes (ENOSPC).
     """
 
     controller: str
@@ -57,7 +59,7 @@ class Side:
     blank: bool = False
 
     def decode(self, texts: Texts, host: Host) -> Any:
-        """The value in the texts of the whole group; None for the default, and for texts no kernel wrote."""
+        """The value from the texts of the whole group; None for the default and for malformed texts."""
         try:
             return self.read(texts, host)
         except (ValueError, LookupError, ArithmeticError):
@@ -69,7 +71,7 @@ def read_flag(text: str) -> bool:
 
 
 def read_ids(text: str) -> str | None:
-    """A v1 group that nobody has given CPUs yet has none; it can hold no process."""
+    """A new v1 group has no CPUs and cannot hold processes."""
     return units.parse_id_list(text) if text else None
 
 
@@ -86,7 +88,7 @@ def scalar(
     nested: bool = False,
     blank: bool = False,
 ) -> Side:
-    """A knob that is one word in one file; `unlimited` is how this file spells "max"."""
+    """A knob with one word in one file; `unlimited` is how the file spells "max"."""
 
     def initial(host: Host) -> str:
         return default if isinstance(default, str) else default(host)
@@ -108,7 +110,7 @@ def scalar(
 
 
 def to_multiple(value: Any, size: int) -> Any:
-    """The kernel keeps limits of memory in whole pages, rounded down; what is near its largest is none."""
+    """The kernel rounds memory limits down to pages and treats the largest values as no limit."""
     return MAX if value == MAX or value >= UNLIMITED else value // size * size
 
 
@@ -166,7 +168,7 @@ V2_BANDWIDTH = Side(
 )
 
 
-# v1 limits memory and swap together: memsw = memory.max + swapMax, and there is no way to say it without
+# v1 limits memory and swap together: memsw = memory.max + swapMax, which cannot be expressed without
 # memory.max.
 def _encode_memsw(value: Any, group: Group, host: Host) -> Texts:
     limit, swap = (
@@ -196,7 +198,7 @@ _IO_KEYS = (("readBps", "rbps"), ("writeBps", "wbps"), ("readIops", "riops"), ("
 
 
 def _device_number(path: str, host: Host) -> str:
-    return host.devices.get(path, path)  # a device that is gone has no number; no kernel takes its path
+    return host.devices.get(path, path)  # a missing device has no number; the kernel refuses its path
 
 
 def _encode_io_max(value: Any, group: Group, host: Host) -> Texts:
@@ -264,19 +266,19 @@ V2_IO_MAX = Side(
 
 
 def normal(file: str, raw: str) -> str:
-    """A file's content as texts are compared: v1's enormous "no limit" is -1, per-device lines are sorted."""
+    """A file's content, normalized for comparison: v1's huge "no limit" is -1, device lines are sorted."""
     text = raw.strip()
     if file.endswith("limit_in_bytes"):
         return "-1" if int(text) >= UNLIMITED else text
     if file.startswith("hugetlb.") and text != MAX and int(text) >= UNLIMITED:
-        return MAX  # cgroup2 shows a limit that was never written as a number too
-    if file == "io.weight":  # lines after the first are per-device overrides, which vsprov does not make
+        return MAX  # cgroup2 also shows a limit that was never written as a number
+    if file == "io.weight":  # the other lines are per-device overrides, which vsprov does not use
         return text.split("\n", 1)[0]
     return "\n".join(sorted(text.split("\n"))) if "\n" in text else text
 
 
 def writes(side: Side, before: str, after: str) -> tuple[str, ...]:
-    """What to write, one write(2) each, to turn a file's text `before` into `after`."""
+    """The texts to write, one write(2) each, to change a file's text from `before` to `after`."""
     if not side.reset:
         return (after,)
     old, new = ({line.split(" ", 1)[0]: line for line in text.splitlines()} for text in (before, after))

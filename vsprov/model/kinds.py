@@ -1,7 +1,7 @@
-"""The kinds of value a knob can have: how each is spelt in a manifest, read, kept as JSON, shown and joined.
+"""The kinds of values that knobs and keys have: how they are written, parsed, stored as JSON and shown.
 
-For every kind and value: `parse(dump(v)) == v`. Where a manifest spells the value as one scalar, `format`
-gives that scalar.
+For every kind and value, `parse(dump(v)) == v`. If a manifest writes the value as a scalar, `format` returns
+that scalar.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from vsprov.model import units
 from vsprov.model.units import MAX, UnitError
 
-MOST_IOPS = 2**32 - 2  # one more is how block/blk-throttle.c keeps "no limit"
-ITEM = "[]"  # in a path: any item of a list
+MOST_IOPS = 2**32 - 2  # block/blk-throttle.c stores "no limit" as 2**32 - 1
+ITEM = "[]"  # any item of a list, in a path
 SMALLEST_CPU = 10  # thousandths of a CPU; sched-bwc.rst: a quota is at least 1 ms, our period is 100 ms
 
 
@@ -24,10 +24,10 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How values of a kind are spelt.
+    """A kind of value.
 
-    `schema` is the manifest's spelling as JSON Schema; `parse` raises UnitError; `dump` gives JSON that
-    `parse` reads; `format` text for people. `parts` are the readers of what is inside a value, by its path.
+    `schema`: JSON Schema of the value in a manifest. `parse` raises UnitError. `dump` returns JSON that
+    `parse` reads, `format` text for people. `parts`: parsers of the scalars inside a value, by path.
     """
 
     name: str
@@ -44,7 +44,7 @@ def _quantity(pattern: str, *, also_max: bool, number: str = "integer") -> dict[
 
 
 def parse_count(low: int, high: int, *, also_max: bool = False) -> Callable[[Any], Any]:
-    """A reader of whole numbers within bounds."""
+    """A parser of whole numbers between `low` and `high`."""
 
     def parse(raw: Any) -> Any:
         if also_max and raw == MAX:
@@ -67,7 +67,7 @@ def _parse_cpu_limit(raw: Any) -> Any:
     if limit != MAX and limit < SMALLEST_CPU:
         raise UnitError(
             f"{units.short(raw, repr)} is below {SMALLEST_CPU}m, "
-            "the least the scheduler can give (1 ms in each 100 ms)"
+            "the minimum of the scheduler (1 ms per 100 ms)"
         )
     return limit
 
@@ -81,10 +81,10 @@ def _parse_flag(raw: Any) -> bool:
 def _rlimit(
     name: str, schema: Mapping[str, Any], one: Callable[[Any], Any], show: Callable[[Any], str]
 ) -> Kind:
-    """A limit of each process; `schema`, `one` and `show` are those of a single number of it."""
+    """A process limit; `schema`, `one` and `show` are those of the soft or hard limit alone."""
 
     def parse(raw: Any) -> tuple[Any, Any]:
-        """(soft, hard) of `{soft: 1024, hard: 4096}`, or of one number for both."""
+        """(soft, hard) from `{soft: 1024, hard: 4096}` or from one number for both."""
         if isinstance(raw, tuple):
             raw = dict(zip(("soft", "hard"), raw, strict=True))
         if not isinstance(raw, Mapping):
@@ -93,7 +93,7 @@ def _rlimit(
         hard = one(raw.get("hard", raw.get("soft")))
         soft = one(raw.get("soft", hard))
         if hard != MAX and (soft == MAX or soft > hard):
-            hint = "the hard limit is the ceiling of the soft one"
+            hint = "the soft limit cannot exceed the hard limit"
             raise UnitError(f"soft {show(soft)} is above hard {show(hard)}", hint)
         return soft, hard
 
@@ -119,18 +119,18 @@ _IO_FIELDS = {
 
 
 def _parse_io_devices(raw: Any) -> tuple[tuple[tuple[str, Any], ...], ...]:
-    """One row of (key, value) pairs per device, sorted; a limit that is not given is "max"."""
+    """One row of (key, value) pairs for each device, sorted; limits that are not set are "max"."""
     rows: dict[str, tuple[tuple[str, Any], ...]] = {}
     for given in raw:
         entry = dict(given)
         device = entry["device"]
         if device in rows:
-            raise UnitError(f"device {device} is listed twice")
+            raise UnitError(f"duplicate device {device}")
         limits = []
         for key, parse in _IO_FIELDS.items():
             limit = parse(entry.get(key, MAX))
             if limit == 0:
-                raise UnitError(f"{key}: 0 would stop the device", "write max for no limit, or at least 1")
+                raise UnitError(f"{key}: 0 would block all I/O", "write max for no limit, or at least 1")
             limits.append((key, limit))
         rows[device] = (("device", device), *limits)
     return tuple(rows[device] for device in sorted(rows))
@@ -214,7 +214,7 @@ IO_DEVICES = Kind(
             "properties": {
                 "device": {
                     "type": "string",
-                    "description": "Path of a whole block device.",
+                    "description": "Path of the block device, not of a partition.",
                     "pattern": "^/dev/[A-Za-z0-9._/-]+$",
                     "patternErrorMessage": "is not the path of a device, such as /dev/vda",
                 },

@@ -1,4 +1,4 @@
-"""Signals, users and capabilities: the ways in which people name them, and the one in which vsprov does."""
+"""Names of signals, users and capabilities, and their canonical forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from vsprov.model.units import UnitError
 
-# The names kill(1) knows, without SIG; real-time signals as RTMIN+n.
+# As in kill(1), without SIG; real-time signals are RTMIN+n.
 SIGNALS = {
     name: number
     for number, name in enumerate(
@@ -21,7 +21,7 @@ LAST_SIGNAL = 64  # SIGRTMAX
 
 
 def parse_signal(raw: Any) -> str:
-    """`TERM` of TERM, SIGTERM or 15; `RTMIN+3` of SIGRTMIN+3 or 37."""
+    """`TERM` from TERM, SIGTERM or 15; `RTMIN+3` from SIGRTMIN+3 or 37."""
     text = str(raw).upper().removeprefix("SIG")
     if re.fullmatch(r"[0-9]{1,2}", text, re.ASCII):
         number = int(text)
@@ -36,7 +36,7 @@ def parse_signal(raw: Any) -> str:
 
 
 def signal_number(name: str) -> int:
-    """15 of "TERM", 37 of "RTMIN+3" (signal(7): SIGRTMIN is 34 under glibc)."""
+    """15 for "TERM", 37 for "RTMIN+3" (signal(7): SIGRTMIN is 34 with glibc)."""
     return SIGNALS[name] if name in SIGNALS else 34 + int(name.partition("+")[2] or 0)
 
 
@@ -46,7 +46,7 @@ def parse_user(raw: Any) -> str:
     for part in text.split(":", 1):
         number = re.fullmatch(r"0|[1-9][0-9]{0,4}", part, re.ASCII)
         if number and int(part) > 65535:
-            raise UnitError(f"{raw!r}: {part} is above 65535, the end of a server's id range")
+            raise UnitError(f"{raw!r}: {part} is above 65535, the highest ID of a server")
         if not number and not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}\$?", part, re.ASCII):
             raise UnitError(
                 f"{raw!r} is not a user", 'write "0:0", "1000" or a name from the image\'s /etc/passwd'
@@ -54,7 +54,7 @@ def parse_user(raw: Any) -> str:
     return text
 
 
-# include/uapi/linux/capability.h, in order of their numbers.
+# include/uapi/linux/capability.h, in numerical order.
 CAPABILITIES = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
     "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
@@ -62,18 +62,17 @@ CAPABILITIES = (
     "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
     "PERFMON BPF CHECKPOINT_RESTORE "
 ).split()
-# What podman gives a container by default; enough for packages, daemons and setuid programs, nothing of the
-# host's.
+# The default set of podman: enough for packages, daemons and setuid programs, without power over the host.
 DEFAULT_CAPABILITIES = frozenset(
     "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
 )
 
 
 def parse_capability(raw: Any) -> str:
-    """`NET_ADMIN` of cap_net_admin, CAP_NET_ADMIN or NET_ADMIN."""
+    """`NET_ADMIN` from cap_net_admin, CAP_NET_ADMIN or NET_ADMIN."""
     name = str(raw).upper().removeprefix("CAP_")
     if name not in CAPABILITIES:
-        raise UnitError(f"{raw!r} is not a capability", "names are as in capabilities(7), without CAP_")
+        raise UnitError(f"{raw!r} is not a capability", "use names from capabilities(7), without CAP_")
     return name
 
 

@@ -1,7 +1,7 @@
-"""The objects of a manifest: Image, Quota, Server, as frozen values with every default filled in.
+"""The objects of a manifest (Image, Quota, Server) as frozen values with all defaults filled in.
 
-`fields.write(obj)` is the object's canonical `spec`: valid in a manifest, and what marks, diffs and `get` are
-made of.
+`fields.write(spec)` returns the canonical `spec`, which is valid in a manifest and which marks, diffs and
+`get` are made from.
 """
 
 from __future__ import annotations
@@ -30,47 +30,51 @@ REQUIRE = "vsprov/require"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Init:
-    """What runs as pid 1. Style `exec`: the command itself, or below a reaper.
+    """What runs as PID 1: the command itself or, with `reaper`, a small init that runs it.
 
-    Where the image brings a command, variables, a directory, a user or a stop signal of its own, those hold
-    as far as these are absent: `defaults.init_of`. `args` come after the command, in place of the image's.
+    Keys that are not set default to those of the image, see `defaults.init_of`.
     """
 
     command: tuple[str, ...] = strings(
-        doc="The program and its arguments; looked up on PATH inside the server. The image's own if absent.",
+        doc="The program and its arguments, looked up in PATH inside the server. Defaults to the image's "
+        "entrypoint and command.",
         schema={"items": patterns.TEXT, "minItems": 1},
     )
     args: tuple[str, ...] = strings(
-        doc="Arguments after the command; without a command, after the image's entrypoint.",
+        doc="Arguments appended to command, or to the image's entrypoint if command is not set.",
         schema={"items": patterns.TEXT},
     )
-    style: Literal["exec"] = value("exec", doc="How the server runs: exec makes the command its pid 1.")
+    style: Literal["exec"] = value(
+        "exec", doc="How the command runs. exec: the command is PID 1 of the server."
+    )
     env: Mapping[str, str] = mapping(
-        doc="Environment variables of the command, besides those of the image.", schema=patterns.VARIABLES
+        doc="Environment variables for the command, in addition to those of the image.",
+        schema=patterns.VARIABLES,
     )
     working_dir: str | None = value(
-        None, doc="Where the command starts; where the image says, or /, if absent.", schema=patterns.ABSOLUTE
+        None, doc="Working directory of the command. Defaults to the image's, or /.", schema=patterns.ABSOLUTE
     )
     user: str | None = value(
         None,
-        doc="Who runs the command: UID, UID:GID, or names in the image's passwd and group files. Whom the "
-        "image says, or root, if absent.",
+        doc="User that runs the command: UID, UID:GID, or names from the image's passwd and group files. "
+        "Defaults to the image's user, or root.",
         schema=patterns.NAME_OR_NUMBER,
         parse=parse_user,
     )
     reaper: bool = value(
-        False, doc="Put a small init before the command that reaps orphans and passes signals on."
+        False,
+        doc="Run a small init as PID 1 that reaps orphaned processes and forwards signals to the command.",
     )
     stop_signal: str | None = value(
         None,
-        doc="The signal that asks the command to end: TERM, INT, RTMIN+3, … The image's, or TERM, if absent.",
+        doc="Signal that asks the command to stop: TERM, INT, RTMIN+3, … Defaults to the image's, or TERM.",
         schema=patterns.NAME_OR_NUMBER,
         parse=parse_signal,
         cost="live",
     )
     stop_timeout: int = value(
         10_000_000,
-        doc="How long a server may take to end before it is killed.",
+        doc="Time to wait for the server to stop before it is killed.",
         kind=DURATION,
         cost="live",
     )
@@ -78,33 +82,32 @@ class Init:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
-    """A mount at `target`. `id_map`: the guest's root owns what the host's does, if the file system can."""
-
     type: Literal["bind", "tmpfs"] = value(
-        doc="bind shows a path of the host; tmpfs is memory, empty at each start."
+        doc="bind: a file or directory of the host. tmpfs: a file system in memory, empty at each start."
     )
-    target: str = value(doc="Where in the server; made when it is missing.", schema=patterns.ABSOLUTE)
+    target: str = value(doc="Mount point in the server. Created if missing.", schema=patterns.ABSOLUTE)
     source: str | None = value(
-        None, doc="For bind: the host's folder or file.", schema=patterns.ABSOLUTE, only=("type", "bind")
+        None,
+        doc="For bind: the file or directory on the host.",
+        schema=patterns.ABSOLUTE,
+        only=("type", "bind"),
     )
-    read_only: bool = value(False, doc="Refuse writes, to what is mounted below as well.")
-    recursive: bool = value(
-        True, doc="For bind: with what is mounted below the source.", only=("type", "bind")
-    )
+    read_only: bool = value(False, doc="Mount read-only, including the mounts below.")
+    recursive: bool = value(True, doc="For bind: include the mounts below the source.", only=("type", "bind"))
     id_map: bool = value(
         True,
-        doc="For bind: the server's root owns what the host's root owns, if the file system can.",
+        doc="For bind: files of the host's root belong to the server's root, if the file system supports it.",
         only=("type", "bind"),
     )
     size: int | None = value(
         None,
-        doc="For tmpfs: the most it may hold; absent, half of the memory.",
+        doc="For tmpfs: maximum size. Defaults to half of the memory.",
         kind=BYTES,
         only=("type", "tmpfs"),
     )
     mode: str = value(
         "1777",
-        doc="For tmpfs: the permissions of its root, in octal and quotes.",
+        doc="For tmpfs: permissions of its root directory, in octal, quoted.",
         schema=patterns.file_mode("1777"),
         only=("type", "tmpfs"),
     )
@@ -117,14 +120,14 @@ _CAPABILITIES = {"items": {"type": "string", "examples": list(CAPABILITIES)}}
 class CapabilityChange:
     add: tuple[str, ...] = value(
         (),
-        doc="Capabilities to keep besides the default, by name, without CAP_.",
+        doc="Capabilities to keep in addition to the default set, without CAP_.",
         schema=_CAPABILITIES,
         parse=parse_capabilities,
         dump=list,
     )
     drop: tuple[str, ...] = value(
         (),
-        doc="Capabilities of the default to take away.",
+        doc="Capabilities to drop from the default set, without CAP_.",
         schema=_CAPABILITIES,
         parse=parse_capabilities,
         dump=list,
@@ -134,22 +137,21 @@ class CapabilityChange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
     user_namespace: Literal["auto"] = value(
-        "auto", doc="auto: a range of 65536 ids of its own; the server's root is nobody outside."
+        "auto",
+        doc="auto: a private range of 65536 user and group IDs; the server's root has no rights on the host.",
     )
     capabilities: CapabilityChange = one(
         CapabilityChange,
         CapabilityChange(),
-        doc=f"Changes to the default: {', '.join(sorted(DEFAULT_CAPABILITIES))}.",
+        doc=f"Changes to the default set: {', '.join(sorted(DEFAULT_CAPABILITIES))}.",
     )
     no_new_privileges: bool = value(
-        True, doc="Programs cannot gain rights by setuid or file capabilities (PR_SET_NO_NEW_PRIVS)."
+        True, doc="Programs cannot gain privileges through setuid or file capabilities (PR_SET_NO_NEW_PRIVS)."
     )
-    read_only_root: bool = value(
-        False, doc="The server cannot write to its root; mounts stay as they are declared."
-    )
+    read_only_root: bool = value(False, doc="Mount the root file system read-only. Does not affect mounts.")
 
     def kept(self) -> tuple[str, ...]:
-        """The bounding set, sorted: the default, with `add`, without `drop`."""
+        """The capability bounding set, sorted: the default set plus `add`, minus `drop`."""
         return tuple(
             sorted((DEFAULT_CAPABILITIES | set(self.capabilities.add)) - set(self.capabilities.drop))
         )
@@ -157,51 +159,55 @@ class Security:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependency:
-    name: str = value(doc="The other server.", schema=patterns.NAME, refers="Server")
+    name: str = value(doc="Server that this one depends on.", schema=patterns.NAME, refers="Server")
     condition: Literal["started"] = value(
-        "started", doc="What must be true of it. started: its command runs."
+        "started", doc="Condition to wait for. started: its command is running."
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A virtual server as wanted.
+    """The desired state of a virtual server.
 
-    `resources` is complete: a quota of scope server is merged in; `quota` names a pool.
+    A quota with scope server is already merged into `resources`; `quota` is set only for pools.
     """
 
     image: str = value(
-        doc="The Image whose files the server starts from.",
+        doc="Image that provides the root file system.",
         schema=patterns.NAME,
         refers="Image",
         cost="restart",
     )
     quota: str | None = value(
         None,
-        doc="The Quota whose resources the server gets, or shares with others when it is a pool.",
+        doc="Quota that provides resources: to each server that names it, or shared if it is a pool.",
         schema=patterns.NAME,
         refers="Quota",
         cost="restart",  # another parent group: the root of the guest's cgroup namespace cannot be moved
     )
     resources: Mapping[str, Any] = knobs(
-        doc="Resources of this server; each wins over the same key of a quota of scope server.", cost="live"
+        doc="Resources of this server. They override those of a quota with scope server.", cost="live"
     )
-    state: Literal["Running", "Stopped"] = value("Running", doc="Whether the server is to run.", cost="none")
+    state: Literal["Running", "Stopped"] = value(
+        "Running", doc="Whether the server should be running.", cost="none"
+    )
     hostname: str = value(
-        doc="The server's own host name; its name if absent.",
+        doc="Host name of the server. Defaults to the server's name.",
         schema=patterns.HOSTNAME,
         required=False,
         cost="live",
     )
-    init: Init = one(Init, Init(), doc="What runs in the server.", cost="restart")
+    init: Init = one(Init, Init(), doc="What the server runs.", cost="restart")
     mounts: tuple[Mount, ...] = many(
         Mount,
         by="target",
-        doc="Further mounts, each at its own target.",
+        doc="Additional mounts, each with a different target.",
         schema={"maxItems": 256},
         cost="restart",
     )
-    security: Security = one(Security, Security(), doc="What the server's root may do.", cost="restart")
+    security: Security = one(
+        Security, Security(), doc="Privileges of the server's processes.", cost="restart"
+    )
     depends_on: tuple[Dependency, ...] = many(
         Dependency,
         by="name",
@@ -210,21 +216,16 @@ class Server:
         cost="live",
     )
     ephemeral: bool = value(
-        False, doc="What the server wrote to its root is thrown away when it stops.", cost="recreate"
+        False, doc="Discard changes to the root file system when the server stops.", cost="recreate"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """Resources with a name.
-
-    Scope `server`: each server that names it gets them; `pool`: they share one parent group.
-    """
-
     scope: Literal["server", "pool"] = value(
-        "server", doc="server: each server that names the quota gets this much. pool: they share this much."
+        "server", doc="server: each server that names the quota gets these resources. pool: they share them."
     )
-    resources: Mapping[str, Any] = knobs(doc="What it gives.", inline=True)
+    resources: Mapping[str, Any] = knobs(doc="Resources of each server or of the pool.", inline=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +234,7 @@ class Image:
         Source,
         doc="Where the image comes from: exactly one of host, directory, tar, oci, bootstrap, build.",
     )
-    limits: ImageLimits = one(ImageLimits, ImageLimits(), doc="The most that the image may hold.")
+    limits: ImageLimits = one(ImageLimits, ImageLimits(), doc="Limits on the size of the image.")
 
 
 Spec = Image | Quota | Server
@@ -242,7 +243,7 @@ KINDS = tuple(SPECS)
 
 
 def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report = fields.fail) -> Spec | None:
-    """The object of a spec its schema has accepted; None when something needed was unreadable (reported)."""
+    """The spec of an object from JSON that passed its schema; `report` and None as in `fields.read`."""
     return fields.read(SPECS[kind], raw, report)
 
 
@@ -250,13 +251,15 @@ def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report = fields.
 class Object:
     """A named object of a manifest."""
 
-    kind: Literal["Image", "Quota", "Server"] = value(doc="What the document describes.")
-    name: str = value(doc="The object's name, unique among its kind.", schema=patterns.NAME)
-    spec: Spec = value(doc="What is wanted of it.")
-    labels: Mapping[str, str] = mapping(doc="Words to select by.", schema=patterns.LABELS, cost="live")
+    kind: Literal["Image", "Quota", "Server"] = value(doc="Kind of the object.")
+    name: str = value(doc="Name of the object, unique among objects of its kind.", schema=patterns.NAME)
+    spec: Spec = value(doc="Desired state of the object.")
+    labels: Mapping[str, str] = mapping(
+        doc="Key-value pairs to select objects by.", schema=patterns.LABELS, cost="live"
+    )
     annotations: Mapping[str, str] = mapping(
-        doc=f"Notes. {IGNORE} lists knobs, joined by commas, that vsprov leaves as they are. "
-        f"{REQUIRE}: hard makes it an error when the host cannot do all that is asked.",
+        doc=f"Arbitrary notes. {IGNORE}: knobs that vsprov does not manage, separated by commas. "
+        f"{REQUIRE}: hard makes unsupported settings an error.",
         schema=patterns.ANNOTATIONS,
         cost="live",
     )

@@ -1,6 +1,6 @@
-"""Pieces of JSON Schema that several keys share: what a text has to look like.
+"""Pieces of JSON Schema that several keys share.
 
-`patternErrorMessage` is what editors and `vsprov validate` print in place of the pattern, after the text.
+Editors and `vsprov validate` print `patternErrorMessage` after a value that does not match the pattern.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAME: Final[Schema] = {
 HOSTNAME: Final[Schema] = {
     "maxLength": 64,  # the kernel's __NEW_UTS_LEN
     "pattern": rf"^{_PART}(\.{_PART})*$",
-    "patternErrorMessage": "is not a host name: letters, digits and -, in parts of up to 63 joined by dots",
+    "patternErrorMessage": "is not a host name: up to 63 letters, digits and - between dots",
 }
 ABSOLUTE: Final[Schema] = {
     "type": "string",
@@ -37,24 +37,24 @@ PATH: Final[Schema] = {
 TEXT: Final[Schema] = {
     "type": "string",
     "pattern": r"^[^\u0000]*$",
-    "patternErrorMessage": "holds a NUL, where the kernel would end it",
+    "patternErrorMessage": "contains a NUL character",
 }
 COMMAND_LINE: Final[Schema] = {
     "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
-    "patternErrorMessage": "is no command",
+    "patternErrorMessage": "is not a command",
 }
 VARIABLES: Final[Schema] = {
     "propertyNames": {
         "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
-        "patternErrorMessage": "is not a variable's name: letters, digits and _, not a digit first",
+        "patternErrorMessage": "is not a variable name: letters, digits and _, not starting with a digit",
     },
     "additionalProperties": TEXT,
 }
-# What may be written as a number too: UID, UID:GID or names; the name or number of a signal.
+# Users (UID, UID:GID or names) and signals (name or number).
 NAME_OR_NUMBER: Final[Schema] = {"type": ["string", "integer"]}
 _LABEL_NAME: Final[Schema] = {
     "pattern": rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$",
-    "patternErrorMessage": "is not a label's name: up to 63 letters, digits and ._-, perhaps after prefix/",
+    "patternErrorMessage": "is not a label name: up to 63 letters and digits, with . _ - in between",
 }
 LABELS: Final[Schema] = {
     "maxProperties": 64,
@@ -62,7 +62,7 @@ LABELS: Final[Schema] = {
     "additionalProperties": {
         "type": "string",
         "pattern": rf"^({_LABEL})?$",
-        "patternErrorMessage": "is not a label: up to 63 of letters, digits and ._-, none of these at an end",
+        "patternErrorMessage": "is not a label value: up to 63 letters and digits, with . _ - in between",
     },
     "default": {},
 }
@@ -75,12 +75,12 @@ ANNOTATIONS: Final[Schema] = {
 PACKAGE: Final[Schema] = {
     "type": "string",
     "pattern": "^[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9-]+)?$",
-    "patternErrorMessage": "is not the name of a package",
+    "patternErrorMessage": "is not a package name",
 }
 
 
 def file_mode(example: str) -> Schema:
-    """A file mode in octal, with one to show where it is refused."""
+    """A file mode in octal; the error message suggests `example`."""
     return {
         "pattern": "^[0-7]{3,4}$",
         "patternErrorMessage": f'is not a file mode; write "{example}" or "755"',

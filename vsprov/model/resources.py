@@ -1,4 +1,4 @@
-"""A tree of resources, `{memory: {max: 512Mi}}`, and the values of its knobs, {"memory.max": 536870912}."""
+"""Resources: as a tree in manifests, {memory: {max: 512Mi}}, and by knob, {"memory.max": 536870912}."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_resources(raw: Mapping[str, Any], report: Report = fail, at: Path = ()) -> dict[str, Any]:
-    """{knob path: value} of a tree that the schema has accepted; `report` as in `fields.read`."""
+    """{knob path: value} of a tree that passed the schema; `report` as in `fields.read`."""
     out: dict[str, Any] = {}
     for group, keys in raw.items():
         if group.startswith("x-"):
@@ -32,7 +32,7 @@ def read_resources(raw: Mapping[str, Any], report: Report = fail, at: Path = ())
 
 
 def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree that `read_resources` gives `resources` back from."""
+    """The tree that `read_resources` turns back into `resources`."""
     out: dict[str, Any] = {}
     for path, current in resources.items():
         group, key = path.split(".", 1)
@@ -41,6 +41,6 @@ def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def knobs(*, doc: str, inline: bool = False, **traits: Unpack[Traits]) -> Any:
-    """A field that holds values of knobs; absent is {}. `inline`: its groups stand beside the other keys."""
+    """A field with values of knobs, {} by default. `inline`: the groups are siblings of the other keys."""
     about = {"doc": doc, "read": read_resources, "dump": write_resources, "inline": inline, **traits}
     return dataclasses.field(default_factory=dict, metadata=about)

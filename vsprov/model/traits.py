@@ -1,4 +1,4 @@
-"""What the fields of the model say of a value, looked up by its path or followed through an object."""
+"""Lookups in the metadata of the model's fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Trait = Literal["refers", "relative"]
 
 
 def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
-    """(dotted path, key) of each list of objects in a `kind`, not of those within lists."""
+    """(dotted path, key) of each list of objects in a `kind`, except those inside other lists."""
     for name, key in keys(kind).items():
         if key.many:
             yield f"{under}{name}", key
@@ -22,13 +22,13 @@ def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
 
 
 def applicable_keys(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of a `kind` without the keys that do not apply to it, as `size` to a bind mount."""
+    """The JSON of a `kind` without keys that do not apply to it, such as `size` of a bind mount."""
     foreign = {key.name for key in keys(kind).values() if key.only and item.get(key.only[0]) != key.only[1]}
     return {name: value for name, value in item.items() if name not in foreign}
 
 
 def marked(obj: Any, trait: Trait, at: Path = ()) -> Iterator[tuple[Path, Key, Any]]:
-    """(path, key, value) of each value in `obj` whose key has the trait and that is set."""
+    """(path, key, value) of each value in `obj` that is set and whose key has the trait."""
     for key in _leading_to(type(obj), trait):
         current = getattr(obj, key.field)
         if current is None:
@@ -43,7 +43,7 @@ def marked(obj: Any, trait: Trait, at: Path = ()) -> Iterator[tuple[Path, Key, A
 
 
 def replaced(obj: T, trait: Trait, change: Callable[[Any], Any]) -> T:
-    """`obj` with `change(value)` in place of each value that `marked` finds."""
+    """`obj` with each value that `marked` finds replaced by `change(value)`."""
     new: dict[str, Any] = {}
     for key in _leading_to(type(obj), trait):
         current = getattr(obj, key.field)
@@ -62,7 +62,7 @@ _LEADING: dict[tuple[type, Trait], tuple[Key, ...]] = {}
 
 
 def _leading_to(kind: type, trait: Trait) -> tuple[Key, ...]:
-    """The keys of a `kind` that have the trait, or have keys with it below them."""
+    """The keys of a `kind` that have the trait or contain keys that do."""
     if (kind, trait) not in _LEADING:
         _LEADING[kind, trait] = tuple(
             key

@@ -1,8 +1,8 @@
-"""Quantities as people write them, and as integers.
+"""Quantities, as written in manifests and as integers.
 
-Bytes are integers; CPU is counted in thousandths of a CPU ("milli"); durations in microseconds. Each
-`parse_*` takes what a YAML scalar can be and raises `UnitError` with a hint; each `format_*` gives text that
-`parse_*` reads back to the same number.
+Sizes are in bytes, CPU time in thousandths of a CPU ("milli"), durations in microseconds. Each `parse_*`
+takes a YAML scalar and raises `UnitError` with a hint; each `format_*` returns text that `parse_*` turns back
+into the same number.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 DURATION = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 
-# ASCII digits only: int() would also take '１２' and '1_000'.
+# ASCII digits only: int() also accepts '１２' and '1_000'.
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _BYTES = re.compile(rf"({NUMBER})(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?", re.ASCII)
 _CPU = re.compile(rf"({NUMBER})(m)?", re.ASCII)
 _DURATION_PART = re.compile(rf"({NUMBER})(us|ms|s|m|h|d)", re.ASCII)
 
-# The JSON Schema patterns of the same spellings, for editors.
+# The same syntax as JSON Schema patterns, for editors.
 BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
 CPU_PATTERN = r"^[0-9]+(\.[0-9]+)?m?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(us|ms|s|m|h|d))+$"
@@ -34,7 +34,7 @@ LARGEST = 2**63 - 1  # the kernel counts in signed 64-bit numbers
 
 
 class UnitError(ValueError):
-    """A quantity that cannot be read; `hint` gives the spelling that can."""
+    """A value that cannot be parsed; `hint` shows the correct form."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class UnitError(ValueError):
 
 
 def parse_bytes(raw: object) -> int:
-    """The number of bytes in `512Mi`, `1.5Gi`, `2G` (10^9) or a plain integer."""
+    """The number of bytes from `512Mi`, `1.5Gi`, `2G` (10^9) or a plain integer."""
     if isinstance(raw, int) and not isinstance(raw, bool):
         return _in_range(raw, raw)
     match = _BYTES.fullmatch(raw) if isinstance(raw, str) else None
@@ -59,7 +59,7 @@ def parse_bytes_or_max(raw: object) -> int | Max:
 
 
 def format_bytes(value: int | Max) -> str:
-    """`512Mi` where a binary suffix divides the number, else the plain number."""
+    """`512Mi` if a binary suffix divides the number, otherwise the plain number."""
     if value == MAX:
         return MAX
     for suffix in ("Pi", "Ti", "Gi", "Mi", "Ki"):
@@ -69,12 +69,12 @@ def format_bytes(value: int | Max) -> str:
 
 
 def is_decimal_size(raw: object) -> bool:
-    """True for `10M` and the like, which users of other tools expect to mean 2^20."""
+    """Whether it is written like `10M`, which users of other tools may expect to mean 2^20."""
     return isinstance(raw, str) and raw[-1:] in DECIMAL and raw[-1:] != "k"
 
 
 def parse_cpu(raw: object) -> int:
-    """Thousandths of a CPU in `1500m`, `1.5` or `2`."""
+    """Thousandths of a CPU from `1500m`, `1.5` or `2`."""
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
         raise UnitError(f"{short(raw, repr)} is not an amount of CPU", "write 1500m or 1.5")
     match = _CPU.fullmatch(str(raw))
@@ -102,7 +102,7 @@ def format_cpu(value: int | Max) -> str:
 
 
 def parse_duration(raw: object) -> int:
-    """Microseconds in `1m30s` or `250ms`; a bare number is refused, except 0."""
+    """Microseconds from `1m30s` or `250ms`. Plain numbers other than 0 are refused."""
     if isinstance(raw, int) and raw == 0 and not isinstance(raw, bool):
         return 0
     if not isinstance(raw, str):
@@ -122,7 +122,7 @@ def parse_duration(raw: object) -> int:
 
 
 def format_duration(value: int) -> str:
-    """`1m30s`, `250ms`; `0s` for nothing."""
+    """`1m30s`, `250ms`, `0s`."""
     if value == 0:
         return "0s"
     out, rest = [], value
@@ -134,7 +134,7 @@ def format_duration(value: int) -> str:
 
 
 def parse_id_list(raw: object) -> str:
-    """The kernel's own spelling of a CPU or node list: `0,1,2` and `0-2` both give `0-2`."""
+    """A CPU or node list as the kernel writes it: `0-2` from both `0,1,2` and `0-2`."""
     if isinstance(raw, bool) or not isinstance(raw, int | str):
         raise UnitError(f"{short(raw, repr)} is not a list of numbers", 'write "0-3,8"')
     ids: set[int] = set()
@@ -144,13 +144,13 @@ def parse_id_list(raw: object) -> str:
             raise UnitError(f"{short(raw, repr)} is not a list of numbers", 'write "0-3,8"')
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UnitError(f"{short(raw, repr)}: {part} runs backwards", f"write {last}-{first}")
+            raise UnitError(f"{short(raw, repr)}: {part} is not an ascending range", f"write {last}-{first}")
         ids.update(range(first, last + 1))
     return format_ids(ids)
 
 
 def expand_ids(text: str) -> frozenset[int]:
-    """The numbers in a list the kernel wrote: `0-2,4` gives {0, 1, 2, 4}."""
+    """The numbers in a list written by the kernel: {0, 1, 2, 4} from `0-2,4`."""
     ids: set[int] = set()
     for part in text.split(",") if text else []:
         first, _, last = part.partition("-")
@@ -159,7 +159,7 @@ def expand_ids(text: str) -> frozenset[int]:
 
 
 def format_ids(ids: set[int] | frozenset[int]) -> str:
-    """{0, 1, 2, 4} as the kernel writes it: `0-2,4`."""
+    """The numbers as the kernel writes them: `0-2,4` for {0, 1, 2, 4}."""
     ranges: list[list[int]] = []
     for number in sorted(ids):
         if ranges and ranges[-1][1] == number - 1:
@@ -188,7 +188,7 @@ def _in_range(value: int, raw: object) -> int:
 
 
 def short(raw: object, spell: Callable[[object], str] = str) -> str:
-    """What was given, as far as it fits in a message; Python refuses to print numbers of 4300 digits."""
+    """The value, shortened to fit in a message. Python refuses to print numbers of 4300 digits."""
     if isinstance(raw, int) and abs(raw) > 2**128:
         return f"a number of {raw.bit_length()} bits"
     text = spell(raw)
