@@ -1,19 +1,19 @@
-"""Everything vsprov raises on purpose, and what a user is told.
+"""The errors that vsprov raises on purpose, and the exit codes of the commands that they end.
 
     VsprovError                     exit code
-    ├── UsageError                  64   the command line is wrong
-    ├── ManifestError               65   the manifest is wrong; carries every problem found
-    ├── HostError                   69   this host lacks a needed kernel feature
-    ├── LockedError                 75   another apply is at work
+    ├── UsageError                  64   invalid command line
+    ├── ManifestError               65   invalid manifest; carries all problems that were found
+    ├── HostError                   69   this host lacks a required kernel feature
+    ├── LockedError                 75   another command holds the lock of the instance
     ├── NotPermittedError           77   root, or a capability, is missing
-    └── FailedError                  1   the rest: what was asked for could not be done
-        ├── ConflictError                an object that is not ours stands where ours would go
-        ├── StalePlanError               a saved plan no longer fits the manifest or the kernel
+    └── FailedError                  1   everything else that could not be done
+        ├── ConflictError                an object of others is in the place of one of ours
+        ├── StalePlanError               a saved plan no longer matches the manifest or the host
         ├── ImageError                   an image source is unusable
         └── StepError                    the kernel refused a step
 
-A message reads *who: what was wanted: what was done: what the kernel said*; the hint says what to do about
-it.
+A message has the form *who: what was wanted: what was done: what the kernel said*; the hint says what the
+user can do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in a file; line and column count from 1."""
+    """A position in a file; lines and columns are counted from 1."""
 
     file: str
     line: int
@@ -37,10 +37,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the input.
+    """One error or warning about the input.
 
-    `subject` is the object ("Server/web1"), `path` the key in it ("spec.memory.max"); either may be empty.
-    `lack`: the input asks for a feature that this host lacks.
+    `subject` is the object ("Server/web1"), `path` the key in it ("spec.memory.max"); both may be empty.
+    `lack` marks a feature that this host lacks.
     """
 
     message: str
@@ -57,7 +57,7 @@ class Problem:
 
 
 class VsprovError(Exception):
-    """The base: a message for people, an optional hint, the exit code of the command it ends."""
+    """The base class: a message, an optional hint, and the exit code of the command that it ends."""
 
     exit_code = 1
 
@@ -71,7 +71,7 @@ class UsageError(VsprovError):
 
 
 class ManifestError(VsprovError):
-    """All problems of the input at once; warnings among them do not raise this on their own."""
+    """All problems of the input together; warnings alone do not raise it."""
 
     exit_code = 65
 
@@ -113,5 +113,5 @@ class StepError(FailedError):
 
 
 def reason(error: OSError) -> str:
-    """What the kernel said, without Python's number and path around it."""
+    """The message of the kernel, without the number and path that Python adds."""
     return error.strerror or str(error)
