@@ -59,7 +59,7 @@ def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Obj
             elif must:
                 where = path or LOCK
                 message = f"{oci.ref} is not in {where}" if path else f"there is no {where}"
-                hint = "vsprov image lock PATH writes it"
+                hint = "create it with: vsprov image lock PATH"
                 key = "spec.source.oci.ref"
                 place = manifest.position(one.address, key)
                 problems.append(Problem(message, place, key, one.address, hint))

@@ -27,7 +27,7 @@ def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
     """A comparison for each object, those that are equal included."""
     now = documents.look(instance, objects)
     return [
-        Comparison(one.address, _observed(one, now), _settled(document_of(one), now))
+        Comparison(one.address, _observed(one, now), _rounded(document_of(one), now))
         for one in objects
         # A quota of this scope is part of the servers that name it, and nowhere by itself.
         if not (isinstance(one.spec, Quota) and one.spec.scope == "server")
@@ -40,10 +40,10 @@ def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
     document = documents.document(one.kind, one.name, now, servers.ignored(one))
     # Only a server's labels and annotations are kept anywhere.
     metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
-    return _settled({**document, "metadata": metadata}, now)
+    return _rounded({**document, "metadata": metadata}, now)
 
 
-def _settled(document: dict[str, Any], now: SituationWithWeights) -> dict[str, Any]:
+def _rounded(document: dict[str, Any], now: SituationWithWeights) -> dict[str, Any]:
     kind, spec = document["kind"], document["spec"]
     readable = specs.readable(kind, specs.settled(kind, spec, now.machine))
     return {key: document[key] for key in ("apiVersion", "kind", "metadata")} | {"spec": readable}
