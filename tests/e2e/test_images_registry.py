@@ -136,7 +136,7 @@ def test_locked_refuses_what_is_not_in_the_lock_file(lab: Lab, market: Shop, tmp
     assert said.returncode == 65
     told = said.stdout + said.stderr
     assert f"Image/big: spec.source.oci.ref: {market.reference('big')} is not in {tmp_path}" in told
-    assert "hint: vsprov image lock" in told and "Image/app" not in told
+    assert "hint: create it with: vsprov image lock" in told and "Image/app" not in told
     assert shop.listed(lab) == []
 
 
