@@ -11,7 +11,7 @@ NAMES = ("manifest", "image", "quota", "server", "plan")
 
 
 def packaged(name: str) -> str:
-    """The text of a schema, as it was installed or as it lies in a checkout."""
+    """The text of a schema, from the installation or from a checkout."""
     for folder in (f"{PACKAGE}/schemas", f"{os.path.dirname(PACKAGE)}/schemas"):
         try:
             with open(f"{folder}/{name}.json", encoding="utf-8") as file:
