@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _CHUNK = 1 << 16
-_KILLED = "something on the host has ended vsprov-enter; the command was ended with it"
+_KILLED = "vsprov-enter was killed, and the command with it"
 
 
 class EnterError(FailedError):

@@ -33,8 +33,7 @@ _HINTS = {
 
 
 def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> int:
-    """Start a guest program, `loop` or `enter`; its pid. OSError as open_tree(2) and posix_spawn(3); see
-    `starting`.
+    """Start a guest program, `loop` or `enter`; its pid. OSError as open_tree(2) and posix_spawn(3).
 
     `fd` is its socket, `stdio` its fds 0, 1 and 2 (None: /dev/null). With VSPROV_MACHINE_CODE=0 in our
     environment it makes the system calls of its children in Python; see vsprov/guest/syscall_list.py.
@@ -157,7 +156,7 @@ class Connection:
                 if self._incoming and not self._ended:
                     self._ended = True  # its last event may give the reason
                     return
-                raise FailedError("spawner: died", hint="its last words are on standard error")
+                raise FailedError("spawner: died", hint="its messages are on standard error")
             self._incoming += part
 
 
