@@ -214,7 +214,7 @@ def test_an_image_in_use_is_not_removed(lab: Lab) -> None:
     lab.apply(image(), server("a"))
     before = lab.init("a")
     done = lab.vsprov("destroy", "-y", "-", input=to_yaml(image()), check=False)
-    assert done.returncode == 1 and "Image/host" in done.stderr and "used by a" in done.stderr
+    assert done.returncode == 1 and "Image/host" in done.stderr and "used by Server/a" in done.stderr
     assert lab.init("a") == before
 
 

@@ -170,7 +170,7 @@ def test_a_pool_with_servers_that_stay_is_not_removed(lab: Lab) -> None:
     init = lab.init("team/a")
     done = lab.vsprov("destroy", "-y", "-", input=to_yaml(team()), check=False)
     assert done.returncode == 1
-    assert "Quota/team" in done.stderr and "a would stay in it" in done.stderr
+    assert "Quota/team" in done.stderr and "used by Server/a" in done.stderr
     assert lab.init("team/a") == init
 
 

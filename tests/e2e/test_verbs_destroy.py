@@ -52,7 +52,7 @@ def test_destroy_removes_what_the_manifest_names_and_leaves_the_rest(lab: Lab) -
     lab.apply(*documents)
     kept = lab.init("db1")
     refused = lab.vsprov("destroy", "-y", "-", input=to_yaml(HOST), check=False)
-    assert refused.returncode == 1 and "used by db1, web1" in refused.stderr
+    assert refused.returncode == 1 and "used by Server/db1, Server/web1" in refused.stderr
     done = lab.vsprov("destroy", "-y", "-", input=to_yaml(*documents[1:3]))
     assert "Done: 0 added, 0 changed, 2 destroyed" in done.stdout
     assert lab.init("db1") == kept

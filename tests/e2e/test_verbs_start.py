@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -129,3 +130,36 @@ def test_start_makes_again_what_a_reboot_took(lab: Lab) -> None:
     assert lab.limit("web1", "pids.max") == "20"
     assert lab.shell("web1", "cat /root/note") == "kept\n"
     assert lab.is_settled(HOST, web(resources={"pids": {"max": 20}}))
+
+
+def test_start_and_restart_repair_what_else_of_a_server_is_not_as_it_was_applied(lab: Lab) -> None:
+    limited = web(resources={"pids": {"max": 77}})
+    lab.apply(HOST, limited)
+    for words in (["stop", "web1"], []):
+        if words:
+            lab.vsprov(*words)
+        limit = lab.group("web1", "pids") / "pids.max"
+        limit.write_text("33")
+        lab.vsprov("start" if words else "restart", "web1")
+        assert limit.read_text() == "77\n"
+    assert lab.is_settled(HOST, limited)
+
+
+def test_what_stands_in_the_way_of_a_restart_is_found_before_the_stop(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    bound = web(mounts=[{"type": "bind", "source": str(tmp_path / "data"), "target": "/data"}])
+    lab.apply(HOST, bound)
+    first = lab.init("web1")
+    (tmp_path / "data").rmdir()
+    said = lab.vsprov("restart", "web1", check=False)
+    assert said.returncode == 1 and f"{tmp_path}/data: No such file or directory" in said.stderr
+    assert lab.init("web1") == first
+
+
+def test_a_server_whose_record_is_lost_can_be_stopped_and_not_started(lab: Lab) -> None:
+    lab.apply(HOST, web())
+    (lab.directory("web1") / "server.json").write_bytes(b"")
+    os.setxattr(lab.group("web1"), "trusted.vsprov.applied", b"edited")
+    assert "Server/web1: stopped" in lab.vsprov("stop", "web1").stderr
+    said = lab.vsprov("start", "web1", check=False)
+    assert said.returncode == 1 and "its record is lost or was edited" in said.stderr

@@ -14,6 +14,7 @@ from tests.lab import Document, Lab
 from vsprov.engine.apply import converge, execute
 from vsprov.engine.look import situation
 from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Work
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
 from vsprov.plan.plan import Change
@@ -128,7 +129,7 @@ class Apply:
         def prepare() -> None:
             do = execute.do
 
-            def do_and_look(context: ApplyContext, step: Step) -> execute.Doing:
+            def do_and_look(context: ApplyContext, step: Step) -> Work:
                 yield from do(context, step)
                 if line := look(context, step):
                     os.write(tell, f"{line}\n".encode())

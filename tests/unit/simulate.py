@@ -19,32 +19,30 @@ from vsprov.model.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object, Server
 from vsprov.model.units import MAX, expand_ids
 from vsprov.plan import applied
+from vsprov.plan.aspects.hostname import SetHostname
+from vsprov.plan.aspects.rlimits import SetLimit
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import Wanted
 from vsprov.plan.steps import (
     DiscardUpper,
+    EnableControllers,
     ImportImage,
     MakeDirectory,
     MakeGroup,
     MakePayload,
     MarkInit,
     MoveProcesses,
-    PassDown,
     Release,
     RemoveDirectory,
     RemoveGroup,
     RemoveImage,
-    SetHostname,
-    SetLimit,
     Spawn,
     Step,
     Stop,
     WriteApplied,
     WriteFile,
     WriteMark,
-    describe,
-    undo_of,
 )
 
 HOME = ""  # the name of the cgroup2 hierarchy
@@ -266,8 +264,7 @@ class World:
             Process(guest.pid, guest.pid) if guest else None,
             tuple(sorted(strays)),
             guest is not None,
-            guest.hostname if guest else None,
-            dict(guest.limits) if guest else None,
+            {"hostname": guest.hostname, "rlimits": dict(guest.limits)} if guest else {},
         )
 
     # -- steps
@@ -278,9 +275,9 @@ class World:
         match step:
             case MakeGroup(hierarchy, group):
                 if (hierarchy, group.rpartition("/")[0]) not in self.files:
-                    raise Refused(f"{describe(step)}: nothing above it")
+                    raise Refused(f"{step.describe()}: nothing above it")
                 if (hierarchy, group) in self.files:
-                    raise Refused(f"{describe(step)}: it exists")
+                    raise Refused(f"{step.describe()}: it exists")
                 self.owners[hierarchy, group] = f"{step.role} {step.owner}"
                 if hierarchy == HOME:
                     self.subtree[group] = set()
@@ -288,11 +285,11 @@ class World:
             case MakePayload(group, server):
                 self.need_group(group)
                 self.payloads[group] = self.directories[server].id_base
-            case PassDown(group, controllers):
+            case EnableControllers(group, controllers):
                 above = None if group == "" else self.subtree[group.rpartition("/")[0]]
                 for controller in controllers:
                     if above is not None and controller not in above:
-                        raise Refused(f"{describe(step)}: {controller} does not reach it")
+                        raise Refused(f"{step.describe()}: {controller} does not reach it")
                     self.subtree[group].add(controller)
                 for child in self.children(HOME, group):
                     self.files[HOME, child] = self.fresh_files(HOME, child) | self.files[HOME, child]
@@ -312,18 +309,18 @@ class World:
                 self.images[image] = ObservedImage(image, digest, wanted.owner, spec)
             case RemoveImage(image):
                 if any(guest.image.startswith(f"{image}@") for guest in self.guests.values()):
-                    raise Refused(f"{describe(step)}: it is in use")
+                    raise Refused(f"{step.describe()}: it is in use")
                 del self.images[image]
             case MakeDirectory(server, owner, text):
                 if server in self.directories:
-                    raise Refused(f"{describe(step)}: it exists")
+                    raise Refused(f"{step.describe()}: it exists")
                 self.directories[server] = Directory(owner, text, self.next_base)
                 self.next_base += 65536
             case WriteApplied(server, text):
                 self.directories[server].applied = text
             case DiscardUpper(server) | RemoveDirectory(server):
                 if server in self.guests:
-                    raise Refused(f"{describe(step)}: it runs")
+                    raise Refused(f"{step.describe()}: it runs")
                 self.directories[server].written = False
                 if isinstance(step, RemoveDirectory):
                     del self.directories[server]
@@ -437,5 +434,5 @@ def apply(plan: Plan, wanted: Wanted, world: World, steps: int = -1) -> int:
 def take_back(done: Iterable[Step], wanted: Wanted, world: World) -> None:
     """Undo steps, latest first."""
     for step in reversed(list(done)):
-        if back := undo_of(step):
+        if back := step.undo():
             world.do(back, wanted)

@@ -25,7 +25,6 @@ from vsprov.model.objects import Object
 from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import describe
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))
@@ -131,7 +130,7 @@ def lines(plan: Plan) -> Iterator[str]:
             yield f"  after {', '.join(change.after)}"
         yield from (f"  {path.path}: {' → '.join(path.shown)} ({path.cost})" for path in change.paths)
         yield from (f"  note: {note}" for note in change.notes)
-        yield from (f"  - {describe(step)}" for step in change.steps)
+        yield from (f"  - {step.describe()}" for step in change.steps)
     if plan.unchanged:
         yield f"unchanged: {', '.join(plan.unchanged)}"
     for address in plan.notes.keys() & set(plan.unchanged):

@@ -17,7 +17,7 @@ from vsprov.model.units import MAX, expand_ids
 from vsprov.plan import groups
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import WriteFile, undo_of
+from vsprov.plan.steps import WriteFile
 
 MI = 2**20
 DEFAULT: Any = None
@@ -126,7 +126,7 @@ def test_every_change_of_a_group_is_taken_by_the_kernel_and_can_be_taken_back(
         assert groups.compare(after, seen(world), host).differences == ()
         world.history.clear()
         for step in reversed(writes):
-            back = undo_of(step)
+            back = step.undo()
             assert back is not None
             world.do(back, Wanted("g", "vsprov/mine"))
         assert seen(world).texts == old
@@ -319,7 +319,7 @@ def test_a_pool_is_narrowed_after_the_server_that_leaves_it() -> None:
     ):
         narrowed = Wanted("vsprov", "vsprov/mine", objects, {"i": "sha256:1"}, prune=True)
         plan = reconcile(narrowed, world.observe(), V1)
-        settle = next(change for change in plan.changes if change.key == "Quota/p#settle")
+        settle = next(change for change in plan.changes if change.key == "Quota/p#narrow")
         assert settle.after == ("Quota/p", "Server/s")
         there = world.copy()
         apply(plan, narrowed, there)

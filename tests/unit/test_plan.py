@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
-from vsprov.engine.apply import execute
+from vsprov.engine.apply import execute as _execute  # noqa: F401  it registers all of them
+from vsprov.engine.apply import register
 from vsprov.manifest.schema import document_schema
 from vsprov.model.cost import COSTS, cost_of
 from vsprov.model.objects import (
@@ -131,8 +132,17 @@ def test_every_key_of_a_server_has_a_cost() -> None:
         cost_of(Server, "unheard-of")
 
 
-def test_every_step_of_a_plan_can_be_done_and_told() -> None:
-    assert set(execute.DO) == set(get_args(Step))
+def test_every_step_of_a_plan_can_be_carried_out_and_described() -> None:
+    assert len(register.FUNCTIONS) >= 19
+    register.refuse_missing()
+    for kind in register.FUNCTIONS:
+        assert kind.describe is not Step.describe, kind
+
+
+def test_a_step_that_nothing_carries_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(register.FUNCTIONS, Spawn)
+    with pytest.raises(TypeError, match=r"no function of vsprov\.engine carries out Spawn"):
+        register.refuse_missing()
 
 
 STANDARD: dict[str, Any] = {"resources": {"memory.max": 2**20, "rlimits.nofile": (5, 5)}}

@@ -19,7 +19,7 @@ from vsprov.plan import diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark, describe
+from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark
 
 few = settings(
     examples(20),
@@ -45,7 +45,7 @@ def converge(wanted: Wanted, world: World) -> Plan:
 
 def shown(plan: Plan) -> Any:
     return [
-        (c.key, c.action, [(p.path, p.shown) for p in c.paths], [describe(s) for s in c.steps])
+        (c.key, c.action, [(p.path, p.shown) for p in c.paths], [s.describe() for s in c.steps])
         for c in plan.changes
     ]
 

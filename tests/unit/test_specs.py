@@ -16,7 +16,9 @@ from tests.unit.wishes import HYBRID, V1, V2, wanteds
 from vsprov.manifest import load as manifests
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.units import MAX
-from vsprov.plan import specs
+from vsprov.plan import resources
+from vsprov.plan.kinds import quota, server
+from vsprov.plan.kinds.planner import PLANNERS, Shown
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
 from vsprov.plan.reconcile import Wanted, reconcile
 
@@ -24,21 +26,23 @@ MI = 2**20
 
 
 def documents(observed: Observed, machine: Machine) -> list[dict[str, Any]]:
-    weights = specs.weights(observed, machine)
-    found = [("Image", name, dict(image.spec), None) for name, image in observed.images.items()]
-    found += [
-        ("Quota", name, specs.pool_spec(name, pool, machine, weights), None)
-        for name, pool in observed.pools.items()
+    shown = Shown(observed, machine, quota.weights(observed, machine))
+    found = [
+        (kind, name, planner.show(name, shown, frozenset()), getattr(seen, "applied", None))
+        for kind, planner in PLANNERS.items()
+        for name, seen in planner.observed(observed).items()
     ]
-    for seen in observed.servers.values():
-        found.append(("Server", seen.name, specs.server_spec(seen, observed, machine, weights), seen.applied))
     return [
         {
             "apiVersion": API_VERSION,
             "kind": kind,
             "metadata": {
                 "name": name,
-                **({key: applied[key] for key in ("labels", "annotations")} if applied else {}),
+                **(
+                    {key: applied[key] for key in ("labels", "annotations")}
+                    if kind == "Server" and applied
+                    else {}
+                ),
             },
             "spec": spec,
         }
@@ -79,20 +83,20 @@ def group(texts: dict[str, str]) -> ObservedGroup:
 def test_a_value_is_the_recorded_one_while_the_kernel_shows_it_and_else_the_kernels(
     recorded: dict[str, Any], texts: dict[str, str], shown: dict[str, Any]
 ) -> None:
-    assert specs.group_resources(recorded, group(texts), V2) == shown
+    assert resources.of_group(recorded, group(texts), V2) == shown
 
 
 def test_a_weight_that_a_reservation_leads_to_is_not_taken_for_a_declared_one() -> None:
     held = group({"cpu.weight": "512"})
-    assert specs.group_resources({"cpu.reservation": 250}, held, V2, weight=512) == {"cpu.reservation": 250}
-    drifted = specs.group_resources({"cpu.reservation": 250}, group({"cpu.weight": "7"}), V2, weight=512)
+    assert resources.of_group({"cpu.reservation": 250}, held, V2, weight=512) == {"cpu.reservation": 250}
+    drifted = resources.of_group({"cpu.reservation": 250}, group({"cpu.weight": "7"}), V2, weight=512)
     assert drifted == {"cpu.weight": 7, "cpu.reservation": 250}
 
 
 def test_swap_on_cgroup_v1_is_what_memsw_leaves_above_memory() -> None:
     texts = {"memory.limit_in_bytes": str(64 * MI), "memory.memsw.limit_in_bytes": str(80 * MI)}
     recorded = {"memory.max": 64 * MI, "memory.swapMax": 0}
-    assert specs.group_resources(recorded, group(texts), V1) == {
+    assert resources.of_group(recorded, group(texts), V1) == {
         "memory.max": 64 * MI,
         "memory.swapMax": 16 * MI,
     }
@@ -101,7 +105,7 @@ def test_swap_on_cgroup_v1_is_what_memsw_leaves_above_memory() -> None:
 def test_the_limit_of_a_device_that_is_gone_is_told_by_its_number() -> None:
     recorded = {"io.devices": ((("device", "/dev/gone"), ("readBps", MI)),)}
     texts = {"io.max": "8:32 rbps=1048576 wbps=max riops=max wiops=max"}
-    shown = specs.group_resources(recorded, group(texts), V2)
+    shown = resources.of_group(recorded, group(texts), V2)
     assert dict(shown["io.devices"][0])["device"] == "8:32"
 
 
@@ -110,9 +114,10 @@ def test_settled_specs_are_as_the_kernel_rounds_and_without_its_defaults() -> No
         "image": "host",
         "resources": {"memory": {"max": 64 * MI + 5}, "cpu": {"weight": 100, "limit": "max"}},
     }
-    assert specs.settled("Server", spec, V2) == {"image": "host", "resources": {"memory": {"max": 64 * MI}}}
-    assert specs.settled("Quota", {"scope": "pool", "cpu": {"weight": 100}}, HYBRID) == {"scope": "pool"}
-    assert specs.settled("Image", {"source": {"host": {}}}, HYBRID) == {"source": {"host": {}}}
+    assert server.rounded(spec, V2) == {"image": "host", "resources": {"memory": {"max": 64 * MI}}}
+    assert quota.rounded({"scope": "pool", "cpu": {"weight": 100}}, HYBRID) == {"scope": "pool"}
+    image = {"source": {"host": {}}}
+    assert PLANNERS["Image"].rounded(image, HYBRID) == image
 
 
 def test_a_server_that_was_stopped_by_hand_is_shown_stopped_with_its_last_spec() -> None:
@@ -121,8 +126,8 @@ def test_a_server_that_was_stopped_by_hand_is_shown_stopped_with_its_last_spec()
     wanted = replace(wanted, digests={"host": "sha256:1"})
     simulate.apply(reconcile(wanted, world.observe(), V2), wanted, world)
     seen = world.observe().servers["a"]
-    stopped = replace(seen, init=None, hostname=None)
-    spec = specs.server_spec(stopped, world.observe(), V2, {})
+    stopped = Observed(servers={"a": replace(seen, init=None, live={})})
+    spec = server.show("a", Shown(stopped, V2, {}), frozenset())
     assert (spec["state"], spec["hostname"], spec["init"]["command"]) == ("Stopped", "a", ["/bin/true"])
 
 

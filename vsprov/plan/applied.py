@@ -12,6 +12,7 @@ from typing import Any
 
 from vsprov.model import fields, objects
 from vsprov.model.objects import Object, Server
+from vsprov.plan.steps import WriteMark
 
 
 def record(server: Object, image_digest: str) -> dict[str, Any]:
@@ -56,6 +57,11 @@ def unseal(mark: str | None, disk: str | None) -> str | None:
     if text == _ON_DISK:
         text = disk or ""
     return text if text and seal(text).startswith(checksum + " ") else None
+
+
+def mark_step(group: str, text: str) -> WriteMark:
+    """The step that records on a home group what was applied."""
+    return WriteMark(group, "applied", seal(text))
 
 
 def to_object(name: str, applied: Mapping[str, Any]) -> Object:

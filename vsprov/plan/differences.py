@@ -1,42 +1,73 @@
 """What differs between a server as wanted and as it is, key by key, for people and for the cost of it.
 
-Limits, the hostname and the state are judged by what the kernel shows; everything else by the record of what
+Limits, live aspects and the state are judged by what the kernel shows; everything else by the record of what
 was applied, for a command line or a mount table inside a server is the server's own to change.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model import digests
-from vsprov.model.cost import Cost, cost_of
+from vsprov.model.cost import cost_of
 from vsprov.model.knobs import BY_PATH
-from vsprov.model.objects import Server
+from vsprov.model.objects import Object, Server
 from vsprov.model.units import format_bytes
-from vsprov.plan import diff
+from vsprov.plan import applied, diff, groups, resources
+from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
 from vsprov.plan.groups import GroupDelta
-from vsprov.plan.limits import LimitDifference
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
-from vsprov.plan.plan import PathChange
+from vsprov.plan.plan import PathChange, change, show
+
+if TYPE_CHECKING:
+    from vsprov.plan.kinds.server import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A wanted server beside the observed one. `record` and `text` are what will be recorded of it; `here` is
-    its group if that is where it should be; `delta` what the group's files lack.
+    """A wanted server beside the observed one.
+
+    `record` and `text` are what will be recorded of it; `group` is the path of its group, `here` that group
+    if it is there, `delta` what its files lack; `live` is what differs while it runs.
     """
 
     spec: Server
     record: Mapping[str, Any]
     text: str
     seen: ObservedServer
+    group: str
     here: ObservedGroup | None
     delta: GroupDelta
-    limits: tuple[LimitDifference, ...]
+    live: tuple[Difference, ...]
     machine: Machine
+
+    @staticmethod
+    def of(want: Object, spec: Server, seen: ObservedServer, context: Context) -> Comparison:
+        """Compare a server with what there is of it."""
+        group = "/".join(part for part in (context.instance, spec.quota, want.name) if part)
+        here = seen.group if seen.group and seen.group.path == group else None
+        machine, ignore = resources.within(context.machine, context.pool), resources.ignored(want)
+        delta = groups.compare(
+            resources.with_weight(spec.resources, context.weight),
+            here,
+            machine,
+            ignore=ignore,
+            also=groups.needed(context.pool, context.machine),
+        )
+        recorded = seen.applied["spec"] if seen.applied else {}
+        live = [
+            difference
+            for aspect in ASPECTS.values()
+            if aspect.name in seen.live
+            for difference in aspect.compare(
+                Running(want.name, spec, recorded, seen.live[aspect.name], machine, ignore)
+            )
+        ]
+        record = applied.record(want, context.image)
+        text = applied.to_text(record)
+        return Comparison(spec, record, text, seen, group, here, delta, tuple(live), machine)
 
     def paths(self) -> tuple[PathChange, ...]:
         """Every key that differs. A server that does not run cannot be disturbed, so then nothing costs."""
@@ -58,8 +89,8 @@ class Comparison:
         for path, old, new in diff.differences(before["spec"], self.record["spec"]):
             row = diff.row_of(path)
             if row not in ("state", "image") and not self._is_shown(row):
-                said = (_show_knob(row, old), _show_knob(row, new))
-                yield PathChange(f"spec.{path}", old, new, cost_of(Server, row), said)
+                shown = (_show_knob(row, old), _show_knob(row, new))
+                yield PathChange(f"spec.{path}", old, new, cost_of(Server, row), shown)
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")
@@ -70,32 +101,24 @@ class Comparison:
 
     def _is_shown(self, row: str) -> bool:
         """Whether the kernel shows the key of this server; any other is known by the record only."""
-        if row == "hostname":
-            return self.seen.hostname is not None
+        if aspect := covering(row):
+            return aspect.name in self.seen.live
         head, _, path = row.partition(".")
         knob = BY_PATH.get(".".join(path.split(".")[:2])) if head == "resources" else None
-        if knob is None:
-            return False
-        return self.seen.init is not None if knob.rlimit else bool(self.here and self.machine.side(knob))
+        return bool(knob and self.here and self.machine.side(knob))
 
     def _kernel(self) -> Iterable[PathChange]:
         if self.here:
-            yield from resource_changes(self.delta)
-        for limit in self.limits:
-            kind, path = limit.knob.kind, f"spec.resources.{limit.knob.path}"
-            shown = (kind.format(limit.before), kind.format(limit.after))
-            cost: Cost = "restart" if limit.restart else "live"
-            yield PathChange(path, kind.dump(limit.before), kind.dump(limit.after), cost, shown)
+            yield from groups.changed_paths(self.delta)
+        yield from (difference.path for difference in self.live)
         if self.seen.state != self.spec.state:
             yield change("spec.state", self.seen.state, self.spec.state, "none")
-        if self.seen.hostname is not None and self.seen.hostname != self.spec.hostname:
-            yield change("spec.hostname", self.seen.hostname, self.spec.hostname, cost_of(Server, "hostname"))
 
     def _standing(self) -> Iterable[PathChange]:
         """What is missing or out of its place of the things a server consists of."""
         if self.seen.group is None:
             yield change("status.cgroup", "missing", "present", "none")
-        if self.here and self.delta.make and not self.delta.differences:  # a limit that needs it tells enough
+        if self.here and self.delta.make and not self.delta.differences:  # else a limit shows it
             yield change("status.cgroup", f"missing in {', '.join(self.delta.make)}", "present", "live")
         if self.seen.populated and not self.seen.init:
             yield change("status.processes", "some, without an init", "none", "none")
@@ -104,31 +127,6 @@ class Comparison:
         if self.seen.strays:
             outside = ", ".join(name or "cgroup2" for name in self.seen.strays)
             yield change("status.cgroup", f"init is outside it ({outside})", "init is in it", "live")
-
-
-def resource_changes(delta: GroupDelta, prefix: str = "spec.resources") -> Iterable[PathChange]:
-    """The knobs whose values differ; not those whose file only has to be written for the first time."""
-    for difference in delta.differences:
-        kind, values = difference.knob.kind, (difference.before, difference.after)
-        before, after = ("default" if value is None else kind.format(value) for value in values)
-        if before != after:
-            raw = [None if value is None else kind.dump(value) for value in values]
-            yield PathChange(f"{prefix}.{difference.knob.path}", raw[0], raw[1], "live", (before, after))
-
-
-def change(path: str, before: Any, after: Any, cost: Cost) -> PathChange:
-    return PathChange(path, before, after, cost, (show(before), show(after)))
-
-
-def show(value: Any) -> str:
-    """A leaf of a spec as people read it."""
-    if value is None:
-        return "—"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return value or '""'
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
 
 
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:

@@ -6,7 +6,7 @@ swapMax).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from vsprov.model.kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
 from vsprov.model.knobs import BY_PATH, KNOBS, Knob
 from vsprov.model.units import MAX, expand_ids, format_ids
 from vsprov.plan.observed import Machine, ObservedGroup
+from vsprov.plan.plan import PathChange
 from vsprov.plan.steps import WriteFile
 
 
@@ -80,6 +81,16 @@ def compare(
     names = {hierarchy(name, machine) for name in needs} | {""}
     flat = {file: text for by_file in wanted.values() for file, text in by_file.items()}
     return GroupDelta(needs, tuple(sorted(names - there)), differences, flat, texts)
+
+
+def changed_paths(delta: GroupDelta, prefix: str = "spec.resources") -> Iterator[PathChange]:
+    """The knobs whose values differ; not those whose file only has to be written for the first time."""
+    for difference in delta.differences:
+        kind, values = difference.knob.kind, (difference.before, difference.after)
+        before, after = ("default" if value is None else kind.format(value) for value in values)
+        if before != after:
+            raw = [None if value is None else kind.dump(value) for value in values]
+            yield PathChange(f"{prefix}.{difference.knob.path}", raw[0], raw[1], "live", (before, after))
 
 
 def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:

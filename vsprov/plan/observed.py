@@ -91,7 +91,7 @@ class ObservedServer:
     """`applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark
     on the home cgroup or else from disk; `mark` and `disk` are the texts of those two, None where one is
     missing or was edited. `strays` are hierarchies in which init is not in its group. `populated`: some
-    process is in the home. `limits` are init's, None when not looked at.
+    process is in the home. `live` is what each live aspect (`plan.aspects`) saw of a running server, by name.
     """
 
     name: str
@@ -105,12 +105,16 @@ class ObservedServer:
     init: Process | None = None
     strays: tuple[str, ...] = ()
     populated: bool = False
-    hostname: str | None = None
-    limits: Mapping[str, tuple[Any, Any]] | None = None
+    live: Mapping[str, Any] = field(default_factory=dict)
 
     def owners(self) -> tuple[str | None, ...]:
         """The marks on what there is of it: of its directory and its group."""
         return (*((self.owner,) if self.directory else ()), *((self.group.owner,) if self.group else ()))
+
+    @property
+    def set_owner(self) -> str | None:
+        """The mark that says which set it belongs to."""
+        return self.owner if self.directory else self.group.owner if self.group else None
 
     @property
     def state(self) -> str:
@@ -120,6 +124,11 @@ class ObservedServer:
 def is_of(owner: str | None, instance: str) -> bool:
     """Whether an owner mark, "instance/set", is of this instance."""
     return owner is not None and owner.partition("/")[0] == instance
+
+
+def set_of(owner: str | None) -> str | None:
+    """The set in an owner mark "instance/set"."""
+    return owner.partition("/")[2] if owner else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,8 @@ class Observed:
     """Everything of one instance.
 
     `parent` is the group above all servers; `subtree` the controllers cgroup2's root passes down; `defaults`
-    what images bring for their servers (`model.defaults`), by digest, of those that bring anything.
+    what images bring for their servers (`model.defaults`), by digest, of those that bring anything. `more`
+    are the objects of kinds that need no field of their own here, {kind: {name: object}}.
     """
 
     servers: Mapping[str, ObservedServer] = field(default_factory=dict)
@@ -144,3 +154,4 @@ class Observed:
     parent: ObservedGroup | None = None
     subtree: frozenset[str] = frozenset()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vsprov.errors import Problem
 from vsprov.model import digests
 from vsprov.model.cost import Cost
-from vsprov.plan.steps import Step, to_json
+from vsprov.plan.steps import Step
 
 FORMAT_VERSION = "1.0"
 Action = Literal["no-op", "create", "update", "replace", "delete"]
@@ -44,6 +44,22 @@ class PathChange:
         else:  # the keys of labels and annotations have dots of their own
             parts = self.path.split(".", 2 if self.path.startswith("metadata.") else -1)
         return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def change(path: str, before: Any, after: Any, cost: Cost) -> PathChange:
+    """A key that changes, shown as `show` shows values."""
+    return PathChange(path, before, after, cost, (show(before), show(after)))
+
+
+def show(value: Any) -> str:
+    """A leaf of a spec as people read it."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value or '""'
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,13 @@ class Change:
     @property
     def key(self) -> str:
         return f"{self.address}#{self.phase}" if self.phase else self.address
+
+
+def removal(
+    kind: str, name: str, steps: tuple[Step, ...], before: Mapping[str, Any], cost: Cost = "none"
+) -> Change:
+    """The change that removes an object."""
+    return Change(kind, name, "delete", cost, "not in the manifest", before=before, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +173,7 @@ def _change_document(change: Change) -> dict[str, Any]:
         "action_reason": change.reason,
         "depends_on": list(change.after),
         "notes": list(change.notes),
-        "steps": [to_json(step) for step in change.steps],
+        "steps": [step.to_json() for step in change.steps],
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vsprov.plan.plan import Change, PathChange, Plan
-from vsprov.plan.steps import describe
 from vsprov.render.problems import count_kinds
 from vsprov.render.screen import Screen, clean
 
@@ -95,7 +94,7 @@ def _change(change: Change, screen: Screen, verbose: bool) -> str:
     lines = [head, *(f"      {_path(path, screen)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
     if verbose:
-        lines += [f"      {screen.paint(clean(describe(step)), 'dim')}" for step in change.steps]
+        lines += [f"      {screen.paint(clean(step.describe()), 'dim')}" for step in change.steps]
     return "\n".join(lines)
 
 

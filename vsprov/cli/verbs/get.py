@@ -14,7 +14,7 @@ from vsprov.engine.look import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.model.suggest import closest, not_found
-from vsprov.plan import specs
+from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import tables
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
@@ -86,7 +86,7 @@ def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | Non
 
 def _as_manifest(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document without its status."""
-    spec = specs.readable(document["kind"], document["spec"])
+    spec = PLANNERS[document["kind"]].readable(document["spec"])
     return {key: value for key, value in document.items() if key != "status"} | {"spec": spec}
 
 

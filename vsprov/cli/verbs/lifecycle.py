@@ -13,9 +13,10 @@ from vsprov.cli.options import Work, duration, server_name
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
 from vsprov.engine.desired import selector
-from vsprov.engine.lifecycle import Action, Choice
+from vsprov.engine.lifecycle import Choice
 from vsprov.errors import UsageError
 from vsprov.kernel import process
+from vsprov.plan.builder import Action
 from vsprov.render.problems import dump, errors_as_json
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
@@ -58,8 +59,8 @@ vsprov start -l tier=web
 @server_choice
 @options.work_options
 def start(settings: Settings, choice: Choice, work: Work) -> None:
-    """Starts servers as they were last applied, in the order of their dependencies. Running servers are not
-    changed.
+    """Starts servers as they were last applied, in the order of their dependencies. Other drift of these
+    servers, such as a limit changed by hand, is repaired on the way. Running servers are not changed.
 
     The manifest is not changed: the next apply stops a server that should be stopped according to its
     manifest.
@@ -97,7 +98,9 @@ vsprov restart -l "tier in (web,api)"
 @server_choice
 @options.work_options
 def restart(settings: Settings, choice: Choice, work: Work, timeout: str | None) -> None:
-    """Stops servers and starts them again as they were last applied. Stopped servers are started."""
+    """Stops servers and starts them again as they were last applied, without other drift. Stopped servers
+    are started.
+    """
     _change(settings, "restart", choice, work, timeout)
 
 

@@ -21,14 +21,14 @@ from vsprov.engine.look.observe import Since
 from vsprov.engine.look.situation import Situation
 from vsprov.engine.run import intent, lock
 from vsprov.engine.run.context import ApplyContext
-from vsprov.engine.run.schedule import Loop, Wait
+from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
 from vsprov.kernel.process import ExitInfo
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import Wanted, reconcile
-from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied, undo_of
+from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied
 from vsprov.store import servers
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
@@ -76,7 +76,7 @@ def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Dra
     With `since` servers that have not been touched are not looked at again.
     """
     now = situation.look(instance, wanted.objects, since)
-    resolved, unusable = imports.resolve(instance, wanted.objects, fresh=wanted.fresh)
+    resolved, unusable = imports.resolve(instance, wanted.objects, refresh=wanted.refresh)
     digests = {name: image.digest for name, image in resolved.items()}
     for problem in unusable:  # which is told, and should not look like a change besides
         name = problem.subject.partition("/")[2]
@@ -85,13 +85,13 @@ def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Dra
     wanted = replace(wanted, digests=digests)
     plan = reconcile(wanted, now.observed, now.machine)
 
-    def brought(image: str) -> Mapping[str, Any] | None:
+    def image_config(image: str) -> Mapping[str, Any] | None:
         if image in resolved:
             return resolved[image].config
         stored = now.observed.images.get(image)
         return now.observed.defaults.get(stored.digest, {}) if stored else None
 
-    lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, brought))
+    lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, image_config))
     problems = (*unusable, *lacking, *plan.problems)
     return Draft(replace(plan, problems=problems), wanted, now, resolved)
 
@@ -164,7 +164,7 @@ def perform(
             servers.flush(instance)
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
         since = Since(first.now.observed, touched)
-        again = replace(first.wanted, fresh=False)
+        again = first.wanted.again()
         second = None if errors else draft(instance, again, since)
         exits = endings(context)
     finally:
@@ -205,7 +205,7 @@ def run(
             errors[key] = error
         report.finished(by_key[key], error)
 
-    def work(change: Change) -> Callable[[], execute.Doing]:
+    def work(change: Change) -> Callable[[], Work]:
         return lambda: perform_change(context, change, report, budget)
 
     loop = Loop(
@@ -215,7 +215,7 @@ def run(
     return errors
 
 
-def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> execute.Doing:
+def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> Work:
     """The steps of one change; when one fails, those before it are taken back, latest first, and told."""
     report.started(change)
     finished: list[Step] = []
@@ -240,7 +240,7 @@ def take_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, An
     """Undo steps, latest first; whether anything was undone, and what could not be."""
     undone, stuck = False, []
     for step in reversed(finished):
-        back = undo_of(step)
+        back = step.undo()
         if back is None:
             continue
         try:

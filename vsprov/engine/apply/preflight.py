@@ -15,17 +15,17 @@ from vsprov.plan.steps import Spawn
 
 
 def problems(
-    plan: Plan, objects: tuple[Object, ...], brought: Callable[[str], Mapping[str, Any] | None]
+    plan: Plan, objects: tuple[Object, ...], image_config: Callable[[str], Mapping[str, Any] | None]
 ) -> Iterator[Problem]:
     """Why servers that the plan starts could not be started.
 
-    `brought` is what an image, by its name, brings for its servers; None as long as that is unknown.
+    `image_config` is what an image, by its name, brings for its servers; None as long as that is unknown.
     """
     starting = {step.server for change in plan.changes for step in change.steps if isinstance(step, Spawn)}
     for want in objects:
         if isinstance(want.spec, Server) and want.name in starting:
             yield from _of_server(want.address, want.spec)
-            config = brought(want.spec.image)
+            config = image_config(want.spec.image)
             if config is not None and not init_of(want.spec.init, config).command:
                 hint = "init: {command: [/bin/sh, -c, …]}"
                 yield Problem(lacks_command(want.spec.image), None, "spec.init.command", want.address, hint)

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Draft, Outcome, Report
 from vsprov.engine.look import situation
@@ -15,9 +14,10 @@ from vsprov.errors import FailedError
 from vsprov.model import digests
 from vsprov.model.objects import Image, Object, read_spec
 from vsprov.model.suggest import not_found
-from vsprov.plan import removals
+from vsprov.plan.builder import EVERY_SET, Wanted
+from vsprov.plan.kinds import server
 from vsprov.plan.observed import Observed, is_of
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 from vsprov.store import images
 from vsprov.store.disk.progress import Progress
 from vsprov.store.images import ImageRecord, Unused
@@ -56,7 +56,7 @@ def look(instance: Instance) -> list[ImageView]:
 
 def _users(name: str, observed: Observed) -> Iterable[str]:
     for seen in observed.servers.values():
-        if f"Image/{name}" in removals.needs(seen):
+        if f"Image/{name}" in server.holds(seen):
             yield f"Server/{seen.name}"
 
 
@@ -74,7 +74,7 @@ def pull(
     Servers stay on what they run on: the next plan shows what that would change.
     """
     with converge.alone(instance, lock_timeout, report):
-        wanted = Wanted(instance.name, owner, tuple(objects), selected=True, fresh=True)
+        wanted = Wanted(instance.name, owner, tuple(objects), selected=True, refresh=True)
         first = converge.draft(instance, wanted)
         return converge.perform(instance, first, report, parallelism=parallelism)
 
@@ -103,13 +103,12 @@ def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome
     for name in names:
         if name not in now.observed.images:
             raise not_found("Image", name, now.observed.images)
-    observed = lifecycle.as_one_set(now.observed, instance)
     remove = frozenset(f"Image/{name}" for name in names)
-    wanted = Wanted(instance.name, f"{instance.name}/*", selected=True, remove=remove)
-    plan = reconcile(wanted, observed, now.machine)
+    wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True, remove=remove)
+    plan = reconcile(wanted, now.observed, now.machine)
     changes = tuple(change for change in plan.changes if change.kind == "Image")
-    draft = Draft(replace(plan, changes=changes), wanted, replace(now, observed=observed))
-    return converge.perform(instance, draft, report)
+    proposal = Draft(replace(plan, changes=changes), wanted, now)
+    return converge.perform(instance, proposal, report)
 
 
 @dataclass(frozen=True, slots=True)

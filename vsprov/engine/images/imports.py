@@ -18,7 +18,7 @@ from vsprov.store.sources import Resolved
 
 
 def resolve(
-    instance: Instance, objects: Iterable[Object], *, fresh: bool = False
+    instance: Instance, objects: Iterable[Object], *, refresh: bool = False
 ) -> tuple[dict[str, Resolved], list[Problem]]:
     """{image name: what its source is now}, and what is wrong with the others.
 
@@ -31,7 +31,7 @@ def resolve(
     for one in _in_order(wanted):
         assert isinstance(one.spec, Image)
         try:
-            found[one.name] = _resolve(instance, one.name, one.spec, records, found, fresh)
+            found[one.name] = _resolve(instance, one.name, one.spec, records, found, refresh)
         except HostError as error:
             problems.append(Problem(str(error), None, "spec.source", one.address, error.hint, lack=True))
         except FailedError as error:
@@ -61,13 +61,13 @@ def _resolve(
     image: Image,
     records: Mapping[str, ImageRecord],
     found: Mapping[str, Resolved],
-    fresh: bool,
+    refresh: bool,
 ) -> Resolved:
     if image.source.build is not None:
         from vsprov.engine.images import building  # with what packs archives; few have builds
 
         return building.resolve(image.source.build, records, found)
-    return sources.resolve(instance, image, records.get(name), fresh=fresh)
+    return sources.resolve(instance, image, records.get(name), fresh=refresh)
 
 
 def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Generator[Wait, Any, None]:

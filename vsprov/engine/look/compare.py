@@ -10,7 +10,8 @@ from vsprov.engine.look import documents
 from vsprov.engine.look.documents import SituationWithWeights
 from vsprov.manifest.load import document_of
 from vsprov.model.objects import Object, Quota
-from vsprov.plan import servers, specs
+from vsprov.plan import resources
+from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.store.instance import Instance
 
 
@@ -37,7 +38,7 @@ def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
 def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
     if one.name not in documents.names(one.kind, now):
         return None
-    document = documents.document(one.kind, one.name, now, servers.ignored(one))
+    document = documents.document(one.kind, one.name, now, resources.ignored(one))
     # Only a server's labels and annotations are kept anywhere.
     metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
     return _rounded({**document, "metadata": metadata}, now)
@@ -45,5 +46,5 @@ def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
 
 def _rounded(document: dict[str, Any], now: SituationWithWeights) -> dict[str, Any]:
     kind, spec = document["kind"], document["spec"]
-    readable = specs.readable(kind, specs.settled(kind, spec, now.machine))
+    readable = PLANNERS[kind].readable(PLANNERS[kind].rounded(spec, now.machine))
     return {key: document[key] for key in ("apiVersion", "kind", "metadata")} | {"spec": readable}

@@ -11,7 +11,7 @@ from typing import Any
 from vsprov.errors import FailedError, Problem
 from vsprov.kernel import cgroup
 from vsprov.model.objects import Object, Quota, Server
-from vsprov.plan import pools, servers
+from vsprov.plan import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
 
 KNOB = "io.devices"
@@ -68,10 +68,10 @@ def with_names(machine: Machine, observed: Observed) -> Machine:
     it leads to the device, else the kernel's own.
     """
     groups: list[tuple[ObservedGroup | None, Mapping[str, Any]]] = [
-        (pool, pools.resources_of(pool)) for pool in observed.pools.values()
+        (pool, resources.of_pool(pool)) for pool in observed.pools.values()
     ]
     for seen in observed.servers.values():
-        groups.append((seen.group, servers.resources_of(seen.applied) if seen.applied else {}))
+        groups.append((seen.group, resources.of_record(seen.applied) if seen.applied else {}))
     limited = {number for group, _ in groups if group for number in _numbers_in(group, machine)}
     if not limited:
         return machine

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine.look.machine import limits_of
+from vsprov.engine import aspects as _aspects  # noqa: F401  each registers its observer
+from vsprov.engine import kinds as _kinds  # noqa: F401
+from vsprov.engine.aspects import observer
+from vsprov.engine.kinds.view import observe_more
 from vsprov.engine.run import intent
 from vsprov.errors import ConflictError
-from vsprov.kernel import cgroup, namespace, proc, process
+from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.encodings import Side, normal
 from vsprov.model.patterns import NAME_PATTERN
@@ -108,6 +111,7 @@ class _Observer:
             defaults=_defaults(known),
             parent=parent,
             subtree=self.subtree(""),
+            more=observe_more(self.instance, self.hierarchies),
         )
 
     def find(self, name: str) -> ObservedServer | None:
@@ -209,8 +213,7 @@ class _Observer:
             init=init,
             strays=strays,
             populated=populated,
-            hostname=namespace.hostname(init.pid) if init else None,
-            limits=limits_of(init.pid) or None if init else None,
+            live=observer.observe(init.pid) if init else {},
         )
 
     def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:

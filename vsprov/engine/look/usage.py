@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from vsprov.kernel import cgroup, proc
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.plan.observed import ObservedGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,12 @@ def read(hierarchies: Hierarchies, group: str) -> Usage:
         memory_bytes=cgroup.memory_used(hierarchies.directory("memory", group)),
         pids=int(pids) if pids else None,
     )
+
+
+def document(hierarchies: Hierarchies, group: ObservedGroup | None) -> dict[str, Any]:
+    """The same as `get -o json` has it; null for a group that is not there."""
+    used = read(hierarchies, group.path) if group else Usage()
+    return {"cpuSeconds": used.cpu_seconds, "memoryBytes": used.memory_bytes, "pids": used.pids}
 
 
 def uptime() -> float:

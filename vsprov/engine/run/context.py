@@ -31,7 +31,7 @@ class ApplyContext:
 
     `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
     it; `builds` are the groups of builds, and `made_parent` whether one of them had to make the group above
-    all; `fresh` are groups whose payload nothing has run in yet, `stopped` those whose server was stopped.
+    all; `stopped` are the groups whose server was stopped.
     """
 
     instance: Instance
@@ -49,7 +49,6 @@ class ApplyContext:
     exits: dict[int, Event] = field(default_factory=dict)
     builds: list[str] = field(default_factory=list)
     made_parent: bool = False
-    fresh: set[str] = field(default_factory=set)
     stopped: set[str] = field(default_factory=set)
     spawner: Spawner | None = None
     _ranges: Iterator[int] | None = None

@@ -1,0 +1,20 @@
+"""The hostname of a running server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsprov.engine.apply.register import carries_out
+from vsprov.engine.aspects.observer import observes
+from vsprov.kernel import namespace
+from vsprov.plan.aspects.hostname import SetHostname
+
+if TYPE_CHECKING:
+    from vsprov.engine.run.context import ApplyContext
+
+observes("hostname")(namespace.hostname)
+
+
+@carries_out(SetHostname)
+def set_hostname(context: ApplyContext, step: SetHostname) -> None:
+    namespace.set_hostname(context.inits[step.server].pid, step.hostname)

@@ -1,0 +1,29 @@
+"""The resource limits of a running server's processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsprov.engine.apply.register import carries_out
+from vsprov.engine.aspects.observer import observes
+from vsprov.engine.look.machine import limits_of
+from vsprov.kernel import cgroup, process
+from vsprov.model.units import MAX
+from vsprov.plan.aspects.rlimits import SetLimit
+
+if TYPE_CHECKING:
+    from vsprov.engine.run.context import ApplyContext
+
+observes("rlimits")(limits_of)
+
+
+@carries_out(SetLimit)
+def set_limit(context: ApplyContext, step: SetLimit) -> None:
+    """On every process: a limit is a process's own, and only new ones inherit it."""
+    soft, hard = (-1 if word == MAX else int(word) for word in (step.soft, step.hard))
+    done: set[int] = set()
+    home = context.directory("", context.groups[step.server])
+    while left := [pid for pid in cgroup.all_processes(home) if pid not in done]:
+        for pid in left:
+            done.add(pid)
+            process.set_limit(pid, step.limit, soft, hard)

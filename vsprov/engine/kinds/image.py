@@ -1,0 +1,17 @@
+"""Images, as `get` shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vsprov.engine.kinds.view import KindView, View, register
+from vsprov.model import digests
+from vsprov.plan.observed import set_of
+
+
+def status(name: str, view: View) -> dict[str, Any]:
+    image = view.now.observed.images[name]
+    return {"digest": digests.full(image.digest) or None, "set": set_of(image.owner)}
+
+
+register(KindView("Image", status))

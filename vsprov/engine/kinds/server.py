@@ -1,0 +1,42 @@
+"""Servers, as `get` shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vsprov.engine.kinds.view import KindView, View, register
+from vsprov.engine.look import last_exit, usage
+from vsprov.model import digests
+from vsprov.plan.observed import ObservedServer, set_of
+from vsprov.store.instance import RANGE
+from vsprov.store.layers import sizes
+
+
+def status(name: str, view: View) -> dict[str, Any]:
+    """`state` and `pid` of its init, since when it runs, where, which host ids it has and what it uses."""
+    seen, hierarchies = view.now.observed.servers[name], view.now.hierarchies
+    seconds = usage.uptime()
+    used = usage.document(hierarchies, seen.group)
+    if view.measure is not None:
+        used["diskBytes"] = sizes.upper_size(f"{view.measure.servers}/{name}/upper")
+    return {
+        "state": seen.state,
+        "pid": seen.init.pid if seen.init else None,
+        "startedAt": usage.started_at(seen.init.start, seconds) if seen.init else None,
+        "uptimeSeconds": round(usage.age(seen.init.start, seconds), 1) if seen.init else None,
+        "cgroup": seen.group.path if seen.group else None,
+        "image": digests.full(seen.applied["image"]) if seen.applied else None,
+        "addresses": [],
+        "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
+        "usage": used,
+        "lastExit": last_exit.read(hierarchies.directory("", seen.group.path)) if seen.group else None,
+        "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
+    }
+
+
+def metadata(seen: ObservedServer) -> dict[str, Any]:
+    recorded = seen.applied or {}
+    return {key: dict(recorded[key]) for key in ("labels", "annotations") if recorded.get(key)}
+
+
+register(KindView("Server", status, metadata))

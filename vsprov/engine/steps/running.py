@@ -1,0 +1,102 @@
+"""Steps that start and stop servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from vsprov.engine.apply.register import carries_out
+from vsprov.engine.guests import launch, request
+from vsprov.engine.look import last_exit
+from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
+from vsprov.engine.run.schedule import Readable, Work
+from vsprov.engine.steps.groups import does_not_die, kill_group
+from vsprov.errors import StepError
+from vsprov.kernel import cgroup, proc, process
+from vsprov.model.names import signal_number
+from vsprov.model.units import MAX
+from vsprov.plan.observed import Process
+from vsprov.plan.steps import MarkInit, Release, Spawn, Stop
+from vsprov.store.disk import marks
+
+ZOMBIE_CHECKS, SECONDS_BETWEEN_CHECKS = 250, 0.02
+
+
+@carries_out(Stop)
+def stop(context: ApplyContext, step: Stop) -> Work:
+    """The stop signal, then time to end, then SIGKILL for whatever is left.
+
+    A pid 1 without a handler never gets a signal (pid_namespaces(7)), so then there is nothing to wait for.
+    """
+    init = context.inits.pop(step.server, None)
+    group = context.groups[step.server]
+    pidfd = process.open_pidfd(init.pid, init.start) if init else None
+    if init is None or pidfd is None:
+        yield from kill_group(context, group)
+    else:
+        number = signal_number(step.signal)
+        try:
+            if number != signal.SIGKILL and process.catches(init.pid, number):
+                process.send_signal(pidfd, number)
+                yield Readable(pidfd, step.timeout / 1_000_000)
+            # It may have been moved out of its group; all of its pid namespace ends with it.
+            process.send_signal(pidfd, signal.SIGKILL)
+            yield from kill_group(context, group)
+            if not (yield Readable(pidfd, SECONDS_TO_DIE)):
+                raise does_not_die(step.server, [init.pid])
+            if how := process.exit_info(pidfd, init.pid, init.start):
+                last_exit.record(context.directory("", group), how)
+        finally:
+            os.close(pidfd)
+    marks.remove_mark(context.directory("", group), "init")
+    context.stopped.add(group)
+
+
+def wait_for_zombies(context: ApplyContext, group: str) -> Work:
+    """Wait a moment, where the dead would take more than an eighth of what a stopped server may have.
+
+    They count against pids.max until their parent has waited for them; that is the host's init by now, which
+    on some hosts takes its time. Nothing tells when it has.
+    """
+    directory = context.directory("pids", group)
+    limit = cgroup.read(f"{directory}/pids.max") or MAX
+    if limit == MAX:
+        return
+    timer = os.eventfd(0)  # never readable
+    try:
+        for _ in range(ZOMBIE_CHECKS):
+            if 8 * int(cgroup.read(f"{directory}/pids.current") or 0) <= int(limit):
+                return
+            yield Readable(timer, SECONDS_BETWEEN_CHECKS)
+    finally:
+        os.close(timer)
+
+
+@carries_out(Spawn)
+def spawn(context: ApplyContext, step: Spawn) -> Work:
+    server, group = context.wanted[f"Server/{step.server}"], context.groups[step.server]
+    if group in context.stopped:
+        yield from wait_for_zombies(context, group)
+    ready = yield from launch.spawn(context, request.for_server(context, server, group))
+    context.spawned[step.server] = ready["id"]
+    context.inits[step.server] = Process(ready["pid"], ready["start"])
+    for path in ready["unmapped"]:
+        context.notice(
+            f"{step.server}: {path} is on a file system that cannot be idmapped; its files show as nobody's"
+        )
+
+
+@carries_out(MarkInit)
+def mark_init(context: ApplyContext, step: MarkInit) -> None:
+    init, home = context.inits[step.server], context.directory("", context.groups[step.server])
+    last_exit.forget(home)
+    marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
+
+
+@carries_out(Release)
+def release(context: ApplyContext, step: Release) -> Work:
+    try:
+        yield from launch.release(context, context.spawned[step.server])
+    except StepError:
+        context.inits.pop(step.server, None)
+        raise

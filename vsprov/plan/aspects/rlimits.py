@@ -1,0 +1,121 @@
+"""Resource limits of processes (setrlimit(2)): not files of a group, but numbers of each process.
+
+Observed are those of the server's init, {name: (soft, hard)}; a name may be missing when it has just ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.model.knobs import RLIMITS, Knob
+from vsprov.model.objects import Server
+from vsprov.model.resources import read_resources
+from vsprov.model.units import MAX
+from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
+from vsprov.plan.observed import Machine
+from vsprov.plan.plan import PathChange
+from vsprov.plan.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class SetLimit(Step):
+    """Set a resource limit of every process of a running server; `before` is (soft, hard) of its init."""
+
+    server: str
+    limit: str
+    soft: str
+    hard: str
+    before: tuple[str, str]
+
+    def describe(self) -> str:
+        return f"set {self.limit} of {self.server} to {self.soft}:{self.hard}"
+
+    def undo(self) -> Step | None:
+        return SetLimit(self.server, self.limit, *self.before, (self.soft, self.hard))
+
+
+def compare(it: Running) -> Iterable[Difference]:
+    """The limits that differ, of those that are or were set: any other a process may lower as it likes."""
+    recorded = read_resources(it.recorded.get("resources", {}))
+    for knob in RLIMITS:
+        if knob.path in it.ignore or (knob.path not in it.spec.resources and knob.path not in recorded):
+            continue
+        default = it.machine.limits.get(knob.rlimit, (MAX, MAX))
+        after = it.spec.resources.get(knob.path, default)
+        before = it.seen.get(knob.rlimit, recorded.get(knob.path, default))
+        if before != after:
+            # To raise a hard limit of a running process takes CAP_SYS_RESOURCE; a new process can have it.
+            restart = bool(it.machine.ceilings) and above(after[1], before[1])
+            yield _difference(it.name, knob, before, after, restart)
+
+
+def _difference(
+    server: str, knob: Knob, before: tuple[Any, Any], after: tuple[Any, Any], restart: bool
+) -> Difference:
+    kind = knob.kind
+    path = PathChange(
+        f"spec.resources.{knob.path}",
+        kind.dump(before),
+        kind.dump(after),
+        "restart" if restart else "live",
+        (kind.format(before), kind.format(after)),
+    )
+    (old_soft, old_hard), (soft, hard) = before, after
+    step = SetLimit(server, knob.rlimit, str(soft), str(hard), (str(old_soft), str(old_hard)))
+    return Difference(path, None if restart else step)
+
+
+def show(spec: Mapping[str, Any], seen: Any, ignore: frozenset[str]) -> Mapping[str, Any]:
+    """The spec with the limits that init really has, of those that were set."""
+    written = dict(spec.get("resources", {}).get("rlimits", {}))
+    for knob in RLIMITS:
+        if knob.rlimit in written and knob.path not in ignore and knob.rlimit in seen:
+            written[knob.rlimit] = knob.kind.dump(seen[knob.rlimit])
+    return {**spec, "resources": {**spec["resources"], "rlimits": written}} if written else spec
+
+
+def refuse(spec: Server, machine: Machine) -> Mapping[str, str]:
+    """What this process may not give to a server, for want of CAP_SYS_RESOURCE."""
+    out = {}
+    for knob in RLIMITS:
+        ceiling = machine.ceilings.get(knob.rlimit)
+        if (
+            knob.path in spec.resources
+            and ceiling is not None
+            and above(spec.resources[knob.path][1], ceiling)
+        ):
+            hard = spec.resources[knob.path][1]
+            out[knob.path] = f"hard limit {hard} is above {ceiling}, the highest that can be set here"
+    return out
+
+
+def notes(paths: Iterable[PathChange]) -> tuple[str, ...]:
+    """Why some changes cost a restart that would be live elsewhere."""
+    costly = [path.path for path in paths if path.cost == "restart"]
+    raised = [path.rpartition(".")[2] for path in costly if ".rlimits." in path]
+    if not raised:
+        return ()
+    return (
+        f"restart needed: raising the hard limit of {', '.join(raised)} of a running process takes "
+        "CAP_SYS_RESOURCE, which vsprov does not have here",
+    )
+
+
+def above(a: Any, b: Any) -> bool:
+    """Whether limit `a` allows more than `b`."""
+    return b != MAX and (a == MAX or bool(a > b))
+
+
+register(
+    Aspect(
+        "rlimits",
+        ("resources.rlimits",),
+        compare,
+        show,
+        refuse,
+        "run vsprov with CAP_SYS_RESOURCE, or lower the limit",
+        notes,
+    )
+)

@@ -1,0 +1,215 @@
+"""Pools: quotas that servers share as a group above theirs; and what all servers may have together.
+
+A quota of scope server is part of the servers that name it, and nothing by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from vsprov.model import fields
+from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.resources import write_resources
+from vsprov.plan import admission, applied, groups, resources
+from vsprov.plan.admission import Claim
+from vsprov.plan.builder import PlanBuilder
+from vsprov.plan.groups import GroupDelta
+from vsprov.plan.kinds.planner import KindPlanner, Shown, register
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
+from vsprov.plan.plan import Change, removal
+from vsprov.plan.steps import MakeGroup, RemoveGroup, Step
+
+
+def plan(builder: PlanBuilder) -> None:
+    builder.weights = admit(builder)
+    for want in builder.pools.values():
+        _plan(builder, want)
+
+
+def admit(builder: PlanBuilder) -> dict[str, int]:
+    """{address: CPU weight to write}, after checking that the host can honour all claims together.
+
+    Servers and pools of other sets count too; their weights are theirs and stay.
+    """
+    claims = [*_wanted_claims(builder), *_other_claims(builder)]
+    for refusal in admission.host_refusals(claims, builder.machine):
+        builder.problem("Host", refusal, "lower the reservations or move servers to another host")
+    concerned = _concerned(builder)
+    for address, key, refusal in admission.pool_refusals(claims):
+        if address in concerned:
+            hint = "lower the reservations or raise the pool's limit"
+            builder.problem(address, refusal, hint, f"spec.{key}")
+    return admission.weights(claims, builder.machine)
+
+
+def _concerned(builder: PlanBuilder) -> set[str]:
+    """The pools that are wanted, or get servers that are: what others have in theirs is their affair."""
+    specs = (want.spec for want in builder.servers.values())
+    used = {spec.quota for spec in specs if isinstance(spec, Server) and spec.quota}
+    return {f"Quota/{name}" for name in {*builder.pools, *used}}
+
+
+def _wanted_claims(builder: PlanBuilder) -> Iterable[Claim]:
+    for want in (*builder.pools.values(), *builder.servers.values()):
+        assert isinstance(want.spec, Quota | Server)
+        parent = want.spec.quota or "" if isinstance(want.spec, Server) else ""
+        yield Claim.of(want.address, parent, want.spec.resources)
+
+
+def _other_claims(builder: PlanBuilder) -> Iterable[Claim]:
+    for name, pool in builder.observed.pools.items():
+        if name not in builder.pools and not builder.removes("Quota", name, pool.owner):
+            yield claim_of_pool(name, pool)
+    for name, seen in builder.observed.servers.items():
+        if (
+            name not in builder.servers
+            and seen.applied
+            and not builder.removes("Server", name, seen.set_owner)
+        ):
+            yield claim_of_server(name, seen.applied)
+
+
+def claim_of_pool(name: str, pool: ObservedGroup) -> Claim:
+    """What an observed pool asks for, by its record."""
+    return Claim.of(f"Quota/{name}", "", resources.of_pool(pool))
+
+
+def claim_of_server(name: str, record: Mapping[str, Any]) -> Claim:
+    """What an observed server asks for, by its record."""
+    return Claim.of(f"Server/{name}", record["spec"].get("quota", ""), resources.of_record(record))
+
+
+def _plan(builder: PlanBuilder, want: Object) -> None:
+    """What happens to a pool: one change, and a second one where narrowing has to wait for its servers."""
+    assert isinstance(want.spec, Quota)
+    seen = builder.observed.pools.get(want.name)
+    if want.name in builder.observed.servers and f"Server/{want.name}" not in builder.wanted.remove:
+        builder.problem(
+            want.address, f"a server {want.name} exists; pools and servers share one parent group"
+        )
+        return
+    if seen and builder.refuse_foreign(want.address, seen.owner, f"cgroup {seen.path}"):
+        return
+    builder.note_lacking(want)
+    builder.refuse(want, groups.refusals(want.spec.resources, {}, builder.machine))
+    delta = _compare(builder, want, want.spec, seen)
+    builder.needed |= delta.needed
+    builder.populated = True
+    for name in _too_large(builder, want, delta) if seen else ():
+        builder.problem(
+            want.address, f"server {name} is in it, is not in the manifest, and has more than that"
+        )
+
+    group = f"{builder.wanted.instance}/{want.name}"
+    make: list[Step] = [MakeGroup(name, group, "pool", builder.wanted.owner) for name in delta.make]
+    make += builder.enable(group, delta.needed, seen.subtree if seen else frozenset())
+    wide = groups.widened(delta, builder.machine) if seen else delta.wanted
+    grow = groups.file_writes(group, replace(delta, wanted=wide), builder.machine, parent=True)
+    narrow = groups.file_writes(group, replace(delta, observed=wide), builder.machine, parent=True)
+    spec = fields.write(want.spec)
+    text = applied.to_text(spec)
+    mark = [] if seen and seen.applied == spec else [applied.mark_step(group, text)]
+    steps = (*make, *grow, *mark)
+    if not steps and not narrow:
+        builder.add(want.address, None)
+        return
+    builder.add(
+        want.address,
+        Change(
+            "Quota",
+            want.name,
+            "update" if seen else "create",
+            "live" if seen else "none",
+            "missing" if seen is None else "changed" if mark else "drift",
+            tuple(groups.changed_paths(delta, "spec")) if seen else (),
+            seen.applied if seen else None,
+            spec,
+            steps,
+            notes=builder.notes.get(want.address, ()),
+        ),
+    )
+    if narrow:
+        # v1 refuses a parent that is narrower than its child, so the servers are narrowed, or gone, first.
+        inside = (child for child in builder.observed.servers.values() if _is_in(child, group))
+        after = (want.address, *(f"Server/{child.name}" for child in inside))
+        change = Change(
+            "Quota", want.name, "update", "live", "changed", steps=narrow, after=after, phase="narrow"
+        )
+        builder.add(want.address, change)
+
+
+def _compare(builder: PlanBuilder, want: Object, spec: Quota, seen: ObservedGroup | None) -> GroupDelta:
+    """The pool's group beside what is wanted; it needs every controller that a server in it needs."""
+    also: frozenset[str] = frozenset()
+    for child in builder.servers.values():
+        if isinstance(child.spec, Server) and child.spec.quota == want.name:
+            also |= groups.needed(child.spec.resources, builder.machine)
+    given = resources.with_weight(spec.resources, builder.weights[want.address])
+    return groups.compare(given, seen, builder.machine, ignore=resources.ignored(want), also=also)
+
+
+def _too_large(builder: PlanBuilder, want: Object, delta: GroupDelta) -> Iterable[str]:
+    """Servers that stay in the pool as they are, and that the kernel would not let it be narrower than."""
+    group = f"{builder.wanted.instance}/{want.name}"
+    for child in builder.observed.servers.values():
+        stays = child.name not in builder.servers and not builder.removes(
+            "Server", child.name, child.set_owner
+        )
+        if stays and child.group and _is_in(child, group):
+            if groups.exceeds(child.group.texts, delta.wanted, builder.machine):
+                yield child.name
+
+
+def _is_in(seen: ObservedServer, group: str) -> bool:
+    return seen.group is not None and seen.group.path.startswith(f"{group}/")
+
+
+def weights(observed: Observed, machine: Machine) -> dict[str, int]:
+    """{address: the CPU weight that the recorded weights and reservations lead to}."""
+    claims = [claim_of_pool(name, pool) for name, pool in observed.pools.items()]
+    claims += [claim_of_server(name, seen.applied) for name, seen in observed.servers.items() if seen.applied]
+    return admission.weights(claims, machine)
+
+
+def remove(builder: PlanBuilder, name: str) -> Change:
+    pool = builder.observed.pools[name]
+    return removal("Quota", name, (RemoveGroup(pool.path),), pool.applied or {})
+
+
+def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
+    pool = from_.observed.pools[name]
+    weight = from_.weights.get(f"Quota/{name}")
+    found = resources.of_group(resources.of_pool(pool), pool, from_.machine, weight=weight, ignore=ignore)
+    return {"scope": "pool", **write_resources(found)}
+
+
+def _tree(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key != "scope"}
+
+
+def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    return (
+        {"scope": spec["scope"], **resources.rounded_tree(_tree(spec), machine)}
+        if _tree(spec)
+        else dict(spec)
+    )
+
+
+def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**spec, **resources.readable_tree(_tree(spec))}
+
+
+register(
+    KindPlanner(
+        "Quota",
+        observed=lambda observed: observed.pools,
+        owners=lambda pool: (pool.owner,),
+        plan=plan,
+        remove=remove,
+        show=show,
+        rounded=rounded,
+        readable=readable,
+    )
+)

@@ -1,0 +1,372 @@
+"""Servers: what is wanted of each against what is there, as a change with its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vsprov.model import fields
+from vsprov.model.cost import highest
+from vsprov.model.defaults import init_of
+from vsprov.model.encodings import Group
+from vsprov.model.objects import Mount, Object, Quota, Server
+from vsprov.model.resources import write_resources
+from vsprov.model.traits import applicable_keys
+from vsprov.model.units import format_bytes
+from vsprov.plan import applied, groups, resources
+from vsprov.plan.aspects.aspect import ASPECTS
+from vsprov.plan.builder import PlanBuilder
+from vsprov.plan.differences import Comparison
+from vsprov.plan.kinds.planner import KindPlanner, Shown, register
+from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.plan.plan import Action, Change, removal
+from vsprov.plan.steps import (
+    DiscardUpper,
+    MakeDirectory,
+    MakeGroup,
+    MakePayload,
+    MarkInit,
+    MoveProcesses,
+    Release,
+    RemoveDirectory,
+    RemoveGroup,
+    Spawn,
+    Step,
+    Stop,
+    WriteApplied,
+)
+
+DEFAULT_STOP = ("TERM", 10_000_000)
+NOTHING = ObservedServer("")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a server's plan needs besides the server.
+
+    `owner` is the mark of what is made of it, `image` the digest of its image, `pool` the resources of its
+    pool. `restart`: it is started anew although nothing forces it. `stop` is the step that stops it.
+    """
+
+    instance: str
+    owner: str
+    machine: Machine
+    image: str
+    weight: int
+    pool: Group
+    stop: Stop
+    restart: bool = False
+
+
+def plan(builder: PlanBuilder) -> None:
+    for want in builder.servers.values():
+        _plan(builder, want)
+    request = builder.wanted.request
+    for name in sorted(request.servers) if request and request.action == "stop" else ():
+        if name not in builder.servers:  # its record is lost: it can be stopped all the same
+            seen = builder.observed.servers[name]
+            stop = _stop(seen, builder)
+            builder.add(f"Server/{name}", Change("Server", name, "update", "none", "stop", steps=(stop,)))
+    for address, after in _waits(builder).items():
+        builder.changes[address] = replace(builder.changes[address], after=after)
+
+
+def _plan(builder: PlanBuilder, want: Object) -> None:
+    spec = want.spec
+    assert isinstance(spec, Server)
+    seen = builder.observed.servers.get(want.name)
+    if _is_in_the_way(builder, want, seen):
+        return
+    builder.note_lacking(want)
+    for aspect in ASPECTS.values():
+        builder.refuse(want, aspect.refuse(spec, builder.machine), aspect.hint)
+    pool = _pool_resources(builder, want)
+    builder.refuse(want, groups.refusals(spec.resources, pool, builder.machine))
+    request = builder.wanted.request
+    context = Context(
+        builder.wanted.instance,
+        (seen and seen.set_owner) or builder.wanted.owner,
+        builder.machine,
+        _image_digest(builder, want),
+        builder.weights[want.address],
+        pool,
+        _stop(seen or NOTHING, builder),
+        restart=request is not None and request.action == "restart",
+    )
+    change, needed = reconcile(want, seen, context, builder.notes.get(want.address, ()))
+    builder.needed |= needed
+    builder.populated = True
+    if change:
+        for aspect in ASPECTS.values():
+            change = replace(change, notes=(*change.notes, *aspect.notes(change.paths)))
+        if request:
+            change = replace(change, reason=request.action)
+    builder.add(want.address, change)
+
+
+def _is_in_the_way(builder: PlanBuilder, want: Object, seen: ObservedServer | None) -> bool:
+    """True, with a problem, where something else stands in the place of the server's group or directory."""
+    if want.name in builder.observed.pools and f"Quota/{want.name}" not in builder.wanted.remove:
+        builder.problem(want.address, f"a pool {want.name} exists; pools and servers share one parent group")
+        return True
+    if seen is None:
+        return False
+    if seen.group and builder.refuse_foreign(want.address, seen.group.owner, f"cgroup {seen.group.path}"):
+        return True
+    return seen.directory and builder.refuse_foreign(
+        want.address, seen.owner, f"the directory of {want.name}"
+    )
+
+
+def _image_digest(builder: PlanBuilder, server: Object) -> str:
+    assert isinstance(server.spec, Server)
+    name = server.spec.image
+    if name in builder.wanted.digests:
+        return builder.wanted.digests[name]
+    if name in builder.observed.images:
+        return builder.observed.images[name].digest
+    builder.problem(
+        server.address, f"image {name} is neither in the manifest nor in the store", path="spec.image"
+    )
+    return ""
+
+
+def _pool_resources(builder: PlanBuilder, server: Object) -> Mapping[str, object]:
+    assert isinstance(server.spec, Server)
+    name = server.spec.quota
+    if name is None:
+        return {}
+    if name in builder.pools:
+        spec = builder.pools[name].spec
+        assert isinstance(spec, Quota)
+        return spec.resources
+    if name in builder.observed.pools:
+        return resources.of_pool(builder.observed.pools[name])
+    builder.problem(
+        server.address, f"pool {name} is neither in the manifest nor on this host", path="spec.quota"
+    )
+    return {}
+
+
+def _waits(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
+    """{address: those that come first} of the servers that change: a server starts after what it depends on,
+    and stops before it.
+    """
+    stops = {address for address in builder.changes if _only_stops(builder, address)}
+    dependants: dict[str, list[str]] = {}
+    for want in builder.servers.values():
+        for dependency in _dependencies(want):
+            dependants.setdefault(dependency, []).append(want.address)
+    out = {}
+    for want in builder.servers.values():
+        if want.address in stops:
+            servers = [other for other in dependants.get(want.address, ()) if other in stops]
+            out[want.address] = tuple(servers)
+        elif want.address in builder.changes:
+            out[want.address] = (*needs(want), *_dependencies(want))
+    return out
+
+
+def _only_stops(builder: PlanBuilder, address: str) -> bool:
+    steps = builder.changes[address].steps
+    return any(isinstance(step, Stop) for step in steps) and not any(
+        isinstance(step, Spawn) for step in steps
+    )
+
+
+def _dependencies(want: Object) -> list[str]:
+    assert isinstance(want.spec, Server)
+    return [f"Server/{dependency.name}" for dependency in want.spec.depends_on]
+
+
+def needs(want: Object) -> Iterable[str]:
+    """Its image, and its pool; a quota of scope server is merged into it."""
+    assert isinstance(want.spec, Server)
+    return [f"Image/{want.spec.image}", *([f"Quota/{want.spec.quota}"] if want.spec.quota else ())]
+
+
+def holds(seen: ObservedServer) -> Iterable[str]:
+    """The image it runs on, and the pool it is in."""
+    if seen.group and seen.group.path.count("/") == 2:
+        yield f"Quota/{seen.group.path.split('/')[1]}"
+    if seen.applied:
+        yield f"Image/{seen.applied['spec']['image']}"
+
+
+def follows(seen: ObservedServer) -> Iterable[str]:
+    """The servers it depends on, as it was applied."""
+    recorded = seen.applied["spec"].get("dependsOn", ()) if seen.applied else ()
+    return [f"Server/{dependency['name']}" for dependency in recorded]
+
+
+def reconcile(
+    want: Object, found: ObservedServer | None, context: Context, notes: tuple[str, ...]
+) -> tuple[Change | None, frozenset[str]]:
+    """(the change, None if nothing differs; the controllers, by v2 name, the server's group needs)."""
+    spec = want.spec
+    assert isinstance(spec, Server)
+    seen = found or NOTHING
+    it = Comparison.of(want, spec, seen, context)
+    paths = it.paths() if found else ()
+    cost = highest([path.cost for path in paths])
+    if context.restart and cost in ("none", "live"):
+        cost = "restart"
+    steps = tuple(
+        _steps(want.name, it, context, again=cost in ("restart", "recreate"), anew=cost == "recreate")
+    )
+    if not steps:
+        return None, it.delta.needed
+    wish = fields.write(spec)
+    if found is None:
+        change = Change("Server", want.name, "create", "none", "missing", (), None, wish, steps, notes=notes)
+        return change, it.delta.needed
+    action: Action = "replace" if cost == "recreate" else "update"
+    reason = "drift" if seen.applied == it.record else "changed"
+    before = observed_spec(seen)
+    change = Change("Server", want.name, action, cost, reason, paths, before, wish, steps, notes=notes)
+    return change, it.delta.needed
+
+
+def _steps(name: str, it: Comparison, context: Context, *, again: bool, anew: bool) -> list[Step]:
+    """What makes the server as wanted, whatever of it there is: each piece only where it is not right yet.
+
+    `again`: a running server has to be started anew; `anew`: with a new directory too.
+    """
+    seen, spec, group = it.seen, it.spec, it.group
+    start = spec.state == "Running" and (seen.init is None or again)
+    make_directory = not seen.directory or anew
+    steps: list[Step] = []
+    write = [] if make_directory or seen.disk == it.text else [WriteApplied(name, it.text, seen.disk or "")]
+    # It may find the disk full, so it comes before the stop where the mark tells by itself what still runs.
+    early = bool(it.here and seen.mark and applied.is_whole(seen.mark))
+    steps += write if early else ()
+    if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
+        steps.append(context.stop)
+        if is_ephemeral(seen) and not (start or anew):
+            steps.append(DiscardUpper(name))
+    if seen.group and not it.here:
+        steps.append(RemoveGroup(seen.group.path))
+    if anew and seen.directory:
+        steps.append(RemoveDirectory(name))
+    if make_directory:
+        steps.append(MakeDirectory(name, context.owner, it.text))
+    steps += [MakeGroup(hierarchy, group, "server", context.owner) for hierarchy in it.delta.make]
+    if start or not it.here:
+        # An apply that died may have left the group without it; a new directory has another id range.
+        steps.append(MakePayload(group, name))
+    steps += groups.file_writes(group, it.delta, it.machine)
+    if seen.init and not start and spec.state == "Running":
+        outside = {*it.delta.make, *seen.strays}
+        steps += [MoveProcesses(hierarchy, group) for hierarchy in sorted(outside)]
+        steps += [difference.step for difference in it.live if difference.step]
+    if not it.here or seen.mark != it.text:
+        steps.append(applied.mark_step(group, it.text))
+    steps += () if early else write
+    if start:
+        if spec.ephemeral and not make_directory:
+            steps.append(DiscardUpper(name))
+        steps += [Spawn(name), MarkInit(name), Release(name)]
+    return steps
+
+
+def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -> Stop:
+    """Stop it in the way it was told to when it was started, by itself or by its image."""
+    if seen.applied is None:
+        return Stop(seen.name, *DEFAULT_STOP)
+    spec = applied.to_object(seen.name, seen.applied).spec
+    assert isinstance(spec, Server)
+    init = init_of(spec.init, defaults.get(seen.applied["image"], {}))
+    return Stop(seen.name, init.stop_signal or "TERM", init.stop_timeout)
+
+
+def _stop(seen: ObservedServer, builder: PlanBuilder) -> Stop:
+    """The same, with the time to stop that was asked for."""
+    step, request = stop_step(seen, builder.observed.defaults), builder.wanted.request
+    return replace(step, timeout=request.timeout) if request and request.timeout is not None else step
+
+
+def is_ephemeral(seen: ObservedServer) -> bool:
+    """Whether what it writes goes when it stops; and before it starts, for it may have ended by itself."""
+    return bool(seen.directory and seen.applied and seen.applied["spec"].get("ephemeral"))
+
+
+def observed_spec(seen: ObservedServer) -> dict[str, Any]:
+    """The recorded spec with the state the kernel shows."""
+    return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.state}
+
+
+def remove(builder: PlanBuilder, name: str) -> Change | None:
+    seen = builder.observed.servers[name]
+    if seen.group and builder.refuse_foreign(f"Server/{name}", seen.group.owner, f"cgroup {seen.group.path}"):
+        return None
+    steps: list[Step] = []
+    if seen.init or seen.populated:
+        steps.append(stop_step(seen, builder.observed.defaults))
+    if seen.group:
+        steps.append(RemoveGroup(seen.group.path))
+    if seen.directory:
+        steps.append(RemoveDirectory(name))
+    # What a server has written goes with it.
+    return removal("Server", name, tuple(steps), observed_spec(seen), cost="recreate")
+
+
+# -- what is shown of it
+
+
+def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
+    """A server's spec; of one without record only what the kernel tells."""
+    seen = from_.observed.servers[name]
+    spec: Mapping[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
+    if seen.applied and seen.group:
+        around = resources.of_pool(from_.observed.pools.get(spec.get("quota", "")))
+        machine, weight = resources.within(from_.machine, around), from_.weights.get(f"Server/{name}")
+        recorded = resources.of_record(seen.applied)
+        found = resources.of_group(recorded, seen.group, machine, weight=weight, ignore=ignore)
+        spec = _with_resources(spec, write_resources(found))
+    for aspect in ASPECTS.values():
+        if aspect.name in seen.live:
+            spec = aspect.show(spec, seen.live[aspect.name], ignore)
+    return {**spec, "state": seen.state}
+
+
+def _with_resources(spec: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in spec.items() if key != "resources"}
+    return {**rest, "resources": tree} if tree else rest
+
+
+def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    tree = spec.get("resources", {})
+    return _with_resources(spec, resources.rounded_tree(tree, machine)) if tree else dict(spec)
+
+
+def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with sizes as people write them, and of each mount what its type has."""
+    out = dict(spec)
+    if spec.get("mounts"):
+        out["mounts"] = [_readable_mount(mount) for mount in spec["mounts"]]
+    if spec.get("resources"):
+        out["resources"] = resources.readable_tree(spec["resources"])
+    return out
+
+
+def _readable_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
+    shown = applicable_keys(Mount, mount)
+    return {**shown, "size": format_bytes(shown["size"])} if shown.get("size") else shown
+
+
+register(
+    KindPlanner(
+        "Server",
+        observed=lambda observed: observed.servers,
+        owners=lambda seen: seen.owners(),
+        plan=plan,
+        remove=remove,
+        show=show,
+        needs=needs,
+        holds=holds,
+        follows=follows,
+        rounded=rounded,
+        readable=readable,
+    )
+)
