@@ -118,7 +118,7 @@ def test_a_name_that_is_no_label_is_refused(name: str) -> None:
     document = of({"apiVersion": "vsprov/v1", "kind": "Quota", "metadata": {"name": name}, "spec": {}})
     (problem,) = problems(document)
     assert problem.path == "metadata.name"
-    assert "is not a name" in problem.message
+    assert "is not a valid name" in problem.message
     assert problem.subject == "Quota"
 
 

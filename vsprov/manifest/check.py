@@ -75,6 +75,7 @@ def check(
 
 
 def duplicates(view: ManifestView) -> Iterator[Problem]:
+    """Objects that are defined more than once."""
     for item in view.items:
         first = view.by_address[item.address]
         if item.address and first is not item:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from vsprov.errors import Problem
-from vsprov.manifest.check_object import KERNEL_FOLDERS, is_below, wrong_path
+from vsprov.manifest.check_object import KERNEL_DIRECTORIES, is_below, wrong_path
 from vsprov.manifest.problems import Path
 from vsprov.manifest.resolve import Item
 from vsprov.model.image_reference import parse_reference
@@ -17,6 +17,7 @@ STEPS: Path = (*SOURCE, "build", "steps")
 
 
 def host_paths(item: Item, image: Image) -> Iterator[Problem]:
+    """Paths of the host that are not normalized."""
     host = image.source.host
     for i, path in enumerate(host.paths if host else ()):
         wrong = wrong_path(path)
@@ -25,6 +26,7 @@ def host_paths(item: Item, image: Image) -> Iterator[Problem]:
 
 
 def oci(item: Item, image: Image) -> Iterator[Problem]:
+    """Keys that do not apply to the source, and references that are invalid or contradict `digest`."""
     found = image.source.oci
     if found is None:
         return
@@ -56,7 +58,7 @@ def build_paths(item: Item, image: Image) -> Iterator[Problem]:
             places.append((("write", "path"), step.write.path, "the root directory is not a file"))
         for keys, path, root in places:
             wrong = wrong_path(path, root=root)
-            inside = next((folder for folder in KERNEL_FOLDERS if is_below(path, folder)), None)
+            inside = next((each for each in KERNEL_DIRECTORIES if is_below(path, each)), None)
             if wrong:
                 yield item.problem((*STEPS, i, *keys), wrong)
             elif inside:

@@ -22,7 +22,7 @@ from vsprov.model.units import MAX
 
 NAME: Path = ("metadata", "name")
 # File systems of the guest itself: a mount over them could weaken its confinement.
-KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
+KERNEL_DIRECTORIES = ("/proc", "/sys", "/dev")
 SHARED_MEMORY = "/dev/shm"
 # The record of a server is stored in an extended attribute of its cgroup of up to 64 KiB (XATTR_SIZE_MAX).
 MOST_TEXT = 32 * 1024
@@ -71,6 +71,7 @@ def burst(item: Item, read: Object) -> Iterator[Problem]:
 
 
 def swap_without_memory(item: Item, read: Object) -> Iterator[Problem]:
+    """memory.swapMax without memory.max, which cgroup v1 cannot express."""
     resources = _resources(read)
     if "memory.swapMax" in resources and resources.get("memory.max", MAX) == MAX and item.sound:
         if _is_own(item, "memory.swapMax", "memory.max"):
@@ -79,6 +80,7 @@ def swap_without_memory(item: Item, read: Object) -> Iterator[Problem]:
 
 
 def least_memory(item: Item, read: Object) -> Iterator[Problem]:
+    """Memory limits with which no program can start."""
     value = _resources(read).get("memory.max")
     if value in (None, MAX) or value >= LEAST_MEMORY or not _is_own(item, "memory.max"):
         return
@@ -91,6 +93,7 @@ def least_memory(item: Item, read: Object) -> Iterator[Problem]:
 
 
 def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
+    """Process limits in a pool."""
     if isinstance(read.spec, Quota) and read.spec.scope == "pool":
         for path in read.spec.resources:
             if BY_PATH[path].rlimit:
@@ -99,6 +102,7 @@ def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
 
 
 def notes(item: Item, read: Object) -> Iterator[Problem]:
+    """Unknown annotations of vsprov, and unknown values of them."""
     for key, text in read.annotations.items():
         path: Path = ("metadata", "annotations", key)
         if key == objects.IGNORE:
@@ -176,11 +180,12 @@ OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
 
 
 def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
+    """Targets that are not normalized, not allowed or used twice."""
     last = None
     for i, mount in enumerate(server.mounts):
         path: Path = ("spec", "mounts", i, "target")
         wrong = wrong_path(mount.target)
-        inside = next((folder for folder in KERNEL_FOLDERS if is_below(mount.target, folder)), None)
+        inside = next((each for each in KERNEL_DIRECTORIES if is_below(mount.target, each)), None)
         if wrong:
             yield item.problem(path, wrong)
         elif inside and not is_below(mount.target, SHARED_MEMORY):
@@ -191,6 +196,7 @@ def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
+    """Bind mounts without a source, and keys that do not apply to the type of the mount."""
     for i, mount in enumerate(server.mounts):
         path: Path = ("spec", "mounts", i)
         if mount.type == "bind":
@@ -205,6 +211,7 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
+    """A working directory that is not normalized."""
     wrong = wrong_path(server.init.working_dir or "/", root="")
     if wrong:
         yield item.problem(("spec", "init", "workingDir"), wrong)
@@ -216,6 +223,7 @@ def command(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def capabilities(item: Item, server: Server) -> Iterator[Problem]:
+    """Capabilities that are both added and dropped."""
     change = server.security.capabilities
     for name in sorted(set(change.add) & set(change.drop)):
         yield item.problem(("spec", "security", "capabilities", "drop"), f"{name} is both added and dropped")
@@ -231,8 +239,9 @@ def wrong_path(path: str, *, root: str = "the root directory is not allowed here
     return f"{quoted(path)} is not normalized; write {plain}" if path != plain else ""
 
 
-def is_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
+def is_below(path: str, directory: str) -> bool:
+    """Whether the path is the directory or below it."""
+    return path == directory or path.startswith(f"{directory}/")
 
 
 def _at_last_mount(item: Item, target: str) -> Problem:

@@ -234,7 +234,7 @@ def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
 def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
     """Message and hint for an invalid value."""
     value, wanted, schema = error.instance, error.validator_value, error.schema
-    parse = _parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
+    parse = parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
     quantity = isinstance(value, str | int | float) and not isinstance(value, bool)
     if parse and quantity and _takes_scalar(schema):
         try:
@@ -316,7 +316,7 @@ def _yaml(value: object) -> str:
 
 
 @cache
-def _parsers(kind: str) -> dict[Path, Parse]:
+def parsers(kind: str) -> dict[Path, Parse]:
     """The parser of the value at each path. Its errors are more specific than those of a pattern."""
     return dict(_parsers_of(objects.SPECS[kind], ("spec",)))
 

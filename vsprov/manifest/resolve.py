@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from vsprov.errors import Position, Problem
-from vsprov.manifest.problems import Path, position_of, problem_at, subject_of, validate
+from vsprov.manifest.problems import Path, parsers, position_of, problem_at, subject_of, validate
 from vsprov.manifest.text import Document
 from vsprov.model import units
 from vsprov.model.fields import Report
-from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
-from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
+from vsprov.model.knobs import KNOBS
 from vsprov.model.objects import Object, Quota, Server, Spec, read_spec
 from vsprov.model.traits import replaced
 from vsprov.model.units import UnitError
@@ -169,53 +170,48 @@ def _server(
     if isinstance(given, Quota) and merged:
         resources = {**given.resources, **resources}
         spec = replace(spec, quota=None)
-    mounts = tuple(sorted(spec.mounts, key=lambda mount: mount.target))  # parents before what is in them
+    mounts = tuple(sorted(spec.mounts, key=lambda mount: mount.target))  # parents before their children
     ordered = {path: resources[path] for path in sorted(resources, key=_ORDER.__getitem__)}
     return replace(spec, resources=ordered, mounts=mounts), merged
 
 
 def _with_absolute_paths(spec: Spec, document: Document) -> Spec:
     where = document.positions.get(())
-    folder = os.path.realpath(os.path.dirname(where.file) if where else "")
-    return replaced(spec, "relative", lambda path: os.path.normpath(os.path.join(folder, path)))
+    directory = os.path.realpath(os.path.dirname(where.file) if where else "")
+    return replaced(spec, "relative", lambda path: os.path.normpath(os.path.join(directory, path)))
 
 
-def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterable[Problem]:
-    spec = value["spec"]
-    if value["kind"] == "Image":
-        return
-    at: Path = ("spec", "resources") if value["kind"] == "Server" else ("spec",)
-    resources = spec.get("resources", {}) if value["kind"] == "Server" else spec
-    for group, keys in resources.items():
-        if not isinstance(keys, dict) or group.startswith("x-"):
-            continue
-        for key, given in keys.items():
-            knob = BY_PATH.get(f"{group}.{key}")
-            if knob is None:
-                continue
-            if knob.kind in (BYTES, LIMIT_BYTES):
-                yield from _decimal_size(document, (*at, group, key), given)
-            elif knob.kind is RLIMIT_BYTES:
-                pair = given if isinstance(given, dict) else {}
-                yield from _decimal_size(document, (*at, group, key), given)
-                for name in pair:
-                    yield from _decimal_size(document, (*at, group, key, name), pair[name])
-            elif knob.path == "io.devices":
-                for i, device in enumerate(given):
-                    for name in ("readBps", "writeBps"):
-                        yield from _decimal_size(document, (*at, group, key, i, name), device.get(name))
-    for i, mount in enumerate(spec.get("mounts", ())):
-        yield from _decimal_size(document, ("spec", "mounts", i, "size"), mount.get("size"))
+def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterator[Problem]:
+    """Warnings about sizes like 10M, which users of other tools may expect to mean 2^20."""
+    for path, given in _decimals(value["spec"], ("spec",)):
+        if tuple(ITEM if isinstance(part, int) else part for part in path) in _size_paths(value["kind"]):
+            try:
+                size = units.parse_bytes(given)
+            except UnitError:
+                continue  # already reported
+            message = f"{given} is {size} bytes: {given[-1]} is a power of 1000"
+            yield problem_at(document, path, message, f"write {given}i for powers of 1024", warning=True)
 
 
-def _decimal_size(document: Document, path: Path, given: Any) -> Iterable[Problem]:
-    if units.is_decimal_size(given):
-        try:
-            size = units.parse_bytes(given)
-        except UnitError:
-            return  # reported where it was read
-        message = f"{given} is {size} bytes: {given[-1]} is a power of 1000"
-        yield problem_at(document, path, message, f"write {given}i for powers of 1024", warning=True)
+def _decimals(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """(path, string) of each string that ends like a size in powers of 1000."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(inner, dict | list):
+                yield from _decimals(inner, (*path, key))
+            elif units.is_decimal_size(inner):
+                yield (*path, key), inner
+    else:
+        for i, inner in enumerate(value):
+            if isinstance(inner, dict):
+                yield from _decimals(inner, (*path, i))
+
+
+@cache
+def _size_paths(kind: str) -> frozenset[Path]:
+    """The paths of sizes in bytes, with ITEM for items of lists."""
+    readers = {BYTES.parse, LIMIT_BYTES.parse, RLIMIT_BYTES.parse}
+    return frozenset(path for path, parse in parsers(kind).items() if parse in readers)
 
 
 def _holds(value: Any, path: Path) -> bool:

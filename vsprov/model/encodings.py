@@ -115,10 +115,12 @@ def to_multiple(value: Any, size: int) -> Any:
 
 
 def to_page(value: Any, host: Host) -> Any:
+    """The value rounded to pages, for `scalar(rounded=…)`."""
     return to_multiple(value, host.page)
 
 
 def to_hugepage(size: int) -> Callable[[Any, Host], Any]:
+    """A function that rounds values to huge pages of `size` bytes, for `scalar(rounded=…)`."""
     return lambda value, host: to_multiple(value, size)
 
 

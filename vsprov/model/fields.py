@@ -122,6 +122,7 @@ def mapping(*, doc: str, **traits: Unpack[Traits]) -> Any:
 
 @cache
 def camel(name: str) -> str:
+    """`readOnly` for `read_only`."""
     head, *rest = name.split("_")
     return head + "".join(part.capitalize() for part in rest)
 

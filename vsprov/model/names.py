@@ -77,4 +77,5 @@ def parse_capability(raw: Any) -> str:
 
 
 def parse_capabilities(raw: Any) -> tuple[str, ...]:
+    """The capabilities in canonical form, sorted, without duplicates."""
     return tuple(sorted({parse_capability(item) for item in raw}))

@@ -16,12 +16,12 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 NAME: Final[Schema] = {
     "type": "string",
     "pattern": NAME_PATTERN,
-    "patternErrorMessage": "is not a name: up to 63 of a-z, 0-9 and -, with a letter or digit at both ends",
+    "patternErrorMessage": "is not a valid name: up to 63 of a-z, 0-9 and -, a letter or digit at both ends",
 }
 HOSTNAME: Final[Schema] = {
     "maxLength": 64,  # the kernel's __NEW_UTS_LEN
     "pattern": rf"^{_PART}(\.{_PART})*$",
-    "patternErrorMessage": "is not a host name: up to 63 letters, digits and - between dots",
+    "patternErrorMessage": "is not a valid host name: up to 63 letters, digits and - between dots",
 }
 ABSOLUTE: Final[Schema] = {
     "type": "string",
@@ -46,7 +46,7 @@ COMMAND_LINE: Final[Schema] = {
 VARIABLES: Final[Schema] = {
     "propertyNames": {
         "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
-        "patternErrorMessage": "is not a variable name: letters, digits and _, not starting with a digit",
+        "patternErrorMessage": "is not a valid variable name: letters, digits and _, no digit first",
     },
     "additionalProperties": TEXT,
 }
@@ -54,7 +54,7 @@ VARIABLES: Final[Schema] = {
 NAME_OR_NUMBER: Final[Schema] = {"type": ["string", "integer"]}
 _LABEL_NAME: Final[Schema] = {
     "pattern": rf"^([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL}$",
-    "patternErrorMessage": "is not a label name: up to 63 letters and digits, with . _ - in between",
+    "patternErrorMessage": "is not a valid label name: up to 63 letters and digits, with . _ - in between",
 }
 LABELS: Final[Schema] = {
     "maxProperties": 64,
@@ -62,7 +62,7 @@ LABELS: Final[Schema] = {
     "additionalProperties": {
         "type": "string",
         "pattern": rf"^({_LABEL})?$",
-        "patternErrorMessage": "is not a label value: up to 63 letters and digits, with . _ - in between",
+        "patternErrorMessage": "is not a valid label: up to 63 letters and digits, with . _ - in between",
     },
     "default": {},
 }
@@ -75,7 +75,7 @@ ANNOTATIONS: Final[Schema] = {
 PACKAGE: Final[Schema] = {
     "type": "string",
     "pattern": "^[a-z0-9][a-z0-9+.-]{0,127}(:[a-z0-9-]+)?$",
-    "patternErrorMessage": "is not a package name",
+    "patternErrorMessage": "is not a valid package name",
 }
 
 

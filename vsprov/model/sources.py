@@ -89,7 +89,7 @@ class OciSource:
         schema={
             "maxLength": 512,
             "pattern": r"^[A-Za-z0-9._:/@+-]+$",
-            "patternErrorMessage": "is not an image name",
+            "patternErrorMessage": "is not a valid image name",
         },
     )
     digest: str | None = value(
@@ -110,7 +110,7 @@ class BootstrapSource:
         schema={
             "maxLength": 64,
             "pattern": "^[a-z][a-z0-9.-]*$",
-            "patternErrorMessage": "is not a suite name",
+            "patternErrorMessage": "is not a valid suite name",
         },
     )
     packages: tuple[str, ...] = strings(
@@ -123,7 +123,7 @@ class BootstrapSource:
         schema={
             "maxLength": 512,
             "pattern": r"^(https?|file|copy)://?[^\s,'\"\\]+$",
-            "patternErrorMessage": "is not a mirror address, such as http://deb.debian.org/debian",
+            "patternErrorMessage": "is not a valid mirror address, such as http://deb.debian.org/debian",
         },
     )
     components: tuple[str, ...] = strings(
