@@ -63,7 +63,7 @@ def top(lab: Lab, name: str = "built") -> Path:
 
 def is_whole(lab: Lab) -> None:
     """Every layer is as it was made, and nothing else is there of any build."""
-    for key in layers.there(store(lab)):
+    for key in layers.keys(store(lab)):
         assert verify(layers.path(store(lab), key), lambda *_: None) == []
         assert sorted(os.listdir(layers.path(store(lab), key))) == ["listing", "tree"]
     assert [name for name in os.listdir(store(lab).layers) if name.startswith(".")] == []

@@ -66,11 +66,11 @@ def test_an_image_that_changes_while_its_server_runs_keeps_the_old_layers_until_
 def test_other_limits_are_recorded_and_touch_no_server(lab: Lab, box: Document) -> None:
     lab.converge(box, server("a", image="box"))
     before = lab.init("a")
-    key = layers.there(store(lab))
+    key = layers.keys(store(lab))
     limited = {**box, "spec": {**box["spec"], "limits": {"files": 5000, "size": "1Gi"}}}
     lab.converge(limited, server("a", image="box"))
     assert images.observe(store(lab))["box"].spec["limits"] == {"files": 5000, "size": 1 << 30}
-    assert lab.init("a") == before and layers.there(store(lab)) == key
+    assert lab.init("a") == before and layers.keys(store(lab)) == key
 
 
 def test_images_of_all_kinds_are_imported_by_one_apply(lab: Lab, box: Document, tmp_path: Path) -> None:

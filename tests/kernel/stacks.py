@@ -44,7 +44,7 @@ class Box:
             how = {**how, "below": [str(path) for path in how["below"]], "work": str(work)}
         how = {"whole": "below" not in how, "progress": lambda *_: None, **how}
         with open(archive, "rb") as file:
-            found = unpack(file.fileno(), str(target), limits=self.limits, shown=archive.name, **how)
+            found = unpack(file.fileno(), str(target), limits=self.limits, label=archive.name, **how)
         return target, found
 
     def unpacked(self, *members: tuple[tarfile.TarInfo, bytes], **how: Any) -> Path:

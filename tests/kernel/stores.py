@@ -52,8 +52,8 @@ class Store:
     def image(self, source: Source) -> Image:
         return Image(source=source, limits=self.limits)
 
-    def resolve(self, source: Source, record: ImageRecord | None = None, fresh: bool = False) -> Resolved:
-        return sources.resolve(self.instance, self.image(source), record, fresh=fresh)
+    def resolve(self, source: Source, record: ImageRecord | None = None, refresh: bool = False) -> Resolved:
+        return sources.resolve(self.instance, self.image(source), record, refresh=refresh)
 
     def take(self, source: Source, resolved: Resolved, name: str = "base", told: Progress = quiet) -> None:
         """Import what `resolve` has seen."""
@@ -142,7 +142,7 @@ class Store:
         """Every image can be started, every layer is as it was made, and nothing is half made."""
         assert [record.problem for record in images.observe(self.instance).values() if record.problem] == []
         assert None not in images.manifests(self.instance).values()
-        for key in layers.there(self.instance):
+        for key in layers.keys(self.instance):
             assert verify(layers.path(self.instance, key), quiet) == []
             assert sorted(os.listdir(layers.path(self.instance, key))) == ["listing", "tree"]
         assert self.half_made() == []

@@ -177,7 +177,7 @@ def test_what_is_asked_for_tells_images_apart_and_a_fresh_look_installs_anew(sto
     digests = {plain, *(store.resolve(source).digest for source in others)}
     assert len(digests) == 5
     assert store.resolve(installed()).digest == plain
-    assert store.resolve(installed(), fresh=True).digest not in digests
+    assert store.resolve(installed(), refresh=True).digest not in digests
 
 
 @pytest.mark.requires("mmdebstrap")

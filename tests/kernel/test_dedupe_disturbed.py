@@ -100,7 +100,7 @@ def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root:
         folders = [layer / "tree" / name for layer in (one, two) for name in ("", "usr/bin", "usr/lib/x")]
         flux += any(folder.stat().st_mtime_ns > WHEN + MIB for folder in folders)
         for layer in (one, two):
-            assert linking.settle(str(layer)) == (layer in marked)
+            assert linking.repair(str(layer)) == (layer in marked)
         settled(one), settled(two)
         united(one, two)
         assert all(linked(one / "tree" / name, two / "tree" / name) for name in files)
@@ -127,7 +127,7 @@ def test_after_a_power_cut_at_any_step_the_disk_holds_whole_trees(root: Path) ->
                 assert differences(layer) == [], f"cut at step {step}"
                 for name, content in files.items():
                     assert (layer / "tree" / name).read_bytes() == content
-            settling = [linking.settle(str(layer)) for layer in (one, two)]
+            settling = [linking.repair(str(layer)) for layer in (one, two)]
             assert died or not any(settling)
             marked += any(settling)
             settled(one), settled(two)

@@ -35,9 +35,9 @@ def test_layers_of_a_batch_have_names_when_it_ends_and_marks_and_listings(ready:
     with layers.batch(ready.instance, quiet) as batch:
         put(batch, ONE, "a")
         put(batch, TWO, "b")
-        assert layers.there(ready.instance) == set()
+        assert layers.keys(ready.instance) == set()
         assert Path(batch.tree(ONE), "a").exists() and batch.has(TWO)
-    assert layers.there(ready.instance) == {ONE, TWO}
+    assert layers.keys(ready.instance) == {ONE, TWO}
     for key in (ONE, TWO):
         path = layers.path(ready.instance, key)
         assert layers.is_ours(ready.instance, key)
@@ -97,7 +97,7 @@ def test_the_first_of_two_batches_that_make_the_same_layer_gives_it_its_name(rea
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(work, (3, 4)))
-    assert layers.there(ready.instance) == {ONE, "3" * 64, "4" * 64}
+    assert layers.keys(ready.instance) == {ONE, "3" * 64, "4" * 64}
     ready.is_whole()
 
 

@@ -152,7 +152,7 @@ def test_an_image_of_128_layers_is_what_umoci_unpacks(store: Store) -> None:
 
 
 def inodes(store: Store) -> dict[str, int]:
-    return {key: os.stat(layers.path(store.instance, key)).st_ino for key in layers.there(store.instance)}
+    return {key: os.stat(layers.path(store.instance, key)).st_ino for key in layers.keys(store.instance)}
 
 
 @pytest.mark.requires("zstd", "umoci", "overlay")
@@ -215,7 +215,7 @@ def test_images_imported_at_once_share_blobs_and_layers(store: Store) -> None:
             list(pool.map(lambda name: store.imported(wanted[name], name), stacks))
         store.is_whole()
         assert len({store.keys(name)[:2] for name in stacks}) == 1
-        assert len(layers.there(store.instance)) == 3 + 2 * len(stacks)
+        assert len(layers.keys(store.instance)) == 3 + 2 * len(stacks)
         assert not store.unused()
         store.empty()
         store.holds_nothing()
@@ -326,7 +326,7 @@ def test_images_of_a_registry_imported_at_once_share_blobs_and_layers(
             with ThreadPoolExecutor(8) as pool:
                 list(pool.map(lambda name: store.imported(pulled(registry, f"{name}:1"), name), names))
             store.is_whole()
-            assert len(layers.there(store.instance)) == 3 + len(names)
+            assert len(layers.keys(store.instance)) == 3 + len(names)
             assert os.listdir(store.instance.downloads) == []
             store.empty()
 

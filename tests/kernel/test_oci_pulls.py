@@ -71,7 +71,7 @@ def source(
 def is_imported(store: Store) -> None:
     """The image is there, whole, and nothing else; not even a download."""
     store.is_whole()
-    assert set(layers.there(store.instance)) == set(store.keys())
+    assert set(layers.keys(store.instance)) == set(store.keys())
     assert os.listdir(store.instance.downloads) == []
     found: dict[str, Found] = store.contents()
     assert len([name for name in found if name.startswith("many/")]) == 1500
@@ -112,7 +112,7 @@ def test_an_import_cancelled_at_any_point_leaves_nothing_half_made_and_the_next_
             store.imported(source, told=tell)
         except Cancelled:
             assert len(stopped) > calls
-            assert images.observe(store.instance) == {} and layers.there(store.instance) == set()
+            assert images.observe(store.instance) == {} and layers.keys(store.instance) == set()
             store.holds_nothing()
         assert workers(store.instance.root) == []
         store.imported(source)

@@ -42,8 +42,8 @@ def test_an_image_shares_what_a_layer_of_another_holds_and_has_the_rest_to_itsel
     layers = {path.name: str(path) for path in (base, app, other)}
     measured = sizes.measure(layers)
     assert measured.total == du(*(path / "tree" for path in (base, app, other)))
-    assert measured.layer("base") == du(base / "tree")
-    assert measured.layer("none") == 0
+    assert sum(measured.layers["base"].values()) == du(base / "tree")
+    assert measured.images({"of": ["none"]})["of"].total == 0
     folder = (app / "tree").stat().st_blocks * 512
     assert measured.images({"one": ["base", "app"], "two": ["other"]}) == {
         "one": Share(shared=2 * MIB, private=MIB + 4 * MIB + 2 * folder),

@@ -257,7 +257,7 @@ def test_an_archive_may_come_through_a_pipe_and_goes_on_after_its_end(box: Box) 
         writer.start()
         (box.folder / "tree").mkdir()
         found = unpack(
-            cat.stdout.fileno(), str(box.folder / "tree"), whole=True, shown="it",
+            cat.stdout.fileno(), str(box.folder / "tree"), whole=True, label="it",
             progress=lambda *words: told.append(words),
         )  # fmt: skip
         writer.join()
@@ -275,7 +275,7 @@ def test_progress_comes_while_the_archive_keeps_one_waiting_and_may_end_the_work
         raise KeyboardInterrupt
 
     with open(read, "rb"), open(write, "wb"), pytest.raises(KeyboardInterrupt):
-        unpack(read, str(box.folder / "tree"), progress=interrupt, shown="it")
+        unpack(read, str(box.folder / "tree"), progress=interrupt, label="it")
     with pytest.raises(ChildProcessError):  # no child is left
         os.waitpid(-1, os.WNOHANG)
 

@@ -267,7 +267,7 @@ def test_the_worker_has_no_way_out_and_few_capabilities(box: Box, over: bool) ->
     os.write(write, data[:50_000])
     with open(read, "rb"):
         unpack(
-            read, str(target), below=[str(below)] if over else (), work=str(work), progress=look, shown="it"
+            read, str(target), below=[str(below)] if over else (), work=str(work), progress=look, label="it"
         )
     assert seen == {
         "root": ["lower"] if over else [],

@@ -259,7 +259,7 @@ def test_what_no_overlay_can_be_made_of_is_told_with_a_hint(box: Box) -> None:
     with open(path, "rb") as file, pytest.raises(ImageError) as refused:  # sysfs is another file system
         unpack(
             file.fileno(), str(box.folder / "target"), below=[str(base)], work="/sys/kernel",
-            progress=lambda *_: None, shown="layer.tar",
+            progress=lambda *_: None, label="layer.tar",
         )  # fmt: skip
     said = "layer.tar: unpack over layers: mount an overlay of 2: Invalid argument"
     assert (str(refused.value), "file system" in refused.value.hint) == (said, True)

@@ -133,7 +133,6 @@ def test_a_configuration_says_how_the_image_is_started() -> None:
         user="www-data",
         working_dir="/srv",
         stop_signal="SIGQUIT",
-        labels={"maintainer": "someone"},
         os="linux",
         architecture=oci_documents.platforms()[0][0],
         diff_ids=(B, C),
@@ -329,7 +328,6 @@ def test_a_manifest_that_is_not_sound_is_refused(raw: bytes, words: str) -> None
         (changed(CONFIG, "config", "Cmd", to="nginx"), "Cmd is text: a list is wanted"),
         (changed(CONFIG, "config", "Cmd", to=["a\0b"]), "Cmd is 'a\\x00b': no program can be given that"),
         (changed(CONFIG, "config", "User", to=0), "User is a number: text is wanted"),
-        (changed(CONFIG, "config", "Labels", to={"a": 1}), "Labels holds a number: text is wanted"),
         (changed(CONFIG, "rootfs", "diff_ids", to=[A]), "a digest sha256:… is wanted"),
     ],
 )

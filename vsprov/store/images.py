@@ -63,7 +63,7 @@ def observe(instance: Instance, known: Mapping[str, Contents | None] | None = No
 
     `known`: what `manifests` has just given, if it was asked.
     """
-    there = layers.there(instance)
+    there = layers.keys(instance)
     known = known or {}
     found = {}
     for file in folders.names(instance.images):
@@ -218,7 +218,7 @@ def unused(instance: Instance, used: Iterable[str] = (), without: Iterable[str] 
         return Unused()
     digests = {*used, *(record.digest for record in records)}
     kept = {key for digest in digests if (found := known.get(digest)) for key in found.layers}
-    free = sorted(key for key in layers.there(instance) - kept if layers.is_ours(instance, key))
+    free = sorted(key for key in layers.keys(instance) - kept if layers.is_ours(instance, key))
     return Unused(
         tuple(digest for digest in known if digest not in digests),
         tuple(free),

@@ -49,7 +49,7 @@ def sweep(instance: Instance, say: Callable[[str], None]) -> None:
             say(f"  hint: {error.hint}")
 
     try:
-        for path in layers.settle(instance):
+        for path in layers.repair(instance):
             say(f"put right {path}, where a dedupe had died")
     except FailedError as error:
         stays(error)

@@ -179,7 +179,7 @@ def _unpack(batch: Batch, key: str, step: Step, given: str, below: Contents, lim
                 work=work,
                 limits=limits,
                 progress=batch.progress,
-                shown=describe(step),
+                label=describe(step),
             )
         durable.remove_tree(work)
         os.unlink(packed)

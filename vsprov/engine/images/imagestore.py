@@ -39,7 +39,7 @@ def look(instance: Instance) -> list[ImageView]:
     """Every image, by name. Reads only."""
     records = images.observe(instance)
     observed = situation.look(instance).observed
-    there = layers.there(instance)
+    there = layers.keys(instance)
     trees = {key: layers.path(instance, key) for key in there}
     wanted = {
         name: tuple(key for key in record.contents.layers if key in there)
@@ -131,7 +131,7 @@ def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> P
     ours = {name for name, image in observed.images.items() if is_of(image.owner, instance.name)}
     names = tuple(name for name in names if name in ours and not any(_users(name, observed)))
     unused = recover.unused(instance, observed, without=names)
-    measured = sizes.measure({key: layers.path(instance, key) for key in layers.there(instance)})
+    measured = sizes.measure({key: layers.path(instance, key) for key in layers.keys(instance)})
     kept = sizes.Sizes({key: held for key, held in measured.layers.items() if key not in unused.layers})
     downloads = images.download_bytes(instance) if unused.downloads else 0
     return Pruned(names, unused, measured.total - kept.total + downloads)
@@ -183,7 +183,7 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
 
 
 def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
-    if key not in layers.there(instance):
+    if key not in layers.keys(instance):
         return []  # the record's problem tells
     try:
         return verify.verify(layers.path(instance, key), progress)
@@ -193,7 +193,7 @@ def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
 
 def plan_dedupe(instance: Instance) -> dedupe.Plan:
     """Which files of different layers could be one file. Reads only."""
-    paths = {key: layers.path(instance, key) for key in sorted(layers.there(instance))}
+    paths = {key: layers.path(instance, key) for key in sorted(layers.keys(instance))}
     known = images.manifests(instance).values()
     return dedupe.find(paths, [made_of.layers for made_of in known if made_of is not None])
 

@@ -67,7 +67,7 @@ def _resolve(
         from vsprov.engine.images import building  # with what packs archives; few have builds
 
         return building.resolve(image.source.build, records, found)
-    return sources.resolve(instance, image, records.get(name), fresh=refresh)
+    return sources.resolve(instance, image, records.get(name), refresh=refresh)
 
 
 def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Generator[Wait, Any, None]:

@@ -54,13 +54,13 @@ def write_file(
     may still lose or tear the new content, until `flush_all` has been called. Two processes must not write
     the same path at once.
     """
-    fresh = temporary(path)
+    new = temporary(path)
     try:
         try:
-            _write(fresh, data, mode, owner, flush)
-            os.rename(fresh, path)
+            _write(new, data, mode, owner, flush)
+            os.rename(new, path)
         except BaseException:
-            unlink(fresh)
+            unlink(new)
             raise
         if flush:
             flush_folder(os.path.dirname(path))
@@ -155,9 +155,9 @@ def refuse_mounts(path: str) -> None:
     for line in table.splitlines():
         point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ", 5)[4])
         if point == wanted or point.startswith(wanted + b"/"):
-            shown = os.fsdecode(point)
+            label = os.fsdecode(point)
             raise FailedError(
-                f"{path}: remove: {shown} is still mounted", hint=f"umount {shown}, then try again"
+                f"{path}: remove: {label} is still mounted", hint=f"umount {label}, then try again"
             )
 
 

@@ -42,12 +42,12 @@ def read_mark(path: str | int, name: str) -> str | None:
         raise
 
 
-def write_mark(path: str | int, name: str, text: str, shown: str = "") -> None:
-    """Set a mark; `shown` names `path` in errors when that is a descriptor."""
+def write_mark(path: str | int, name: str, text: str, label: str = "") -> None:
+    """Set a mark; `label` names `path` in errors when that is a descriptor."""
     try:
         os.setxattr(path, PREFIX + name, text.encode(), follow_symlinks=isinstance(path, int))
     except OSError as error:
-        raise _refused(shown or str(path), name, error) from error
+        raise _refused(label or str(path), name, error) from error
 
 
 def remove_mark(path: str | int, name: str) -> None:
@@ -68,8 +68,8 @@ def read_owner(path: str | int) -> Owner | None:
     return Owner(instance, rest) if instance and slash and rest else None
 
 
-def write_owner(path: str | int, owner: Owner, shown: str = "") -> None:
-    write_mark(path, OWNER, str(owner), shown)
+def write_owner(path: str | int, owner: Owner, label: str = "") -> None:
+    write_mark(path, OWNER, str(owner), label)
 
 
 def _refused(path: str, name: str, error: OSError) -> FailedError | HostError | NotPermittedError:

@@ -17,14 +17,14 @@ class Meter:
 
     def __init__(self, progress: Progress, what: str, total: int = 0) -> None:
         self._progress, self._what, self._total = progress, what, total
-        self._done = self._told = 0
+        self._done = self._reported = 0
         self._when = time.monotonic()
 
     def add(self, count: int) -> None:
         self._done += count
-        if self._done - self._told >= PIECE or time.monotonic() - self._when >= PACE:
-            self.tell()
+        if self._done - self._reported >= PIECE or time.monotonic() - self._when >= PACE:
+            self.report()
 
-    def tell(self) -> None:
-        self._told, self._when = self._done, time.monotonic()
+    def report(self) -> None:
+        self._reported, self._when = self._done, time.monotonic()
         self._progress(self._what, min(self._done, self._total or self._done), self._total)

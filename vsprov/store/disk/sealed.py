@@ -30,10 +30,10 @@ def unseal(data: bytes) -> dict[str, Any]:
         content = json.loads(body)
         if isinstance(content, dict):
             return content
-    raise ValueError(_complaint(data))
+    raise ValueError(_problem(data))
 
 
-def _complaint(data: bytes) -> str:
+def _problem(data: bytes) -> str:
     if not data:
         return "is empty"
     try:

@@ -75,18 +75,20 @@ def opened(path: str) -> Iterator[int]:
         os.close(top)
 
 
-Unfit = Callable[[Entry, int, int, int, int], str]  # (entry, device, entries, bytes, depth): what is wrong
+RejectReason = Callable[
+    [Entry, int, int, int, int], str
+]  # (entry, device, entries, bytes, depth): what is wrong
 
 
 def walk(
-    top: int, shown: str, unfit: Unfit | None = None, passed: Container[str] = frozenset()
+    top: int, label: str, reject_reason: RejectReason | None = None, skip: Container[str] = frozenset()
 ) -> Iterator[Entry]:
     """Every entry below the folder open as `top`, itself first, parents before children, in byte order.
 
-    Raises ImageError at the first entry that `unfit` has words for: by default one that no image may hold.
-    Does not descend into a folder that is in `passed` by the time the next entry is asked for.
+    Raises ImageError at the first entry that `reject_reason` has words for: by default one that no image may hold.
+    Does not descend into a folder that is in `skip` by the time the next entry is asked for.
     """
-    unfit = unfit or unfit_for_image(limits.LIMITS)
+    reject_reason = reject_reason or image_reject_reason(limits.LIMITS)
     device = os.fstat(top).st_dev
     stack: list[tuple[int, str, list[str]]] = []
     count, size = 0, 0
@@ -95,12 +97,12 @@ def walk(
         while True:
             count += 1
             size += entry.status.st_blocks * 512
-            problem = unfit(entry, device, count, size, len(stack))
+            problem = reject_reason(entry, device, count, size, len(stack))
             if problem:
-                raise ImageError(f"{shown}: {entry.path or '.'!r}: {problem}")
+                raise ImageError(f"{label}: {entry.path or '.'!r}: {problem}")
             yield entry
-            if entry.kind == stat.S_IFDIR and entry.path not in passed:
-                stack.append(_descend(entry, shown))
+            if entry.kind == stat.S_IFDIR and entry.path not in skip:
+                stack.append(_descend(entry, label))
             while stack and not stack[-1][2]:
                 os.close(stack.pop()[0])
             if not stack:
@@ -114,31 +116,31 @@ def walk(
             os.close(folder)
 
 
-def _descend(entry: Entry, shown: str) -> tuple[int, str, list[str]]:
+def _descend(entry: Entry, label: str) -> tuple[int, str, list[str]]:
     """(descriptor, path, names in reverse) of a folder."""
     folder = os.open(entry.name, FOLDER, dir_fd=entry.folder)
     if os.fstat(folder).st_ino != entry.status.st_ino:
         os.close(folder)
         raise ImageError(
-            f"{shown}: {entry.path!r}: changed while it was being read", hint="try again when it is at rest"
+            f"{label}: {entry.path!r}: changed while it was being read", hint="try again when it is at rest"
         )
     return folder, entry.path, sorted(os.listdir(folder), key=os.fsencode, reverse=True)
 
 
-def unfit_for_image(most: Limits) -> Unfit:
+def image_reject_reason(most: Limits) -> RejectReason:
     """What says of an entry why no image may hold it; `most` is how much one may hold."""
 
-    def unfit(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+    def reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
         if entry.kind in KINDS:
             return f"is {KINDS[entry.kind]}, which no image may hold"
         if entry.name.startswith(WHITEOUT):
             return "is a whiteout, which only a layer over another may hold"
-        return foreign_ids(entry) or beyond(most, entry, device, count, size, depth)
+        return foreign_ids(entry) or over_limit(most, entry, device, count, size, depth)
 
-    return unfit
+    return reject_reason
 
 
-def unfit_for_layer(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+def layer_reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
     """What is wrong with an entry of a layer, which may hold what the overlay itself writes in one: a
     character device 0:0 says that a name of the layers below is gone. "" when nothing is.
 
@@ -147,7 +149,7 @@ def unfit_for_layer(entry: Entry, device: int, count: int, size: int, depth: int
     whiteout = entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0
     if entry.kind in KINDS and not whiteout:
         return f"is {KINDS[entry.kind]}, which no image may hold"
-    return foreign_ids(entry) or beyond(WITHOUT_LIMIT, entry, device, count, size, depth)
+    return foreign_ids(entry) or over_limit(WITHOUT_LIMIT, entry, device, count, size, depth)
 
 
 def foreign_ids(entry: Entry) -> str:
@@ -157,7 +159,7 @@ def foreign_ids(entry: Entry) -> str:
     return ""
 
 
-def beyond(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
+def over_limit(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
     """Why an entry is too much or too far away; "" when it is not."""
     if entry.kind == stat.S_IFDIR and entry.status.st_dev != device:
         return "is on another file system: something is mounted there"
@@ -170,11 +172,11 @@ def beyond(most: Limits, entry: Entry, device: int, count: int, size: int, depth
     return ""
 
 
-def fingerprint(top: int, shown: str, unfit: Unfit | None = None) -> tuple[str, int]:
+def fingerprint(top: int, label: str, reject_reason: RejectReason | None = None) -> tuple[str, int]:
     """(what changes whenever anything in the tree does, the newest change in ns). Reads no contents."""
     sha = hashlib.sha256()
     newest = 0
-    for entry in walk(top, shown, unfit):
+    for entry in walk(top, label, reject_reason):
         s = entry.status
         sha.update(os.fsencode(entry.path))
         sha.update(
@@ -185,14 +187,14 @@ def fingerprint(top: int, shown: str, unfit: Unfit | None = None) -> tuple[str, 
     return sha.hexdigest(), newest
 
 
-def digest(top: int, shown: str, unfit: Unfit | None = None) -> str:
+def digest(top: int, label: str, reject_reason: RejectReason | None = None) -> str:
     """The sha256 over a listing: names, kinds, modes, owners, contents, hard links, kept extended attributes.
 
     Times are left out: the same files unpacked twice have the same digest.
     """
     sha = hashlib.sha256()
     linked: dict[int, str] = {}
-    for entry in walk(top, shown, unfit):
+    for entry in walk(top, label, reject_reason):
         s = entry.status
         content: object = None
         attributes: dict[str, str] = {}
@@ -206,8 +208,8 @@ def digest(top: int, shown: str, unfit: Unfit | None = None) -> str:
         elif entry.kind == stat.S_IFLNK:
             content = os.readlink(entry.name, dir_fd=entry.folder)
         else:
-            with opened_entry(entry, shown) as fd:
-                attributes = {name: value.hex() for name, value in kept_attributes(fd, entry, shown)}
+            with opened_entry(entry, label) as fd:
+                attributes = {name: value.hex() for name, value in kept_attributes(fd, entry, label)}
                 if entry.kind == stat.S_IFREG:
                     with open(fd, "rb", closefd=False) as file:
                         content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -217,28 +219,28 @@ def digest(top: int, shown: str, unfit: Unfit | None = None) -> str:
 
 
 @contextlib.contextmanager
-def opened_entry(entry: Entry, shown: str) -> Iterator[int]:
-    fd = open_entry(entry, shown)
+def opened_entry(entry: Entry, label: str) -> Iterator[int]:
+    fd = open_entry(entry, label)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def open_entry(entry: Entry, shown: str) -> int:
+def open_entry(entry: Entry, label: str) -> int:
     """A descriptor of a regular file or directory, the very one that was looked at."""
     fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.folder)
     status = os.fstat(fd)
     if (status.st_ino, stat.S_IFMT(status.st_mode)) != (entry.status.st_ino, entry.kind):
         os.close(fd)
         raise ImageError(
-            f"{shown}: {entry.path!r}: changed while it was being read",
+            f"{label}: {entry.path!r}: changed while it was being read",
             hint="try again when it is at rest",
         )
     return fd
 
 
-def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]]:
+def kept_attributes(fd: int, entry: Entry, label: str) -> list[tuple[str, bytes]]:
     """The extended attributes that an image keeps: file capabilities and user.*; the overlay's own are
     refused, not dropped: they say that files of a lower layer are gone.
     """
@@ -246,7 +248,7 @@ def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]
     for name in sorted(os.listxattr(fd)):
         if name.startswith((OVERLAY, "user.overlay.")):
             raise ImageError(
-                f"{shown}: {entry.path or '.'!r}: {name}: it is the upper layer of an overlay",
+                f"{label}: {entry.path or '.'!r}: {name}: it is the upper layer of an overlay",
                 hint="copy the merged directory",
             )
         if name == CAPABILITY or name.startswith("user."):
@@ -256,10 +258,10 @@ def kept_attributes(fd: int, entry: Entry, shown: str) -> list[tuple[str, bytes]
 
 def copy(
     top: int,
-    shown: str,
+    label: str,
     target: str,
     progress: Callable[[int, int], None],
-    unfit: Unfit | None = None,
+    reject_reason: RejectReason | None = None,
 ) -> None:
     """Copy the tree into the empty `target`, which nobody else changes; contents share blocks where they can.
 
@@ -270,14 +272,14 @@ def copy(
     folders: list[Entry] = []
     count = size = 0
     try:
-        for entry in walk(top, shown, unfit):
+        for entry in walk(top, label, reject_reason):
             path = entry.path or "."
             s = entry.status
             if entry.kind == stat.S_IFDIR:
                 if entry.path:
                     os.mkdir(path, 0o700, dir_fd=into)
                 folders.append(entry)
-                _copy_open(entry, shown, path, into, FOLDER)
+                _copy_open(entry, label, path, into, FOLDER)
             elif s.st_nlink > 1 and s.st_ino in linked:
                 os.link(linked[s.st_ino], path, src_dir_fd=into, dst_dir_fd=into, follow_symlinks=False)
             elif entry.kind == stat.S_IFLNK:
@@ -287,7 +289,7 @@ def copy(
             else:
                 _copy_open(
                     entry,
-                    shown,
+                    label,
                     path,
                     into,
                     os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
@@ -307,16 +309,16 @@ def copy(
         os.close(into)
 
 
-def _copy_open(entry: Entry, shown: str, path: str, into: int, flags: int) -> None:
+def _copy_open(entry: Entry, label: str, path: str, into: int, flags: int) -> None:
     """Copy a regular file, or what a directory is apart from its entries."""
     s = entry.status
-    with opened_entry(entry, shown) as source:
+    with opened_entry(entry, label) as source:
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:
                 _copy_content(source, target, s.st_size)
             os.fchown(target, s.st_uid, s.st_gid)  # before what chown(2) takes away: capabilities and setuid
-            for name, value in kept_attributes(source, entry, shown):
+            for name, value in kept_attributes(source, entry, label):
                 os.setxattr(target, name, value)
             os.fchmod(target, stat.S_IMODE(s.st_mode))
             os.utime(target, ns=(s.st_atime_ns, s.st_mtime_ns))

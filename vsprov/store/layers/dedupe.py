@@ -67,7 +67,7 @@ def find(layers: Mapping[str, str], images: Iterable[Sequence[str]] = ()) -> Pla
 
     Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system;
     the path may differ, but two files that one server may see stay two: those of one layer, and of the layers
-    of one of `images`. Files that are gone are passed over: `verify` tells of them.
+    of one of `images`. Missing files are skipped; `verify` reports them.
     """
     views: defaultdict[str, set[str]] = defaultdict(set)
     for number, keys in enumerate(images):
@@ -160,11 +160,11 @@ class _Stopped(Exception):
     """The caller of `apply` no longer waits for it."""
 
 
-def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+def apply(plan: Plan, progress: Progress, notify: Callable[[str], None]) -> Done:
     """Make each group of `plan` one inode; whatever ends it, every tree is whole and as it was listed.
 
     A file that is not what its listing says is left alone and told. Runs in a thread of the lowest CPU and
-    I/O priority, which calls `progress` with bytes compared, and `say` with what is worth knowing. Nobody
+    I/O priority, which calls `progress` with bytes compared, and `notify` with what is worth knowing. Nobody
     may remove or add layers meanwhile. Servers may run on them: their overlays need index=off, else what one
     writes to a file would show in every other of the same inode. An overlay goes on with an old file that it
     has in its cache, and disk and memory gain from that one when the server starts anew or the cache is
@@ -182,7 +182,7 @@ def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
 
     def work() -> Done:
         linking.lower_priority()
-        return _apply(plan, paced, say)
+        return _apply(plan, paced, notify)
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
@@ -193,26 +193,26 @@ def apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
             raise
 
 
-def _apply(plan: Plan, progress: Progress, say: Callable[[str], None]) -> Done:
+def _apply(plan: Plan, progress: Progress, notify: Callable[[str], None]) -> Done:
     total = sum(group.item.size * len(group.others) for group in plan.groups)
     changed = {name.layer for group in plan.groups for name in group.others}
     for path in plan.layers.values():
-        linking.settle(path)
+        linking.repair(path)
     marked: list[str] = []
     with ExitStack() as stack:
         tops = {key: stack.enter_context(tree.opened(f"{path}/{TREE}")) for key, path in plan.layers.items()}
         meter = Meter(progress, "dedupe", total)
-        work = linking.Linking(plan.layers, tops, meter, say)
+        work = linking.Linking(plan.layers, tops, meter, notify)
         try:
             for key in sorted(changed):
                 marked.append(plan.layers[key])
                 linking.mark(plan.layers[key])
             for group in plan.groups:
                 work.unite(group)
-            meter.tell()
+            meter.report()
         except BaseException:
             for path in marked:
-                linking.settle(path)
+                linking.repair(path)
             raise
     linking.unmark(marked)
     return Done(work.files, work.bytes, tuple(work.failures))

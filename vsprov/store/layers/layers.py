@@ -45,7 +45,7 @@ def is_digest(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
-def there(instance: Instance) -> set[str]:
+def keys(instance: Instance) -> set[str]:
     """The keys of all layers."""
     return {name for name in folders.names(instance.layers) if is_digest(name)}
 
@@ -149,15 +149,15 @@ def remove(instance: Instance, key: str) -> None:
         durable.remove_tree(aside)
 
 
-def settle(instance: Instance) -> list[str]:
+def repair(instance: Instance) -> list[str]:
     """Put right what a dedupe that died has left; the layers it was at work in."""
-    paths = [path(instance, key) for key in there(instance)]
+    paths = [path(instance, key) for key in keys(instance)]
     marked = [layer for layer in paths if os.path.lexists(f"{layer}/{LINKING}")]
     if marked:
         from vsprov.store.layers import linking
 
         for layer in marked:
-            linking.settle(layer)
+            linking.repair(layer)
     return sorted(marked)
 
 

@@ -1,7 +1,7 @@
 """Putting one inode in the place of equal ones, a name at a time, so that no crash leaves a tree wrong.
 
 A name changes its inode by rename(2), which changes the time of the folder; that is put back at once. While
-this goes on the layer holds a file `linking`: a crash in between leaves it, and `settle` puts the times back.
+this goes on the layer holds a file `linking`: a crash in between leaves it, and `repair` puts the times back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Name(NamedTuple):
     path: str
 
     def __str__(self) -> str:
-        return f"{self.layer}: {verify.shown(self.path)}"
+        return f"{self.layer}: {verify.quoted(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def unmark(layers: list[str]) -> None:
             raise durable.failed(path, "remove", error) from error
 
 
-def settle(layer: str) -> bool:
+def repair(layer: str) -> bool:
     """Put right what a crash may have left of linking in a layer: times of directories, and the mark.
 
     Whether there was a mark. Raises ImageError when the listing cannot be read.
@@ -133,11 +133,11 @@ class Linking:
     """The work on the layers open as `tops`; `files` and `bytes` done, `failures` in words."""
 
     def __init__(
-        self, layers: Mapping[str, str], tops: Mapping[str, int], meter: Meter, say: Callable[[str], None]
+        self, layers: Mapping[str, str], tops: Mapping[str, int], meter: Meter, notify: Callable[[str], None]
     ) -> None:
-        self._layers, self._tops, self._meter, self._say = layers, tops, meter, say
+        self._layers, self._tops, self._meter, self._notify = layers, tops, meter, notify
         self._reader = Reader("", meter)
-        self._said: set[str] = set()
+        self._notified: set[str] = set()
         self.files = self.bytes = 0
         self.failures: list[str] = []
 
@@ -213,7 +213,7 @@ class Linking:
                     if self._reader.sha256(fd, item.size, str(name)) != item.content:
                         found[name] = "content differs"
                 except Unreadable as error:
-                    found[name] = f"read: {error.said}"
+                    found[name] = f"read: {error.detail}"
             raise Differs(found or {other: "changed while it was being read"})
 
     def _same_bytes(self, files: dict[Name, int], size: int) -> bool:
@@ -253,11 +253,11 @@ class Linking:
         except OSError as error:
             self.failures.append(f"{other}: link: {reason(refused)}; share its blocks: {reason(error)}")
             return
-        said = f"{self._layers[other.layer]}: its files cannot be hard links ({reason(refused)}): where"
-        said += " equal to others they share blocks on disk, but no memory"
-        if said not in self._said:
-            self._said.add(said)
-            self._say(said)
+        message = f"{self._layers[other.layer]}: its files cannot be hard links ({reason(refused)}): where"
+        message += " equal to others they share blocks on disk, but no memory"
+        if message not in self._notified:
+            self._notified.add(message)
+            self._notify(message)
         if shared:
             self.files += 1
             self.bytes += status.st_blocks * 512

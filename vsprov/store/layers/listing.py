@@ -53,30 +53,30 @@ class Summary:
 
 
 class Unreadable(ImageError):
-    """The file system does not give out what it holds; `said` is why."""
+    """The file system does not give out what it holds; `detail` is why."""
 
-    def __init__(self, where: str, said: str) -> None:
-        super().__init__(f"{where}: read: {said}")
-        self.said = said
+    def __init__(self, where: str, detail: str) -> None:
+        super().__init__(f"{where}: read: {detail}")
+        self.detail = detail
 
 
 class Reader:
     """Reads entries of a tree as items, through one buffer."""
 
-    def __init__(self, shown: str, meter: Meter) -> None:
-        self._shown = shown
+    def __init__(self, label: str, meter: Meter) -> None:
+        self._label = label
         self._meter = meter
         self._buffer = memoryview(bytearray(PIECE))
 
     def item(self, entry: tree.Entry) -> Item:
         """Raises `Unreadable`, or ImageError when the entry is another by now."""
-        where = f"{self._shown}: {entry.path or '.'!r}"
+        where = f"{self._label}: {entry.path or '.'!r}"
         content = ""
         fd = -1
         try:
             try:
                 if entry.kind in (stat.S_IFREG, stat.S_IFDIR):
-                    fd = tree.open_entry(entry, self._shown)
+                    fd = tree.open_entry(entry, self._label)
                 elif entry.kind == stat.S_IFLNK:
                     content = os.readlink(entry.name, dir_fd=entry.folder)
                 # What cannot be opened is named by way of its folder.
@@ -141,17 +141,17 @@ def write(top: str, path: str, progress: Progress) -> None:
 
     `progress` is told of the bytes read. Raises ImageError when the tree holds what no layer may hold.
     """
-    fresh = durable.temporary(path)
+    new = durable.temporary(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        durable.unlink(fresh)
-        with open(os.open(fresh, flags, 0o600), "wb") as file:
+        durable.unlink(new)
+        with open(os.open(new, flags, 0o600), "wb") as file:
             try:
                 _write(top, file, progress)
                 file.flush()
-                os.rename(fresh, path)
+                os.rename(new, path)
             except BaseException:
-                durable.unlink(fresh)
+                durable.unlink(new)
                 raise
     except OSError as error:
         raise durable.failed(path, "write the listing", error) from error
@@ -165,7 +165,7 @@ def _write(top: str, file: IO[bytes], progress: Progress) -> None:
     entries = size = 0
     encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
     with tree.opened(top) as fd:
-        for entry in tree.walk(fd, top, tree.unfit_for_layer):
+        for entry in tree.walk(fd, top, tree.layer_reject_reason):
             item = reader.item(entry)
             line = encode(item).encode() + b"\n"
             sha.update(line)
@@ -173,7 +173,7 @@ def _write(top: str, file: IO[bytes], progress: Progress) -> None:
             entries += 1
             size += item.size
             meter.add(0)
-    meter.tell()
+    meter.report()
     line = encode({"entries": entries, "bytes": size}).encode() + b"\n"
     sha.update(line)
     file.write(line + sha.hexdigest().encode() + b"\n")

@@ -23,16 +23,16 @@ def to_layer(path: str, base: int, most: Limits) -> None:
     those that a lower layer needs stay: whiteouts, and which directories hide what is below them. ImageError
     for an owner outside of the server's ids, and for more than `most`.
     """
-    shown = "what it has written"
+    label = "what it has written"
     with tree.opened(path) as top:
-        for entry in tree.walk(top, shown, lambda *where: tree.beyond(most, *where)):
+        for entry in tree.walk(top, label, lambda *where: tree.over_limit(most, *where)):
             if entry.kind in (stat.S_IFSOCK, stat.S_IFIFO):
                 os.unlink(entry.name, dir_fd=entry.folder)
             elif entry.kind in (stat.S_IFDIR, stat.S_IFREG):
-                with tree.opened_entry(entry, shown) as fd:
-                    _shift(fd, base, f"{shown}: {entry.path or '.'}")
+                with tree.opened_entry(entry, label) as fd:
+                    _shift(fd, base, f"{label}: {entry.path or '.'}")
             elif entry.kind == stat.S_IFLNK and not _is_shifted(entry.status, base):
-                uid, gid = _inside(entry.status, base, f"{shown}: {entry.path}")
+                uid, gid = _inside(entry.status, base, f"{label}: {entry.path}")
                 os.chown(entry.name, uid, gid, dir_fd=entry.folder, follow_symlinks=False)
 
 
@@ -41,14 +41,14 @@ def _is_shifted(status: os.stat_result, base: int) -> bool:
     return status.st_nlink > 1 and status.st_uid < base
 
 
-def _inside(status: os.stat_result, base: int, shown: str) -> tuple[int, int]:
+def _inside(status: os.stat_result, base: int, label: str) -> tuple[int, int]:
     uid, gid = status.st_uid - base, status.st_gid - base
     if not (0 <= uid < RANGE and 0 <= gid < RANGE):
-        raise ImageError(f"{shown}: belongs to {status.st_uid}:{status.st_gid}, none of the server's ids")
+        raise ImageError(f"{label}: belongs to {status.st_uid}:{status.st_gid}, none of the server's ids")
     return uid, gid
 
 
-def _shift(fd: int, base: int, shown: str) -> None:
+def _shift(fd: int, base: int, label: str) -> None:
     """The owner, what chown(2) takes away with it, the time, and the attributes."""
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and _is_shifted(status, base):
@@ -59,7 +59,7 @@ def _shift(fd: int, base: int, shown: str) -> None:
             capability = _of_any_namespace(os.getxattr(fd, name))
         elif name.startswith(OVERLAY) and not (name == OPAQUE and os.getxattr(fd, name) == b"y"):
             os.removexattr(fd, name)
-    uid, gid = _inside(status, base, shown)
+    uid, gid = _inside(status, base, label)
     os.fchown(fd, uid, gid)
     os.fchmod(fd, stat.S_IMODE(status.st_mode))
     if capability is not None:

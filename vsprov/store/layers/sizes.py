@@ -44,10 +44,6 @@ class Sizes:
         """Bytes of all layers together."""
         return sum(_union(self.layers.values()).values())
 
-    def layer(self, key: str) -> int:
-        """Bytes of one layer; 0 for one that was not measured."""
-        return sum(self.layers.get(key, {}).values())
-
     def images(self, images: Mapping[str, Sequence[str]]) -> dict[str, Share]:
         """What each image takes, by name; `images` are names and the keys of their layers.
 

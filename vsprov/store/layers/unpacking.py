@@ -44,7 +44,7 @@ def unpack(
     work: str = "",
     limits: Limits = LIMITS,
     progress: Progress,
-    shown: str,
+    label: str,
 ) -> Unpacked:
     """Fill the empty directory `target` with what the archive open as `archive` holds, read from its start.
 
@@ -62,7 +62,7 @@ def unpack(
     Directories that it leaves out are root's, mode 0755, of the year 1970; so is `target` itself, unless the
     trees below have another root. `progress` is told how many bytes of the archive are read.
 
-    Raises ImageError, its message starting with `shown`, for an archive that no image may come from and for
+    Raises ImageError, its message starting with `label`, for an archive that no image may come from and for
     what the kernel refuses; OSError when no worker can be started; and what `progress` raises, which ends the
     work. Whatever is in `target` and `work` then is for the caller to remove.
     """
@@ -91,24 +91,24 @@ def unpack(
         assert child.stdout is not None
         read = 0
         try:
-            for message in _said(child.stdout.fileno()):
+            for message in _messages(child.stdout.fileno()):
                 last = message or last
                 read = last.get("read", read)
                 progress("unpacked", read, total)
         finally:
             child.kill()
     if "needs_below" in last:
-        raise NeedsBelow(f"{shown}: {last['needs_below']}")
+        raise NeedsBelow(f"{label}: {last['needs_below']}")
     if "error" in last:
-        raise ImageError(f"{shown}: {last['error']}", hint=last.get("hint", ""))
+        raise ImageError(f"{label}: {last['error']}", hint=last.get("hint", ""))
     if "sha256" not in last:
-        raise ImageError(f"{shown}: unpacking stopped and gave no reason (status {child.returncode})")
+        raise ImageError(f"{label}: unpacking stopped and gave no reason (status {child.returncode})")
     if below:
         _strip(target)
     return Unpacked(last["sha256"], last["diff_id"])
 
 
-def _said(pipe: int) -> Iterator[dict[str, Any]]:
+def _messages(pipe: int) -> Iterator[dict[str, Any]]:
     """What the worker says until it closes the pipe; {} when it has said nothing for `PACE` seconds."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)

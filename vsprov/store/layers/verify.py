@@ -12,64 +12,64 @@ from vsprov.store.instance import LINKING, LISTING, TREE
 from vsprov.store.layers import listing
 from vsprov.store.layers.listing import IN_WORDS, Item, Reader, Unreadable
 
-MOST = 100  # differences told one by one
+MOST = 100  # differences reported one by one
 
 
 def verify(layer: str, progress: Progress) -> list[str]:
     """Each difference between a layer's tree and its listing, in words; [] when all is as it was made.
 
     Reads every byte; nobody may dedupe the layer meanwhile. After `MOST` differences only their number is
-    told. Hard links are no difference. Raises ImageError when the listing itself is missing or damaged, or
+    reported. Hard links are no difference. Raises ImageError when the listing itself is missing or damaged, or
     the tree cannot be walked.
     """
-    told: list[str] = []
+    reported: list[str] = []
     more = 0
     for difference in _differences(layer, progress):
-        if len(told) < MOST:
-            told.append(difference)
+        if len(reported) < MOST:
+            reported.append(difference)
         else:
             more += 1
-    return [*told, f"and {more} more differences"] if more else told
+    return [*reported, f"and {more} more differences"] if more else reported
 
 
 def _differences(layer: str, progress: Progress) -> Iterator[str]:
-    """Of what is new or missing, only the uppermost is told."""
+    """Of what is new or missing, only the uppermost is reported."""
     top, path = f"{layer}/{TREE}", f"{layer}/{LISTING}"
     meter = Meter(progress, "verify", listing.summary(path).bytes)
     reader = Reader(top, meter)
     in_flux = os.path.lexists(f"{layer}/{LINKING}")
     items = listing.read(path)
     expected = next(items, None)
-    passed: set[str] = set()
+    skip: set[str] = set()
     with tree.opened(top) as fd:
-        for entry in tree.walk(fd, top, lambda *_: "", passed):
+        for entry in tree.walk(fd, top, lambda *_: "", skip):
             while expected is not None and _is_before(expected.path, entry.path):
-                yield f"{shown(expected.path)}: is missing"
+                yield f"{quoted(expected.path)}: is missing"
                 expected = _after(items, expected)
-            passed.clear()
+            skip.clear()
             if expected is None or expected.path != entry.path:
-                yield f"{shown(entry.path)}: is new"
-                passed.add(entry.path)
+                yield f"{quoted(entry.path)}: is new"
+                skip.add(entry.path)
                 continue
             kind = _kind(entry)
             if kind != IN_WORDS[expected.kind]:
-                yield f"{shown(entry.path)}: is {kind}, was {IN_WORDS[expected.kind]}"
-                passed.add(entry.path)
+                yield f"{quoted(entry.path)}: is {kind}, was {IN_WORDS[expected.kind]}"
+                skip.add(entry.path)
                 expected = _after(items, expected)
                 continue
             try:
                 found = reader.item(entry)
             except Unreadable as error:
-                yield f"{shown(entry.path)}: cannot be read: {error.said}"
+                yield f"{quoted(entry.path)}: cannot be read: {error.detail}"
             else:
                 for change in changes(found, expected, in_flux):
-                    yield f"{shown(entry.path)}: {change}"
+                    yield f"{quoted(entry.path)}: {change}"
             meter.add(0)
             expected = next(items, None)
     while expected is not None:
-        yield f"{shown(expected.path)}: is missing"
+        yield f"{quoted(expected.path)}: is missing"
         expected = _after(items, expected)
-    meter.tell()
+    meter.report()
 
 
 def _is_before(one: str, other: str) -> bool:
@@ -116,7 +116,7 @@ def _seconds(when: int) -> str:
     return f"{sign}{abs(when) // 10**9}.{abs(when) % 10**9:09d}"
 
 
-def shown(path: str) -> str:
+def quoted(path: str) -> str:
     """A path for people; one that could play tricks on a terminal in quotes."""
     if not path:
         return "."

@@ -163,11 +163,11 @@ def _ask(helper: str, path: str, reference: Reference) -> Credentials | None:
     return _answered(done.stdout, f"{path}: {program}")
 
 
-def _answered(data: bytes, shown: str) -> Credentials | None:
-    content = untrusted_json.parse(data, shown)
+def _answered(data: bytes, label: str) -> Credentials | None:
+    content = untrusted_json.parse(data, label)
     if not all(isinstance(content.get(key, ""), str) for key in ("Username", "Secret")):
-        raise ImageError(f"{shown}: its answer cannot be read")
+        raise ImageError(f"{label}: its answer cannot be read")
     user, secret = content.get("Username", ""), content.get("Secret", "")
     if user == _TOKEN_USER:
-        return Credentials(shown, identity_token=secret)
-    return Credentials(shown, user, secret) if user else None
+        return Credentials(label, identity_token=secret)
+    return Credentials(label, user, secret) if user else None

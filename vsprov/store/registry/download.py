@@ -46,7 +46,7 @@ def fetch(
     folder: str,
     open_at: Callable[[int], Opened],
     progress: Progress,
-    shown: str,
+    label: str,
 ) -> str:
     """The path of the blob in `folder`, which is whole and has the wanted sha256.
 
@@ -56,26 +56,26 @@ def fetch(
     """
     path = f"{folder}/{descriptor.digest}"
     part = f"{path}.part"
-    tell = _telling(descriptor, progress)
+    report = _reporter(descriptor, progress)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        with _locked(part, tell) as fd:
-            if _is_whole(path, descriptor, tell):
+        with _locked(part, report) as fd:
+            if _is_whole(path, descriptor, report):
                 os.unlink(part)
             else:
-                _fill(fd, part, descriptor, open_at, tell, shown)
+                _fill(fd, part, descriptor, open_at, report, label)
                 os.rename(part, path)
     except OSError as error:
         raise durable.failed(part, "download", error) from error
     return path
 
 
-def _telling(descriptor: Descriptor, progress: Progress) -> Callable[[int], None]:
+def _reporter(descriptor: Descriptor, progress: Progress) -> Callable[[int], None]:
     return lambda done: progress(f"download {digests.short(descriptor.digest)}", done, descriptor.size)
 
 
 @contextlib.contextmanager
-def _locked(part: str, tell: Callable[[int], None]) -> Iterator[int]:
+def _locked(part: str, report: Callable[[int], None]) -> Iterator[int]:
     """`part`, made if it is missing, open and locked for us alone."""
     while True:
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -85,7 +85,7 @@ def _locked(part: str, tell: Callable[[int], None]) -> Iterator[int]:
                 return
         finally:
             os.close(fd)
-        tell(0)
+        report(0)
         time.sleep(_WAIT)
 
 
@@ -105,7 +105,7 @@ def _is_file(part: str, fd: int) -> bool:
         return False
 
 
-def _is_whole(path: str, descriptor: Descriptor, tell: Callable[[int], None]) -> bool:
+def _is_whole(path: str, descriptor: Descriptor, report: Callable[[int], None]) -> bool:
     """Whether the blob is there; a power cut may have left it with its name and without its content."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -113,7 +113,7 @@ def _is_whole(path: str, descriptor: Descriptor, tell: Callable[[int], None]) ->
         return False
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_size == descriptor.size:
-            if _read(fd, tell)[0].hexdigest() == descriptor.digest:
+            if _read(fd, report)[0].hexdigest() == descriptor.digest:
                 return True
     finally:
         os.close(fd)
@@ -121,13 +121,13 @@ def _is_whole(path: str, descriptor: Descriptor, tell: Callable[[int], None]) ->
     return False
 
 
-def _read(fd: int, tell: Callable[[int], None]) -> tuple[hashlib._Hash, int]:
+def _read(fd: int, report: Callable[[int], None]) -> tuple[hashlib._Hash, int]:
     """The sha256 and the size of what an open file holds from here to its end."""
     sum_, size = hashlib.sha256(), 0
     while block := os.read(fd, _BLOCK):
         sum_.update(block)
         size += len(block)
-        tell(size)
+        report(size)
     return sum_, size
 
 
@@ -136,8 +136,8 @@ def _fill(
     part: str,
     descriptor: Descriptor,
     open_at: Callable[[int], Opened],
-    tell: Callable[[int], None],
-    shown: str,
+    report: Callable[[int], None],
+    label: str,
 ) -> None:
     """Make the locked `part` the whole blob, from what it holds on."""
     if os.fstat(fd).st_size > descriptor.size:
@@ -145,7 +145,7 @@ def _fill(
     resumed = os.fstat(fd).st_size > 0
     while True:
         try:
-            found = _complete(fd, descriptor, open_at, tell, shown)
+            found = _complete(fd, descriptor, open_at, report, label)
         except _TooLong:
             os.unlink(part)
             raise
@@ -157,7 +157,7 @@ def _fill(
         os.ftruncate(fd, 0)
     os.unlink(part)
     raise ImageError(
-        f"{shown}: layer: expected {digests.full(descriptor.digest)}, got {digests.full(found)}",
+        f"{label}: layer: expected {digests.full(descriptor.digest)}, got {digests.full(found)}",
         hint="it was damaged or replaced in the registry, or in transit; it is not used",
     )
 
@@ -166,16 +166,16 @@ def _complete(
     fd: int,
     descriptor: Descriptor,
     open_at: Callable[[int], Opened],
-    tell: Callable[[int], None],
-    shown: str,
+    report: Callable[[int], None],
+    label: str,
 ) -> str:
     """Append what is missing, trying again where the connection fails; the sha256 of the whole."""
     os.lseek(fd, 0, os.SEEK_SET)
-    sum_, have = _read(fd, tell)
+    sum_, have = _read(fd, report)
     tries, furthest = 0, have
     while have < descriptor.size:
         try:
-            with contextlib.closing(_ahead(open_at, have, tell)) as coming:
+            with contextlib.closing(_ahead(open_at, have, report)) as coming:
                 start = next(coming)
                 if start != have:
                     os.ftruncate(fd, 0)
@@ -185,27 +185,27 @@ def _complete(
                     assert isinstance(block, bytes)
                     if have + len(block) > descriptor.size:
                         raise _TooLong(
-                            f"{shown}: a layer of {descriptor.size} bytes is wanted: there are more"
+                            f"{label}: a layer of {descriptor.size} bytes is wanted: there are more"
                         )
                     _write(fd, block)
                     sum_.update(block)
                     have += len(block)
-                    tell(have)
+                    report(have)
             if have < descriptor.size:
-                raise Interrupted(f"{shown}: a layer ended after {have} of {descriptor.size} bytes")
+                raise Interrupted(f"{label}: a layer ended after {have} of {descriptor.size} bytes")
         except Interrupted as error:
             # Against the furthest point: who begins anew each time must not seem to get on.
             tries = 1 if have - furthest >= _ENOUGH else tries + 1
             furthest = max(have, furthest)
             if tries == TRIES:
                 raise ImageError(str(error), hint=error.hint or "what has come is kept: try again") from error
-            tell(have)
+            report(have)
             time.sleep(PAUSE)
     return sum_.hexdigest()
 
 
 def _ahead(
-    open_at: Callable[[int], Opened], have: int, tell: Callable[[int], None]
+    open_at: Callable[[int], Opened], have: int, report: Callable[[int], None]
 ) -> Generator[int | bytes, None, None]:
     """The byte at which the blob really begins, then the blocks of it, read in a thread of their own.
 
@@ -235,7 +235,7 @@ def _ahead(
             try:
                 item = came.get(timeout=PACE)
             except queue.Empty:
-                tell(done)
+                report(done)
                 continue
             if isinstance(item, Exception):
                 raise item

@@ -1,6 +1,6 @@
 """The documents an image of OCI or docker is described by: index, manifest, configuration.
 
-They come from strangers. Every reader takes bytes and `shown`, what to call the image in an error, and
+They come from strangers. Every reader takes bytes and `label`, what to call the image in an error, and
 raises ImageError for whatever is not as the specifications have it: missing, null, of another type, too
 large, or to be read in two ways (CVE-2021-41190).
 https://github.com/opencontainers/image-spec, https://distribution.github.io/distribution/spec/manifest-v2-2/
@@ -105,7 +105,6 @@ class ImageConfig:
     user: str = ""
     working_dir: str = ""
     stop_signal: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
     os: str = ""
     architecture: str = ""
     diff_ids: tuple[str, ...] = ()
@@ -145,27 +144,27 @@ class Parts(Protocol):
         """The path of a file that holds just this layer, checked by size and sha256. From any thread."""
 
 
-def read_index(data: bytes, shown: str) -> tuple[Entry, ...]:
+def read_index(data: bytes, label: str) -> tuple[Entry, ...]:
     """The images an index (docker: manifest list) offers."""
-    content = untrusted_json.parse(data, shown)
-    if _kind(content, shown) != "index":
-        raise ImageError(f"{shown}: an index is wanted: there is a manifest")
-    return tuple(_entry(raw, shown) for raw in untrusted_json.many(content, "manifests", dict, shown))
+    content = untrusted_json.parse(data, label)
+    if _kind(content, label) != "index":
+        raise ImageError(f"{label}: an index is wanted: there is a manifest")
+    return tuple(_entry(raw, label) for raw in untrusted_json.many(content, "manifests", dict, label))
 
 
-def _entry(raw: dict[str, Any], shown: str) -> Entry:
-    platform = untrusted_json.get(raw, "platform", dict, shown) or {}
-    annotations = untrusted_json.get(raw, "annotations", dict, shown) or {}
+def _entry(raw: dict[str, Any], label: str) -> Entry:
+    platform = untrusted_json.get(raw, "platform", dict, label) or {}
+    annotations = untrusted_json.get(raw, "annotations", dict, label) or {}
     return Entry(
-        descriptor=_descriptor(raw, shown),
-        os=untrusted_json.text(platform, "os", shown),
-        architecture=untrusted_json.text(platform, "architecture", shown),
-        variant=untrusted_json.text(platform, "variant", shown),
-        names=tuple(name for key in _NAMES if (name := untrusted_json.text(annotations, key, shown))),
+        descriptor=_descriptor(raw, label),
+        os=untrusted_json.text(platform, "os", label),
+        architecture=untrusted_json.text(platform, "architecture", label),
+        variant=untrusted_json.text(platform, "variant", label),
+        names=tuple(name for key in _NAMES if (name := untrusted_json.text(annotations, key, label))),
     )
 
 
-def pick(index: tuple[Entry, ...], shown: str) -> Descriptor:
+def pick(index: tuple[Entry, ...], label: str) -> Descriptor:
     """The image of an index that this machine can run; ImageError, with what there is, when there is none."""
     images = [entry for entry in index if entry.descriptor.media_type in (*INDEXES, *MANIFESTS)]
     for architecture, variant in platforms():
@@ -177,7 +176,7 @@ def pick(index: tuple[Entry, ...], shown: str) -> Descriptor:
     offered = sorted({entry.platform or "unnamed" for entry in images} - {"unknown/unknown"})
     there = short(", ".join(offered), ascii) if offered else "nothing"
     raise ImageError(
-        f"{shown}: an image for {_this_machine()} is wanted: there is {there}",
+        f"{label}: an image for {_this_machine()} is wanted: there is {there}",
         hint="name an image that was made for this machine",
     )
 
@@ -192,94 +191,93 @@ def _this_machine() -> str:
     return f"linux/{platforms()[0][0]}"
 
 
-def read_manifest(data: bytes, digest: str, shown: str) -> Manifest:
+def read_manifest(data: bytes, digest: str, label: str) -> Manifest:
     """The manifest in `data`, whose sha256 is `digest`."""
-    content = untrusted_json.parse(data, shown)
-    if _kind(content, shown) != "manifest":
-        raise ImageError(f"{shown}: a manifest is wanted: there is an index")
-    config = _descriptor(untrusted_json.get(content, "config", dict, shown) or {}, shown)
+    content = untrusted_json.parse(data, label)
+    if _kind(content, label) != "manifest":
+        raise ImageError(f"{label}: a manifest is wanted: there is an index")
+    config = _descriptor(untrusted_json.get(content, "config", dict, label) or {}, label)
     if config.media_type not in CONFIGS:
         raise ImageError(
-            f"{shown}: an image is wanted: there is something else, a {short(config.media_type, repr)}",
+            f"{label}: an image is wanted: there is something else, a {short(config.media_type, repr)}",
             hint="registries hold charts, signatures and other things too: name an image",
         )
-    layers = tuple(_descriptor(raw, shown) for raw in untrusted_json.many(content, "layers", dict, shown))
-    check_layers(layers, shown)
+    layers = tuple(_descriptor(raw, label) for raw in untrusted_json.many(content, "layers", dict, label))
+    check_layers(layers, label)
     return Manifest(digest, config, layers)
 
 
-def check_layers(layers: tuple[Descriptor, ...], shown: str) -> None:
+def check_layers(layers: tuple[Descriptor, ...], label: str) -> None:
     """Raise ImageError unless this many layers of this size and of these types can be used."""
     if not 1 <= len(layers) <= MOST_LAYERS:
-        raise ImageError(f"{shown}: 1 to {MOST_LAYERS} layers are possible: it has {len(layers)}")
+        raise ImageError(f"{label}: 1 to {MOST_LAYERS} layers are possible: it has {len(layers)}")
     for layer in layers:
-        _check_layer(layer, shown)
+        _check_layer(layer, label)
     total = sum(layer.size for layer in layers)
     if total > limits.LIMITS.bytes:
-        raise ImageError(f"{shown}: its layers have {total} bytes: at most {limits.LIMITS.bytes} are allowed")
+        raise ImageError(f"{label}: its layers have {total} bytes: at most {limits.LIMITS.bytes} are allowed")
 
 
-def _check_layer(layer: Descriptor, shown: str) -> None:
+def _check_layer(layer: Descriptor, label: str) -> None:
     if _LAYER.fullmatch(layer.media_type):
         return
     kind = short(layer.media_type, repr)
     if "+encrypted" in layer.media_type:
         raise ImageError(
-            f"{shown}: a layer is encrypted ({kind})",
+            f"{label}: a layer is encrypted ({kind})",
             hint="decrypt it first: skopeo copy --decryption-key KEY …",
         )
     if _FOREIGN.match(layer.media_type):
         raise ImageError(
-            f"{shown}: a layer is not in the registry, but at its vendor's ({kind})",
+            f"{label}: a layer is not in the registry, but at its vendor's ({kind})",
             hint="these are images of Windows: name one for Linux",
         )
-    raise ImageError(f"{shown}: a layer is a {kind}: no such layers are known")
+    raise ImageError(f"{label}: a layer is a {kind}: no such layers are known")
 
 
-def read_config(data: bytes, shown: str) -> ImageConfig:
+def read_config(data: bytes, label: str) -> ImageConfig:
     """The image's configuration: how to start it, and the sums of its layers."""
-    content = untrusted_json.parse(data, shown)
-    config = untrusted_json.get(content, "config", dict, shown) or {}
-    rootfs = untrusted_json.get(content, "rootfs", dict, shown) or {}
-    working_dir = untrusted_json.text(config, "WorkingDir", shown)
+    content = untrusted_json.parse(data, label)
+    config = untrusted_json.get(content, "config", dict, label) or {}
+    rootfs = untrusted_json.get(content, "rootfs", dict, label) or {}
+    working_dir = untrusted_json.text(config, "WorkingDir", label)
     return ImageConfig(
-        entrypoint=untrusted_json.words(config, "Entrypoint", shown),
-        command=untrusted_json.words(config, "Cmd", shown),
-        env=_environment(untrusted_json.words(config, "Env", shown), shown),
-        user=untrusted_json.text(config, "User", shown),
+        entrypoint=untrusted_json.words(config, "Entrypoint", label),
+        command=untrusted_json.words(config, "Cmd", label),
+        env=_environment(untrusted_json.words(config, "Env", label), label),
+        user=untrusted_json.text(config, "User", label),
         working_dir=posixpath.normpath(f"/{working_dir.lstrip('/')}") if working_dir else "",
-        stop_signal=_stop_signal(untrusted_json.text(config, "StopSignal", shown), shown),
-        labels=untrusted_json.text_map(config, "Labels", shown),
-        os=untrusted_json.text(content, "os", shown),
-        architecture=untrusted_json.text(content, "architecture", shown),
+        stop_signal=_stop_signal(untrusted_json.text(config, "StopSignal", label), label),
+        os=untrusted_json.text(content, "os", label),
+        architecture=untrusted_json.text(content, "architecture", label),
         diff_ids=tuple(
-            untrusted_json.sha256_hex(each, shown)
-            for each in untrusted_json.many(rootfs, "diff_ids", str, shown)
+            untrusted_json.sha256_hex(each, label)
+            for each in untrusted_json.many(rootfs, "diff_ids", str, label)
         ),
     )
 
 
-def _stop_signal(name: str, shown: str) -> str:
+def _stop_signal(name: str, label: str) -> str:
     """The name as it is; ImageError for what is no signal."""
     try:
         if name:
             parse_signal(name)
     except UnitError as error:
-        raise ImageError(f"{shown}: StopSignal: {short(name, repr)} is not a signal") from error
+        raise ImageError(f"{label}: StopSignal: {short(name, repr)} is not a signal") from error
     return name
 
 
-def _environment(words: tuple[str, ...], shown: str) -> dict[str, str]:
+def _environment(words: tuple[str, ...], label: str) -> dict[str, str]:
     out = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
-            raise ImageError(f"{shown}: Env has {short(word, repr)}: NAME=value is wanted")
+            raise ImageError(f"{label}: Env has {short(word, repr)}: NAME=value is wanted")
         out[name] = value
     return out
 
 
-def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], shown: str) -> Found:
+def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], label: str) -> Found:
     """The image that a document (an index or a manifest) with the sha256 `digest` leads to.
 
     `fetch` gives the documents it names; they are checked here. ImageError for an image that this machine
@@ -287,74 +285,74 @@ def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], shown
     """
     here = digest
     for _ in range(_DEEPEST):
-        if _kind(untrusted_json.parse(data, shown), shown) == "manifest":
+        if _kind(untrusted_json.parse(data, label), label) == "manifest":
             break
-        picked = pick(read_index(data, shown), shown)
-        data, here = _fetched(fetch, picked, shown), picked.digest
+        picked = pick(read_index(data, label), label)
+        data, here = _fetched(fetch, picked, label), picked.digest
     else:
-        raise ImageError(f"{shown}: its indexes name each other, {_DEEPEST} deep: that is refused")
-    manifest = read_manifest(data, here, shown)
-    config = read_config(_fetched(fetch, manifest.config, shown), shown)
-    check_together(manifest, config, shown)
+        raise ImageError(f"{label}: its indexes name each other, {_DEEPEST} deep: that is refused")
+    manifest = read_manifest(data, here, label)
+    config = read_config(_fetched(fetch, manifest.config, label), label)
+    check_together(manifest, config, label)
     return Found(digest, manifest, config)
 
 
-def _fetched(fetch: Callable[[Descriptor], bytes], descriptor: Descriptor, shown: str) -> bytes:
+def _fetched(fetch: Callable[[Descriptor], bytes], descriptor: Descriptor, label: str) -> bytes:
     if descriptor.size > untrusted_json.LIMIT:
-        raise untrusted_json.too_large(shown)
+        raise untrusted_json.too_large(label)
     data = fetch(descriptor)
-    check_sum(data, descriptor.digest, shown)
+    check_sum(data, descriptor.digest, label)
     return data
 
 
-def check_sum(data: bytes, digest: str, shown: str) -> None:
+def check_sum(data: bytes, digest: str, label: str) -> None:
     """Raise ImageError unless `digest` (hex) is the sha256 of `data`."""
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
         raise ImageError(
-            f"{shown}: expected {digests.full(digest)}, got {digests.full(found)}",
+            f"{label}: expected {digests.full(digest)}, got {digests.full(found)}",
             hint="it was damaged or replaced where it is stored, or in transit",
         )
 
 
-def check_together(manifest: Manifest, config: ImageConfig, shown: str) -> None:
+def check_together(manifest: Manifest, config: ImageConfig, label: str) -> None:
     """Raise ImageError unless the configuration fits the manifest, and the image fits this machine."""
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageError(
-            f"{shown}: its manifest has {len(manifest.layers)} layers: its configuration has the sums of "
+            f"{label}: its manifest has {len(manifest.layers)} layers: its configuration has the sums of "
             f"{len(config.diff_ids)}"
         )
     known = {architecture for architecture, _ in platforms()}
     if config.os not in ("", "linux") or config.architecture not in ("", *known):
         made_for = short(f"{config.os}/{config.architecture}", ascii)
         raise ImageError(
-            f"{shown}: an image for {_this_machine()} is wanted: this one is for {made_for}",
+            f"{label}: an image for {_this_machine()} is wanted: this one is for {made_for}",
             hint="name an image that was made for this machine",
         )
 
 
-def _kind(content: dict[str, Any], shown: str) -> str:
+def _kind(content: dict[str, Any], label: str) -> str:
     """ "index" or "manifest", when type and content agree on which."""
-    media_type = untrusted_json.text(content, "mediaType", shown)
+    media_type = untrusted_json.text(content, "mediaType", label)
     version = content.get("schemaVersion")
     if version is not True and (version == 1 or media_type.startswith(_SCHEMA_1)):
         raise ImageError(
-            f"{shown}: its manifest is of docker's schema 1, which cannot be verified",
+            f"{label}: its manifest is of docker's schema 1, which cannot be verified",
             hint="push the image again with a docker or skopeo of this decade",
         )
     if version != 2 or isinstance(version, bool):
-        raise ImageError(f"{shown}: schemaVersion 2 is wanted: there is {short(version, repr)}")
+        raise ImageError(f"{label}: schemaVersion 2 is wanted: there is {short(version, repr)}")
     is_index, is_manifest = "manifests" in content, "layers" in content or "config" in content
     if is_index and not is_manifest and media_type in ("", *INDEXES):
         return "index"
     if is_manifest and not is_index and media_type in ("", *MANIFESTS):
         return "manifest"
-    raise ImageError(f"{shown}: a manifest or an index is wanted: it is neither, or both")
+    raise ImageError(f"{label}: a manifest or an index is wanted: it is neither, or both")
 
 
-def _descriptor(raw: dict[str, Any], shown: str) -> Descriptor:
+def _descriptor(raw: dict[str, Any], label: str) -> Descriptor:
     size = raw.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
-        raise ImageError(f"{shown}: a size in bytes is wanted: there is {short(size, repr)}")
-    digest = untrusted_json.sha256_hex(untrusted_json.text(raw, "digest", shown), shown)
-    return Descriptor(untrusted_json.text(raw, "mediaType", shown), digest, size)
+        raise ImageError(f"{label}: a size in bytes is wanted: there is {short(size, repr)}")
+    digest = untrusted_json.sha256_hex(untrusted_json.text(raw, "digest", label), label)
+    return Descriptor(untrusted_json.text(raw, "mediaType", label), digest, size)

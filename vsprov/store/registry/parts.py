@@ -44,11 +44,11 @@ class RegistryParts:
         not let us in, or gives something else.
         """
         wanted = self._reference
-        shown = str(wanted)
+        label = str(wanted)
         data = self._session().document(f"manifests/{_named(wanted)}", ACCEPT)
         if wanted.digest:
-            oci_documents.check_sum(data, wanted.digest, shown)
-        return oci_documents.follow(data, hashlib.sha256(data).hexdigest(), self._fetch, shown)
+            oci_documents.check_sum(data, wanted.digest, label)
+        return oci_documents.follow(data, hashlib.sha256(data).hexdigest(), self._fetch, label)
 
     def layer(self, descriptor: Descriptor, progress: Progress) -> str:
         """The path of the downloaded layer; `download.fetch` says what is kept of one that is not whole."""

@@ -41,17 +41,17 @@ class Resolved:
 
 
 def resolve(
-    instance: Instance, image: Image, record: ImageRecord | None = None, *, fresh: bool = False
+    instance: Instance, image: Image, record: ImageRecord | None = None, *, refresh: bool = False
 ) -> Resolved:
     """What the source is now; only reads, from a registry too.
 
     While the record is of the same source, whatever can be told by its fingerprint is not read again, and a
-    registry not asked at all; unless `fresh`: then tags are looked up anew, and packages are to be installed
+    registry not asked at all; unless `refresh`: then tags are looked up anew, and packages are to be installed
     anew. Raises ImageError for a source that is not there, changes meanwhile, holds what no image may hold,
     or is not what its sha256 or digest says.
     """
     known = record if record is not None and record.contents is not None and not record.problem else None
-    return _module(image.source).resolve(instance, image, known, fresh)
+    return _module(image.source).resolve(instance, image, known, refresh)
 
 
 def import_image(
@@ -95,7 +95,7 @@ class Kind(Protocol):
     """What the module of a kind of source has: `resolve` says what it is now, `fetch` makes its layers."""
 
     def resolve(
-        self, instance: Instance, image: Image, known: ImageRecord | None, fresh: bool
+        self, instance: Instance, image: Image, known: ImageRecord | None, refresh: bool
     ) -> Resolved: ...
     def fetch(self, batch: Batch, image: Image, resolved: Resolved) -> Contents: ...
 

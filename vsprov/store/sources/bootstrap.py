@@ -49,11 +49,11 @@ KEPT_OF_OUTPUT = 64 << 10
 ENVIRONMENT = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
-def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
     assert image.source.bootstrap is not None
     recipe = _digest(image.source.bootstrap)
     fingerprint = f"bootstrap {recipe}"
-    if fresh:
+    if refresh:
         return Resolved(hashlib.sha256(f"{recipe} {time.time_ns()}".encode()).hexdigest(), fingerprint)
     if known is not None and known.fingerprint == fingerprint:
         return Resolved(known.digest, fingerprint)
@@ -98,7 +98,7 @@ def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress
             _run([*tar, "-C", root, "-cf", archive, "."], folder, archive, progress)
         fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            unpacking.unpack(fd, into, whole=True, limits=limits, progress=progress, shown=source.suite)
+            unpacking.unpack(fd, into, whole=True, limits=limits, progress=progress, label=source.suite)
         finally:
             os.close(fd)
         _forget_the_host(into)
@@ -142,14 +142,14 @@ def _common(source: BootstrapSource) -> list[str]:
 
 
 def _run(command: Sequence[str], folder: str, archive: str, progress: Progress) -> None:
-    """Run a program to its end. ImageError with what it said last, when it fails."""
+    """Run a program to its end. ImageError with what it output last, when it fails."""
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     environment |= {"PATH": PATH, "TMPDIR": folder, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     child = subprocess.Popen(
         [*ALONE, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env=environment, cwd="/", process_group=0,
     )  # fmt: skip
-    said = b""
+    output = b""
     with child, selectors.DefaultSelector() as selector:
         assert child.stdout is not None
         selector.register(child.stdout, selectors.EVENT_READ)
@@ -160,13 +160,13 @@ def _run(command: Sequence[str], folder: str, archive: str, progress: Progress) 
                     part = os.read(child.stdout.fileno(), 1 << 16)
                     if not part:
                         break
-                    said = (said + part)[-KEPT_OF_OUTPUT:]
+                    output = (output + part)[-KEPT_OF_OUTPUT:]
         except BaseException:
             _end(child)
             raise
     if child.returncode != 0:
         raise ImageError(
-            f"{os.path.basename(command[0])} ended with {child.returncode}: {_complaint(said)}",
+            f"{os.path.basename(command[0])} ended with {child.returncode}: {_error_message(output)}",
             hint="is the suite's name right, and can this host reach the mirror?",
         )
 
@@ -196,8 +196,8 @@ def _children(parent: int) -> list[int]:
     return found
 
 
-def _complaint(said: bytes) -> str:
+def _error_message(output: bytes) -> str:
     """What a program that failed had to say: its first errors, as later ones follow from them."""
-    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "dpkg: error"))]
-    return "; ".join(errors[:3] or lines[-3:] or ["it said nothing"])
+    return "; ".join(errors[:3] or lines[-3:] or ["it output nothing"])

@@ -11,33 +11,33 @@ from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
-from vsprov.store.sources.files import outwait, plain
+from vsprov.store.sources.files import plain, wait_past_mtime
 
 
-def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
-    path, unfit = plain(image.source.directory), tree.unfit_for_image(limits_of(image))
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
+    path, reject_reason = plain(image.source.directory), tree.image_reject_reason(limits_of(image))
     with tree.opened(path) as top:
-        found, newest = tree.fingerprint(top, path, unfit)
+        found, newest = tree.fingerprint(top, path, reject_reason)
         fingerprint = f"directory {found}"
         if known is not None and known.fingerprint == fingerprint:
             return Resolved(known.digest, fingerprint)
-        outwait(newest)
-        digest = tree.digest(top, path, unfit)
-        if tree.fingerprint(top, path, unfit)[0] != found:
+        wait_past_mtime(newest)
+        digest = tree.digest(top, path, reject_reason)
+        if tree.fingerprint(top, path, reject_reason)[0] != found:
             raise ImageError(f"{path}: changed while it was being read", hint="try again when it is at rest")
     return Resolved(digest, fingerprint)
 
 
 def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
-    path, unfit = plain(image.source.directory), tree.unfit_for_image(limits_of(image))
+    path, reject_reason = plain(image.source.directory), tree.image_reject_reason(limits_of(image))
     real, root = os.path.realpath(path), os.path.realpath(batch.instance.root)
     if f"{root}/".startswith(f"{real.rstrip('/')}/"):
         raise ImageError(f"{path}: it holds {root}, where the images themselves are kept")
 
     def fill(into: str) -> None:
         with tree.opened(path) as top:
-            tree.copy(top, path, into, lambda count, size: batch.progress("copy", size, 0), unfit)
-            if f"directory {tree.fingerprint(top, path, unfit)[0]}" != resolved.fingerprint:
+            tree.copy(top, path, into, lambda count, size: batch.progress("copy", size, 0), reject_reason)
+            if f"directory {tree.fingerprint(top, path, reject_reason)[0]}" != resolved.fingerprint:
                 raise ImageError(
                     f"{path}: changed while it was being copied", hint="try again when it is at rest"
                 )

@@ -22,7 +22,7 @@ def resolve_file(path: str, word: str, known: ImageRecord | None) -> Resolved:
         fingerprint, newest = _status(fd, word)
         if known is not None and known.fingerprint == fingerprint:
             return Resolved(known.digest, fingerprint)
-        outwait(newest)
+        wait_past_mtime(newest)
         try:
             with open(fd, "rb", closefd=False) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -62,7 +62,7 @@ def plain(path: str | None) -> str:
     return os.path.normpath(path)
 
 
-def outwait(newest: int) -> None:
+def wait_past_mtime(newest: int) -> None:
     """Let the file system's clock pass the newest change, so that no later one can bear the same time."""
     for _ in range(20):
         if not 0 <= time.clock_gettime_ns(_COARSE) - newest < 1:

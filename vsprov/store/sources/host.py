@@ -10,7 +10,7 @@ from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved
 
 
-def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
     assert image.source.host is not None
     hostimage.check(image.source.host, state_root=instance.root)
     digest = hostimage.digest(image.source.host)

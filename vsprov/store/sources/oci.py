@@ -33,7 +33,7 @@ AT_ONCE = 4  # downloads, as other tools have it: registries limit connections
 _locks: dict[str, threading.Lock] = {}
 
 
-def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
     oci = image.source.oci
     assert oci is not None
     if oci.archive is not None:
@@ -44,7 +44,7 @@ def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: 
         digest = hashlib.sha256(f"archive\n{resolved.digest}\n{oci.name or ''}".encode()).hexdigest()
         return Resolved(digest, resolved.fingerprint, None, resolved.digest)
     fingerprint = f"oci {oci.ref or _layout_status(plain(oci.layout))} {oci.name or ''} {oci.digest or ''}"
-    if known is not None and known.contents is not None and known.fingerprint == fingerprint and not fresh:
+    if known is not None and known.contents is not None and known.fingerprint == fingerprint and not refresh:
         return Resolved(known.digest, fingerprint, known.contents.config)
     parts = _parts_of(oci, instance.downloads)
     found = parts.find()
@@ -67,7 +67,7 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
         os.mkdir(folder, 0o700)
         with opened_file(path) as archive:
             done = unpacking.unpack(
-                archive, folder, whole=True, limits=limits_of(image), progress=batch.progress, shown=path
+                archive, folder, whole=True, limits=limits_of(image), progress=batch.progress, label=path
             )
         if resolved.found not in (None, done.sha256):
             raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
@@ -217,14 +217,14 @@ def _unpack(
     work: str,
     limits: Limits,
 ) -> None:
-    shown = f"layer {digests.short(layer.digest)}"
+    label = f"layer {digests.short(layer.digest)}"
     done = unpacking.unpack(
-        archive, into, below=below, work=work, limits=limits, progress=batch.progress, shown=shown
+        archive, into, below=below, work=work, limits=limits, progress=batch.progress, label=label
     )
     if done.sha256 != layer.digest:
-        raise ImageError(f"{shown}: changed since it was checked", hint="try again")
+        raise ImageError(f"{label}: changed since it was checked", hint="try again")
     if done.diff_id != diff_id:
         raise ImageError(
-            f"{shown}: content: expected {digests.full(diff_id)}, got {digests.full(done.diff_id)}",
+            f"{label}: content: expected {digests.full(diff_id)}, got {digests.full(done.diff_id)}",
             hint="the image contradicts itself: build or push it again",
         )

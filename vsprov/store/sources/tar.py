@@ -12,7 +12,7 @@ from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
 
 
-def resolve(instance: Instance, image: Image, known: ImageRecord | None, fresh: bool) -> Resolved:
+def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
     assert image.source.tar is not None
     resolved = resolve_file(plain(image.source.tar.path), "tar", known)
     wanted = image.source.tar.sha256
@@ -31,7 +31,7 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
     def fill(into: str) -> None:
         with opened_file(path) as archive:
             done = unpacking.unpack(
-                archive, into, whole=True, limits=limits_of(image), progress=batch.progress, shown=path
+                archive, into, whole=True, limits=limits_of(image), progress=batch.progress, label=path
             )
         if done.sha256 != resolved.digest:
             raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")

@@ -127,16 +127,16 @@ class Gzip:
 class Stream:
     """The decompressed archive, forward only, at most `limit` bytes; headers and contents are taken from it.
 
-    `told` is called with the bytes of the archive read, now and then. `read`, `seek` and `tell` are what
+    `report` is called with the bytes of the archive read, now and then. `read`, `seek` and `tell` are what
     tarfile needs of a file.
     """
 
-    def __init__(self, archive: Archive, source: Readable, limit: int, told: Callable[[int], None]) -> None:
+    def __init__(self, archive: Archive, source: Readable, limit: int, report: Callable[[int], None]) -> None:
         self.archive = archive
         self.source = source
         self.sha256 = archive.sha256 if source is archive else hashlib.sha256()
         self.limit = limit
-        self.told = told
+        self.report = report
         self.piece = b""
         self.at = 0  # in the piece
         self.before = 0  # bytes of earlier pieces
@@ -170,7 +170,7 @@ class Stream:
                 f"it unpacks to more than {self.limit} bytes",
                 "a small archive that grows without end is an attack",
             )
-        self.told(self.archive.position)
+        self.report(self.archive.position)
         return not self.ended
 
     def views(self, size: int) -> Iterator[memoryview]:

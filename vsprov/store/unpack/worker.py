@@ -42,20 +42,20 @@ class Job(NamedTuple):
 def main() -> None:
     job = Job(**json.loads(sys.argv[1]))
     try:
-        tell(unpack(job))
+        report(unpack(job))
     except Refused as error:
-        tell({"error": str(error), "hint": error.hint})
+        report({"error": str(error), "hint": error.hint})
     except NeedsBelow as error:
-        tell({"needs_below": str(error)})
+        report({"needs_below": str(error)})
     except MemoryError:
-        tell({"error": f"it wants more than {MEMORY >> 20} MiB of memory to unpack"})
+        report({"error": f"it wants more than {MEMORY >> 20} MiB of memory to unpack"})
     except OSError as error:
         refusal = f"unpack: {error.filename or ''}: {error.strerror}"
         hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        tell({"error": refusal if error.errno else f"it is damaged: {error}", "hint": hint})
+        report({"error": refusal if error.errno else f"it is damaged: {error}", "hint": hint})
     except Exception as error:
         # The archive is hostile input to the parsers of five formats, which raise whatever they meet.
-        tell({"error": f"it is damaged, or no tar archive: {error}"})
+        report({"error": f"it is damaged, or no tar archive: {error}"})
     os._exit(0)  # the thread that reads ahead may be in the middle of it
 
 
@@ -64,12 +64,12 @@ def unpack(job: Job) -> dict[str, Any]:
     archive = Archive(0)
     opened = decompressor(archive.head)
     top = confine(Mounts(job.target, job.work, job.below or []), job.parent)
-    stream = Stream(archive, opened(archive), limits.bytes, lambda read: tell({"read": read}))
+    stream = Stream(archive, opened(archive), limits.bytes, lambda read: report({"read": read}))
     tree = Tree(top, limits.depth, limits.path, alone=job.below is None)
     members = Members(stream, may_lack_end=not job.whole)
     Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below).run(members)
     return {"sha256": archive.sha256.hexdigest(), "diff_id": stream.diff_id()}
 
 
-def tell(message: dict[str, Any]) -> None:
+def report(message: dict[str, Any]) -> None:
     os.write(1, json.dumps(message).encode() + b"\n")
