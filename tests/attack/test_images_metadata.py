@@ -164,7 +164,7 @@ def test_c13_a_root_that_is_a_link_is_refused(trap: Trap) -> None:
     assert "symbolic link" in trap.refused({"directory": str(trap.folder / "rootfs")})
     for top in ("", ".", "./"):
         said = trap.refused(trap.source("tar", packed(link(top or ".", "/"), member("etc/x", b""))))
-        assert "the top of the archive is no directory" in said
+        assert "the root of the archive is not a directory" in said
 
 
 @pytest.mark.parametrize("blob", ["layer", "folder", "index"])

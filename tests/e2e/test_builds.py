@@ -142,7 +142,7 @@ def test_a_file_does_not_take_the_place_of_a_folder(lab: Lab, box: Document, tmp
     copied = {"copy": {"source": str(tmp_path / "conf"), "target": "/etc"}}
     for step in (copied, {"write": {"path": "/srv/old", "content": ""}}):
         done = lab.apply(box, built(step), check=False)
-        assert done.returncode == 1 and "is a folder in the image\n" in done.stderr
+        assert done.returncode == 1 and "is a directory in the image\n" in done.stderr
 
 
 @pytest.mark.parametrize("path", ["/usr/local/x", "/bin/x"])
@@ -157,7 +157,7 @@ def test_what_is_copied_may_not_hold_what_no_image_may_hold(lab: Lab, box: Docum
     os.mkfifo(tmp_path / "bad/fifo")
     step = {"copy": {"source": str(tmp_path / "bad"), "target": "/srv"}}
     said = lab.refused(box, built(step))
-    assert "'fifo': is a FIFO, which no image may hold" in said
+    assert "'fifo': is a FIFO, which an image may not contain" in said
 
 
 def test_a_changed_file_is_copied_anew_and_an_equal_one_is_not(
@@ -252,7 +252,7 @@ def test_a_run_step_that_writes_more_than_the_image_may_hold_is_refused(lab: Lab
     document = built(run("cd /srv; for i in $(seq 200); do : > f$i; done"))
     document["spec"]["limits"] = {"files": 100}
     said = lab.refused(box, document)
-    assert "100 are the most" in said
+    assert "at most 100 are allowed" in said
     is_whole(lab)
 
 

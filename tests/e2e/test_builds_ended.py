@@ -119,7 +119,7 @@ def test_a_source_that_changes_after_the_plan_fails_its_step_and_is_copied_by_th
     os.kill(sleeper, signal.SIGTERM)
     _, said = apply.communicate(timeout=60)
     assert apply.returncode == 1
-    assert f"step 2: copy {tmp_path}/conf to /etc/conf: it changed since it was looked at" in said
+    assert f"step 2: copy {tmp_path}/conf to /etc/conf: it changed after it was checked" in said
     assert steps_done(lab.converge(box, built(*steps))) == [2]
     assert (trees(lab)[-1] / "etc/conf").read_text() == "two"
     is_whole(lab)

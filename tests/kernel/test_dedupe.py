@@ -98,8 +98,8 @@ def test_files_that_differ_in_anything_stay_apart(root: Path) -> None:
     done = united(*layers, hidden)
     assert done.files == 0
     assert done.failures in (
-        ("plain: usr/x: has other extended attributes than hidden: usr/x",),
-        ("hidden: usr/x: has other extended attributes than plain: usr/x",),
+        ("plain: usr/x: has different extended attributes from hidden: usr/x",),
+        ("hidden: usr/x: has different extended attributes from plain: usr/x",),
     )
 
 
@@ -220,7 +220,7 @@ def test_a_layer_whose_listing_is_damaged_is_left_out_and_told(root: Path) -> No
     (three / "listing").write_bytes(b"")
     plan = dedupe.find(by_key(one, two, three))
     assert plan.files == 1
-    assert plan.left_out == (f"{three}/listing: the listing is damaged; what it lists may be whole",)
+    assert plan.left_out == (f"{three}/listing: the listing is damaged; the layer itself may be intact",)
     assert dedupe.apply(plan, quiet, quiet).files == 1
     assert (three / "tree/a").stat().st_nlink == 1
 
@@ -307,8 +307,8 @@ def test_on_btrfs_files_become_one_inode_and_across_mounts_share_blocks(root: Pa
             keep = dedupe.find(layers).groups[0].keep.layer
             changed = three if keep == "one" else one
             assert said == [
-                f"{changed}: its files cannot be hard links (Invalid cross-device link): "
-                "where equal to others they share blocks on disk, but no memory"
+                f"{changed}: its files cannot be hard-linked (Invalid cross-device link): "
+                "equal ones share disk blocks, but no memory"
             ]
             assert first_block(one / "tree/usr/a") == first_block(three / "tree/usr/a")
             # What shares its blocks already is not gained a second time.

@@ -79,9 +79,9 @@ def test_records_and_layers_of_others_are_never_touched(store: Store) -> None:
     path = Path(store.instance.images, "base.json")
     for owner in (Owner("another", "default"), Owner(store.instance.name, "another"), None):
         marks.remove_mark(str(path), marks.OWNER) if owner is None else marks.write_owner(str(path), owner)
-        with pytest.raises(ConflictError, match="it is not touched"):
+        with pytest.raises(ConflictError, match="left untouched"):
             store.imported(source)
-    with pytest.raises(ConflictError, match="it is not touched"):
+    with pytest.raises(ConflictError, match="left untouched"):
         images.remove(store.instance, "base")
     os.unlink(path)
     os.mkdir(f"{store.instance.layers}/{'0' * 64}")

@@ -250,7 +250,7 @@ def test_a_damaged_listing_is_told_apart_from_a_damaged_tree(layer: Path) -> Non
         if re.match(rb"vsprov listing [0-9]\n", content) and content[15:16] != b"1":
             assert said == "was written by another version of vsprov"
         else:
-            assert said == "the listing is damaged; what it lists may be whole"
+            assert said == "the listing is damaged; the layer itself may be intact"
     path.unlink()
     with pytest.raises(ImageError, match="listing: the listing of the layer is missing"):
         differences(layer)
@@ -267,14 +267,14 @@ def test_what_no_layer_may_hold_is_refused_and_no_listing_left(layer: Path) -> N
 
     (tree / "a").mkdir()
     os.mkfifo(tree / "a/fifo")
-    assert refusal() == "'a/fifo': is a FIFO, which no image may hold"
+    assert refusal() == "'a/fifo': is a FIFO, which an image may not contain"
     os.rename(tree / "a/fifo", layer / "../fifo")
     os.mknod(tree / "a/null", stat.S_IFCHR, os.makedev(1, 3))
-    assert refusal() == "'a/null': is a character device, which no image may hold"
+    assert refusal() == "'a/null': is a character device, which an image may not contain"
     os.unlink(tree / "a/null")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tree / "a/s"))
-    assert refusal() == "'a/s': is a socket, which no image may hold"
+    assert refusal() == "'a/s': is a socket, which an image may not contain"
 
 
 def test_progress_tells_bytes_and_may_end_the_work_with_nothing_left(layer: Path) -> None:

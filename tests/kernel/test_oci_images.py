@@ -308,8 +308,8 @@ def test_of_an_archive_of_several_images_the_named_one_is_taken(store: Store) ->
     store.imported(Source(oci=OciSource(archive=str(path), name="app:1")))
     store.empty()
     said = store.refusal(Source(oci=OciSource(archive=str(path), name="app:2")))
-    there = "it holds 'docker.io/library/app:1'"
-    assert said == f"docker-archive.tar:app:2: no one image in it is called 'app:2': {there}"
+    there = "it contains 'docker.io/library/app:1'"
+    assert said == f"docker-archive.tar:app:2: it has no single image named 'app:2': {there}"
 
 
 @pytest.mark.requires("docker_registry", "skopeo")

@@ -123,5 +123,5 @@ def test_an_owner_outside_of_the_servers_ids_is_refused(upper: Path, uid: int) -
 def test_more_than_the_limit_is_refused(upper: Path) -> None:
     for n in range(10):
         put(upper / f"f{n}")
-    with pytest.raises(ImageError, match="5 are the most"):
+    with pytest.raises(ImageError, match="at most 5 are allowed"):
         shift.to_layer(str(upper), BASE, Limits(entries=5))

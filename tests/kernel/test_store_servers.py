@@ -97,7 +97,7 @@ def test_nothing_that_stands_in_a_servers_place_is_replaced(store: Instance, own
     servers.make(store, "web", owner, BASE, APPLIED)
     os.mkdir(f"{store.servers}/empty")
     for name in ("web", "empty"):
-        with pytest.raises(ConflictError, match="something else is there already"):
+        with pytest.raises(ConflictError, match="something else already exists there"):
             servers.make(store, name, owner, BASE + 65536, {})
     assert servers.observe(store)["web"].applied == APPLIED
     assert os.listdir(f"{store.servers}/empty") == []
@@ -121,7 +121,7 @@ def test_an_applied_record_is_replaced_and_damage_to_it_is_told(store: Instance,
     seen = servers.observe(store)["web"]
     assert (seen.applied, seen.problem, seen.owner, seen.id_base) == (
         None,
-        "server.json is not whole",
+        "server.json is truncated",
         owner,
         BASE,
     )
@@ -170,9 +170,9 @@ def test_a_directory_of_nobody_or_of_another_instance_is_never_touched(store: In
     marks.remove_mark(f"{store.servers}/copy", marks.OWNER)
     for name in ("theirs", "copy"):
         for change in (servers.remove, servers.discard_upper):
-            with pytest.raises(ConflictError, match="it is not touched"):
+            with pytest.raises(ConflictError, match="left untouched"):
                 change(store, name)
-        with pytest.raises(ConflictError, match="it is not touched"):
+        with pytest.raises(ConflictError, match="left untouched"):
             servers.write_applied(store, name, {})
     seen = servers.observe(store)
     assert (seen["theirs"].owner, seen["copy"].owner) == (Owner("another", "default"), None)

@@ -245,7 +245,7 @@ def test_the_nodes_that_every_dev_has_are_left_out(box: Box) -> None:
         node("null", 1, 3),
         node("dev/x", 0, 0),
     ):
-        assert "is a character device, which no image may hold" in box.refusal(packed(other))
+        assert "is a character device, which an image may not contain" in box.refusal(packed(other))
 
 
 def test_an_archive_may_come_through_a_pipe_and_goes_on_after_its_end(box: Box) -> None:

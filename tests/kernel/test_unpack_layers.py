@@ -273,5 +273,5 @@ def test_a_layer_may_end_with_its_last_member_but_not_in_it(box: Box, length: in
     tree, _ = box.opened(path, below=())
     assert (tree / "a").read_bytes() == b"abc"
     path.write_bytes(data[:514])
-    with pytest.raises(ImageError, match="'a': it is cut short in the middle of this file"):
+    with pytest.raises(ImageError, match="'a': the archive is truncated in the middle of this file"):
         box.opened(path, below=())

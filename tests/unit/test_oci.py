@@ -181,10 +181,10 @@ def test_an_index_without_an_image_for_this_machine_is_told_with_what_there_is(
 ) -> None:
     as_machine(monkeypatch, "riscv64")
     refusal = said(oci_documents.pick, oci_documents.read_index(data(INDEX), "web"))
-    assert refusal.startswith("an image for linux/riscv64 is wanted: there is 'linux/amd64, linux/arm/v5,")
+    assert refusal.startswith("no image for linux/riscv64; available: 'linux/amd64, linux/arm/v5,")
     assert "unknown" not in refusal
     empty = oci_documents.read_index(changed(INDEX, "manifests", to=[]), "web")
-    assert said(oci_documents.pick, empty) == "an image for linux/riscv64 is wanted: there is nothing"
+    assert said(oci_documents.pick, empty) == "no image for linux/riscv64; available: none"
 
 
 def test_the_only_image_of_an_index_need_not_say_for_which_machine_it_is() -> None:
@@ -246,7 +246,7 @@ def test_indexes_deeper_than_anyone_needs_are_refused() -> None:
     descriptor = image(documents)
     for _ in range(5):
         descriptor = documents.add({**INDEX, "manifests": [descriptor]}, OCI_INDEX)
-    assert "deep: that is refused" in said(lambda shown: documents.follow(descriptor))
+    assert "its indexes are nested too deep: at most" in said(lambda shown: documents.follow(descriptor))
 
 
 def test_a_document_that_is_another_than_was_named_is_refused() -> None:
@@ -262,7 +262,7 @@ def test_a_configuration_with_the_sums_of_other_layers_is_refused() -> None:
     config = documents.add({**CONFIG, "rootfs": {"diff_ids": [f"sha256:{B}"]}}, OCI_CONFIG)
     manifest = documents.add({**MANIFEST, "config": config}, OCI_MANIFEST)
     assert said(lambda shown: documents.follow(manifest)) == (
-        "its manifest has 2 layers: its configuration has the sums of 1"
+        "its manifest has 2 layers, its configuration checksums for 1"
     )
 
 
@@ -274,43 +274,43 @@ def test_a_configuration_with_the_sums_of_other_layers_is_refused() -> None:
     [
         (b"", "not a JSON document"),
         (b"\xff", "not a JSON document"),
-        (b"[]", "a JSON object is wanted: there is a list"),
-        (b"null", "a JSON object is wanted: there is null"),
+        (b"[]", "expected a JSON object, got a list"),
+        (b"null", "expected a JSON object, got null"),
         (b"[" * 100_000, "not a JSON document"),
         (b'{"schemaVersion": ' + b"9" * 5000 + b"}", "not a JSON document"),
-        (b'{"schemaVersion": 2, "schemaVersion": 2}', "a key is given twice"),
-        (b'{"schemaVersion": NaN}', "NaN is no number"),
-        (b" " * (untrusted_json.LIMIT + 1), "more than 4 MiB"),
-        (changed(MANIFEST, "schemaVersion", to=1), "docker's schema 1"),
-        (changed(MANIFEST, "schemaVersion", to=True), "schemaVersion 2 is wanted: there is True"),
-        (changed(MANIFEST, "schemaVersion", to="2"), "schemaVersion 2 is wanted: there is '2'"),
+        (b'{"schemaVersion": 2, "schemaVersion": 2}', "duplicate key"),
+        (b'{"schemaVersion": NaN}', "NaN is not a JSON number"),
+        (b" " * (untrusted_json.LIMIT + 1), "document larger than 4 MiB"),
+        (changed(MANIFEST, "schemaVersion", to=1), "Docker schema 1"),
+        (changed(MANIFEST, "schemaVersion", to=True), "expected schemaVersion 2, got True"),
+        (changed(MANIFEST, "schemaVersion", to="2"), "expected schemaVersion 2, got '2'"),
         (
             changed(MANIFEST, "mediaType", to="application/vnd.docker.distribution.manifest.v1+prettyjws"),
-            "docker's schema 1",
+            "Docker schema 1",
         ),
-        (changed(MANIFEST, "mediaType", to=OCI_INDEX), "it is neither, or both"),
-        (changed(MANIFEST, "manifests", to=[]), "it is neither, or both"),
-        (changed(MANIFEST, "mediaType", to=7), "mediaType is a number: text is wanted"),
-        (changed(MANIFEST, "config"), "a size in bytes is wanted: there is None"),
+        (changed(MANIFEST, "mediaType", to=OCI_INDEX), "got neither or both"),
+        (changed(MANIFEST, "manifests", to=[]), "got neither or both"),
+        (changed(MANIFEST, "mediaType", to=7), "mediaType is a number; expected text"),
+        (changed(MANIFEST, "config"), "expected a size in bytes, got None"),
         (changed(MANIFEST, "config", "mediaType", to="application/vnd.cncf.helm.config.v1+json"), "helm"),
-        (changed(MANIFEST, "layers", to={}), "layers is an object: a list is wanted"),
-        (changed(MANIFEST, "layers", to=[]), "1 to 500 layers are possible: it has 0"),
+        (changed(MANIFEST, "layers", to={}), "layers is an object; expected a list"),
+        (changed(MANIFEST, "layers", to=[]), "it has 0 layers; 1 to 500 are supported"),
         (changed(MANIFEST, "layers", to=[MANIFEST["layers"][1]] * 501), "it has 501"),
-        (changed(MANIFEST, "layers", 0, to="x"), "layers holds text: an object is wanted"),
-        (changed(MANIFEST, "layers", 0, "size", to=-1), "a size in bytes is wanted: there is -1"),
-        (changed(MANIFEST, "layers", 0, "size", to=1.5), "a size in bytes is wanted: there is 1.5"),
-        (changed(MANIFEST, "layers", 0, "size", to=True), "a size in bytes is wanted: there is True"),
-        (changed(MANIFEST, "layers", 0, "size", to=10**300), "there is a number of 997 bits"),
+        (changed(MANIFEST, "layers", 0, to="x"), "layers contains text; expected an object"),
+        (changed(MANIFEST, "layers", 0, "size", to=-1), "expected a size in bytes, got -1"),
+        (changed(MANIFEST, "layers", 0, "size", to=1.5), "expected a size in bytes, got 1.5"),
+        (changed(MANIFEST, "layers", 0, "size", to=True), "expected a size in bytes, got True"),
+        (changed(MANIFEST, "layers", 0, "size", to=10**300), "got a number of 997 bits"),
         (changed(MANIFEST, "layers", 0, "size", to=2**62), "are allowed"),
-        (changed(MANIFEST, "layers", 0, "digest", to=f"sha256:{A}\n"), "a digest sha256:… is wanted"),
-        (changed(MANIFEST, "layers", 0, "digest", to="sha256:../../x"), "a digest sha256:… is wanted"),
-        (changed(MANIFEST, "layers", 0, "digest", to=f"sha512:{A}{A}"), "a digest sha256:… is wanted"),
+        (changed(MANIFEST, "layers", 0, "digest", to=f"sha256:{A}\n"), "expected a digest sha256:…"),
+        (changed(MANIFEST, "layers", 0, "digest", to="sha256:../../x"), "expected a digest sha256:…"),
+        (changed(MANIFEST, "layers", 0, "digest", to=f"sha512:{A}{A}"), "expected a digest sha256:…"),
         (changed(MANIFEST, "layers", 0, "mediaType", to=f"{GZIP}+encrypted"), "a layer is encrypted"),
-        (changed(MANIFEST, "layers", 0, "mediaType"), "no such layers are known"),
-        (changed(MANIFEST, "layers", 0, "mediaType", to="text/plain"), "no such layers are known"),
+        (changed(MANIFEST, "layers", 0, "mediaType"), "unsupported layer type"),
+        (changed(MANIFEST, "layers", 0, "mediaType", to="text/plain"), "unsupported layer type"),
         (changed(MANIFEST, "layers", 0, "mediaType", to=VENDOR), "not in the registry"),
         (changed(MANIFEST, "layers", 0, "mediaType", to=FOREIGN), "not in the registry"),
-        (changed(MANIFEST, "layers", 0, "mediaType", to="\ud800"), "no program can be given that"),
+        (changed(MANIFEST, "layers", 0, "mediaType", to="\ud800"), "which cannot be passed to a program"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_not_sound_is_refused(raw: bytes, words: str) -> None:
@@ -320,15 +320,18 @@ def test_a_manifest_that_is_not_sound_is_refused(raw: bytes, words: str) -> None
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (changed(CONFIG, "config", to=[]), "config is a list: an object is wanted"),
-        (changed(CONFIG, "config", "Env", to=["x"]), "Env has 'x': NAME=value is wanted"),
-        (changed(CONFIG, "config", "Env", to=["=x"]), "Env has '=x': NAME=value is wanted"),
-        (changed(CONFIG, "config", "Env", to=[["x"]]), "Env holds a list: text is wanted"),
-        (changed(CONFIG, "config", "Env", to={"A": "b"}), "Env is an object: a list is wanted"),
-        (changed(CONFIG, "config", "Cmd", to="nginx"), "Cmd is text: a list is wanted"),
-        (changed(CONFIG, "config", "Cmd", to=["a\0b"]), "Cmd is 'a\\x00b': no program can be given that"),
-        (changed(CONFIG, "config", "User", to=0), "User is a number: text is wanted"),
-        (changed(CONFIG, "rootfs", "diff_ids", to=[A]), "a digest sha256:… is wanted"),
+        (changed(CONFIG, "config", to=[]), "config is a list; expected an object"),
+        (changed(CONFIG, "config", "Env", to=["x"]), "Env contains 'x'; expected NAME=value"),
+        (changed(CONFIG, "config", "Env", to=["=x"]), "Env contains '=x'; expected NAME=value"),
+        (changed(CONFIG, "config", "Env", to=[["x"]]), "Env contains a list; expected text"),
+        (changed(CONFIG, "config", "Env", to={"A": "b"}), "Env is an object; expected a list"),
+        (changed(CONFIG, "config", "Cmd", to="nginx"), "Cmd is text; expected a list"),
+        (
+            changed(CONFIG, "config", "Cmd", to=["a\0b"]),
+            "Cmd is 'a\\x00b', which cannot be passed to a program",
+        ),
+        (changed(CONFIG, "config", "User", to=0), "User is a number; expected text"),
+        (changed(CONFIG, "rootfs", "diff_ids", to=[A]), "expected a digest sha256:…"),
     ],
 )
 def test_a_configuration_that_is_not_sound_is_refused(raw: bytes, words: str) -> None:
@@ -340,7 +343,7 @@ def test_layers_larger_than_an_image_may_be_are_refused_before_they_are_fetched(
 ) -> None:
     monkeypatch.setattr(limits, "LIMITS", Limits(bytes=2_797_540))
     assert said(oci_documents.read_manifest, data(MANIFEST), A) == (
-        "its layers have 2797541 bytes: at most 2797540 are allowed"
+        "its layers have 2797541 bytes; at most 2797540 are allowed"
     )
 
 

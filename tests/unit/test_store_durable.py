@@ -155,13 +155,13 @@ def test_each_kind_of_damage_is_told_in_words(tmp_path: Path) -> None:
     path = tmp_path / "server.json"
     for content, said in (
         (b"", "server.json is empty"),
-        (sealed.seal({"a": 1})[:-10], "server.json is not whole"),
+        (sealed.seal({"a": 1})[:-10], "server.json is truncated"),
         (
             sealed.seal({"a": 1}).replace(b'"a":1', b'"a":2'),
-            "server.json was changed by something else than vsprov",
+            "server.json was modified by something other than vsprov",
         ),
-        (b'{"format": 2}', "server.json was written by a newer vsprov (format 2, this one knows 1)"),
-        (b"[" * 100_000, "server.json is not whole"),
+        (b'{"format": 2}', "server.json was written by a newer vsprov (format 2, this one reads 1)"),
+        (b"[" * 100_000, "server.json is truncated"),
     ):
         path.write_bytes(content)
         assert sealed.read(str(path)) == (None, said)

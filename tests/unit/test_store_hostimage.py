@@ -37,7 +37,7 @@ def test_so_is_what_lies_in_it(path: str) -> None:
     "path", ["", "srv", "./srv", "/srv/../etc", "//etc", "/opt/..", "/usr/../root", "/srv/a\0b"]
 )
 def test_a_path_that_is_not_plain_and_absolute_is_refused(path: str) -> None:
-    assert refusal(path) == f"host.paths: {path}: not an absolute, plain path"
+    assert refusal(path) == f"host.paths: {path}: not an absolute, normalized path"
 
 
 def test_a_path_that_is_not_there_no_directory_or_a_link_is_refused(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_image_without_a_source_or_with_one_that_is_not_there_is_refused(tmp_
             Source(tar=TarSource(path=f"{tmp_path}/none.tar")),
             f"{tmp_path}/none.tar: open: No such file or directory",
         ),
-        (Source(tar=TarSource(path="a\0b")), "'a\\x00b': no path can hold a NUL"),
+        (Source(tar=TarSource(path="a\0b")), "'a\\x00b': a path cannot contain NUL"),
         (Source(tar=TarSource(path=f"{tmp_path}/fifo")), f"{tmp_path}/fifo: not a file"),
         (Source(tar=TarSource(path=f"{tmp_path}/.")), f"{tmp_path}: not a file"),
         (

@@ -155,7 +155,7 @@ def test_the_ids_given_to_vsprov_are_used_instead_and_no_others(no_subordinate_i
     assert free_range(Instance(), []) == 1000001
     assert free_range(Instance(), [1000001]) == 1000001 + RANGE
     assert free_range(Instance(), [1000001, 1000001 + RANGE]) == 9000000
-    with pytest.raises(FailedError, match="a range of 65536 ids: all are taken"):
+    with pytest.raises(FailedError, match="allocate 65536 ids: no free range left"):
         free_range(Instance(), [1000001, 1000001 + RANGE, 9000000])
 
 
@@ -163,7 +163,7 @@ def test_an_instance_ends_where_the_next_one_may_begin(no_subordinate_ids: Path)
     taken = [FIRST_ID + number * RANGE for number in range(RANGES_PER_SLOT)]
     with pytest.raises(FailedError) as refused:
         free_range(Instance(), taken)
-    assert str(refused.value) == "ids 524288 to 262668287: a range of 65536 ids: all are taken"
+    assert str(refused.value) == "ids 524288 to 262668287: allocate 65536 ids: no free range left"
     assert free_range(Instance(), taken[:-1]) == taken[-1]
 
 

@@ -1,1 +1,1 @@
-"""One module per kernel object; they import each other only through `syscall` and `proc`."""
+"""One module per kernel object. The modules import only `syscall` and `proc` of each other."""

@@ -1,9 +1,8 @@
-"""Control groups: where each controller lives, and reading and writing the files of a group.
+"""Control groups: which hierarchy has which controller, and the files of a group.
 
-This is the one place that decides, per controller, where it lives, for on a hybrid host some are on v1 and
-some on v2. Everyone else names a hierarchy ("" is cgroup2, "memory" whatever holds that controller) and a
-group's path below it. Sources: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/;
-cgroups(7).
+On a hybrid host some controllers are on v1 and some on v2; only this module knows which. Other modules name
+a hierarchy ("" for cgroup2, "memory" for the one with that controller) and a group's path below it. Sources:
+Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/, cgroups(7).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from vsprov.errors import HostError
 from vsprov.kernel import syscall
 
-# v2's name of each controller vsprov knows -> its name on v1.
+# The controllers that vsprov uses: name on v2 -> name on v1.
 V1_NAMES = {
     "cpu": "cpu",
     "cpuset": "cpuset",
@@ -30,14 +29,15 @@ V1_NAMES = {
     "hugetlb": "hugetlb",
 }
 EMPTIED = select.POLLPRI | select.POLLERR  # poll(2) events of cgroup.events
-BUSY_TRIES = 12  # rmdir just after the last process went; doubling from 1 ms this is about 4 s
+BUSY_TRIES = 12  # attempts at rmdir; with pauses doubling from 1 ms, about 4 s in total
 
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """Where this host's controllers are.
+    """Where the controllers of this host are.
 
-    `cgroup2` and `v1` (by controller) are where they are mounted, `v2` the controllers cgroup2 has.
+    `cgroup2` is the mount point of cgroup2, `v1` those of the v1 hierarchies by controller, `v2` the set of
+    controllers on cgroup2.
     """
 
     cgroup2: str
@@ -45,7 +45,7 @@ class Hierarchies:
     v2: frozenset[str]
 
     def versions(self) -> dict[str, int]:
-        """{controller, by v2 name: 1 or 2} of those this host has."""
+        """{controller by its v2 name: 1 or 2}, for the controllers of this host."""
         out = {}
         for name, old in V1_NAMES.items():
             if name in self.v2:
@@ -55,15 +55,15 @@ class Hierarchies:
         return out
 
     def directory(self, controller: str, group: str) -> str:
-        """A group's directory in the hierarchy of `controller` (by either name), in cgroup2 for ""."""
+        """The directory of a group in the hierarchy of `controller` (by either name), in cgroup2 for ""."""
         base = self.v1.get(V1_NAMES.get(controller, controller)) if controller not in self.v2 else None
         return f"{base or self.cgroup2}/{group}" if group else base or self.cgroup2
 
 
 def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
-    """The hierarchies of this host. Where nobody has mounted cgroup2, it is mounted for this process alone.
+    """The hierarchies of this host. If cgroup2 is not mounted, mount it for this process only.
 
-    Raises HostError when the kernel has no cgroup2.
+    Raises HostError if the kernel has no cgroup2.
     """
     v1: dict[str, str] = {}
     cgroup2 = ""
@@ -74,7 +74,7 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
             if kind not in ("cgroup", "cgroup2"):
                 continue
             fields = head.split(" ")
-            if fields[3] != "/":  # a bind of some group, not the hierarchy
+            if fields[3] != "/":  # a bind mount of a single group
                 continue
             if kind == "cgroup2":
                 cgroup2 = cgroup2 or fields[4]
@@ -89,7 +89,7 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
 
 @functools.cache
 def _private_mount() -> str:
-    """A path of cgroup2, mounted nowhere: a detached mount that lives as long as this process."""
+    """A path to cgroup2 by a detached mount, which lives as long as this process."""
     try:
         context = syscall.fsopen("cgroup2")
         try:
@@ -99,26 +99,23 @@ def _private_mount() -> str:
             os.close(context)
     except OSError as error:
         hint = "vsprov needs a kernel with CONFIG_CGROUPS"
-        raise HostError(f"cgroup2 cannot be mounted: {error.strerror}", hint=hint) from error
+        raise HostError(f"mount cgroup2: {error.strerror}", hint=hint) from error
     return f"/proc/{os.getpid()}/fd/{mount}"
 
 
 def read(path: str) -> str | None:
-    """A file's content without the newline at its end; None when there is no such file or group.
-
-    One read(2) gives a page of it at most: the pids of some 800 processes.
-    """
+    """The content of a file without the final newline; None if the file or the group does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        text = b""
+        text = b""  # a read(2) returns at most a page: the pids of about 800 processes
         while part := os.read(fd, 1 << 16):
             text += part
         return text.decode().rstrip("\n")
     except OSError as error:
-        # The group went between open and read; no swap accounting.
+        # ENODEV: the group was removed after open(2). EOPNOTSUPP: no swap accounting.
         if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
             return None
         raise
@@ -127,9 +124,9 @@ def read(path: str) -> str | None:
 
 
 def write(path: str, data: str) -> None:
-    """One write(2), so that the kernel's answer is about all of `data`; never creates the file.
+    """Write `data` to an existing file by one write(2), so that the kernel accepts or refuses all of it.
 
-    Nothing is written as a newline: a write of no bytes never reaches the file, and that empties cpuset.cpus.
+    "" is written as a newline, which empties cpuset.cpus: a write of no bytes does not reach the file.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -139,7 +136,7 @@ def write(path: str, data: str) -> None:
 
 
 def memory_used(directory: str) -> int | None:
-    """Bytes charged to a group of the memory controller, by the file of either version; None without it."""
+    """Bytes charged to a group of the memory controller, v1 or v2; None if the group does not exist."""
     for file in ("memory.current", "memory.usage_in_bytes"):
         if text := read(f"{directory}/{file}"):
             return int(text)
@@ -147,7 +144,7 @@ def memory_used(directory: str) -> int | None:
 
 
 def children(directory: str) -> list[str]:
-    """Names of the groups directly below; [] when the directory is gone."""
+    """Names of the child groups; [] if the group does not exist."""
     try:
         with os.scandir(directory) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -156,18 +153,18 @@ def children(directory: str) -> list[str]:
 
 
 def processes(directory: str) -> list[int]:
-    """Pids directly in the group, as this pid namespace knows them; [] when it is gone."""
+    """Pids in the group itself, in this pid namespace; [] if the group does not exist."""
     text = read(f"{directory}/cgroup.procs")
     return [int(word) for word in text.split()] if text else []
 
 
 def all_processes(directory: str) -> list[int]:
-    """Pids in the group and everything below it."""
+    """Pids in the group and in all groups below it."""
     return [pid for group in walk(directory) for pid in processes(group)]
 
 
 def walk(directory: str) -> Iterator[str]:
-    """The group and all below it, children before parents."""
+    """The directories of the group and of all groups below it, children before parents."""
     stack = [(directory, False)]
     while stack:
         group, expanded = stack.pop()
@@ -179,21 +176,22 @@ def walk(directory: str) -> Iterator[str]:
 
 
 def populated(directory: str) -> bool:
-    """Whether any process is in this cgroup2 group or below; False when it is gone."""
+    """Whether a process is in this cgroup2 group or below it; False if the group does not exist."""
     text = read(f"{directory}/cgroup.events")
     return text is not None and "populated 1" in text
 
 
 def kill(directory: str) -> None:
-    """SIGKILL to everything in a cgroup2 group and below it, frozen or not (cgroup.kill, since 5.14)."""
+    """SIGKILL all processes in a cgroup2 group and below it, frozen or not (cgroup.kill, Linux 5.14)."""
     if os.path.isdir(directory):
         write(f"{directory}/cgroup.kill", "1")
 
 
 def kill_all(directory: str) -> Generator[int, None, None]:
-    """Kill everything in a cgroup2 group and below it; yields a descriptor while processes are left.
+    """Kill all processes in a cgroup2 group and below it; yield a descriptor while any is left.
 
-    Poll the descriptor for `EMPTIED` before each next step. Nothing is yielded if the group is empty or gone.
+    The caller polls the descriptor for `EMPTIED` before it continues the iteration. Nothing is yielded if the
+    group is empty or does not exist.
     """
     if not populated(directory):
         return
@@ -207,7 +205,7 @@ def kill_all(directory: str) -> Generator[int, None, None]:
 
 
 def end(directory: str, seconds: float) -> None:
-    """Kill everything in a cgroup2 group and remove it. OSError, ETIMEDOUT, for what does not die in time."""
+    """Kill all processes in a cgroup2 group and remove it. OSError (ETIMEDOUT) if a process does not end."""
     poll = select.poll()
     with closing(kill_all(directory)) as waits:
         for fd in waits:
@@ -218,13 +216,12 @@ def end(directory: str, seconds: float) -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove a group and all below it; without error when it is gone.
+    """Remove a group and all groups below it, if they exist.
 
-    The kernel says EBUSY for a moment after the last process has left (v1 more so), so that is tried again
-    with growing pauses.
+    For a moment after the last process has left, rmdir(2) fails with EBUSY, longer on v1; it is retried.
     """
     try:
-        return os.rmdir(directory)  # most have none below them
+        return os.rmdir(directory)  # most groups have no children
     except FileNotFoundError:
         return
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Being told of what happens to files. inotify(7)."""
+"""Watching files for changes; inotify(7)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ROOM = 1 << 16
 
 
 def queue() -> int:
-    """The fd that tells of all that is watched. FailedError when this user has too many of them."""
+    """A new inotify instance: the descriptor of its event queue. FailedError if the user has too many."""
     try:
         return syscall.inotify_init1(os.O_CLOEXEC)
     except OSError as error:
-        hint = "fs.inotify.max_user_instances may be used up"
+        hint = "raise fs.inotify.max_user_instances"
         raise FailedError(f"inotify_init1: {reason(error)}", hint=hint) from error
 
 
 def watch(queue: int, path: str, mask: int) -> int:
-    """Be told of the events in `mask` about a file or folder; what they will carry as their descriptor."""
+    """Watch a file or directory for the events in `mask`; the watch descriptor that its events carry."""
     try:
         return syscall.inotify_add_watch(queue, path, mask)
     except OSError as error:
@@ -33,7 +33,7 @@ def watch(queue: int, path: str, mask: int) -> int:
 
 
 def forget(queue: int, descriptor: int) -> None:
-    """Be told no more; nothing happens when the file is gone, which has ended the watch."""
+    """Remove a watch, unless the removal of the file has removed it already."""
     try:
         syscall.inotify_rm_watch(queue, descriptor)
     except OSError:  # EINVAL
@@ -41,7 +41,7 @@ def forget(queue: int, descriptor: int) -> None:
 
 
 def events(queue: int) -> list[tuple[int, int]]:
-    """(descriptor, mask) of what has happened; waits until something has."""
+    """(watch descriptor, mask) of the pending events; waits for the first one."""
     select.select([queue], [], [])
     raw = os.read(queue, _ROOM)
     out, at = [], 0

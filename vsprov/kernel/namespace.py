@@ -1,4 +1,4 @@
-"""Namespaces of a running server, looked into from the host."""
+"""The namespaces of a running server, from the host."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vsprov.kernel import syscall
 
 @contextmanager
 def uts(pid: int) -> Iterator[None]:
-    """This thread in the uts namespace of `pid`, and back again; setns(2).
+    """Run the block with this thread in the UTS namespace of `pid`; setns(2).
 
-    Other kinds would need a process of their own.
+    A thread cannot enter every kind of namespace: for the others, use a separate process.
     """
     own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -32,9 +32,9 @@ def uts(pid: int) -> Iterator[None]:
 
 
 def hostname(pid: int) -> str | None:
-    """The hostname `pid` sees; None when it is gone.
+    """The hostname that `pid` sees; None if the process does not exist.
 
-    Bytes that are no text, which a server may choose, are shown as backslash escapes.
+    A server may choose bytes that are not UTF-8; they become backslash escapes.
     """
     try:
         with uts(pid):
@@ -44,6 +44,6 @@ def hostname(pid: int) -> str | None:
 
 
 def set_hostname(pid: int, name: str) -> None:
-    """Give the uts namespace of `pid` another hostname."""
+    """Set the hostname in the UTS namespace of `pid`."""
     with uts(pid):
         socket.sethostname(name)

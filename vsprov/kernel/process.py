@@ -1,4 +1,4 @@
-"""Processes of the host: who they are for certain, how to signal them, what they would do with a signal."""
+"""Processes of the host: identity, signals, resource limits, exit status."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from vsprov.errors import NotPermittedError
 from vsprov.kernel import proc
 
-# _IOWR(0xFF, 11, struct pidfd_info); the 64 bytes of its first version (6.13).
+# _IOWR(0xFF, 11, struct pidfd_info), with the 64 bytes of its first version (Linux 6.13).
 _INFO = struct.Struct("QQ11Ii")
 _PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
 _PF_EXITING = 0x4  # include/linux/sched.h
 
 
-# Resources by name, numbered as the kernel numbers them and in the order of /proc/PID/limits.
+# Resource names in the order of their RLIMIT_… numbers, which is also that of /proc/PID/limits.
 _NAMES = "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime"
 LIMITS = {name: number for number, name in enumerate(_NAMES.split())}
 
 
 def require_root(doing: str) -> None:
-    """Raise NotPermittedError unless we are root: only root makes servers, or reads the marks they bear."""
+    """Raise NotPermittedError unless root runs this: others can neither make servers nor read their marks."""
     if os.geteuid() != 0:
         raise NotPermittedError(f"{doing} needs root", hint="run it with sudo")
 
@@ -44,18 +44,17 @@ class ExitInfo:
 
 
 def start_time(pid: int) -> int | None:
-    """When the living process with this pid was started, in clock ticks after boot (field 22 of
-    proc_pid_stat(5)); None when there is none.
+    """The start time of a running process in clock ticks after boot (field 22 of proc_pid_stat(5)); None if
+    there is none.
 
-    Pid and start time stand for one process as long as the host runs: pids are used again, but not at the
-    same time.
+    A pid is reused, a pid with its start time is not: together they identify a process until the next boot.
     """
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
 def is_ending(pid: int) -> bool:
-    """Whether a process is on its way out, or gone (PF_EXITING in /proc/PID/stat).
+    """Whether a process is exiting or does not exist (PF_EXITING in /proc/PID/stat).
 
     It may have left its cgroups already.
     """
@@ -64,9 +63,9 @@ def is_ending(pid: int) -> bool:
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
-    """A pidfd of the process that has this pid and start time, or None when it is gone.
+    """A pidfd of the process with this pid and start time; None if it does not exist.
 
-    The start time is read after opening: from then on the pidfd itself stands for the process.
+    The start time is compared after opening, since only then the pidfd identifies the process.
     """
     try:
         fd = os.pidfd_open(pid)
@@ -79,7 +78,7 @@ def open_pidfd(pid: int, start: int) -> int | None:
 
 
 def send_signal(pidfd: int, number: int) -> bool:
-    """Send a signal; False when the process has ended. PermissionError as pidfd_send_signal(2)."""
+    """Send a signal; False if the process has ended. PermissionError as in pidfd_send_signal(2)."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
@@ -88,7 +87,7 @@ def send_signal(pidfd: int, number: int) -> bool:
 
 
 def kill(pid: int, start: int, seconds: float) -> bool:
-    """Kill that very process and wait until it has ended; False if it has not after `seconds`."""
+    """Kill the process with this pid and start time; False if it has not ended after `seconds`."""
     pidfd = open_pidfd(pid, start)
     if pidfd is None:
         return True
@@ -100,11 +99,11 @@ def kill(pid: int, start: int, seconds: float) -> bool:
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether a signal would reach the process: it has a handler for it (`SigCgt` of /proc/PID/status), or
-    blocks it (`SigBlk`) to take it from a signalfd or sigwait, as init programs do. False when it is gone.
+    """Whether a process handles a signal: it has a handler (`SigCgt` in /proc/PID/status), or blocks the
+    signal (`SigBlk`) to take it from a signalfd or sigwait, as init programs do. False if it does not exist.
 
-    The first process of a pid namespace never gets any other signal, but for SIGKILL and SIGSTOP from
-    outside; pid_namespaces(7).
+    The init of a pid namespace receives no other signals, except SIGKILL and SIGSTOP from outside;
+    pid_namespaces(7).
     """
     status = proc.read(f"/proc/{pid}/status") or ""
     taken = int(_field(status, "SigCgt") or "0", 16) | int(_field(status, "SigBlk") or "0", 16)
@@ -112,9 +111,9 @@ def catches(pid: int, number: int) -> bool:
 
 
 def find_init(pids: Iterable[int]) -> int | None:
-    """The one that is the first process of a pid namespace other than ours; None when there is none.
+    """Which of the processes is the init of the outermost pid namespace below ours; None if none is.
 
-    Given a server's processes this is its init: nested namespaces in it have deeper `NSpid` lines.
+    Among the processes of a server that is its init: inits of nested namespaces have longer `NSpid` lines.
     """
     ours = os.stat("/proc/self/ns/pid").st_ino
     found: list[tuple[int, int]] = []
@@ -131,9 +130,9 @@ def find_init(pids: Iterable[int]) -> int | None:
 
 
 def limits(pid: int) -> dict[str, tuple[int, int]]:
-    """(soft, hard) by the names of LIMITS, -1 for no limit; empty when the process is gone.
+    """{name in LIMITS: (soft, hard)}, -1 for no limit; {} if the process does not exist.
 
-    Read from /proc/PID/limits, which needs no right to change them.
+    From /proc/PID/limits: prlimit(2) would require permission to change them.
     """
     lines = (proc.read(f"/proc/{pid}/limits") or "").splitlines()[1:]
     found = {}
@@ -144,9 +143,9 @@ def limits(pid: int) -> dict[str, tuple[int, int]]:
 
 
 def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
-    """Set one limit of a running process, -1 for no limit; nothing to do when it is gone.
+    """Set a resource limit of a process, -1 for no limit, if the process exists.
 
-    Other OSErrors as prlimit(2): raising a hard limit needs CAP_SYS_RESOURCE.
+    OSError as in prlimit(2): raising a hard limit needs CAP_SYS_RESOURCE.
     """
     try:
         resource.prlimit(pid, LIMITS[name], (soft, hard))
@@ -155,10 +154,10 @@ def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
 
 
 def exit_info(pidfd: int, pid: int, start: int) -> ExitInfo | None:
-    """How the process of a pidfd, not our child, ended; None while it runs or if the kernel does not tell.
+    """How the process of a pidfd, not a child of ours, has ended; None if it runs or the kernel cannot tell.
 
-    Until its parent has waited for it, it is a zombie that shows its status (field 52 of proc_pid_stat(5));
-    from then on its pidfd tells (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+    Until its parent has waited for it, field 52 of proc_pid_stat(5) has the status; afterwards the pidfd has
+    it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
     """
     fields = _stat(pid)
     if fields and fields[0] == "Z" and int(fields[19]) == start:
@@ -166,13 +165,13 @@ def exit_info(pidfd: int, pid: int, start: int) -> ExitInfo | None:
     request = _INFO.pack(_PIDFD_INFO_EXIT, *(0,) * 13)
     try:
         answer = _INFO.unpack(fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request))
-    except OSError:  # ENOTTY, EINVAL: no such ioctl; ESRCH: gone before the kernel kept a record
+    except OSError:  # ENOTTY, EINVAL: no such ioctl; ESRCH: the kernel has no record
         return None
     return _ended(answer[13]) if answer[0] & _PIDFD_INFO_EXIT else None
 
 
 def _ended(status: int) -> ExitInfo:
-    """What a status as of wait(2) says."""
+    """The ExitInfo for a status of wait(2)."""
     if os.WIFSIGNALED(status):
         return ExitInfo(None, os.WTERMSIG(status))
     return ExitInfo(os.WEXITSTATUS(status), None)
@@ -183,17 +182,17 @@ def _limit(text: str) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on, the state; [] when the process is gone.
+    """The fields of /proc/PID/stat from the third one, the state; [] if the process does not exist.
 
-    The second, its name, may hold blanks and brackets.
+    The second field, the name, may contain spaces and parentheses.
     """
     return (proc.read(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
 
 
 def _field(status: str, name: str) -> str:
-    """What a line of /proc/PID/status says; "" without such a line.
+    """The value of a line in /proc/PID/status; "" if there is no such line.
 
-    The first line, the name, is none: a process gives it to itself.
+    The first line is never considered: it is the name, which the process chooses itself.
     """
     _, found, rest = status.partition(f"\n{name}:")
     return rest.partition("\n")[0].strip() if found else ""

@@ -1,8 +1,7 @@
-"""The `host` image: a generated skeleton, over which the host's own /usr is bound read-only.
+"""The `host` image: a generated skeleton with the host's own /usr bound over it read-only.
 
-The host and all its servers then run the same files from the same page cache. The skeleton holds what
-programs of /usr need to find in /etc, and nothing that tells about the host's people or lets one in: no
-shadow, no keys, no accounts of users.
+The host and all of its servers then run the same files from the same page cache. The skeleton contains what
+programs in /usr need in /etc, but nothing confidential: no shadow passwords, no keys, no user accounts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from vsprov.errors import ImageError, reason
 from vsprov.model.sources import HostSource
 
-RECIPE = 1  # to be raised when what `build` makes changes, so that existing skeletons are made anew
+RECIPE = 1  # increment it when the result of `build` changes, so that existing skeletons are rebuilt
 TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 FOLDERS = {
@@ -27,7 +26,7 @@ FOLDERS = {
     "etc/alternatives": 0o755, "etc/ld.so.conf.d": 0o755, "etc/ssl": 0o755, "etc/ssl/certs": 0o755,
 }  # fmt: skip
 LINKS = {"var/run": "/run", "var/lock": "/run/lock", "etc/mtab": "/proc/self/mounts"}
-# What the C library, its name services and TLS read; each a file or a link, left out where the host has none.
+# What the C library, its name services and TLS read: files or links, omitted if the host does not have them.
 COPIED = (
     "ld.so.cache", "ld.so.conf", "localtime", "timezone", "os-release", "debian_version", "services",
     "protocols", "rpc", "ethertypes", "mime.types", "shells", "login.defs", "host.conf", "gai.conf",
@@ -45,7 +44,7 @@ GENERATED = {
 }
 SYSTEM_IDS = 1000  # login.defs(5): accounts of people start here
 NOBODY = 65534
-# name: id, home, shell; there on every host or added.
+# name: (id, home, shell); added if the host does not have them.
 ACCOUNTS = {
     "root": (0, "/root", "/bin/sh"),
     "daemon": (1, "/usr/sbin", "/usr/sbin/nologin"),
@@ -66,7 +65,7 @@ REFUSED_BELOW = {
     "/run": "it holds the sockets of the host's services",
     "/sys": "it holds the host's kernel settings",
 }
-# The path itself; folders in it may be named.
+# The path itself; directories below it are allowed.
 REFUSED = {
     "/": "it is the whole host",
     "/home": "it holds the files of the host's users",
@@ -83,20 +82,20 @@ REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A directory of the host that is bound read-only at `target` of every server of the image."""
+    """A directory of the host that is bound read-only at `target` in every server of the image."""
 
     source: str
     target: str
 
 
 def binds(source: HostSource) -> tuple[Bind, ...]:
-    """/usr, top-level directories that are no links into it, and `source.paths`; parents come first."""
+    """/usr, top-level directories that are not links into it, and `source.paths`; parents first."""
     paths = ["/usr", *(f"/{name}" for name, link in _top_level() if link is None), *_extra(source)]
     return tuple(Bind(path, path) for path in paths)
 
 
 def check(source: HostSource, *, state_root: str = "") -> None:
-    """Raise ImageError for a path that is no directory, or that would show servers what is the host's own."""
+    """Raise ImageError for a path that is not a directory, or would expose data of the host to servers."""
     for given in source.paths:
         problem = _problem(given, os.path.realpath(state_root) if state_root else "")
         if problem:
@@ -109,7 +108,7 @@ def check(source: HostSource, *, state_root: str = "") -> None:
 def _problem(given: str, state_root: str) -> str:
     path = os.path.normpath(given)
     if not given.startswith("/") or ".." in given.split("/") or path.startswith("//") or "\0" in path:
-        return "not an absolute, plain path"
+        return "not an absolute, normalized path"
     for place, why in REFUSED_BELOW.items():
         if path == place or path.startswith(place + "/"):
             return why
@@ -125,14 +124,14 @@ def _problem(given: str, state_root: str) -> str:
     if not stat.S_ISDIR(status.st_mode):
         return "not a directory"
     if state_root and (f"{state_root}/".startswith(f"{path}/") or path.startswith(f"{state_root}/")):
-        return f"{state_root}, which holds the images and all servers, is in the way"
+        return f"conflicts with {state_root}, the state root of this instance"
     return ""
 
 
 def digest(source: HostSource) -> str:
-    """The sha256 of the recipe: its version, the paths, how the host lays out /usr, which release it is.
+    """The SHA-256 of the recipe: its version, the paths, the layout of /usr on the host, and the release.
 
-    The files themselves are left out, so that an update of the host's packages restarts no server.
+    The files do not count, so that an update of the host's packages does not restart servers.
     """
     recipe = {
         "recipe": RECIPE,
@@ -144,7 +143,7 @@ def digest(source: HostSource) -> str:
 
 
 def build(source: HostSource, top: str) -> None:
-    """Fill the empty directory `top` with the skeleton, all of it owned by root."""
+    """Create the skeleton in the empty directory `top`, owned by root."""
     for name, mode in FOLDERS.items():
         _folder(top, name, mode)
     for name, target in LINKS.items():
@@ -170,7 +169,7 @@ def _extra(source: HostSource) -> list[str]:
 
 
 def _top_level() -> Iterator[tuple[str, str | None]]:
-    """(name, link target or None) of the host's /bin, /lib and so on; usr-merged hosts have links."""
+    """(name, link target or None) of the host's /bin, /lib etc.; hosts with a merged /usr have links."""
     for name in TOP_LEVEL:
         if os.path.islink(f"/{name}"):
             yield name, os.readlink(f"/{name}")
@@ -179,7 +178,7 @@ def _top_level() -> Iterator[tuple[str, str | None]]:
 
 
 def _release() -> Iterator[tuple[str, str]]:
-    """os-release(5), quotes and all."""
+    """The fields of os-release(5), with their quotes."""
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         data = _read(path)
         if data is not None:
@@ -207,7 +206,7 @@ def _file(path: str, data: bytes) -> None:
 
 
 def _read(path: str) -> bytes | None:
-    """The content of a regular file of the host; None when there is no such file."""
+    """The content of a regular file of the host; None if there is none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -217,7 +216,7 @@ def _read(path: str) -> bytes | None:
 
 
 def _copy(top: str, name: str) -> None:
-    """Make the host's /`name` in the skeleton: a link as a link, a file with its content, open to all."""
+    """Copy the host's /`name` to the skeleton: a link as a link, a file as one that everyone can read."""
     if os.path.lexists(f"{top}/{name}"):
         return
     for parent in _parents(os.path.dirname(name)):
@@ -251,9 +250,9 @@ def _library_paths() -> Iterator[str]:
 
 
 def _certificates() -> Iterator[str]:
-    """The bundles of trusted certificates and the links to single ones below /usr, with the links to those.
+    """The bundles of trusted certificates, the links to single ones below /usr, and links to those links.
 
-    A regular file there may be the host's own certificate, which tells its name.
+    Other regular files are omitted: one may be the host's own certificate, which reveals its name.
     """
     for folder in ("ssl/certs", "pki/tls/certs", "pki/ca-trust/extracted/pem", "ca-certificates/extracted"):
         names = _listing(folder)
@@ -270,7 +269,7 @@ def _certificates() -> Iterator[str]:
 
 
 def _entries(path: str, count: int) -> Iterator[list[str]]:
-    """The lines of passwd(5) or group(5) that belong to the system and not to people."""
+    """The entries of passwd(5) or group(5) for system accounts."""
     for line in (_read(path) or b"").decode("utf-8", "replace").splitlines():
         fields = line.split(":")
         if (

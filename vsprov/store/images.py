@@ -1,12 +1,12 @@
-"""Images on disk: a record by name, and by digest what an image of it is made of.
+"""Images on disk: records by name, and manifests by digest.
 
-Below the state root of an instance:
+In the state root of an instance:
 
-    images/<name>.json          owner mark; sealed: which digest the name stands for, and its spec
-    manifests/<sha256>.json     sealed: the layers, what is bound over them, what servers of it do by default
+    images/<name>.json          owner mark; sealed: the digest that the name refers to, and its spec
+    manifests/<sha256>.json     sealed: the layers, the bind mounts over them, the defaults for servers
 
-A manifest stays as long as a record or a server names its digest: a server runs on what it was started from,
-whatever its image's name stands for by now.
+A manifest is kept while a record or a server refers to its digest: a server keeps running from the image that
+it was started from, even if the name refers to another one by now.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from vsprov.store.layers import layers
 from vsprov.store.layers.layers import is_digest
 
 _SUFFIX = ".json"
-_writing = threading.Lock()  # images that are imported at once may have one digest
+_writing = threading.Lock()  # images imported concurrently may have the same digest
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an image is made of: keys of layers, lowest first; what is bound over them; and what its servers
-    do where they do not say it themselves (`model.defaults`).
+    """The contents of an image: keys of layers, lowest first; bind mounts over them; and defaults for servers
+    (`model.defaults`).
     """
 
     layers: tuple[str, ...]
@@ -45,8 +45,8 @@ class Contents:
 class ImageRecord:
     """An image as imported.
 
-    `spec` is the manifest's spec as it was. `problem` is "" when the record could be read and all of
-    its contents are there; without them `contents` is None, without a readable record `digest` is "".
+    `spec` is the spec at the time of the import. `problem` is "" if the record is readable and its contents
+    are complete. `contents` is None if they are not, `digest` is "" if the record is not readable.
     """
 
     name: str
@@ -59,9 +59,9 @@ class ImageRecord:
 
 
 def observe(instance: Instance, known: Mapping[str, Contents | None] | None = None) -> dict[str, ImageRecord]:
-    """Every image record, by name; {} before the first. Corrupt content is told in `problem`, not raised.
+    """All image records by name. Damage is reported in `problem`, not raised.
 
-    `known`: what `manifests` has just given, if it was asked.
+    `known` is the result of `manifests`, if the caller has it.
     """
     there = layers.keys(instance)
     known = known or {}
@@ -85,7 +85,7 @@ def _observe(
         return ImageRecord(name, owner, problem=problem)
     digest, spec, fingerprint = (content.get(key) for key in ("digest", "spec", "fingerprint"))
     if not (is_digest(digest) and isinstance(spec, dict) and isinstance(fingerprint, str)):
-        return ImageRecord(name, owner, problem=f"{name}{_SUFFIX} is no record of an image")
+        return ImageRecord(name, owner, problem=f"{name}{_SUFFIX} is not an image record")
     made_of, problem = known.get(str(digest)), ""
     if made_of is None:
         made_of, problem = _contents(instance, str(digest))
@@ -95,7 +95,7 @@ def _observe(
 
 
 def contents(instance: Instance, digest: str) -> Contents:
-    """What an image of this digest is made of. FailedError when the store does not (or no longer) know."""
+    """The contents of the image with this digest. FailedError if they are not (or no longer) in the store."""
     found, problem = _contents(instance, digest)
     if found is None:
         hint = "apply the manifest of its image, or vsprov image pull"
@@ -104,7 +104,7 @@ def contents(instance: Instance, digest: str) -> Contents:
 
 
 def manifests(instance: Instance) -> dict[str, Contents | None]:
-    """What images of every known digest are made of; None where that cannot be read."""
+    """{digest: contents} of all manifests; None for one that cannot be read."""
     names = (name.removesuffix(_SUFFIX) for name in folders.names(instance.manifests))
     return {name: _contents(instance, name)[0] for name in names if is_digest(name)}
 
@@ -120,14 +120,14 @@ def _contents(instance: Instance, digest: str) -> tuple[Contents | None, str]:
         binds = tuple(Bind(bind["source"], bind["target"]) for bind in content["binds"])
         config = dict(content["config"])
     except (KeyError, TypeError, ValueError):
-        return None, f"{digest}{_SUFFIX} is no manifest of an image"
+        return None, f"{digest}{_SUFFIX} is not an image manifest"
     if not all(map(is_digest, keys)):
-        return None, f"{digest}{_SUFFIX} names what is no sha256"
+        return None, f"{digest}{_SUFFIX} contains an invalid layer key"
     return Contents(keys, binds, config), ""
 
 
 def is_whole(instance: Instance, digest: str) -> bool:
-    """Whether an image of this digest could be started: its manifest and all layers are there."""
+    """Whether the manifest of this digest and all of its layers are in the store."""
     found, _ = _contents(instance, digest)
     return found is not None and all(os.path.isdir(layers.tree(instance, key)) for key in found.layers)
 
@@ -142,9 +142,9 @@ def write(
     spec: Mapping[str, Any],
     fingerprint: str,
 ) -> None:
-    """Let the name stand for the digest, made of layers that are there; both survive a power cut.
+    """Write the manifest and the record of an image whose layers are in the store, safe from power failure.
 
-    ConflictError when the record is someone else's.
+    Raises ConflictError if the record has another owner.
     """
     path = folders.place(instance.images, name, _SUFFIX)
     refuse_foreign(instance, name, owner)
@@ -162,7 +162,7 @@ def write(
 
 
 def refuse_foreign(instance: Instance, name: str, owner: Owner) -> None:
-    """ConflictError when a record of this name is not the owner's."""
+    """Raise ConflictError if a record of this name has another owner."""
     path = folders.place(instance.images, name, _SUFFIX)
     try:
         found = marks.read_owner(path)
@@ -171,20 +171,20 @@ def refuse_foreign(instance: Instance, name: str, owner: Owner) -> None:
     except OSError as error:
         raise durable.failed(path, "read its owner mark", error) from error
     if found != owner:
-        whose = f"belongs to {found}" if found else "bears no owner mark"
+        whose = f"belongs to {found}" if found else "has no owner mark"
         raise ConflictError(
-            f"Image/{name}: {path} {whose}: it is not touched",
+            f"Image/{name}: {path} {whose}: left untouched",
             hint="rename the image, or move that file away",
         )
 
 
 def remove(instance: Instance, name: str) -> None:
-    """Remove a record if it is there, and leave its layers; ConflictError for one that is not ours."""
+    """Remove a record, if it exists, but not its layers. ConflictError if it belongs to another instance."""
     path = folders.place(instance.images, name, _SUFFIX)
     try:
         owner = marks.read_owner(path)
         if owner is None or owner.instance != instance.name:
-            raise ConflictError(f"Image/{name}: {path} bears no mark of {instance.name}: it is not touched")
+            raise ConflictError(f"Image/{name}: {path} has no mark of {instance.name}: left untouched")
         os.unlink(path)
         durable.flush_folder(instance.images)
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def remove(instance: Instance, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """What nothing needs: digests of manifests, keys of layers, and names of downloads."""
+    """What is not used: digests of manifests, keys of layers, and names of downloads."""
 
     manifests: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -206,28 +206,28 @@ class Unused:
 
 
 def unused(instance: Instance, used: Iterable[str] = (), without: Iterable[str] = ()) -> Unused:
-    """What no image record but those in `without` needs, nor `used`: the digests that servers run on,
-    whatever the records say.
+    """What is not used by an image record, except those in `without`, nor by `used`, the digests that servers
+    run on.
 
-    Nothing as long as any record or manifest cannot be read: it may name any of them.
+    Nothing, while any record or manifest is not readable: it may refer to anything.
     """
     left_out = set(without)
     known = manifests(instance)
     records = [record for name, record in observe(instance, known).items() if name not in left_out]
     if any(not record.digest for record in records) or None in known.values():
         return Unused()
-    digests = {*used, *(record.digest for record in records)}
-    kept = {key for digest in digests if (found := known.get(digest)) for key in found.layers}
+    needed = {*used, *(record.digest for record in records)}
+    kept = {key for digest in needed if (found := known.get(digest)) for key in found.layers}
     free = sorted(key for key in layers.keys(instance) - kept if layers.is_ours(instance, key))
     return Unused(
-        tuple(digest for digest in known if digest not in digests),
+        tuple(digest for digest in known if digest not in needed),
         tuple(free),
         tuple(folders.names(instance.downloads)),
     )
 
 
 def download_bytes(instance: Instance) -> int:
-    """What blobs that are being fetched, or were and are not needed any more, take on disk."""
+    """Bytes on disk of complete and incomplete downloads."""
     try:
         with os.scandir(instance.downloads) as entries:
             return sum(entry.stat(follow_symlinks=False).st_blocks * 512 for entry in entries)
@@ -236,7 +236,7 @@ def download_bytes(instance: Instance) -> int:
 
 
 def collect(instance: Instance, what: Unused) -> None:
-    """Remove what nothing needs. Manifests go first: what they name may then be missing."""
+    """Remove what is not used. Manifests first: no manifest may refer to a layer that is missing."""
     try:
         for digest in what.manifests:
             durable.unlink(f"{instance.manifests}/{digest}{_SUFFIX}")

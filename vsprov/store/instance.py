@@ -1,4 +1,4 @@
-"""Where an instance of vsprov lives: its names on disk, in /run and below every cgroup hierarchy."""
+"""An instance of vsprov: its names on disk, in /run and in the cgroup hierarchies."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 from dataclasses import dataclass
 
 DEFAULT = "vsprov"
-FIRST_ID = 524288  # the start of what useradd(8) leaves to subordinate ids
+FIRST_ID = 524288  # above the ids that useradd(8) assigns to users
 RANGE = 65536
 RANGES_PER_SLOT = 4000
 SLOTS = 16
 
-# What is in the folder of a layer: what servers see, what that held when it was made, and, while files in it
-# are being made one with others, a mark that the times of its directories are in flux.
+# In the directory of a layer: the tree that servers see, the listing of what it contained when it was made,
+# and during a dedupe a mark that the mtimes of its directories are changing.
 TREE, LISTING, LINKING = "tree", "listing", "linking"
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """`name` is also the cgroup below each hierarchy's mount and the prefix of run directory and links."""
+    """`name` is also the name of the top cgroup in each hierarchy and of the directory in /run."""
 
     name: str = DEFAULT
     root: str = f"/var/lib/{DEFAULT}"
@@ -49,7 +49,7 @@ class Instance:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """All folders of the state root, that of downloads last."""
+        """The directories of the state root, that of downloads last."""
         return self.servers, self.images, self.manifests, self.layers, self.downloads
 
     @property
@@ -58,10 +58,10 @@ class Instance:
 
     @property
     def first_range(self) -> int:
-        """The lowest id this instance hands out.
+        """The lowest id that this instance assigns.
 
-        Instances cannot see each other's servers, so every instance but the default one starts in a slot of
-        its own that its name picks; two names may share a slot, the default instance shares with none.
+        Instances do not see each other's servers, so each starts in a slot that is derived from its name. Two
+        names may share a slot; the default instance has its slot to itself.
         """
         if self.name == DEFAULT:
             return FIRST_ID

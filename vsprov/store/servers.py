@@ -1,13 +1,12 @@
-"""Server directories: what of a server lies on disk and outlives a reboot.
+"""Server directories: the state of servers on disk, which survives a reboot.
 
     <root>/servers/<name>/           owner mark; root 0700
         server.json                  the spec as last applied, sealed
         upper/                       what the server has written; owned by its id range
-        work/                        overlay's own; its owner is the record of the id range
-        console.log                  made by whoever starts the server
+        work/                        for overlay; its owner records the id range
+        console.log                  created when the server starts
 
-The owner of work/ and not of upper/ says which ids a server has: upper/ is the server's own "/", which its
-root may chown.
+The id range is read from the owner of work/, since upper/ is the server's "/", which its root may chown.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ SUBUID_USER = "vsprov"
 
 @dataclass(frozen=True, slots=True)
 class ServerDirectory:
-    """What was found of a server on disk.
+    """The state of a server on disk.
 
-    `owner` is None for a directory (or a file) that vsprov did not make. `id_base` is the first host id of
-    the server's range of 65536, 0 when unknown. `applied` is what was last given to `make` or
-    `write_applied`, None when that cannot be read; `problem` then says why, and is "" when all is well.
+    `owner` is None for a directory (or a file) that vsprov did not create. `id_base` is the first host id of
+    the server's range of 65536, 0 if unknown. `applied` is what was last passed to `make` or `write_applied`,
+    None if it is not readable. `problem` describes any damage; "" if there is none.
     """
 
     name: str
@@ -47,15 +46,13 @@ class ServerDirectory:
 
 
 def observe(instance: Instance, without: Container[str] = ()) -> dict[str, ServerDirectory]:
-    """All in the servers' folder but those in `without`, by name; {} before the first. `problem` tells of
-    corrupt content.
-    """
+    """{name: directory} of all servers except those in `without`. Damage is reported in `problem`."""
     names = (name for name in folders.names(instance.servers) if name not in without)
     return {name: _observe(name, f"{instance.servers}/{name}") for name in names}
 
 
 def find(instance: Instance, name: str) -> ServerDirectory | None:
-    """What there is of one server; None when it has no directory."""
+    """The directory of one server; None if it has none."""
     path = f"{instance.servers}/{name}"
     return _observe(name, path) if os.path.lexists(path) else None
 
@@ -79,9 +76,9 @@ def _observe(name: str, path: str) -> ServerDirectory:
 
 
 def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dict[str, Any]) -> None:
-    """Make a server's directory, whole or not at all. ConflictError when something stands in its place.
+    """Create the directory of a server, atomically. ConflictError if the path exists.
 
-    Against a power cut it is safe only after `flush`: one wait for many servers.
+    It is safe from power failure only after `flush`: one wait for many servers.
     """
     path = folders.place(instance.servers, name)
     making = f"{instance.servers}/{durable.MAKING}{name}"
@@ -103,7 +100,7 @@ def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dic
             durable.remove_tree(making)
             raise
     except FileExistsError as error:
-        raise ConflictError(f"Server/{name}: make {path}: something else is there already") from error
+        raise ConflictError(f"Server/{name}: make {path}: something else already exists there") from error
     except OSError as error:
         raise durable.failed(path, "make", error) from error
 
@@ -116,19 +113,19 @@ def _make_disk(folder: str, id_base: int) -> None:
 
 
 def flush(instance: Instance) -> None:
-    """What `make` and `write_applied(…, flush=False)` have written outlives a power cut from here on."""
+    """Write what `make` and `write_applied(…, flush=False)` have written to disk, safe from power failure."""
     if os.path.isdir(instance.servers):
         durable.flush_all(instance.servers)
 
 
 def write_applied(instance: Instance, name: str, applied: dict[str, Any], *, flush: bool = True) -> None:
-    """Record what the server now is; without `flush` it is safe from a power cut only after `flush()`."""
+    """Record what was applied; without `flush` it is safe from power failure only after `flush()`."""
     path = _ours(instance, name)
     durable.write_file(f"{path}/server.json", sealed.seal(applied), flush=flush)
 
 
 def discard_upper(instance: Instance, name: str) -> None:
-    """Give the server an empty upper and work directory; at no moment has it none. It must not be running."""
+    """Replace upper/ and work/ of a stopped server by empty ones; each exists at any moment."""
     path = _ours(instance, name)
     durable.refuse_mounts(path)
     making = f"{instance.servers}/{durable.MAKING}{name}"
@@ -148,7 +145,7 @@ def discard_upper(instance: Instance, name: str) -> None:
 
 
 def remove(instance: Instance, name: str) -> None:
-    """Remove a server's directory with all it has written; nothing happens when there is none."""
+    """Remove the directory of a server with all that it has written, if it exists."""
     if not os.path.lexists(folders.place(instance.servers, name)):
         return
     path = _ours(instance, name)
@@ -162,22 +159,22 @@ def remove(instance: Instance, name: str) -> None:
 
 
 def _ours(instance: Instance, name: str) -> str:
-    """The path of a directory that this instance made; ConflictError for any other."""
+    """The path of a server that this instance owns. ConflictError if it belongs to another owner."""
     path = folders.place(instance.servers, name)
     try:
         owner = marks.read_owner(path)
     except OSError as error:
         raise durable.failed(path, "read its owner mark", error) from error
     if owner is None or owner.instance != instance.name:
-        whose = f"belongs to {owner}" if owner else "bears no owner mark"
+        whose = f"belongs to {owner}" if owner else "has no owner mark"
         raise ConflictError(
-            f"Server/{name}: {path} {whose}: it is not touched", hint="move it away, or rename the server"
+            f"Server/{name}: {path} {whose}: left untouched", hint="move it away, or rename the server"
         )
     return path
 
 
 def id_base(instance: Instance, name: str) -> int:
-    """The first host id of a server's range."""
+    """The first host id in the range of a server."""
     path = f"{folders.place(instance.servers, name)}/work"
     try:
         return os.lstat(path).st_uid
@@ -186,10 +183,10 @@ def id_base(instance: Instance, name: str) -> int:
 
 
 def free_ranges(instance: Instance, taken: Iterable[int]) -> Iterator[int]:
-    """Id bases, lowest first, whose 65536 ids overlap no range in `taken` and no other user's subids.
+    """The first ids of free ranges of 65536, lowest first. None overlaps `taken` or other users' subids.
 
-    Ranges come from the lines of user vsprov in /etc/subuid when there are any, else from
-    `instance.first_range` on; FailedError when all are taken. subuid(5).
+    They come from the entries of user vsprov in /etc/subuid if there are any, otherwise from
+    `instance.first_range` on. Raises FailedError when no range is left. subuid(5).
     """
     own, foreign = _subordinate()
     spans = own or [(instance.first_range, RANGES_PER_SLOT * RANGE)]
@@ -204,13 +201,13 @@ def free_ranges(instance: Instance, taken: Iterable[int]) -> Iterator[int]:
         yield from (start + number * RANGE for number in range(places) if number not in used)
     where = SUBUID if own else f"ids {spans[0][0]} to {spans[0][0] + spans[0][1] - 1}"
     raise FailedError(
-        f"{where}: a range of {RANGE} ids: all are taken",
+        f"{where}: allocate {RANGE} ids: no free range left",
         hint=f"give user {SUBUID_USER} more ids in {SUBUID}, or remove servers",
     )
 
 
 def tidy(instance: Instance) -> None:
-    """Remove the state root's folders and the root itself where nothing is left in them."""
+    """Remove the directories of the state root, and the root itself, if they are empty."""
     for folder in (*instance.folders, instance.root):
         try:
             os.rmdir(folder)
@@ -220,7 +217,7 @@ def tidy(instance: Instance) -> None:
 
 
 def _subordinate() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(first id, count) of vsprov's lines in /etc/subuid, and of all others there and in /etc/subgid."""
+    """(first id, count) of the entries for vsprov in /etc/subuid, and of all others in either file."""
     own, foreign = [], []
     for path in (SUBUID, SUBGID):
         for user, start, count in _lines(path):
@@ -236,7 +233,7 @@ def _lines(path: str) -> Iterator[tuple[str, int, int]]:
         with open(path, encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
-        return  # no such file on most hosts: nobody has subordinate ids then
+        return  # most hosts have no such file, and no subordinate ids
     for line in lines:
         user, _, rest = line.partition(":")
         start, _, count = rest.partition(":")

@@ -169,7 +169,7 @@ def _unpack(batch: Batch, key: str, step: Step, given: str, below: Contents, lim
             _pack(step, file)
         # Under this key every later build would take the layer for what the step was given.
         if step.copy is not None and step_digest(step) != given:
-            raise ImageError("it changed since it was looked at", hint="try again when it is at rest")
+            raise ImageError("it changed after it was checked", hint="try again when nothing writes to it")
         with opened_file(packed) as archive:
             unpacking.unpack(
                 archive,

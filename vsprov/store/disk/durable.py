@@ -1,7 +1,7 @@
-"""Changing the disk so that a crash leaves the old or the new, and removing whole trees.
+"""Atomic changes on disk, and the removal of directory trees.
 
-A name that starts with one of `LEFTOVERS` is never read: it is on its way in or out, and `folders.sweep`
-removes what a crash left.
+Names that start with one of `LEFTOVERS` belong to a change in progress and are never read. After a crash,
+`folders.sweep` removes them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEFTOVERS = (TEMPORARY, MAKING, REMOVING)
 MOUNTS = "/proc/self/mountinfo"
 HINTS = {
     errno.ENOSPC: "free some space on that file system",
-    errno.EDQUOT: "the quota of that file system is used up",
+    errno.EDQUOT: "the disk quota on that file system is exhausted",
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "run as root",
     errno.EPERM: "run as root",
@@ -32,15 +32,15 @@ HINTS = {
 
 
 def failed(path: str, done: str, error: OSError) -> FailedError:
-    """The error to raise when the kernel refused something that was `done` to `path`."""
+    """The FailedError for an operation on `path` that failed; `done` names the operation."""
     hint = HINTS.get(error.errno or 0, "")
     if error.errno == errno.EPERM and os.geteuid() == 0:
-        hint = "lsattr shows whether it was made immutable; chattr -i takes that away"
+        hint = "check for the immutable attribute with lsattr; chattr -i removes it"
     return FailedError(f"{path}: {done}: {reason(error)}", hint=hint)
 
 
 def temporary(path: str) -> str:
-    """Where `write_file` keeps the new content until it is whole."""
+    """The path that `write_file` writes to before it renames it to `path`."""
     folder, name = os.path.split(path)
     return os.path.join(folder, TEMPORARY + name)
 
@@ -48,11 +48,11 @@ def temporary(path: str) -> str:
 def write_file(
     path: str, data: bytes, mode: int = 0o600, *, owner: marks.Owner | None = None, flush: bool = True
 ) -> None:
-    """Make `data` the content of `path`; whatever happens on the way, the old content stays whole.
+    """Replace the content of `path` by `data`, atomically.
 
-    The file bears the mark of `owner` from the first moment it has its name. With `flush` false a power cut
-    may still lose or tear the new content, until `flush_all` has been called. Two processes must not write
-    the same path at once.
+    The file has the mark of `owner` from the moment it has its name. If `flush` is false, a power failure may
+    lose or truncate the new content until `flush_all` has been called. Two processes must not write the same
+    path at the same time.
     """
     new = temporary(path)
     try:
@@ -85,7 +85,7 @@ def _write(path: str, data: bytes, mode: int, owner: marks.Owner | None, flush: 
 
 
 def unlink(path: str) -> bool:
-    """Remove a file; False when there was none."""
+    """Remove a file; False if there is none."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def unlink(path: str) -> bool:
 
 
 def flush_folder(path: str) -> None:
-    """Put on disk which names the folder holds. A rename outlives a power cut only after this; fsync(2)."""
+    """Write the entries of a directory to disk; only then a rename survives a power failure. fsync(2)."""
     fd = os.open(path or ".", FOLDER & ~os.O_NOFOLLOW)
     try:
         os.fsync(fd)
@@ -103,7 +103,7 @@ def flush_folder(path: str) -> None:
 
 
 def flush_all(path: str) -> None:
-    """Put on disk everything written so far to the file system of `path`: one wait for many. syncfs(2)."""
+    """Write all data of the file system of `path` to disk: one wait for many files. syncfs(2)."""
     try:
         fd = os.open(path, FOLDER & ~os.O_NOFOLLOW)
         try:
@@ -115,17 +115,17 @@ def flush_all(path: str) -> None:
 
 
 def rename_new(source: str, target: str) -> None:
-    """Rename, raising FileExistsError where rename(2) would replace `target` (an empty directory, say)."""
+    """Rename, but raise FileExistsError where rename(2) would replace `target`."""
     syscall.renameat2(source, target, syscall.RENAME_NOREPLACE)
 
 
 def exchange(one: str, other: str) -> None:
-    """Swap two names in one step; at no moment is either missing."""
+    """Exchange two names atomically."""
     syscall.renameat2(one, other, syscall.RENAME_EXCHANGE)
 
 
 def set_aside(path: str) -> str | None:
-    """Rename `path` to a name that `folders.sweep` removes; that name, None when `path` is not there."""
+    """Rename `path` to a name that `folders.sweep` removes; that name, or None if `path` does not exist."""
     folder, name = os.path.split(path)
     number = 0
     while True:
@@ -141,39 +141,37 @@ def set_aside(path: str) -> str | None:
 
 
 def refuse_mounts(path: str) -> None:
-    """Raise FailedError when something is mounted on `path` or below it, in this mount namespace."""
+    """Raise FailedError if anything is mounted on or below `path`, in this mount namespace."""
     folder, name = os.path.split(path)
     try:
         with open(MOUNTS, "rb", buffering=0) as file:
             table = file.read()
     except OSError as error:
         raise failed(MOUNTS, "read", error) from error
-    # The kernel writes blanks, backslashes and # as \ooo.
+    # The kernel escapes whitespace, backslashes and # as \ooo.
     if b"/" + re.sub(rb"[ \t\n\\#]", lambda sign: b"\\%03o" % ord(sign[0]), os.fsencode(name)) not in table:
         return
     wanted = os.fsencode(os.path.join(os.path.realpath(folder), name))
     for line in table.splitlines():
         point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ", 5)[4])
         if point == wanted or point.startswith(wanted + b"/"):
-            label = os.fsdecode(point)
+            mount = os.fsdecode(point)
             raise FailedError(
-                f"{path}: remove: {label} is still mounted", hint=f"umount {label}, then try again"
+                f"{path}: remove: {mount} is still mounted", hint=f"umount {mount}, then try again"
             )
 
 
 def remove_tree(path: str) -> None:
-    """Remove `path` and everything below it; nothing happens when it is not there.
+    """Remove `path` and everything below it, if it exists.
 
-    Follows no symbolic link, and raises FailedError rather than reach into another file system or a mount.
-    Needs three descriptors and no recursion however deep the tree is, so it goes back up by `..` and makes
-    sure of where that led.
+    Follows no symbolic link, and raises FailedError instead of entering another file system or a mount.
     """
     refuse_mounts(path)
     remove_unmounted(path)
 
 
 def remove_unmounted(path: str) -> None:
-    """As `remove_tree`, for a tree that `refuse_mounts` has let pass just before."""
+    """Like `remove_tree`, right after the caller has called `refuse_mounts`."""
     try:
         try:
             top = os.open(path, FOLDER)
@@ -192,7 +190,7 @@ def remove_unmounted(path: str) -> None:
 
 
 def _empty(path: str, top: int) -> None:
-    """Remove everything in the folder open as `top`, and close that."""
+    """Remove everything in the directory open as `top`, then close it."""
     try:
         descent = Descent(top)
         try:
@@ -220,7 +218,7 @@ def _empty(path: str, top: int) -> None:
 
 
 def _clear(folder: int) -> list[str]:
-    """Remove every entry but the directories that hold something; the names of those."""
+    """Remove all entries except directories that are not empty; the names of those."""
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     left = []

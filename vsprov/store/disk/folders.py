@@ -1,4 +1,4 @@
-"""The folders of an instance's state root, and the sweeping of what a crash left in them."""
+"""The directories of the state root, and the removal of what a crash has left in them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from vsprov.store.instance import Instance
 
 
 def place(folder: str, name: str, suffix: str = "") -> str:
-    """The path of an object called `name`.
+    """The path of the object `name` in `folder`.
 
-    Refuses what is no name, whoever asks: a name must never lead elsewhere.
+    Raises FailedError for an invalid name, which could lead out of the directory.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise FailedError(f"{folder}: {name!r} is not a name")
+        raise FailedError(f"{folder}: {name!r} is not a valid name")
     return f"{folder}/{name}{suffix}"
 
 
 def prepare(instance: Instance, *, downloads: bool = False) -> None:
-    """Make the state root and its folders where they are missing, and close the folders to everyone but root;
-    that of downloads only when it is asked for.
+    """Create the state root and its directories where missing, accessible to root only.
 
-    Images hold programs with the setuid bit; a user of the host who could reach them there would have them
-    run as the host's root (CVE-2021-41091).
+    Images contain setuid programs: a user of the host who could reach them would run them as the host's root
+    (CVE-2021-41091). The directory of downloads is created only with `downloads`.
     """
     try:
         os.makedirs(instance.root, mode=0o700, exist_ok=True)
@@ -38,11 +37,11 @@ def prepare(instance: Instance, *, downloads: bool = False) -> None:
                 if os.lstat(folder).st_mode & 0o7777 != 0o700:
                     os.chmod(folder, 0o700)
     except OSError as error:
-        raise durable.failed(str(error.filename), "make the state folders", error) from error
+        raise durable.failed(str(error.filename), "create the state directories", error) from error
 
 
 def names(folder: str) -> list[str]:
-    """What lies in a folder of the state root, sorted, without leftovers; [] when there is no such folder."""
+    """The names in a directory of the state root, sorted, without leftovers; [] if it does not exist."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith(durable.LEFTOVERS))
     except FileNotFoundError:
@@ -58,10 +57,9 @@ def _raise(error: FailedError) -> None:
 
 
 def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) -> list[str]:
-    """Remove what a crash has left half made or half removed; the paths removed.
+    """Remove what a crash has left incomplete; the paths removed.
 
-    `failed` is told of what cannot be removed, which stops nothing else. Only to be called under the apply
-    lock.
+    `failed` is called for what cannot be removed, and the sweep continues. The caller holds the apply lock.
     """
     found = []
     for folder in instance.folders:
@@ -89,6 +87,6 @@ def _sweep_server(path: str) -> list[str]:
     try:
         return [leftover] if durable.unlink(leftover) else []
     except NotADirectoryError:
-        return []  # a foreign file in a server's place; the plan names it
+        return []  # a file in the place of a server; the plan reports it
     except OSError as error:
         raise durable.failed(leftover, "remove", error) from error

@@ -1,4 +1,4 @@
-"""How much an image may hold; else an archive of a few megabytes could unpack to fill any disk."""
+"""Limits on the contents of an image, against archives that would fill the disk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Limits:
     entries: int = 1_000_000
     bytes: int = 64 << 30
-    depth: int = 256  # directories in directories
+    depth: int = 256  # of nested directories
     path: int = 4095  # bytes; path_resolution(7)
 
 
 LIMITS = Limits()
-MAX_ID = 65535  # the last id of a server's range
+MAX_ID = 65535  # the highest id in a server

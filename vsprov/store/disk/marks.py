@@ -1,7 +1,7 @@
-"""Marks on what vsprov makes: extended attributes `trusted.vsprov.*` of directories, files and cgroups.
+"""Marks on what vsprov creates: extended attributes `trusted.vsprov.*` of directories, files and cgroups.
 
-Only a process with CAP_SYS_ADMIN in the first user namespace sees or writes `trusted.*` (xattr(7)), so no
-server can forge one.
+Reading and writing `trusted.*` requires CAP_SYS_ADMIN in the initial user namespace (xattr(7)), so a server
+cannot forge them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OWNER = "owner"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Owner:
-    """Who made an object: an instance of vsprov, and which set of manifests."""
+    """The owner of an object: an instance of vsprov and a set of manifests."""
 
     instance: str
     set: str
@@ -28,9 +28,9 @@ class Owner:
 
 
 def read_mark(path: str | int, name: str) -> str | None:
-    """The text of a mark; None when `path` bears none.
+    """The text of a mark; None if `path` does not have it.
 
-    A symbolic link is not followed. Raises OSError when `path` is gone.
+    Symbolic links are not followed. Raises OSError if `path` does not exist.
     """
     try:
         return os.getxattr(path, PREFIX + name, follow_symlinks=isinstance(path, int)).decode(
@@ -43,7 +43,7 @@ def read_mark(path: str | int, name: str) -> str | None:
 
 
 def write_mark(path: str | int, name: str, text: str, label: str = "") -> None:
-    """Set a mark; `label` names `path` in errors when that is a descriptor."""
+    """Set a mark. `label` stands for `path` in errors if that is a descriptor."""
     try:
         os.setxattr(path, PREFIX + name, text.encode(), follow_symlinks=isinstance(path, int))
     except OSError as error:
@@ -51,7 +51,7 @@ def write_mark(path: str | int, name: str, text: str, label: str = "") -> None:
 
 
 def remove_mark(path: str | int, name: str) -> None:
-    """Take a mark away; nothing happens when there is none."""
+    """Remove a mark, if it exists."""
     try:
         os.removexattr(path, PREFIX + name, follow_symlinks=isinstance(path, int))
     except OSError as error:
@@ -60,7 +60,7 @@ def remove_mark(path: str | int, name: str) -> None:
 
 
 def read_owner(path: str | int) -> Owner | None:
-    """Who made `path`; None if not vsprov, or if the mark makes no sense. OSError when `path` is gone."""
+    """The owner of `path`; None without a valid mark. Raises OSError if `path` does not exist."""
     text = read_mark(path, OWNER)
     if text is None:
         return None
@@ -77,7 +77,7 @@ def _refused(path: str, name: str, error: OSError) -> FailedError | HostError | 
     if error.errno == errno.EOPNOTSUPP:
         return HostError(
             message,
-            hint="put it on a file system with trusted extended attributes; overlay needs them as well",
+            hint="use a file system with trusted extended attributes; overlay needs them too",
         )
     if error.errno in (errno.EPERM, errno.EACCES):
         return NotPermittedError(message, hint="run as root: trusted extended attributes need CAP_SYS_ADMIN")

@@ -1,19 +1,19 @@
-"""How work that takes long tells how far it is, and how it is cancelled."""
+"""Progress reports of long operations, and their cancellation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# (what, bytes done, bytes in all or 0 where that is unknown), from any thread. What it raises ends the work,
-# which leaves nothing half made.
+# Called from any thread with (operation, bytes done, total bytes or 0 if unknown). An exception raised by it
+# cancels the operation, which leaves nothing incomplete.
 Progress = Callable[[str, int, int], None]
-PIECE = 1 << 20  # bytes, the most between two calls
-PACE = 0.5  # seconds, the longest between two calls
+PIECE = 1 << 20  # bytes between two calls, at most
+PACE = 0.5  # seconds between two calls, at most
 
 
 class Meter:
-    """Tells `progress` of bytes: after each `PIECE`, and after each `PACE` of smaller files."""
+    """Calls `progress` after each `PIECE` of bytes, and each `PACE` seconds while bytes are added."""
 
     def __init__(self, progress: Progress, what: str, total: int = 0) -> None:
         self._progress, self._what, self._total = progress, what, total

@@ -1,4 +1,4 @@
-"""Small JSON files that know when they are torn, edited by hand, or from a newer vsprov."""
+"""Small JSON files with a checksum, which shows truncation, manual changes, and newer formats."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LIMIT = 16 << 20
 
 
 def seal(content: dict[str, Any]) -> bytes:
-    """One line of JSON: format, checksum of the content's own bytes, content."""
+    """One line of JSON: the format, the checksum of the serialized content, the content."""
     body = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
     return _HEAD % (FORMAT, hashlib.sha256(body).hexdigest().encode()) + body + _TAIL
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """The content that `seal` was given; ValueError says in a few words what is wrong with `data`."""
+    """The content that was passed to `seal`. Raises ValueError with the problem in a few words."""
     head, found, rest = data.partition(b'"content":')
     body = rest.removesuffix(_TAIL)
     if rest.endswith(_TAIL) and head + found == _HEAD % (FORMAT, hashlib.sha256(body).hexdigest().encode()):
@@ -39,17 +39,17 @@ def _problem(data: bytes) -> str:
     try:
         outer = json.loads(data)
     except (ValueError, RecursionError):
-        return "is not whole"
+        return "is truncated"
     version = outer.get("format") if isinstance(outer, dict) else None
     if isinstance(version, int) and version > FORMAT:
-        return f"was written by a newer vsprov (format {version}, this one knows {FORMAT})"
-    return "was changed by something else than vsprov"
+        return f"was written by a newer vsprov (format {version}, this one reads {FORMAT})"
+    return "was modified by something other than vsprov"
 
 
 def read(path: str) -> tuple[dict[str, Any] | None, str]:
-    """The content of a sealed file and "", or None and what is wrong with it."""
+    """(content, "") of a sealed file, or (None, problem)."""
     try:
-        # Neither a FIFO nor a symbolic link in the file's place may hold up or mislead the reader.
+        # A FIFO in place of the file must not block, and a symbolic link is not followed.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             data = part = os.read(fd, _PART)

@@ -1,7 +1,7 @@
-"""A directory tree: walking it; and one of the host as the source of an image: digesting it, copying it.
+"""Directory trees: walking them, and computing the digest and copying those that are sources of images.
 
-It may change, and may have been made by someone hostile: every step goes by a descriptor of the folder and
-follows no symbolic link.
+A tree may change meanwhile, and may be hostile: each step goes by a descriptor of the directory, and no
+symbolic link is followed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
 
 class Entry(NamedTuple):
-    """One name in the tree. `folder` is the descriptor of the folder it is in, until the walk goes on."""
+    """One entry of the tree. `folder` is a descriptor of its directory, valid until the walk continues."""
 
-    path: str  # relative to the top, "" for the top itself
+    path: str  # relative to the top; "" for the top itself
     name: str
     folder: int
     status: os.stat_result
@@ -54,9 +54,9 @@ class Entry(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[int]:
-    """A descriptor of the directory `path`.
+    """A descriptor of the directory `path`, during the block; OSErrors in the block become ImageErrors.
 
-    Refuses a symbolic link in its place: it may lead anywhere (CVE-2026-48749).
+    Refuses a symbolic link, which may lead anywhere (CVE-2026-48749).
     """
     try:
         if stat.S_ISLNK(os.lstat(path).st_mode):
@@ -75,9 +75,8 @@ def opened(path: str) -> Iterator[int]:
         os.close(top)
 
 
-RejectReason = Callable[
-    [Entry, int, int, int, int], str
-]  # (entry, device, entries, bytes, depth): what is wrong
+# (entry, device of the top, entries so far, bytes so far, depth): why the entry is not allowed, "" if it is.
+RejectReason = Callable[[Entry, int, int, int, int], str]
 
 
 def walk(
@@ -85,8 +84,8 @@ def walk(
 ) -> Iterator[Entry]:
     """Every entry below the folder open as `top`, itself first, parents before children, in byte order.
 
-    Raises ImageError at the first entry that `reject_reason` has words for: by default one that no image may hold.
-    Does not descend into a folder that is in `skip` by the time the next entry is asked for.
+    Raises ImageError at the first entry with a `reject_reason`, by default that of an image.
+    Does not descend into directories whose path is in `skip` when the next entry is requested.
     """
     reject_reason = reject_reason or image_reject_reason(limits.LIMITS)
     device = os.fstat(top).st_dev
@@ -117,63 +116,64 @@ def walk(
 
 
 def _descend(entry: Entry, label: str) -> tuple[int, str, list[str]]:
-    """(descriptor, path, names in reverse) of a folder."""
+    """(descriptor, path, names in reverse order) of a directory."""
     folder = os.open(entry.name, FOLDER, dir_fd=entry.folder)
     if os.fstat(folder).st_ino != entry.status.st_ino:
         os.close(folder)
         raise ImageError(
-            f"{label}: {entry.path!r}: changed while it was being read", hint="try again when it is at rest"
+            f"{label}: {entry.path!r}: changed while it was being read",
+            hint="try again when nothing writes to it",
         )
     return folder, entry.path, sorted(os.listdir(folder), key=os.fsencode, reverse=True)
 
 
 def image_reject_reason(most: Limits) -> RejectReason:
-    """What says of an entry why no image may hold it; `most` is how much one may hold."""
+    """The function that tells why an entry is not allowed in an image, which may have `most`."""
 
     def reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
         if entry.kind in KINDS:
-            return f"is {KINDS[entry.kind]}, which no image may hold"
+            return f"is {KINDS[entry.kind]}, which an image may not contain"
         if entry.name.startswith(WHITEOUT):
-            return "is a whiteout, which only a layer over another may hold"
+            return "is a whiteout, which only a layer on top of another may contain"
         return foreign_ids(entry) or over_limit(most, entry, device, count, size, depth)
 
     return reject_reason
 
 
 def layer_reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    """What is wrong with an entry of a layer, which may hold what the overlay itself writes in one: a
-    character device 0:0 says that a name of the layers below is gone. "" when nothing is.
+    """Why an entry is not allowed in a layer; "" if it is.
 
-    How much a layer may hold was said when it was made.
+    Whiteouts of overlay are: character devices 0:0 that hide a name in the layers below. Limits of size are
+    not checked again, since they were when the layer was made.
     """
     whiteout = entry.kind == stat.S_IFCHR and entry.status.st_rdev == 0
     if entry.kind in KINDS and not whiteout:
-        return f"is {KINDS[entry.kind]}, which no image may hold"
+        return f"is {KINDS[entry.kind]}, which an image may not contain"
     return foreign_ids(entry) or over_limit(WITHOUT_LIMIT, entry, device, count, size, depth)
 
 
 def foreign_ids(entry: Entry) -> str:
     uid, gid = entry.status.st_uid, entry.status.st_gid
     if uid > limits.MAX_ID or gid > limits.MAX_ID:
-        return f"belongs to {uid}:{gid}; a server's ids end at {limits.MAX_ID}"
+        return f"belongs to {uid}:{gid}; the highest id in a server is {limits.MAX_ID}"
     return ""
 
 
 def over_limit(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    """Why an entry is too much or too far away; "" when it is not."""
+    """Why an entry exceeds the limits or lies on another file system; "" if neither."""
     if entry.kind == stat.S_IFDIR and entry.status.st_dev != device:
         return "is on another file system: something is mounted there"
     if depth > most.depth or len(os.fsencode(entry.path)) > most.path:
-        return f"lies too deep: {most.depth} levels and {most.path} bytes are the most"
+        return f"lies too deep: at most {most.depth} levels and {most.path} bytes are allowed"
     if count > most.entries:
-        return f"is entry number {count}; {most.entries} are the most"
+        return f"is entry number {count}; at most {most.entries} are allowed"
     if size > most.bytes:
         return f"makes the image larger than {most.bytes} bytes"
     return ""
 
 
 def fingerprint(top: int, label: str, reject_reason: RejectReason | None = None) -> tuple[str, int]:
-    """(what changes whenever anything in the tree does, the newest change in ns). Reads no contents."""
+    """(a text that any change in the tree changes, the time of the newest change in ns). Reads no files."""
     sha = hashlib.sha256()
     newest = 0
     for entry in walk(top, label, reject_reason):
@@ -188,9 +188,9 @@ def fingerprint(top: int, label: str, reject_reason: RejectReason | None = None)
 
 
 def digest(top: int, label: str, reject_reason: RejectReason | None = None) -> str:
-    """The sha256 over a listing: names, kinds, modes, owners, contents, hard links, kept extended attributes.
+    """The SHA-256 over names, types, modes, owners, contents, hard links and the extended attributes kept.
 
-    Times are left out: the same files unpacked twice have the same digest.
+    Times do not count: the same files unpacked twice have the same digest.
     """
     sha = hashlib.sha256()
     linked: dict[int, str] = {}
@@ -228,27 +228,28 @@ def opened_entry(entry: Entry, label: str) -> Iterator[int]:
 
 
 def open_entry(entry: Entry, label: str) -> int:
-    """A descriptor of a regular file or directory, the very one that was looked at."""
+    """A descriptor of a regular file or directory. ImageError if another one has taken its place."""
     fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=entry.folder)
     status = os.fstat(fd)
     if (status.st_ino, stat.S_IFMT(status.st_mode)) != (entry.status.st_ino, entry.kind):
         os.close(fd)
         raise ImageError(
             f"{label}: {entry.path!r}: changed while it was being read",
-            hint="try again when it is at rest",
+            hint="try again when nothing writes to it",
         )
     return fd
 
 
 def kept_attributes(fd: int, entry: Entry, label: str) -> list[tuple[str, bytes]]:
-    """The extended attributes that an image keeps: file capabilities and user.*; the overlay's own are
-    refused, not dropped: they say that files of a lower layer are gone.
+    """The extended attributes that an image keeps: file capabilities and user.*.
+
+    Raises ImageError for those of overlay: without the lower layers, the tree would be incomplete.
     """
     kept = []
     for name in sorted(os.listxattr(fd)):
         if name.startswith((OVERLAY, "user.overlay.")):
             raise ImageError(
-                f"{label}: {entry.path or '.'!r}: {name}: it is the upper layer of an overlay",
+                f"{label}: {entry.path or '.'!r}: {name}: belongs to the upper layer of an overlay",
                 hint="copy the merged directory",
             )
         if name == CAPABILITY or name.startswith("user."):
@@ -263,9 +264,10 @@ def copy(
     progress: Callable[[int, int], None],
     reject_reason: RejectReason | None = None,
 ) -> None:
-    """Copy the tree into the empty `target`, which nobody else changes; contents share blocks where they can.
+    """Copy the tree into the empty directory `target`, sharing blocks (reflinks) where possible.
 
-    `progress` is called with the number of entries and bytes after each entry.
+    `progress` is called with the number of entries and bytes after each entry. No other process may change
+    `target` meanwhile.
     """
     into = os.open(target, FOLDER)
     linked: dict[int, str] = {}
@@ -310,14 +312,14 @@ def copy(
 
 
 def _copy_open(entry: Entry, label: str, path: str, into: int, flags: int) -> None:
-    """Copy a regular file, or what a directory is apart from its entries."""
+    """Copy a regular file, or a directory without its entries."""
     s = entry.status
     with opened_entry(entry, label) as source:
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:
                 _copy_content(source, target, s.st_size)
-            os.fchown(target, s.st_uid, s.st_gid)  # before what chown(2) takes away: capabilities and setuid
+            os.fchown(target, s.st_uid, s.st_gid)  # first, as chown(2) clears capabilities and setuid
             for name, value in kept_attributes(source, entry, label):
                 os.setxattr(target, name, value)
             os.fchmod(target, stat.S_IMODE(s.st_mode))
@@ -327,7 +329,7 @@ def _copy_open(entry: Entry, label: str, path: str, into: int, flags: int) -> No
 
 
 def _copy_content(source: int, target: int, size: int) -> None:
-    """Copy a file's content, its holes as holes."""
+    """Copy the content of a file, with its holes."""
     try:
         fcntl.ioctl(target, FICLONE, source)
         return
@@ -347,7 +349,7 @@ def _copy_content(source: int, target: int, size: int) -> None:
         while start < offset:
             copied = _copy_range(source, target, start, offset - start)
             if copied == 0:
-                return  # the file has shrunk; the fingerprint will tell
+                return  # the file has shrunk, which the fingerprint will show
             start += copied
 
 

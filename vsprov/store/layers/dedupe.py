@@ -1,8 +1,7 @@
-"""Making equal files of different layers one file, as Linux-VServer's vhashify did: one copy on disk, and one
-in memory for every server that runs it.
+"""Hard-linking equal files of different layers, as vhashify of Linux-VServer did: one copy on disk, and one
+in memory for all servers that use it.
 
-`find` only reads listings; `apply` compares every byte, and changes nothing that a server could see but
-inode numbers and link counts.
+`find` reads listings only. `apply` compares the contents, and changes only inode numbers and link counts.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from vsprov.store.layers import linking, listing
 from vsprov.store.layers.linking import Group, Name
 from vsprov.store.layers.listing import Item
 
-# ext4's limit, the lowest of the file systems that images lie on; a file that full is left as it is.
+# The limit of ext4, the lowest of the supported file systems; a file with as many links is left alone.
 MOST_LINKS = 65_000
-# Below these, programs mind the link count: Debian's cron runs no table that has a second link, and a mail
-# box with one is refused as an attack. There is little to save in them, and it is what servers change.
+# Below these, programs check the link count: Debian's cron ignores crontabs with a second link, and mail
+# programs reject such mailboxes. There is little to save, and servers change these files.
 APART = ("etc/", "home/", "root/", "var/mail/", "var/spool/")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `apply` would do. `files` counts names, `bytes` what the disk would gain.
+    """What `apply` would do: link `files` names and free `bytes` on disk.
 
-    `layers` are those that it needs; `left_out` says which layers were not looked at, and why.
+    `layers` are the layers concerned, `left_out` messages about those that were not examined.
     """
 
     layers: Mapping[str, str]
@@ -47,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What `apply` has done. `failures` says which files were left alone, and why."""
+    """What `apply` has done; `failures` are messages about the files left alone."""
 
     files: int
     bytes: int
@@ -63,11 +62,11 @@ class _Inode(NamedTuple):
 
 
 def find(layers: Mapping[str, str], images: Iterable[Sequence[str]] = ()) -> Plan:
-    """Which files of `layers`, {key: path}, are equal in all but the inode; writes nothing.
+    """The files of `layers`, {key: path}, that could become one inode. Changes nothing.
 
-    Equal are content, size, mode, owner, time and extended attributes, by the listings, on one file system;
-    the path may differ, but two files that one server may see stay two: those of one layer, and of the layers
-    of one of `images`. Missing files are skipped; `verify` reports them.
+    Their content, size, mode, owner, mtime and extended attributes are equal by the listings, and they are on
+    one file system. Paths may differ. Two files that one server may see remain two: those of one layer, and
+    of the layers of one of `images`. Missing files are skipped; `verify` reports them.
     """
     views: defaultdict[str, set[str]] = defaultdict(set)
     for number, keys in enumerate(images):
@@ -91,7 +90,7 @@ def find(layers: Mapping[str, str], images: Iterable[Sequence[str]] = ()) -> Pla
 
 
 def _alike(layers: Mapping[str, str]) -> tuple[list[list[tuple[Name, Item]]], list[str]]:
-    """The files that are alike by the listings, two or more together; and which listings are of no use."""
+    """Groups of files that are equal by the listings; and messages about listings that are not readable."""
     same: defaultdict[tuple[object, ...], list[tuple[Name, Item]]] = defaultdict(list)
     left_out = []
     for key, path in sorted(layers.items()):
@@ -106,7 +105,7 @@ def _alike(layers: Mapping[str, str]) -> tuple[list[list[tuple[Name, Item]]], li
 
 
 def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_Inode]]:
-    """The inodes of files, for each file system apart, the most linked first, then the oldest."""
+    """The inodes of files, by file system, those with the most links first, then the oldest."""
     found: dict[int, dict[int, _Inode]] = {}
     for name in names:
         try:
@@ -127,10 +126,10 @@ def _inodes(tops: Mapping[str, int], names: Sequence[Name]) -> Iterator[list[_In
 def _groups(
     inodes: list[_Inode], item: Item, seen: Mapping[str, frozenset[str]]
 ) -> Iterator[tuple[Group, int]]:
-    """Whose inode goes to which others, and the bytes that this saves; `seen`: what shows each layer.
+    """Groups of names to link to one inode, with the bytes saved; `seen` are the views that contain a layer.
 
-    Names that one server may see and that were two files stay two: cp(1) would refuse to copy one to the
-    other if they were one, and rename(2) would do nothing. Nor does an inode get more links than it may have.
+    Two files that one server may see are not linked: cp(1) refuses to copy a file to itself, and rename(2)
+    does nothing. No inode gets more links than the limit.
     """
     left = [inode for inode in inodes if inode.status.st_nlink < MOST_LINKS]
     while len(left) > 1:
@@ -147,7 +146,7 @@ def _groups(
             room -= len(inode.names)
             views |= own
             others += inode.names
-            # A name that no layer here knows of keeps the old inode.
+            # A name in a layer that is not examined keeps the old inode.
             saved += inode.status.st_blocks * 512 if inode.status.st_nlink == len(inode.names) else 0
         if others:
             yield Group(item, keep.names[0], tuple(others)), saved
@@ -157,20 +156,20 @@ def _groups(
 
 
 class _Stopped(Exception):
-    """The caller of `apply` no longer waits for it."""
+    """The caller of `apply` was interrupted."""
 
 
 def apply(plan: Plan, progress: Progress, notify: Callable[[str], None]) -> Done:
-    """Make each group of `plan` one inode; whatever ends it, every tree is whole and as it was listed.
+    """Link the files of each group of `plan`. If interrupted, every tree still matches its listing.
 
-    A file that is not what its listing says is left alone and told. Runs in a thread of the lowest CPU and
-    I/O priority, which calls `progress` with bytes compared, and `notify` with what is worth knowing. Nobody
-    may remove or add layers meanwhile. Servers may run on them: their overlays need index=off, else what one
-    writes to a file would show in every other of the same inode. An overlay goes on with an old file that it
-    has in its cache, and disk and memory gain from that one when the server starts anew or the cache is
-    dropped.
+    Files that differ from their listing are left alone and reported. The work is done in a thread of the
+    lowest CPU and I/O priority, which calls `progress` with the bytes compared, and `notify` with messages.
+    The caller makes sure that no layers are added or removed meanwhile. Servers may run on them: their
+    overlays must have index=off, otherwise a write to one file would appear in all of the same inode. An
+    overlay keeps using an inode that it has cached; the space of that one is freed when the server restarts
+    or the cache is dropped.
     """
-    import threading  # slow to load, and seldom needed
+    import threading  # slow to import, and rarely needed
     from concurrent.futures import ThreadPoolExecutor
 
     stop = threading.Event()
@@ -189,7 +188,7 @@ def apply(plan: Plan, progress: Progress, notify: Callable[[str], None]) -> Done
         try:
             return running.result()
         except BaseException:
-            stop.set()  # and the executor waits for the thread
+            stop.set()  # the executor then waits for the thread
             raise
 
 

@@ -1,10 +1,10 @@
-"""Layers on disk: immutable trees by key, shared by every image and server that names them.
+"""Layers on disk: immutable trees by key, shared by the images and servers that refer to them.
 
     layers/<sha256>/            mark: the instance that made it
-        tree/                   what servers see; never changed once it has its name
-        listing                 what the tree holds, for `image verify` and `image dedupe`
+        tree/                   what servers see; never changed once the layer has its name
+        listing                 what the tree contains, for `image verify` and `image dedupe`
 
-The key is a sha256 over what the layer was made from.
+The key is a SHA-256 over what the layer was made from.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _serial = itertools.count()
 
 
 def path(instance: Instance, key: str) -> str:
-    """Where a layer lies.
+    """The directory of a layer.
 
-    Raises ImageError for what is no sha256: a digest must never lead elsewhere (CVE-2026-48769).
+    Raises ImageError if the key is not a SHA-256: it must not lead elsewhere (CVE-2026-48769).
     """
     if not is_digest(key):
         raise ImageError(f"{key!r} is not a sha256")
@@ -37,7 +37,7 @@ def path(instance: Instance, key: str) -> str:
 
 
 def tree(instance: Instance, key: str) -> str:
-    """The directory that is a lower layer of servers."""
+    """The directory that servers have as a lower layer."""
     return f"{path(instance, key)}/{TREE}"
 
 
@@ -52,8 +52,10 @@ def keys(instance: Instance) -> set[str]:
 
 @dataclass(slots=True)
 class Batch:
-    """Layers being made for one image. They get their names together, so that one wait for the disk serves
-    all; until then a crash leaves only what `folders.sweep` removes. Threads may add at once.
+    """Layers being made for one image, from several threads.
+
+    They get their names together, after one wait for the disk. A crash before leaves only what
+    `folders.sweep` removes.
     """
 
     instance: Instance
@@ -66,21 +68,21 @@ class Batch:
         return key in self.made or os.path.isdir(tree(self.instance, key))
 
     def folder(self, key: str) -> str:
-        """Where a layer that is made or was there lies."""
+        """The directory of a layer that was made in this batch or before."""
         return self.made.get(key) or path(self.instance, key)
 
     def tree(self, key: str) -> str:
         return f"{self.folder(key)}/{TREE}"
 
     def make(self, key: str, fill: Callable[[str], None]) -> None:
-        """Make a layer unless it is there: `fill` is given its tree, an empty directory of root's."""
+        """Make a layer unless it exists: `fill` gets the path of its tree, an empty directory of root."""
         if not self.has(key):
             self.keep(key, self.begin(fill))
 
     def begin(self, fill: Callable[[str], None]) -> str:
-        """Make a layer whose key its making will tell; the folder that `keep` wants."""
+        """Make a layer whose key is not yet known; returns the directory to pass to `keep`."""
         with self._lock:
-            # No name that a process which died may have left with something mounted in it.
+            # A name that no process that died can have left with something mounted in it.
             folder = f"{self.instance.layers}/{durable.MAKING}{os.getpid()}-{next(_serial)}"
             self._begun.append(folder)
         try:
@@ -96,7 +98,7 @@ class Batch:
         return folder
 
     def keep(self, key: str, folder: str) -> None:
-        """A begun layer is whole, and this is its key."""
+        """Complete a layer from `begin`: `key` is its key."""
         from vsprov.store.layers import listing  # seldom needed
 
         path(self.instance, key)  # refuses what is no sha256
@@ -109,7 +111,7 @@ class Batch:
                 self.made[key] = folder
 
     def finish(self) -> None:
-        """Put all layers on disk and give them their names."""
+        """Write all layers to disk and give them their names."""
         if not self.made:
             return
         try:
@@ -122,14 +124,14 @@ class Batch:
             raise durable.failed(self.instance.layers, "keep the new layers", error) from error
 
     def clear(self) -> None:
-        """Remove what has not got a name."""
+        """Remove the layers that have not got their names."""
         for folder in self._begun:
             durable.remove_tree(folder)
 
 
 @contextlib.contextmanager
 def batch(instance: Instance, progress: Progress) -> Iterator[Batch]:
-    """Make layers: all of them stay when the block ends well, none when it raises."""
+    """A batch that is kept if the block succeeds, and removed if it raises."""
     made = Batch(instance, progress)
     try:
         yield made
@@ -139,7 +141,7 @@ def batch(instance: Instance, progress: Progress) -> Iterator[Batch]:
 
 
 def remove(instance: Instance, key: str) -> None:
-    """Remove a layer; nothing happens when it is not there. Nothing may use it any more."""
+    """Remove a layer that nothing uses, if it exists."""
     where = path(instance, key)
     try:
         aside = durable.set_aside(where)
@@ -150,7 +152,7 @@ def remove(instance: Instance, key: str) -> None:
 
 
 def repair(instance: Instance) -> list[str]:
-    """Put right what a dedupe that died has left; the layers it was at work in."""
+    """Repair what an interrupted dedupe has left; the paths of the layers that it was changing."""
     paths = [path(instance, key) for key in keys(instance)]
     marked = [layer for layer in paths if os.path.lexists(f"{layer}/{LINKING}")]
     if marked:

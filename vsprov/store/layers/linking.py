@@ -1,7 +1,7 @@
-"""Putting one inode in the place of equal ones, a name at a time, so that no crash leaves a tree wrong.
+"""Replacing equal files by hard links to one inode, name by name, so that a crash leaves each tree intact.
 
-A name changes its inode by rename(2), which changes the time of the folder; that is put back at once. While
-this goes on the layer holds a file `linking`: a crash in between leaves it, and `repair` puts the times back.
+A name gets its new inode by rename(2), which changes the mtime of the directory; that is restored at once.
+Meanwhile the layer contains a file `linking`: after a crash, `repair` finds it and restores the times.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vsprov.store.layers.listing import Item, Reader, Unreadable
 
 TEMPORARY = f"{durable.TEMPORARY}linking"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
-# Other mounts of one file system, other project quotas, immutable files, file systems without hard links.
+# Different mounts of a file system, different project quotas, immutable files, no support for hard links.
 CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}
 
 
 class Name(NamedTuple):
-    """A file: the key of its layer, and its path in the layer's tree."""
+    """A file: the key of its layer, and its path in the tree of the layer."""
 
     layer: str
     path: str
@@ -40,7 +40,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Files equal to `item` in all but the path: `others` are to get the inode of `keep`."""
+    """Files equal to `item` except for the path: `others` are to get the inode of `keep`."""
 
     item: Item
     keep: Name
@@ -48,7 +48,7 @@ class Group:
 
 
 class Differs(Exception):
-    """Files that are not what their listing says, or cannot be read, and what is the matter with each."""
+    """Files that differ from their listing or cannot be read, with the problem of each."""
 
     def __init__(self, found: dict[Name, str]) -> None:
         super().__init__(found)
@@ -56,7 +56,7 @@ class Differs(Exception):
 
 
 def lower_priority() -> None:
-    """Let this thread have only what CPU and disk time nobody else wants. On Linux both are per thread."""
+    """Give this thread the lowest CPU and I/O priority. On Linux, both are per thread."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)
     with suppress(OSError):  # the kernel then derives the I/O priority from the nice value; ioprio_set(2)
         syscall.ioprio_set(syscall.IOPRIO_WHO_PROCESS, 0, syscall.IOPRIO_CLASS_IDLE)
@@ -66,7 +66,7 @@ def lower_priority() -> None:
 
 
 def mark(layer: str) -> None:
-    """Have a crash from now on be known; on disk when this returns."""
+    """Record on disk that names in the layer are about to change."""
     path = f"{layer}/{LINKING}"
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -76,7 +76,7 @@ def mark(layer: str) -> None:
 
 
 def unmark(layers: list[str]) -> None:
-    """Take the marks away, after what was done is on disk."""
+    """Write the changes to disk, then remove the marks."""
     for path in layers:
         durable.flush_all(path)
     for path in (f"{layer}/{LINKING}" for layer in layers):
@@ -88,9 +88,9 @@ def unmark(layers: list[str]) -> None:
 
 
 def repair(layer: str) -> bool:
-    """Put right what a crash may have left of linking in a layer: times of directories, and the mark.
+    """Restore the directory times of a layer after interrupted linking, and remove the mark.
 
-    Whether there was a mark. Raises ImageError when the listing cannot be read.
+    Returns whether there was a mark. Raises ImageError if the listing is not readable.
     """
     if not os.path.lexists(f"{layer}/{LINKING}"):
         return False
@@ -112,7 +112,7 @@ def _put_back_time(top: int, item: Item) -> None:
     except OSError as error:
         if error.errno not in GONE:
             raise
-        return  # for `verify` to tell
+        return  # `verify` reports it
     try:
         status = os.fstat(folder)
         if status.st_mtime_ns != item.mtime:
@@ -122,7 +122,7 @@ def _put_back_time(top: int, item: Item) -> None:
 
 
 def _temporary(layer: str) -> str:
-    """Beside the layer: on its file system, and swept with what else a crash leaves."""
+    """A path on the file system of the layer, which `folders.sweep` removes after a crash."""
     return f"{os.path.dirname(layer)}/{TEMPORARY}"
 
 
@@ -130,7 +130,7 @@ def _temporary(layer: str) -> str:
 
 
 class Linking:
-    """The work on the layers open as `tops`; `files` and `bytes` done, `failures` in words."""
+    """Links files of the layers open as `tops`; counts `files` and `bytes`, and describes `failures`."""
 
     def __init__(
         self, layers: Mapping[str, str], tops: Mapping[str, int], meter: Meter, notify: Callable[[str], None]
@@ -142,7 +142,7 @@ class Linking:
         self.failures: list[str] = []
 
     def unite(self, group: Group) -> None:
-        """Give each of the others the inode of the one to keep, or where that cannot be, of the next."""
+        """Give the others the inode of the one to keep, or of the next one where that is not possible."""
         keep: Name | None = group.keep
         for other in group.others:
             if keep is None:
@@ -157,7 +157,7 @@ class Linking:
                     keep = None if other in differs.found else other
 
     def _replace(self, keep: Name, other: Name, item: Item) -> bool:
-        """Make `other` a name of the inode of `keep`; False when that has as many links as it can."""
+        """Make `other` a link to the inode of `keep`; False if that has the maximum number of links."""
         with self._opened(keep) as (kept, _), self._opened(other) as (fd, folder):
             old = os.fstat(fd)
             if os.path.sameopenfile(kept, fd):
@@ -178,7 +178,7 @@ class Linking:
 
     @contextmanager
     def _opened(self, name: Name) -> Iterator[tuple[int, int]]:
-        """Descriptors of a file and of its folder."""
+        """Descriptors of a file and of its directory."""
         above, _, last = name.path.rpartition("/")
         try:
             folder = open_beneath(self._tops[name.layer], above, FOLDER)
@@ -196,7 +196,7 @@ class Linking:
             os.close(folder)
 
     def _compare(self, files: dict[Name, int], item: Item) -> None:
-        """Raise `Differs` unless both files are what `item` says, and equal to the last byte."""
+        """Raise `Differs` unless both files match `item` and have equal contents."""
         found = {}
         for name, fd in files.items():
             changes = _changes(fd, item)
@@ -206,7 +206,7 @@ class Linking:
             raise Differs(found)
         (one, kept), (other, fd) = files.items()
         if _all_attributes(kept) != _all_attributes(fd):
-            raise Differs({other: f"has other extended attributes than {one}"})
+            raise Differs({other: f"has different extended attributes from {one}"})
         if not self._same_bytes(files, item.size):
             for name, fd in files.items():
                 try:
@@ -231,12 +231,12 @@ class Linking:
         return True
 
     def _link(self, kept: int, other: Name, folder: int) -> None:
-        """Put the open file in the place of `other`."""
+        """Replace `other` by a link to the open file."""
         temporary = _temporary(self._layers[other.layer])
         times = os.fstat(folder)
         try:
-            # The very file that was compared: a name could lead to another by now. Without a dir_fd, though
-            # it plays no part here, Python calls link(2), which would take the link in /proc for the file.
+            # By descriptor, as the name may refer to another file by now. The dir_fd has no effect on an
+            # absolute path, but without it Python calls link(2), which does not follow the link in /proc.
             os.link(f"/proc/self/fd/{kept}", temporary, src_dir_fd=folder, follow_symlinks=True)
             os.rename(temporary, other.path.rpartition("/")[2], dst_dir_fd=folder)
         except OSError:
@@ -247,14 +247,14 @@ class Linking:
     def _share_blocks(self, kept: int, fd: int, other: Name, refused: OSError) -> None:
         status = os.fstat(fd)
         if status.st_size < status.st_blksize:
-            return  # it fills no block that could be shared
+            return  # smaller than a block
         try:
             shared = reflink.share(kept, fd, status.st_size)
         except OSError as error:
             self.failures.append(f"{other}: link: {reason(refused)}; share its blocks: {reason(error)}")
             return
-        message = f"{self._layers[other.layer]}: its files cannot be hard links ({reason(refused)}): where"
-        message += " equal to others they share blocks on disk, but no memory"
+        message = f"{self._layers[other.layer]}: its files cannot be hard-linked ({reason(refused)}): "
+        message += "equal ones share disk blocks, but no memory"
         if message not in self._notified:
             self._notified.add(message)
             self._notify(message)
@@ -264,11 +264,11 @@ class Linking:
 
 
 def _changes(fd: int, item: Item) -> list[str]:
-    """What distinguishes the open file from `item`, apart from its content."""
+    """The differences between the open file and `item`, except for the content."""
     found = listing.facts(item.path, os.fstat(fd), item.content, listing.kept_attributes(fd))
     return list(verify.changes(found, item))
 
 
 def _all_attributes(fd: int) -> dict[str, bytes]:
-    """Those too that no listing has: access lists, labels of security modules."""
+    """All extended attributes, with those that a listing omits: ACLs, labels of security modules."""
     return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}

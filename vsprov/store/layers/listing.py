@@ -1,7 +1,7 @@
-"""What the tree of a layer held when it was made, so that damage can be told, and equal files found unread.
+"""Listings: what the tree of a layer contained when it was made, to detect damage and to find equal files.
 
-A listing is text: a line that names the format; a JSON array for each entry, parents before children, names
-in byte order; a JSON object with the number of entries and the bytes in all files; the sha256 of all above.
+A listing is text: a line with the format; a JSON array for each entry, parents before children, names in byte
+order; a JSON object with the number of entries and the bytes in all files; the SHA-256 of all lines above.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from vsprov.store.disk.progress import PIECE, Meter, Progress
 
 HEAD = b"vsprov listing 1\n"
 ANY_HEAD = rb"vsprov listing [0-9]+\n"
-TAIL_BYTES = 4096  # more than the last two lines can have
+TAIL_BYTES = 4096  # longer than the last two lines
 KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l", stat.S_IFCHR: "w"}
 IN_WORDS = {"d": "a directory", "f": "a file", "l": "a symbolic link", "w": "a whiteout"}
 MAKE_AGAIN = "remove the layer and import the image again"
 
 
 class Item(NamedTuple):
-    """One entry of a layer. `kind` is one of `IN_WORDS`; `mtime` in ns; `attributes` in hex.
+    """One entry of a layer. `kind` is a key of `IN_WORDS`, `mtime` is in ns, `attributes` are in hex.
 
-    `content` is the sha256 of a file, the target of a symbolic link. Directories and links have size 0.
+    `content` is the SHA-256 of a file or the target of a symbolic link. Directories and links have size 0.
     """
 
     path: str  # relative to the tree; "" is its top
@@ -46,14 +46,14 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How many entries a tree has, and the bytes in its files."""
+    """The number of entries of a tree, and the bytes in its files."""
 
     entries: int
     bytes: int
 
 
 class Unreadable(ImageError):
-    """The file system does not give out what it holds; `detail` is why."""
+    """An entry cannot be read; `detail` is the reason."""
 
     def __init__(self, where: str, detail: str) -> None:
         super().__init__(f"{where}: read: {detail}")
@@ -61,7 +61,7 @@ class Unreadable(ImageError):
 
 
 class Reader:
-    """Reads entries of a tree as items, through one buffer."""
+    """Reads entries of a tree as items."""
 
     def __init__(self, label: str, meter: Meter) -> None:
         self._label = label
@@ -69,7 +69,7 @@ class Reader:
         self._buffer = memoryview(bytearray(PIECE))
 
     def item(self, entry: tree.Entry) -> Item:
-        """Raises `Unreadable`, or ImageError when the entry is another by now."""
+        """The item for an entry. Raises `Unreadable`, or ImageError if the entry was replaced meanwhile."""
         where = f"{self._label}: {entry.path or '.'!r}"
         content = ""
         fd = -1
@@ -79,7 +79,7 @@ class Reader:
                     fd = tree.open_entry(entry, self._label)
                 elif entry.kind == stat.S_IFLNK:
                     content = os.readlink(entry.name, dir_fd=entry.folder)
-                # What cannot be opened is named by way of its folder.
+                # Entries that cannot be opened are named relative to their directory.
                 attributes = kept_attributes(fd if fd >= 0 else f"/proc/self/fd/{entry.folder}/{entry.name}")
             except OSError as error:
                 raise Unreadable(where, reason(error)) from error
@@ -91,7 +91,7 @@ class Reader:
         return facts(entry.path, entry.status, content, attributes)
 
     def sha256(self, fd: int, size: int, where: str) -> str:
-        """The sha256 of the next `size` bytes, in hex. Raises `Unreadable`."""
+        """The SHA-256 of the next `size` bytes, in hex. Raises `Unreadable`."""
         sha = hashlib.sha256()
         left = size
         while left:
@@ -108,7 +108,7 @@ class Reader:
 
 
 def facts(path: str, status: os.stat_result, content: str, attributes: dict[str, str]) -> Item:
-    """An item of what stat(2) says and what it does not."""
+    """The item for a stat(2) result, a content and attributes."""
     kind = stat.S_IFMT(status.st_mode)
     return Item(
         path=path,
@@ -124,7 +124,7 @@ def facts(path: str, status: os.stat_result, content: str, attributes: dict[str,
 
 
 def kept_attributes(path: int | str) -> dict[str, str]:
-    """The extended attributes that a layer keeps, those of the overlay among them, in hex."""
+    """The extended attributes that a layer keeps, including those of overlay, in hex."""
     follow = isinstance(path, int)
     return {
         name: os.getxattr(path, name, follow_symlinks=follow).hex()
@@ -137,9 +137,9 @@ def kept_attributes(path: int | str) -> dict[str, str]:
 
 
 def write(top: str, path: str, progress: Progress) -> None:
-    """Write the listing of the tree at `top` to `path`, whole or not at all; the caller flushes it to disk.
+    """Write the listing of the tree at `top` to `path`, atomically; the caller flushes it to disk.
 
-    `progress` is told of the bytes read. Raises ImageError when the tree holds what no layer may hold.
+    `progress` reports the bytes read. Raises ImageError for an entry that is not allowed in a layer.
     """
     new = durable.temporary(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -180,9 +180,9 @@ def _write(top: str, file: IO[bytes], progress: Progress) -> None:
 
 
 def read(path: str) -> Iterator[Item]:
-    """Every item of a listing, in its order, after all of it has been found whole.
+    """The items of a listing, in its order, after its checksum has been verified.
 
-    Raises ImageError when it is missing, damaged or of a format that this vsprov does not know.
+    Raises ImageError if it is missing or damaged, or has a format that this version does not read.
     """
     with _opened(path) as file:
         end = _check(file, path)
@@ -192,7 +192,7 @@ def read(path: str) -> Iterator[Item]:
 
 
 def summary(path: str) -> Summary:
-    """What the end says; the rest is not looked at. Raises ImageError as `read` does."""
+    """The summary of a listing, without verifying the rest. Raises ImageError like `read`."""
     with _opened(path) as file:
         return _tail(file, path).summary
 
@@ -208,13 +208,13 @@ def _opened(path: str) -> IO[bytes]:
 
 class _Tail(NamedTuple):
     summary: Summary
-    line: bytes  # that it is from
-    start: int  # where that line begins
+    line: bytes  # of the summary
+    start: int  # offset of that line
     sha256: bytes
 
 
 def _check(file: IO[bytes], path: str) -> int:
-    """Where the items end, once all of the listing has the sha256 that it says."""
+    """Verify the checksum of a listing; the offset where its items end."""
     tail = _tail(file, path)
     sha = hashlib.sha256()
     left = tail.start
@@ -248,4 +248,4 @@ def _tail(file: IO[bytes], path: str) -> _Tail:
 
 
 def _damaged(path: str) -> ImageError:
-    return ImageError(f"{path}: the listing is damaged; what it lists may be whole", hint=MAKE_AGAIN)
+    return ImageError(f"{path}: the listing is damaged; the layer itself may be intact", hint=MAKE_AGAIN)

@@ -1,4 +1,4 @@
-"""Sharing the blocks of equal files that must remain two: btrfs and XFS can, ioctl_fideduperange(2)."""
+"""Sharing disk blocks between equal files that remain separate (btrfs, XFS); ioctl_fideduperange(2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import struct
 FIDEDUPERANGE = 0xC0189436  # linux/fs.h
 FIEMAP = 0xC020660B  # linux/fiemap.h
 FIEMAP_FLAG_SYNC = 1
-PIECE = 16 << 20  # more is cut short by some file systems
+PIECE = 16 << 20  # some file systems do not process more at once
 DIFFERS = 1
 
 _RANGE = struct.Struct("=QQHHI qQQiI")  # file_dedupe_range with one file_dedupe_range_info
@@ -18,10 +18,10 @@ _MAP = struct.Struct("=QQIIII QQQQQIIII")  # fiemap with one fiemap_extent
 
 
 def share(source: int, target: int, size: int) -> bool:
-    """Have the open file `target` use the blocks of `source`; False when it does already.
+    """Let the open file `target` use the blocks of `source`; False if it does already.
 
-    The kernel compares every byte itself. Content, times and owner stay. Raises OSError where blocks cannot
-    be shared, and when the files differ.
+    The kernel compares the contents. Content, times and owner do not change. Raises OSError if blocks cannot
+    be shared, or if the files differ.
     """
     if _first_block(source) == _first_block(target) is not None:
         return False
@@ -39,7 +39,7 @@ def share(source: int, target: int, size: int) -> bool:
 
 
 def _first_block(fd: int) -> int | None:
-    """Where on the device a file begins; None when it has no block, or the file system does not tell."""
+    """The position of the first block on the device; None if there is none or it is not known."""
     request = bytearray(_MAP.pack(0, (1 << 63) - 1, FIEMAP_FLAG_SYNC, 0, 1, 0, *[0] * 9))
     try:
         fcntl.ioctl(fd, FIEMAP, request)

@@ -1,4 +1,4 @@
-"""Making a layer of what a server has written: its upper directory, with the server's own ids."""
+"""Making a layer from the upper directory of a server, with the ids inside the server."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.tree import CAPABILITY, OPAQUE, OVERLAY
 from vsprov.store.instance import RANGE
 
-# linux/capability.h: a capability that holds below one user namespace bears that namespace's root.
+# linux/capability.h: a capability of a user namespace (revision 3) contains the root uid of the namespace.
 REVISION_3, REVISION_2, REVISION_MASK = 0x03000000, 0x02000000, 0xFF000000
 
 
 def to_layer(path: str, base: int, most: Limits) -> None:
-    """Give everything below `path`, which nobody uses any more, the ids that it had inside the server.
+    """Change the owners of everything below `path`, which is not in use, to the ids inside the server.
 
-    What no image may hold and a program may have left, sockets and FIFOs, goes. Of the overlay's marks only
-    those that a lower layer needs stay: whiteouts, and which directories hide what is below them. ImageError
-    for an owner outside of the server's ids, and for more than `most`.
+    Sockets and FIFOs are removed, since an image may not contain them. Of overlay's marks only those that a
+    lower layer needs are kept: whiteouts and opaque directories. Raises ImageError for an owner outside the
+    server's ids, and for more than `most`.
     """
-    label = "what it has written"
+    label = "upper directory"
     with tree.opened(path) as top:
         for entry in tree.walk(top, label, lambda *where: tree.over_limit(most, *where)):
             if entry.kind in (stat.S_IFSOCK, stat.S_IFIFO):
@@ -37,7 +37,7 @@ def to_layer(path: str, base: int, most: Limits) -> None:
 
 
 def _is_shifted(status: os.stat_result, base: int) -> bool:
-    """Whether it was met before, by another of its names."""
+    """Whether the inode was shifted before, under another name."""
     return status.st_nlink > 1 and status.st_uid < base
 
 
@@ -49,7 +49,7 @@ def _inside(status: os.stat_result, base: int, label: str) -> tuple[int, int]:
 
 
 def _shift(fd: int, base: int, label: str) -> None:
-    """The owner, what chown(2) takes away with it, the time, and the attributes."""
+    """Set the owner; restore what chown(2) clears, and the times; and convert the extended attributes."""
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and _is_shifted(status, base):
         return

@@ -1,6 +1,6 @@
-"""What layers, images and servers take on disk: every inode once, however many names it has.
+"""Disk usage of layers, images and servers. An inode counts once, however many names it has.
 
-Blocks that files of different inodes share (reflinks) count for each of them.
+Blocks that different inodes share (reflinks) count for each of them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vsprov.store.disk import durable
 from vsprov.store.disk.descent import Descent
 from vsprov.store.instance import TREE
 
-BLOCK = 512  # what st_blocks counts in, stat(3type)
+BLOCK = 512  # unit of st_blocks, stat(3type)
 
 Inode = tuple[int, int]  # st_dev, st_ino
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What an image takes, in bytes: `shared` with other images, `private` to it."""
+    """Bytes of an image on disk: `shared` with other images, `private` to it."""
 
     shared: int
     private: int
@@ -35,7 +35,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The inodes of each layer's tree, and the bytes of each."""
+    """The inodes in the tree of each layer, with their bytes."""
 
     layers: Mapping[str, Mapping[Inode, int]]
 
@@ -45,9 +45,9 @@ class Sizes:
         return sum(_union(self.layers.values()).values())
 
     def images(self, images: Mapping[str, Sequence[str]]) -> dict[str, Share]:
-        """What each image takes, by name; `images` are names and the keys of their layers.
+        """The usage of each image, by name; `images` is {name: keys of its layers}.
 
-        Shared is what a layer of another image holds too: because the layer is the same, or the inode is.
+        An inode is shared if a layer of another image contains it: the same layer, or a hard link.
         """
         held = {name: _union(self.layers.get(key, {}) for key in keys) for name, keys in images.items()}
         users = Counter(inode for inodes in held.values() for inode in inodes)
@@ -63,7 +63,7 @@ def _union(parts: Iterable[Mapping[Inode, int]]) -> dict[Inode, int]:
 
 
 def measure(layers: Mapping[str, str]) -> Sizes:
-    """Look at every inode of the trees of `layers`, {key: path}; a layer that is not there holds nothing."""
+    """Read the inodes in the trees of `layers`, {key: path}; a layer that does not exist has none."""
     return Sizes(
         {
             key: {(s.st_dev, s.st_ino): s.st_blocks * BLOCK for s in inodes(f"{path}/{TREE}")}
@@ -73,18 +73,17 @@ def measure(layers: Mapping[str, str]) -> Sizes:
 
 
 def upper_size(path: str) -> int:
-    """Bytes on disk below `path` and of itself; 0 when it is not there.
+    """Bytes on disk of `path` and everything below it; 0 if it does not exist.
 
-    What a server does meanwhile, however deep it nests and whatever it names, is no error: only the number
-    can be of no one moment.
+    The server may change it meanwhile, to any depth and with any names; the result is then approximate.
     """
     return sum(status.st_blocks * BLOCK for status in inodes(path))
 
 
 def inodes(path: str) -> Iterator[os.stat_result]:
-    """The status of each inode below `path`, itself first, each once, on its own file system alone.
+    """The status of `path` and of each inode below it, once each, on one file system.
 
-    Follows no symbolic link. Nothing when `path` is not there.
+    Follows no symbolic link. Yields nothing if `path` does not exist.
     """
     try:
         top = os.open(path, FOLDER)
@@ -128,7 +127,7 @@ def _walk(descent: Descent) -> Iterator[os.stat_result]:
 
 
 def _entries(descent: Descent, seen: set[int]) -> Iterator[os.stat_result]:
-    """The status of all in the current directory but its subdirectories, which are left to be entered."""
+    """The status of the entries that are not directories; those are added to `descent.left`."""
     for name in os.listdir(descent.here):
         try:
             status = os.stat(name, dir_fd=descent.here, follow_symlinks=False)

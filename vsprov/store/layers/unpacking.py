@@ -1,4 +1,4 @@
-"""Unpacking an archive into a directory: the parent's side of the worker in `unpack`."""
+"""Unpacking archives into directories, by a worker process (`vsprov.store.unpack`)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PROGRAM = os.path.join(PACKAGE, "store", "unpack", "__main__.py")
 
 
 class NeedsBelow(Exception):
-    """The archive is a layer that refers to the layers below it, and these were not given."""
+    """The archive refers to the layers below it, which were not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The sha256 of an archive as it was read, and of all the bytes it decompresses to."""
+    """The SHA-256 of an archive, and that of its decompressed data (`diff_id`)."""
 
     sha256: str
     diff_id: str
@@ -46,25 +46,25 @@ def unpack(
     progress: Progress,
     label: str,
 ) -> Unpacked:
-    """Fill the empty directory `target` with what the archive open as `archive` holds, read from its start.
+    """Unpack the archive open as `archive`, from its start, into the empty directory `target`.
 
-    The archive is a tar, plain or compressed (gzip, xz, bzip2, zstd), in a file or a pipe. `whole` says that
-    it is an image of its own, which may hold no whiteouts. Else it is a layer, and `below` what it lies on:
+    The archive is a tar, plain or compressed (gzip, xz, bzip2, zstd), in a file or a pipe. With `whole` it is
+    a complete root file system, without whiteouts. Otherwise it is a layer, and `below` what it is on top of:
 
         ()       nothing: whiteouts have no effect
-        trees    lower layers, topmost first: `target` becomes the layer to go on top of them, with the
-                 whiteouts and opaque directories of an overlay; `work`, empty and beside it, is used up
-        None     not known: NeedsBelow as soon as the archive refers to it
+        trees    lower layers, topmost first: `target` becomes the layer on top of them, with the whiteouts
+                 and opaque directories of overlay; `work` is an empty directory beside it, and used up
+        None     unknown: NeedsBelow is raised as soon as the archive refers to it
 
-    With `merge` directories that are there stay as they are, and no file takes the place of one, where else
-    the last to come replaces what is there.
+    With `merge` existing directories are kept as they are, and a file does not replace a directory; without,
+    the last entry of a name replaces earlier ones.
 
-    Directories that it leaves out are root's, mode 0755, of the year 1970; so is `target` itself, unless the
-    trees below have another root. `progress` is told how many bytes of the archive are read.
+    Directories without an entry are owned by root, with mode 0755 and mtime 0; so is `target` itself, unless
+    the trees below have another root. `progress` reports the bytes of the archive that were read.
 
-    Raises ImageError, its message starting with `label`, for an archive that no image may come from and for
-    what the kernel refuses; OSError when no worker can be started; and what `progress` raises, which ends the
-    work. Whatever is in `target` and `work` then is for the caller to remove.
+    Raises ImageError, with a message that starts with `label`, for an archive that is not allowed and for
+    errors of the kernel; OSError if the worker cannot be started; and whatever `progress` raises, which
+    cancels the work. The caller then removes the contents of `target` and `work`.
     """
     status = os.fstat(archive)
     total = 0
@@ -102,14 +102,14 @@ def unpack(
     if "error" in last:
         raise ImageError(f"{label}: {last['error']}", hint=last.get("hint", ""))
     if "sha256" not in last:
-        raise ImageError(f"{label}: unpacking stopped and gave no reason (status {child.returncode})")
+        raise ImageError(f"{label}: the unpacking process ended unexpectedly (status {child.returncode})")
     if below:
         _strip(target)
     return Unpacked(last["sha256"], last["diff_id"])
 
 
 def _messages(pipe: int) -> Iterator[dict[str, Any]]:
-    """What the worker says until it closes the pipe; {} when it has said nothing for `PACE` seconds."""
+    """The messages of the worker until it closes the pipe; {} after each `PACE` seconds without one."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     rest = b""
@@ -125,9 +125,9 @@ def _messages(pipe: int) -> Iterator[dict[str, Any]]:
 
 
 def _strip(target: str) -> None:
-    """Take away what an overlay notes in its upper layer for itself and a lower one makes no use of.
+    """Remove the attributes that overlay sets in an upper layer and does not use in a lower one.
 
-    Where a file was copied up from tells of this machine alone (trusted.overlay.origin, impure, uuid).
+    Such as trusted.overlay.origin, impure and uuid, which are valid on this machine only.
     """
     for _, folders, files, folder in os.fwalk(target):
         for name in (".", *folders, *files):

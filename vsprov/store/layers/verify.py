@@ -1,4 +1,4 @@
-"""Whether the tree of a layer is still what its listing says."""
+"""Comparing the tree of a layer with its listing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vsprov.store.instance import LINKING, LISTING, TREE
 from vsprov.store.layers import listing
 from vsprov.store.layers.listing import IN_WORDS, Item, Reader, Unreadable
 
-MOST = 100  # differences reported one by one
+MOST = 100  # differences listed one by one
 
 
 def verify(layer: str, progress: Progress) -> list[str]:
-    """Each difference between a layer's tree and its listing, in words; [] when all is as it was made.
+    """The differences between the tree of a layer and its listing, in words; [] if there are none.
 
-    Reads every byte; nobody may dedupe the layer meanwhile. After `MOST` differences only their number is
-    reported. Hard links are no difference. Raises ImageError when the listing itself is missing or damaged, or
-    the tree cannot be walked.
+    Reads every file; the layer must not be deduped meanwhile. After `MOST` differences, only the number of
+    further ones is added. Hard links do not matter. Raises ImageError if the listing is missing or damaged,
+    or if the tree cannot be walked.
     """
     reported: list[str] = []
     more = 0
@@ -33,7 +33,7 @@ def verify(layer: str, progress: Progress) -> list[str]:
 
 
 def _differences(layer: str, progress: Progress) -> Iterator[str]:
-    """Of what is new or missing, only the uppermost is reported."""
+    """Of a new or missing directory, only the directory itself is reported."""
     top, path = f"{layer}/{TREE}", f"{layer}/{LISTING}"
     meter = Meter(progress, "verify", listing.summary(path).bytes)
     reader = Reader(top, meter)
@@ -73,12 +73,12 @@ def _differences(layer: str, progress: Progress) -> Iterator[str]:
 
 
 def _is_before(one: str, other: str) -> bool:
-    """Whether the walk comes to `one` first."""
+    """Whether the walk visits `one` first."""
     return one != other and os.fsencode(one).split(b"/") < os.fsencode(other).split(b"/")
 
 
 def _after(items: Iterator[Item], gone: Item) -> Item | None:
-    """The first item that is not below `gone`."""
+    """The next item that is not below `gone`."""
     return next((item for item in items if not item.path.startswith(f"{gone.path}/")), None)
 
 
@@ -90,7 +90,7 @@ def _kind(entry: tree.Entry) -> str:
 
 
 def changes(found: Item, was: Item, in_flux: bool = False) -> Iterator[str]:
-    """What distinguishes an entry from what it was, in words; `in_flux`: but for the time of a directory."""
+    """The differences between an entry and its item, in words; `in_flux` omits mtimes of directories."""
     if found.size != was.size:
         yield f"has {found.size} bytes, had {was.size}"
     elif found.content != was.content:
@@ -117,7 +117,7 @@ def _seconds(when: int) -> str:
 
 
 def quoted(path: str) -> str:
-    """A path for people; one that could play tricks on a terminal in quotes."""
+    """A path for messages; quoted if a terminal could interpret it."""
     if not path:
         return "."
     return path if path.isprintable() else repr(path)

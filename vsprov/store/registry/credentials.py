@@ -1,7 +1,7 @@
-"""What to log in to a registry with, from where docker, podman and skopeo keep it.
+"""Credentials for registries, from the files and helpers of docker, podman and skopeo.
 
-containers-auth.json(5); https://docs.docker.com/reference/cli/docker/login/#credential-stores. Nothing of a
-credential may come into a message: errors name the file, and never what it holds.
+containers-auth.json(5); https://docs.docker.com/reference/cli/docker/login/#credential-stores. Error messages
+name the file, and never contain a part of a credential.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from vsprov.errors import ImageError, reason
 from vsprov.model.image_reference import DOCKER, Reference
 from vsprov.store.registry import untrusted_json
 
-_DOCKER_KEY = "https://index.docker.io/v1/"  # how docker has called docker.io since its first version
-_HELPER_SECONDS = 30  # some ask a person to unlock a key ring
-_TOKEN_USER = "<token>"  # a helper's name for who has an identity token and no password
+_DOCKER_KEY = "https://index.docker.io/v1/"  # the name of docker.io in docker's files
+_HELPER_SECONDS = 30  # some helpers ask the user to unlock a key ring
+_TOKEN_USER = "<token>"  # the user name that a helper returns with an identity token
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user with a password, or an identity token; `origin` is where they were found."""
+    """User and password, or an identity token; `origin` is the file that they come from."""
 
     origin: str
     user: str = ""
@@ -34,10 +34,10 @@ class Credentials:
 
 
 def find(reference: Reference) -> Credentials | None:
-    """What to log in with for an image: from the first file that has something, by its most specific key.
+    """The credentials for an image: those with the most specific key in the first file that has any.
 
-    None when no file has anything. Raises ImageError for a file that cannot be read, and for a helper
-    program that fails: going on without would end in a refusal that tells less.
+    None if no file has any. Raises ImageError for a file that is not readable and for a helper program that
+    fails: without credentials, the registry's refusal would be less clear.
     """
     for path in _files():
         content = _read(path)
@@ -48,7 +48,7 @@ def find(reference: Reference) -> Credentials | None:
 
 
 def _files() -> Iterator[str]:
-    """Where credentials may be, the most particular first."""
+    """The files that may contain credentials, in order of precedence."""
     given = os.environ.get("REGISTRY_AUTH_FILE")
     if given:
         yield given
@@ -92,7 +92,7 @@ def _from_file(path: str, content: dict[str, Any], reference: Reference) -> Cred
 
 
 def _by_key(entries: dict[str, Any]) -> dict[str, Any]:
-    """The entries by registry or registry/repository, as they were before docker made addresses of them."""
+    """The entries by registry or registry/repository, where docker writes URLs."""
     out = {}
     for key, value in entries.items():
         plain = re.sub(r"\Ahttps?://|/(?:v[12]/?)?\Z", "", key)
@@ -110,7 +110,7 @@ def _keys(reference: Reference) -> Iterator[str]:
 
 
 def _from_entry(path: str, key: str, entries: dict[str, Any]) -> Credentials | None:
-    """What one entry holds; None also for an empty one, which only says that a helper knows more."""
+    """The credentials in one entry; None if it is missing or empty, as docker writes it beside a helper."""
     entry: dict[str, Any] = untrusted_json.get(entries, key, dict, path) or {}
     for name in ("auth", "identitytoken"):
         if not isinstance(entry.get(name, ""), str):
@@ -121,7 +121,7 @@ def _from_entry(path: str, key: str, entries: dict[str, Any]) -> Credentials | N
 
 
 def _decoded(auth: str, path: str, key: str) -> tuple[str, str]:
-    """User and password, which docker keeps in base64; a NUL at the end is of the docker of 2014."""
+    """User and password from base64. Docker versions of 2014 add a NUL."""
     try:
         user, colon, password = base64.b64decode(auth, validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
@@ -132,14 +132,12 @@ def _decoded(auth: str, path: str, key: str) -> tuple[str, str]:
 
 
 def _unreadable(path: str, key: str) -> ImageError:
-    return ImageError(
-        f"{path}: what it holds for {key} cannot be read", hint=f"log in again: skopeo login {key}"
-    )
+    return ImageError(f"{path}: the entry for {key} is invalid", hint=f"log in again: skopeo login {key}")
 
 
 def _ask(helper: str, path: str, reference: Reference) -> Credentials | None:
-    """What the program `docker-credential-<helper>` knows about a registry."""
-    import subprocess  # slow to load, and seldom needed
+    """The credentials for a registry from the program `docker-credential-<helper>`."""
+    import subprocess  # slow to import, and rarely needed
 
     if not re.fullmatch(r"[A-Za-z0-9_-]+", helper):
         raise ImageError(f"{path}: {helper!r} is not the name of a credential helper")
@@ -152,21 +150,21 @@ def _ask(helper: str, path: str, reference: Reference) -> Credentials | None:
         )  # fmt: skip
     except OSError as error:
         raise ImageError(
-            f"{path}: run {program}: {reason(error)}", hint="install it, or take it out of that file"
+            f"{path}: run {program}: {reason(error)}", hint="install it, or remove it from that file"
         ) from error
     except subprocess.TimeoutExpired:
         raise ImageError(f"{path}: {program}: no answer within {_HELPER_SECONDS} s") from None
     if done.returncode and b"credentials not found" in done.stdout:
-        return None  # docker-credential-helpers: it knows nothing about this registry
+        return None  # the text is defined by docker-credential-helpers
     if done.returncode:
-        raise ImageError(f"{path}: {program}: it ends with status {done.returncode}")
+        raise ImageError(f"{path}: {program}: exited with status {done.returncode}")
     return _answered(done.stdout, f"{path}: {program}")
 
 
 def _answered(data: bytes, label: str) -> Credentials | None:
     content = untrusted_json.parse(data, label)
     if not all(isinstance(content.get(key, ""), str) for key in ("Username", "Secret")):
-        raise ImageError(f"{label}: its answer cannot be read")
+        raise ImageError(f"{label}: invalid answer")
     user, secret = content.get("Username", ""), content.get("Secret", "")
     if user == _TOKEN_USER:
         return Credentials(label, identity_token=secret)

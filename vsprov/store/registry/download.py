@@ -1,7 +1,7 @@
-"""Blobs on their way from a registry to disk: hashed as they come, and gone on with after an interruption.
+"""Downloading blobs from a registry, with verification and resumption.
 
-Below the folder of downloads `<sha256>` is a blob that was whole and right when it got its name, and
-`<sha256>.part` the beginning of one.
+In the directory of downloads, `<sha256>` is a complete blob that was verified, and `<sha256>.part` an
+incomplete one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from vsprov.store.disk import durable
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.registry.oci_documents import Descriptor
 
-TRIES = 4  # without `_ENOUGH` bytes more
+TRIES = 4  # without progress of `_ENOUGH` bytes
 PAUSE = 1.0  # seconds between two
 _ENOUGH = 1 << 20
 _BLOCK = 1 << 20
-_WAIT = 0.2  # seconds between two looks at whether another download of the same blob is done
-_AHEAD = 8  # blocks that may have come and are not written yet
+_WAIT = 0.2  # seconds between two checks whether another process has downloaded the blob
+_AHEAD = 8  # blocks that may be received and not yet written
 
-# Asked for a blob from a byte on: the byte at which it really begins (that one, or 0), and what comes.
+# The answer to a request for a blob from an offset on: the actual offset (that one, or 0), and the data.
 Opened = tuple[int, Iterator[bytes]]
 
 
 class Interrupted(ImageError):
-    """The connection failed or ended: it is worth another try."""
+    """The connection failed; another attempt may succeed."""
 
 
 class _TooLong(ImageError):
@@ -48,11 +48,11 @@ def fetch(
     progress: Progress,
     label: str,
 ) -> str:
-    """The path of the blob in `folder`, which is whole and has the wanted sha256.
+    """Download a blob to `folder`; its path. The blob is complete and its SHA-256 is verified.
 
-    Whatever ends the work (an ImageError, a full disk, what `progress` raises), what has come is kept, and
-    the next call goes on from there; a blob that is not the wanted one is deleted. Several threads or
-    processes may ask for one blob: one fetches it, the others wait.
+    After an error (an ImageError, a full disk, an exception of `progress`) the incomplete blob is kept, and
+    the next call resumes the download. A blob with another SHA-256 is deleted. If several threads or
+    processes request a blob, one downloads it and the others wait.
     """
     path = f"{folder}/{descriptor.digest}"
     part = f"{path}.part"
@@ -76,7 +76,7 @@ def _reporter(descriptor: Descriptor, progress: Progress) -> Callable[[int], Non
 
 @contextlib.contextmanager
 def _locked(part: str, report: Callable[[int], None]) -> Iterator[int]:
-    """`part`, made if it is missing, open and locked for us alone."""
+    """A descriptor of `part`, created if missing, with an exclusive lock."""
     while True:
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -98,7 +98,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_file(part: str, fd: int) -> bool:
-    """Whether `part` still is the file that was opened: who had the lock before may have renamed it."""
+    """Whether `part` is still the file that was opened: the previous lock owner may have renamed it."""
     try:
         return os.path.samestat(os.lstat(part), os.fstat(fd))
     except FileNotFoundError:
@@ -106,7 +106,7 @@ def _is_file(part: str, fd: int) -> bool:
 
 
 def _is_whole(path: str, descriptor: Descriptor, report: Callable[[int], None]) -> bool:
-    """Whether the blob is there; a power cut may have left it with its name and without its content."""
+    """Whether the complete blob exists; after a power failure, the name may exist without the content."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -122,7 +122,7 @@ def _is_whole(path: str, descriptor: Descriptor, report: Callable[[int], None]) 
 
 
 def _read(fd: int, report: Callable[[int], None]) -> tuple[hashlib._Hash, int]:
-    """The sha256 and the size of what an open file holds from here to its end."""
+    """The SHA-256 and the size of the rest of an open file."""
     sum_, size = hashlib.sha256(), 0
     while block := os.read(fd, _BLOCK):
         sum_.update(block)
@@ -139,7 +139,7 @@ def _fill(
     report: Callable[[int], None],
     label: str,
 ) -> None:
-    """Make the locked `part` the whole blob, from what it holds on."""
+    """Complete the locked `part`."""
     if os.fstat(fd).st_size > descriptor.size:
         os.ftruncate(fd, 0)
     resumed = os.fstat(fd).st_size > 0
@@ -153,7 +153,7 @@ def _fill(
             return
         if not resumed:
             break
-        resumed = False  # what was there from before may be the wrong half: once more, all of it
+        resumed = False  # the part from earlier may be wrong: download all of it once more
         os.ftruncate(fd, 0)
     os.unlink(part)
     raise ImageError(
@@ -169,7 +169,7 @@ def _complete(
     report: Callable[[int], None],
     label: str,
 ) -> str:
-    """Append what is missing, trying again where the connection fails; the sha256 of the whole."""
+    """Append what is missing, with retries if the connection fails; the SHA-256 of the blob."""
     os.lseek(fd, 0, os.SEEK_SET)
     sum_, have = _read(fd, report)
     tries, furthest = 0, have
@@ -184,9 +184,7 @@ def _complete(
                 for block in coming:
                     assert isinstance(block, bytes)
                     if have + len(block) > descriptor.size:
-                        raise _TooLong(
-                            f"{label}: a layer of {descriptor.size} bytes is wanted: there are more"
-                        )
+                        raise _TooLong(f"{label}: layer: expected {descriptor.size} bytes, got more")
                     _write(fd, block)
                     sum_.update(block)
                     have += len(block)
@@ -194,11 +192,12 @@ def _complete(
             if have < descriptor.size:
                 raise Interrupted(f"{label}: a layer ended after {have} of {descriptor.size} bytes")
         except Interrupted as error:
-            # Against the furthest point: who begins anew each time must not seem to get on.
+            # Relative to the furthest offset: starting again at 0 is not progress.
             tries = 1 if have - furthest >= _ENOUGH else tries + 1
             furthest = max(have, furthest)
             if tries == TRIES:
-                raise ImageError(str(error), hint=error.hint or "what has come is kept: try again") from error
+                hint = error.hint or "try again: the download will be resumed"
+                raise ImageError(str(error), hint=hint) from error
             report(have)
             time.sleep(PAUSE)
     return sum_.hexdigest()
@@ -207,10 +206,10 @@ def _complete(
 def _ahead(
     open_at: Callable[[int], Opened], have: int, report: Callable[[int], None]
 ) -> Generator[int | bytes, None, None]:
-    """The byte at which the blob really begins, then the blocks of it, read in a thread of their own.
+    """The actual offset, then the blocks of the blob, read by a separate thread.
 
-    For a read from a socket cannot be ended: so whoever waits can still be told to stop. The thread then ends
-    with the next block, or when the registry has said nothing for too long.
+    A read from a socket cannot be interrupted; with the thread, the caller can still be cancelled. The thread
+    then ends at the next block, or when the read times out.
     """
     came: queue.Queue[int | bytes | Exception | None] = queue.Queue(_AHEAD)
     left = threading.Event()
@@ -225,7 +224,7 @@ def _ahead(
                         return
                     came.put(block)
             came.put(None)
-        except Exception as error:  # raised again where it is waited for
+        except Exception as error:  # raised again in the waiting thread
             came.put(error)
 
     threading.Thread(target=read, name="download", daemon=True).start()
@@ -245,7 +244,7 @@ def _ahead(
             yield item
     finally:
         left.set()
-        while not came.empty():  # it may be waiting for room to put one more
+        while not came.empty():  # the thread may be waiting for room in the queue
             came.get()
 
 

@@ -1,7 +1,7 @@
-"""Images in folders: OCI layouts, and what `docker save` and `skopeo copy … docker-archive:` write.
+"""Images in directories: OCI layouts, and unpacked archives of `docker save`.
 
-https://github.com/opencontainers/image-spec/blob/main/image-layout.md. A folder may come from an archive of a
-stranger: nothing in it leads out of it, and only regular files are read.
+https://github.com/opencontainers/image-spec/blob/main/image-layout.md. A directory may come from a hostile
+archive: nothing in it may lead out of it, and only regular files are read.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _INDEX, _SAVED = "index.json", "manifest.json"
 
 
 def archive_parts(folder: str, name: str | None = None) -> Parts:
-    """The parts of an image in an archive, of OCI or of `docker save`, that was unpacked to `folder`.
+    """The parts of an image in an OCI or `docker save` archive that was unpacked to `folder`.
 
-    Raises ImageError when it is neither.
+    Raises ImageError if it is neither.
     """
     if os.path.lexists(f"{folder}/{_INDEX}"):
         return LayoutParts(folder, name)
     if os.path.lexists(f"{folder}/{_SAVED}"):
         return SavedParts(folder, name)
     raise ImageError(
-        f"{_label(folder, name)}: an archive of an image is wanted: it has neither {_INDEX} nor {_SAVED}",
-        hint="for the archive of a root file system, write source: {tar: …}",
+        f"{_label(folder, name)}: not an image archive: it has neither {_INDEX} nor {_SAVED}",
+        hint="for an archive of a root file system, use source: {tar: …}",
     )
 
 
 class LayoutParts:
-    """The parts of an image in an OCI layout: the one called `name`, or the only one there is."""
+    """The parts of an image in an OCI layout: the one with the name `name`, or the only one."""
 
     def __init__(self, folder: str, name: str | None = None) -> None:
         self._folder = os.path.realpath(folder)
@@ -52,14 +52,14 @@ class LayoutParts:
         self._label = _label(folder, name)
 
     def find(self) -> Found:
-        """What the layout holds under the name; ImageError, with the names there are, for any other."""
+        """The image with the name. ImageError, with the existing names, if there is none."""
         if os.path.isdir(self._folder) and not os.path.lexists(f"{self._folder}/oci-layout"):
-            raise ImageError(f"{self._label}: an OCI layout is wanted: there is no file oci-layout in it")
+            raise ImageError(f"{self._label}: not an OCI layout: it has no file oci-layout")
         layout = untrusted_json.parse(self._read("oci-layout"), self._label)
         version = untrusted_json.text(layout, "imageLayoutVersion", self._label)
         if not version.startswith("1."):
             raise ImageError(
-                f"{self._label}: version 1 of OCI layouts is known: it is {short(version, repr)}"
+                f"{self._label}: expected an OCI layout of version 1, got {short(version, repr)}"
             )
         top = self._top(oci_documents.read_index(self._read(_INDEX), self._label))
         if top.size > untrusted_json.LIMIT:
@@ -69,7 +69,7 @@ class LayoutParts:
         return oci_documents.follow(data, top.digest, self._blob, self._label)
 
     def layer(self, descriptor: Descriptor, progress: Progress) -> str:
-        """The path of the layer's blob, which has been read and is right."""
+        """The path of the layer's blob, after verification."""
         fd = self._open("blobs", "sha256", descriptor.digest)
         try:
             _check(fd, descriptor, progress, self._label)
@@ -78,14 +78,14 @@ class LayoutParts:
         return f"{self._folder}/blobs/sha256/{descriptor.digest}"
 
     def _top(self, entries: tuple[Entry, ...]) -> Descriptor:
-        """The descriptor of the index or the manifest that the name leads to."""
+        """The descriptor of the index or manifest that the name refers to."""
         found = [entry for entry in entries if _is_called(self._name, entry.names)]
         several = len({entry.names for entry in found}) > 1
         if not found or several:
             raise _which(self._label, self._name, [entry.names for entry in entries])
         if len({entry.descriptor.digest for entry in found}) == 1:
             return found[0].descriptor
-        return oci_documents.pick(tuple(found), self._label)  # one image, and an entry for each machine
+        return oci_documents.pick(tuple(found), self._label)  # one image with an entry for each platform
 
     def _blob(self, descriptor: Descriptor) -> bytes:
         return self._read("blobs", "sha256", descriptor.digest)
@@ -98,7 +98,7 @@ class LayoutParts:
             os.close(fd)
 
     def _open(self, *names: str) -> int:
-        """A regular file in the layout, open; neither it nor the folders on the way may be links."""
+        """A descriptor of a regular file in the layout; no component of its path may be a symbolic link."""
         try:
             with contextlib.ExitStack() as stack:
                 here = os.open(self._folder, _FOLDER)
@@ -112,20 +112,20 @@ class LayoutParts:
 
 
 class SavedParts:
-    """The parts of an image that `docker save` wrote: the one with the tag `name`, or the only one there is.
+    """The parts of an image in an archive of `docker save`: the one with the tag `name`, or the only one.
 
-    Its digest is a sha256 over what makes it the image it is: its configuration and the sums of its layers,
-    so that it is the same however and whenever it is saved.
+    Its digest is a SHA-256 over its configuration and the checksums of its layers, so that it does not depend
+    on how the image was saved.
     """
 
     def __init__(self, folder: str, name: str | None = None) -> None:
         self._folder = os.path.realpath(folder)
         self._name = name
         self._label = _label(folder, name)
-        self._paths: dict[str, str] = {}  # of the layers, by digest
+        self._paths: dict[str, str] = {}  # {digest: path} of the layers
 
     def find(self) -> Found:
-        """What the archive holds under the name; every layer of it is read."""
+        """The image with the name; reads all of its layers."""
         fd = self._open(_SAVED)
         try:
             content = untrusted_json.parse_any(_limited(fd, self._label), self._label)
@@ -143,7 +143,7 @@ class SavedParts:
         return Found(digest, manifest, config)
 
     def layer(self, descriptor: Descriptor, progress: Progress) -> str:
-        """The path of a layer that `find` has found, which has been read again and is right."""
+        """The path of a layer that `find` has found, after verification."""
         path = self._paths.get(descriptor.digest)
         if path is None:
             raise ImageError(f"{self._label}: it has no layer {digests.full(descriptor.digest)}")
@@ -173,7 +173,7 @@ class SavedParts:
         )
 
     def _layer(self, name: str) -> Descriptor:
-        """The descriptor of a layer's file; the older docker made links of layers that images share."""
+        """The descriptor of a layer's file; old versions of docker save shared layers as symbolic links."""
         path = self._inside(name)
         fd = self._open(path)
         try:
@@ -190,10 +190,10 @@ class SavedParts:
         return Descriptor(oci_documents.DOCKER_LAYER, digest.hexdigest(), size)
 
     def _inside(self, name: str) -> str:
-        """Where a name leads, all links followed, seen from the folder; ImageError when that is outside."""
+        """The path of `name` in the directory, with links resolved. ImageError if that is outside."""
         path = os.path.realpath(os.path.join(self._folder, name))
         if not path.startswith(f"{self._folder}/"):
-            raise ImageError(f"{self._label}: {short(name, repr)} leads out of the archive: that is refused")
+            raise ImageError(f"{self._label}: {short(name, repr)} leads out of the archive")
         return path.removeprefix(f"{self._folder}/")
 
     def _open(self, path: str) -> int:
@@ -212,7 +212,7 @@ def _is_called(wanted: str | None, names: Iterable[str]) -> bool:
 
 
 def _full(name: str) -> str:
-    """The name in full where it can be that of a registry: docker.io/library/debian:12 for `debian:12`."""
+    """The full name if it is a valid reference: docker.io/library/debian:12 for `debian:12`."""
     try:
         return str(parse_reference(name))
     except UnitError:
@@ -221,14 +221,14 @@ def _full(name: str) -> str:
 
 def _which(label: str, wanted: str | None, names: list[tuple[str, ...]]) -> ImageError:
     there = ", ".join(" = ".join(each) or "one without a name" for each in names)
-    held = f"it holds {short(there, ascii)}" if there else "it holds none"
+    held = f"it contains {short(there, ascii)}" if there else "it contains none"
     if wanted is None:
-        return ImageError(f"{label}: which image of it is meant is not said: {held}", hint="name one of them")
-    return ImageError(f"{label}: no one image in it is called {short(wanted, ascii)}: {held}")
+        return ImageError(f"{label}: no image selected: {held}", hint="set name to one of them")
+    return ImageError(f"{label}: it has no single image named {short(wanted, ascii)}: {held}")
 
 
 def _regular(fd: int) -> int:
-    """`fd`, when it is a regular file; else it is closed, and OSError says so."""
+    """`fd`, if it is a regular file; otherwise closes it and raises OSError."""
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
@@ -245,10 +245,10 @@ def _limited(fd: int, label: str) -> bytes:
 
 
 def _check(fd: int, descriptor: Descriptor, progress: Progress, label: str) -> None:
-    """Read a layer, and raise ImageError unless it has the size and the sha256 that its descriptor says."""
+    """Raise ImageError unless a layer has the size and the SHA-256 in its descriptor."""
     there = os.fstat(fd).st_size
     if there != descriptor.size:
-        raise ImageError(f"{label}: a layer of {descriptor.size} bytes is wanted: it has {there}")
+        raise ImageError(f"{label}: layer: expected {descriptor.size} bytes, got {there}")
     found, done = hashlib.sha256(), 0
     try:
         while block := os.read(fd, _BLOCK):

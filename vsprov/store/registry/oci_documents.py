@@ -1,8 +1,8 @@
-"""The documents an image of OCI or docker is described by: index, manifest, configuration.
+"""The documents that describe an OCI or Docker image: index, manifest, configuration.
 
-They come from strangers. Every reader takes bytes and `label`, what to call the image in an error, and
-raises ImageError for whatever is not as the specifications have it: missing, null, of another type, too
-large, or to be read in two ways (CVE-2021-41190).
+They are not trusted. Each reader takes bytes and `label`, the name of the image in errors, and raises
+ImageError for whatever violates the specifications: missing, null, of another type, too large, or ambiguous
+(CVE-2021-41190).
 https://github.com/opencontainers/image-spec, https://distribution.github.io/distribution/spec/manifest-v2-2/
 """
 
@@ -24,8 +24,8 @@ from vsprov.store.disk import limits
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import untrusted_json
 
-MOST_LAYERS = 500  # overlay has no more below one another; fs/overlayfs/params.h, OVL_MAX_STACK
-_DEEPEST = 4  # indexes in indexes
+MOST_LAYERS = 500  # the limit of overlay: OVL_MAX_STACK in fs/overlayfs/params.h
+_DEEPEST = 4  # nested indexes
 
 INDEXES = (
     "application/vnd.oci.image.index.v1+json",
@@ -46,7 +46,7 @@ _LAYER = re.compile(
 _FOREIGN = re.compile(r".*\.(?:nondistributable|foreign)\.")
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 
-# `uname -m`: what images for it say, the best first: (architecture, variant); "" is no variant.
+# {`uname -m`: (architecture, variant) of images that run on it}, the best first; "" is no variant.
 _MACHINES = {
     "x86_64": (("amd64", ""), ("amd64", "v1"), ("386", "")),
     "i686": (("386", ""),),
@@ -61,7 +61,7 @@ _MACHINES = {
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A document or a layer elsewhere: `digest` is the hex of its sha256, `size` its bytes."""
+    """A reference to a document or a layer: `digest` is its SHA-256 in hex, `size` its bytes."""
 
     media_type: str
     digest: str
@@ -70,7 +70,7 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image of an index: for which machine, and its names; "" and () where the index says nothing."""
+    """One image of an index, with its platform and names; "" and () if the index does not specify them."""
 
     descriptor: Descriptor
     os: str = ""
@@ -85,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one image is made of; `layers` lowest first, `digest` the hex of the manifest's own sha256."""
+    """The parts of one image; `layers` lowest first, `digest` is the SHA-256 of the manifest in hex."""
 
     digest: str
     config: Descriptor
@@ -94,9 +94,9 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How the image wants its program started; () , {} and "" for what it leaves open.
+    """The image's defaults for containers; (), {} and "" for what it does not specify.
 
-    `diff_ids`: the sha256 (hex) of each layer's archive without compression, lowest first.
+    `diff_ids` are the SHA-256 (hex) of the uncompressed layers, lowest first.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class ImageConfig:
     diff_ids: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that servers use, as a record keeps them; what is empty is left out."""
+        """The keys that servers use, in the form of image records, without empty ones."""
         keys = {
             "entrypoint": list(self.entrypoint),
             "command": list(self.command),
@@ -126,7 +126,7 @@ class ImageConfig:
 class Found:
     """An image as its source has it now.
 
-    `digest` (hex) is that of what the image's name leads to, an index or a manifest.
+    `digest` (hex) is that of the index or manifest that the name refers to.
     """
 
     digest: str
@@ -135,20 +135,20 @@ class Found:
 
 
 class Parts(Protocol):
-    """Where the parts of one image are."""
+    """Access to the parts of one image."""
 
     def find(self) -> Found:
-        """What the image is now; ImageError when there is none, or none for this machine."""
+        """The image as it is now. ImageError if there is none, or none for this machine."""
 
     def layer(self, descriptor: Descriptor, progress: Progress) -> str:
-        """The path of a file that holds just this layer, checked by size and sha256. From any thread."""
+        """The path of a file with this layer, verified by size and SHA-256. Called from any thread."""
 
 
 def read_index(data: bytes, label: str) -> tuple[Entry, ...]:
-    """The images an index (docker: manifest list) offers."""
+    """The entries of an index (in Docker: manifest list)."""
     content = untrusted_json.parse(data, label)
     if _kind(content, label) != "index":
-        raise ImageError(f"{label}: an index is wanted: there is a manifest")
+        raise ImageError(f"{label}: expected an index, got a manifest")
     return tuple(_entry(raw, label) for raw in untrusted_json.many(content, "manifests", dict, label))
 
 
@@ -165,24 +165,24 @@ def _entry(raw: dict[str, Any], label: str) -> Entry:
 
 
 def pick(index: tuple[Entry, ...], label: str) -> Descriptor:
-    """The image of an index that this machine can run; ImageError, with what there is, when there is none."""
+    """The best image of an index for this machine. ImageError, with the platforms, if there is none."""
     images = [entry for entry in index if entry.descriptor.media_type in (*INDEXES, *MANIFESTS)]
     for architecture, variant in platforms():
         for entry in images:
             if (entry.os, entry.architecture, entry.variant) == ("linux", architecture, variant):
                 return entry.descriptor
     if len(images) == 1 and not images[0].platform:
-        return images[0].descriptor  # whom it is for, its configuration says
+        return images[0].descriptor  # its configuration tells the platform
     offered = sorted({entry.platform or "unnamed" for entry in images} - {"unknown/unknown"})
-    there = short(", ".join(offered), ascii) if offered else "nothing"
+    there = short(", ".join(offered), ascii) if offered else "none"
     raise ImageError(
-        f"{label}: an image for {_this_machine()} is wanted: there is {there}",
-        hint="name an image that was made for this machine",
+        f"{label}: no image for {_this_machine()}; available: {there}",
+        hint="name an image built for this machine",
     )
 
 
 def platforms() -> tuple[tuple[str, str], ...]:
-    """(architecture, variant) of the images this machine can run, the best first."""
+    """(architecture, variant) of the images that this machine can run, the best first."""
     machine = os.uname().machine
     return _MACHINES.get(machine, ((machine, ""),))
 
@@ -192,15 +192,15 @@ def _this_machine() -> str:
 
 
 def read_manifest(data: bytes, digest: str, label: str) -> Manifest:
-    """The manifest in `data`, whose sha256 is `digest`."""
+    """The manifest in `data`, which has the SHA-256 `digest`."""
     content = untrusted_json.parse(data, label)
     if _kind(content, label) != "manifest":
-        raise ImageError(f"{label}: a manifest is wanted: there is an index")
+        raise ImageError(f"{label}: expected a manifest, got an index")
     config = _descriptor(untrusted_json.get(content, "config", dict, label) or {}, label)
     if config.media_type not in CONFIGS:
         raise ImageError(
-            f"{label}: an image is wanted: there is something else, a {short(config.media_type, repr)}",
-            hint="registries hold charts, signatures and other things too: name an image",
+            f"{label}: not an image but a {short(config.media_type, repr)}",
+            hint="registries also hold charts, signatures and other artifacts: name an image",
         )
     layers = tuple(_descriptor(raw, label) for raw in untrusted_json.many(content, "layers", dict, label))
     check_layers(layers, label)
@@ -208,14 +208,14 @@ def read_manifest(data: bytes, digest: str, label: str) -> Manifest:
 
 
 def check_layers(layers: tuple[Descriptor, ...], label: str) -> None:
-    """Raise ImageError unless this many layers of this size and of these types can be used."""
+    """Raise ImageError for an unsupported number, size or type of layers."""
     if not 1 <= len(layers) <= MOST_LAYERS:
-        raise ImageError(f"{label}: 1 to {MOST_LAYERS} layers are possible: it has {len(layers)}")
+        raise ImageError(f"{label}: it has {len(layers)} layers; 1 to {MOST_LAYERS} are supported")
     for layer in layers:
         _check_layer(layer, label)
     total = sum(layer.size for layer in layers)
     if total > limits.LIMITS.bytes:
-        raise ImageError(f"{label}: its layers have {total} bytes: at most {limits.LIMITS.bytes} are allowed")
+        raise ImageError(f"{label}: its layers have {total} bytes; at most {limits.LIMITS.bytes} are allowed")
 
 
 def _check_layer(layer: Descriptor, label: str) -> None:
@@ -229,14 +229,14 @@ def _check_layer(layer: Descriptor, label: str) -> None:
         )
     if _FOREIGN.match(layer.media_type):
         raise ImageError(
-            f"{label}: a layer is not in the registry, but at its vendor's ({kind})",
-            hint="these are images of Windows: name one for Linux",
+            f"{label}: a layer is not in the registry but at its vendor's ({kind})",
+            hint="Windows images have such layers: name an image for Linux",
         )
-    raise ImageError(f"{label}: a layer is a {kind}: no such layers are known")
+    raise ImageError(f"{label}: unsupported layer type {kind}")
 
 
 def read_config(data: bytes, label: str) -> ImageConfig:
-    """The image's configuration: how to start it, and the sums of its layers."""
+    """The configuration of an image, with the checksums of its layers."""
     content = untrusted_json.parse(data, label)
     config = untrusted_json.get(content, "config", dict, label) or {}
     rootfs = untrusted_json.get(content, "rootfs", dict, label) or {}
@@ -258,7 +258,7 @@ def read_config(data: bytes, label: str) -> ImageConfig:
 
 
 def _stop_signal(name: str, label: str) -> str:
-    """The name as it is; ImageError for what is no signal."""
+    """The name, unchanged. ImageError if it is not a signal."""
     try:
         if name:
             parse_signal(name)
@@ -272,16 +272,16 @@ def _environment(words: tuple[str, ...], label: str) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not name or not equals:
-            raise ImageError(f"{label}: Env has {short(word, repr)}: NAME=value is wanted")
+            raise ImageError(f"{label}: Env contains {short(word, repr)}; expected NAME=value")
         out[name] = value
     return out
 
 
 def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], label: str) -> Found:
-    """The image that a document (an index or a manifest) with the sha256 `digest` leads to.
+    """The image that a document (an index or a manifest) with the SHA-256 `digest` refers to.
 
-    `fetch` gives the documents it names; they are checked here. ImageError for an image that this machine
-    cannot run, and for one whose documents contradict each other.
+    `fetch` returns the documents it refers to, which are verified here. ImageError if this machine cannot run
+    the image, or if its documents are inconsistent.
     """
     here = digest
     for _ in range(_DEEPEST):
@@ -290,7 +290,7 @@ def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], label
         picked = pick(read_index(data, label), label)
         data, here = _fetched(fetch, picked, label), picked.digest
     else:
-        raise ImageError(f"{label}: its indexes name each other, {_DEEPEST} deep: that is refused")
+        raise ImageError(f"{label}: its indexes are nested too deep: at most {_DEEPEST} levels are allowed")
     manifest = read_manifest(data, here, label)
     config = read_config(_fetched(fetch, manifest.config, label), label)
     check_together(manifest, config, label)
@@ -306,7 +306,7 @@ def _fetched(fetch: Callable[[Descriptor], bytes], descriptor: Descriptor, label
 
 
 def check_sum(data: bytes, digest: str, label: str) -> None:
-    """Raise ImageError unless `digest` (hex) is the sha256 of `data`."""
+    """Raise ImageError unless `digest` (hex) is the SHA-256 of `data`."""
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
         raise ImageError(
@@ -316,43 +316,43 @@ def check_sum(data: bytes, digest: str, label: str) -> None:
 
 
 def check_together(manifest: Manifest, config: ImageConfig, label: str) -> None:
-    """Raise ImageError unless the configuration fits the manifest, and the image fits this machine."""
+    """Raise ImageError unless manifest and configuration are consistent and fit this machine."""
     if len(config.diff_ids) != len(manifest.layers):
         raise ImageError(
-            f"{label}: its manifest has {len(manifest.layers)} layers: its configuration has the sums of "
-            f"{len(config.diff_ids)}"
+            f"{label}: its manifest has {len(manifest.layers)} layers, its configuration "
+            f"checksums for {len(config.diff_ids)}"
         )
     known = {architecture for architecture, _ in platforms()}
     if config.os not in ("", "linux") or config.architecture not in ("", *known):
         made_for = short(f"{config.os}/{config.architecture}", ascii)
         raise ImageError(
-            f"{label}: an image for {_this_machine()} is wanted: this one is for {made_for}",
-            hint="name an image that was made for this machine",
+            f"{label}: built for {made_for}; this machine needs {_this_machine()}",
+            hint="name an image built for this machine",
         )
 
 
 def _kind(content: dict[str, Any], label: str) -> str:
-    """ "index" or "manifest", when type and content agree on which."""
+    """ "index" or "manifest". ImageError unless media type and content agree."""
     media_type = untrusted_json.text(content, "mediaType", label)
     version = content.get("schemaVersion")
     if version is not True and (version == 1 or media_type.startswith(_SCHEMA_1)):
         raise ImageError(
-            f"{label}: its manifest is of docker's schema 1, which cannot be verified",
-            hint="push the image again with a docker or skopeo of this decade",
+            f"{label}: its manifest uses Docker schema 1, which cannot be verified",
+            hint="push the image again with a current docker or skopeo",
         )
     if version != 2 or isinstance(version, bool):
-        raise ImageError(f"{label}: schemaVersion 2 is wanted: there is {short(version, repr)}")
+        raise ImageError(f"{label}: expected schemaVersion 2, got {short(version, repr)}")
     is_index, is_manifest = "manifests" in content, "layers" in content or "config" in content
     if is_index and not is_manifest and media_type in ("", *INDEXES):
         return "index"
     if is_manifest and not is_index and media_type in ("", *MANIFESTS):
         return "manifest"
-    raise ImageError(f"{label}: a manifest or an index is wanted: it is neither, or both")
+    raise ImageError(f"{label}: expected a manifest or an index, got neither or both")
 
 
 def _descriptor(raw: dict[str, Any], label: str) -> Descriptor:
     size = raw.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
-        raise ImageError(f"{label}: a size in bytes is wanted: there is {short(size, repr)}")
+        raise ImageError(f"{label}: expected a size in bytes, got {short(size, repr)}")
     digest = untrusted_json.sha256_hex(untrusted_json.text(raw, "digest", label), label)
     return Descriptor(untrusted_json.text(raw, "mediaType", label), digest, size)

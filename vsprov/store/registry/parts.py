@@ -1,6 +1,6 @@
-"""Images in registries: what a name leads to, and the layers, downloaded and checked.
+"""Images in registries: what a reference resolves to, and its layers, downloaded and verified.
 
-https://github.com/opencontainers/distribution-spec. What is heavy to load is in `session`.
+https://github.com/opencontainers/distribution-spec. `session` is imported on demand, as it is slow.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ACCEPT = ", ".join((*oci_documents.MANIFESTS, *oci_documents.INDEXES))
 class RegistryParts:
     """The parts of an image in a registry.
 
-    `insecure`: speak to a registry whose certificate nothing vouches for, or without TLS at all. `downloads`
-    is the folder that blobs are downloaded to; the caller removes them when they are of no more use.
+    `insecure` allows an untrusted certificate, and plain HTTP. Blobs are downloaded to the directory
+    `downloads`; the caller removes them when they are no longer needed.
     """
 
     def __init__(self, reference: Reference, downloads: str, insecure: bool = False) -> None:
@@ -38,10 +38,10 @@ class RegistryParts:
         self._own = threading.local()  # requests.Session is not safe to share between threads
 
     def find(self) -> Found:
-        """What the reference leads to now; its digest, where it has one, is what is asked for and checked.
+        """What the reference resolves to now, by its digest if it has one, which is then verified.
 
-        Raises ImageError, within seconds, for a registry that does not answer, does not know the image, does
-        not let us in, or gives something else.
+        Raises ImageError within seconds if the registry does not answer, does not have the image, denies
+        access, or sends something else.
         """
         wanted = self._reference
         label = str(wanted)
@@ -51,7 +51,7 @@ class RegistryParts:
         return oci_documents.follow(data, hashlib.sha256(data).hexdigest(), self._fetch, label)
 
     def layer(self, descriptor: Descriptor, progress: Progress) -> str:
-        """The path of the downloaded layer; `download.fetch` says what is kept of one that is not whole."""
+        """The path of the layer after the download; see `download.fetch` about incomplete ones."""
         session = self._session()
         return download.fetch(
             descriptor,
@@ -66,7 +66,7 @@ class RegistryParts:
         return self._session().document(f"{kind}/{digests.full(descriptor.digest)}", descriptor.media_type)
 
     def _session(self) -> Session:
-        from vsprov.store.registry import session  # slow to load: 150 ms
+        from vsprov.store.registry import session  # slow to import: 100 ms
 
         found: Session | None = getattr(self._own, "session", None)
         if found is None:

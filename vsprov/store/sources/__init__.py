@@ -1,6 +1,6 @@
-"""What the sources of images hold now, and bringing that into the store: a module for each kind of source.
+"""Resolving and importing the sources of images: a module for each kind of source.
 
-`build` is not among them: its steps run in servers, so it is the engine's.
+`build` is not among them, since its steps run in servers: see `engine.images`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vsprov.store.layers.layers import Batch
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a source is now.
+    """The current state of a source.
 
-    `digest` is a sha256 over what it holds, or of what was asked for where only the making would tell;
-    `fingerprint` a cheap text that shows a possible change. `config` is what it brings for its servers, None
-    where only the import tells; `found` whatever of the look the import can use.
+    `digest` is a SHA-256 over its contents, or over the request where only the import shows the contents.
+    `fingerprint` is a text that is cheap to compute and differs after a change. `config` are its defaults for
+    servers, None if only the import shows them. `found` is data for `fetch`.
     """
 
     digest: str
@@ -43,12 +43,12 @@ class Resolved:
 def resolve(
     instance: Instance, image: Image, record: ImageRecord | None = None, *, refresh: bool = False
 ) -> Resolved:
-    """What the source is now; only reads, from a registry too.
+    """The current state of the source, without importing it.
 
-    While the record is of the same source, whatever can be told by its fingerprint is not read again, and a
-    registry not asked at all; unless `refresh`: then tags are looked up anew, and packages are to be installed
-    anew. Raises ImageError for a source that is not there, changes meanwhile, holds what no image may hold,
-    or is not what its sha256 or digest says.
+    If the fingerprint matches that of `record`, the source is not read again, and no registry is contacted.
+    With `refresh`, tags are resolved again and packages will be installed again. Raises ImageError if the
+    source does not exist, changes meanwhile, contains what an image may not contain, or does not match its
+    sha256 or digest.
     """
     known = record if record is not None and record.contents is not None and not record.problem else None
     return _module(image.source).resolve(instance, image, known, refresh)
@@ -57,11 +57,10 @@ def resolve(
 def import_image(
     instance: Instance, name: str, image: Image, resolved: Resolved, owner: Owner, progress: Progress
 ) -> None:
-    """Make the layers that `resolve` has seen, unless they are there, then the record; all of it survives a
-    power cut.
+    """Make the missing layers of a resolved image, then its record; all are safe from power failure.
 
-    Raises ImageError when the source cannot be an image or is no longer what `resolved` says, ConflictError
-    when the record is someone else's. Nothing is left of what could not be finished, but a download.
+    Raises ImageError if the source is not valid or no longer matches `resolved`, ConflictError if the record
+    has another owner. Nothing remains of an import that fails, except downloads.
     """
     images.refuse_foreign(instance, name, owner)
     folders.prepare(instance)
@@ -92,7 +91,7 @@ def limits_of(image: Image) -> Limits:
 
 
 class Kind(Protocol):
-    """What the module of a kind of source has: `resolve` says what it is now, `fetch` makes its layers."""
+    """The functions of a module for a kind of source: `fetch` makes the layers that `resolve` has found."""
 
     def resolve(
         self, instance: Instance, image: Image, known: ImageRecord | None, refresh: bool
@@ -101,7 +100,7 @@ class Kind(Protocol):
 
 
 def _module(source: Source) -> Kind:
-    """The module of a source's kind; some load much, which most commands do not need."""
+    """The module for a kind of source, imported on demand, since some are slow to import."""
     if source.kind in ("", "build"):
         raise ImageError("an image needs one source: host, directory, tar, oci or bootstrap")
     return cast(Kind, import_module(f"{__name__}.{source.kind}"))

@@ -1,9 +1,8 @@
-"""Images installed from packages, by mmdebstrap(1) or debootstrap(8): the programs that are the standard for
-it.
+"""The `bootstrap` source: images installed from packages by mmdebstrap(1) or debootstrap(8).
 
-They run as the host's root and trust what their archive keys have signed, in namespaces of processes and
-mounts of their own: whatever ends them, or us, takes all they have started and mounted along. What comes out
-is a tar archive, and goes into the store as any other.
+These programs run as the host's root and trust what the archive keys have signed. They have their own pid and
+mount namespaces, so that their processes and mounts disappear with them, or with us. The result is a tar
+archive, which is imported like any other.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 
 PROGRAMS = ("mmdebstrap", "debootstrap")
-# The kernel kills unshare(1) when the thread that started it ends, prctl(2), PR_SET_PDEATHSIG; unshare has
-# its child killed along, and that is the init of the namespace: without it nothing there goes on.
+# The kernel kills unshare(1) when the thread that started it ends, prctl(2), PR_SET_PDEATHSIG. That ends its
+# child, the init of the pid namespace, and with that all processes in the namespace.
 ALONE = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-# What the programs take over from the host, and no image should tell of it.
+# Files in /etc that the programs copy from the host, and that do not belong in an image.
 OF_THE_HOST = ("hostname", "resolv.conf")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS_BETWEEN_KILLS = 0.05
 KEPT_OF_OUTPUT = 64 << 10
-# What such a program needs of our environment; all else could change what it makes.
+# The variables that the programs get; others could change the result.
 ENVIRONMENT = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -69,13 +68,13 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
 
 
 def _digest(source: BootstrapSource) -> str:
-    """The sha256 over what is asked for: which packages come of it, only the installation tells."""
+    """The SHA-256 over the request; only the installation shows the packages."""
     recipe = {"bootstrap": 1, "architecture": os.uname().machine, **fields.write(source)}
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def find_program() -> str:
-    """The path of the first of `PROGRAMS` that this host has; HostError where it has none."""
+    """The path of the first of `PROGRAMS` that is installed; HostError if none is."""
     found = next((path for name in PROGRAMS if (path := shutil.which(name, path=PATH))), None)
     if found is None:
         raise HostError(
@@ -85,9 +84,9 @@ def find_program() -> str:
 
 
 def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress) -> None:
-    """Install the packages and unpack what comes of it into the empty directory `into`."""
+    """Install the packages and unpack the result into the empty directory `into`."""
     program = find_program()
-    folder = os.path.dirname(into)  # its other files go once the layer is made
+    folder = os.path.dirname(into)  # everything else in it is removed with the layer's temporary name
     archive, root = f"{folder}/bootstrap.tar", f"{folder}/bootstrap"
     try:
         if program.endswith("mmdebstrap"):
@@ -109,7 +108,7 @@ def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress
 
 
 def _forget_the_host(into: str) -> None:
-    """Empty the files that the programs have taken over from the host; links in their place stay."""
+    """Empty the files that the programs have copied from the host; symbolic links are left alone."""
     folder = os.open(f"{into}/etc", FOLDER)
     try:
         for name in OF_THE_HOST:
@@ -133,7 +132,7 @@ def _mmdebstrap(program: str, source: BootstrapSource, archive: str) -> list[str
 def _debootstrap(program: str, source: BootstrapSource, root: str) -> list[str]:
     variant = [] if source.variant == "standard" else [f"--variant={source.variant}"]
     mirror = [source.mirror] if source.mirror else []
-    return [program, *variant, *_common(source), source.suite, root, *mirror]  # it knows no "--"
+    return [program, *variant, *_common(source), source.suite, root, *mirror]  # it does not support "--"
 
 
 def _common(source: BootstrapSource) -> list[str]:
@@ -142,7 +141,7 @@ def _common(source: BootstrapSource) -> list[str]:
 
 
 def _run(command: Sequence[str], folder: str, archive: str, progress: Progress) -> None:
-    """Run a program to its end. ImageError with what it output last, when it fails."""
+    """Run a program. ImageError with its error messages if it fails."""
     environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     environment |= {"PATH": PATH, "TMPDIR": folder, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     child = subprocess.Popen(
@@ -167,14 +166,14 @@ def _run(command: Sequence[str], folder: str, archive: str, progress: Progress) 
     if child.returncode != 0:
         raise ImageError(
             f"{os.path.basename(command[0])} ended with {child.returncode}: {_error_message(output)}",
-            hint="is the suite's name right, and can this host reach the mirror?",
+            hint="check the name of the suite and the connection to the mirror",
         )
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the program and all that it has started, and return when the last of it is gone.
+    """Kill the program with all of its processes, and wait for their end.
 
-    It is unshare's child that is killed: unshare itself would not wait for what it takes along.
+    Kills the child of unshare(1), which then waits for it; unshare itself would end before its child does.
     """
     while child.poll() is None:
         for init in _children(child.pid):
@@ -185,10 +184,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _children(parent: int) -> list[int]:
-    """The processes that `parent` has started and not waited for yet; proc_pid_stat(5), field 4."""
+    """The child processes of `parent`, with zombies; proc_pid_stat(5), field 4."""
     found = []
     for name in os.listdir("/proc"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
             if name.isdigit():
                 with open(f"/proc/{name}/stat", "rb") as file:
                     if int(file.read().rpartition(b")")[2].split()[1]) == parent:
@@ -197,7 +196,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _error_message(output: bytes) -> str:
-    """What a program that failed had to say: its first errors, as later ones follow from them."""
+    """The first errors in the output of a program, as later ones are consequences; or its last lines."""
     lines = [line.strip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "dpkg: error"))]
-    return "; ".join(errors[:3] or lines[-3:] or ["it output nothing"])
+    return "; ".join(errors[:3] or lines[-3:] or ["no output"])

@@ -1,4 +1,4 @@
-"""The `directory` source: a folder that holds a root file system, copied."""
+"""The `directory` source: a directory with a root file system, which is copied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh
         wait_past_mtime(newest)
         digest = tree.digest(top, path, reject_reason)
         if tree.fingerprint(top, path, reject_reason)[0] != found:
-            raise ImageError(f"{path}: changed while it was being read", hint="try again when it is at rest")
+            raise ImageError(
+                f"{path}: changed while it was being read", hint="try again when nothing writes to it"
+            )
     return Resolved(digest, fingerprint)
 
 
@@ -32,14 +34,14 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
     path, reject_reason = plain(image.source.directory), tree.image_reject_reason(limits_of(image))
     real, root = os.path.realpath(path), os.path.realpath(batch.instance.root)
     if f"{root}/".startswith(f"{real.rstrip('/')}/"):
-        raise ImageError(f"{path}: it holds {root}, where the images themselves are kept")
+        raise ImageError(f"{path}: it contains {root}, the state root of this instance")
 
     def fill(into: str) -> None:
         with tree.opened(path) as top:
             tree.copy(top, path, into, lambda count, size: batch.progress("copy", size, 0), reject_reason)
             if f"directory {tree.fingerprint(top, path, reject_reason)[0]}" != resolved.fingerprint:
                 raise ImageError(
-                    f"{path}: changed while it was being copied", hint="try again when it is at rest"
+                    f"{path}: changed while it was being copied", hint="try again when nothing writes to it"
                 )
 
     batch.make(resolved.digest, fill)

@@ -1,4 +1,4 @@
-"""Files that sources are made of, and telling whether they have changed."""
+"""Files as sources, and the detection of changes to them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vsprov.errors import ImageError, reason
 from vsprov.store.images import ImageRecord
 from vsprov.store.sources import Resolved
 
-_COARSE = 5  # CLOCK_REALTIME_COARSE, which the kernel stamps files with
+_COARSE = 5  # CLOCK_REALTIME_COARSE, the clock of file timestamps
 
 
 def resolve_file(path: str, word: str, known: ImageRecord | None) -> Resolved:
-    """A file by its sha256; it is read only when its status has changed since it was imported."""
+    """A file by its SHA-256; it is read only if its status has changed since the import."""
     with opened_file(path) as fd:
         fingerprint, newest = _status(fd, word)
         if known is not None and known.fingerprint == fingerprint:
@@ -29,13 +29,15 @@ def resolve_file(path: str, word: str, known: ImageRecord | None) -> Resolved:
         except OSError as error:
             raise ImageError(f"{path}: read: {reason(error)}") from error
         if _status(fd, word)[0] != fingerprint:
-            raise ImageError(f"{path}: changed while it was being read", hint="try again when it is at rest")
+            raise ImageError(
+                f"{path}: changed while it was being read", hint="try again when nothing writes to it"
+            )
     return Resolved(digest, fingerprint)
 
 
 @contextlib.contextmanager
 def opened_file(path: str) -> Iterator[int]:
-    """A descriptor of a regular file, for reading."""
+    """A descriptor of a regular file, for reading, during the block."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -43,7 +45,8 @@ def opened_file(path: str) -> Iterator[int]:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ImageError(
-                f"{path}: not a file", hint="source.directory is for a folder, oci.layout for an OCI layout"
+                f"{path}: not a file",
+                hint="use source.directory for a directory, oci.layout for an OCI layout",
             )
         yield fd
     finally:
@@ -56,14 +59,14 @@ def _status(fd: int, word: str) -> tuple[str, int]:
 
 
 def plain(path: str | None) -> str:
-    """A path as others write it too, so that it is always the same text. ImageError for none."""
+    """The normalized path. ImageError if it is missing or invalid."""
     if not path or "\0" in path:
-        raise ImageError(f"{path!r}: no path can hold a NUL" if path else "a path is missing")
+        raise ImageError(f"{path!r}: a path cannot contain NUL" if path else "a path is missing")
     return os.path.normpath(path)
 
 
 def wait_past_mtime(newest: int) -> None:
-    """Let the file system's clock pass the newest change, so that no later one can bear the same time."""
+    """Wait until the clock is past the newest change, so that a later one gets a different time."""
     for _ in range(20):
         if not 0 <= time.clock_gettime_ns(_COARSE) - newest < 1:
             return

@@ -1,6 +1,7 @@
-"""The `oci` source: an image of a registry, a layout or an archive.
+"""The `oci` source: an image from a registry, a layout or an archive.
 
-Its layers are fetched at once, unpacked apart where they stand alone, and else in their order.
+Its layers are fetched concurrently. Those that do not depend on layers below are also unpacked concurrently,
+the others in their order.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from vsprov.store.registry.oci_documents import Descriptor, Found, Parts
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
 
-RAISE = "spec.limits of the Image can allow more"
-AT_ONCE = 4  # downloads, as other tools have it: registries limit connections
+RAISE = "raise spec.limits of the Image"
+AT_ONCE = 4  # downloads, as in other tools; registries limit connections
 _locks: dict[str, threading.Lock] = {}
 
 
@@ -37,7 +38,7 @@ def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh
     oci = image.source.oci
     assert oci is not None
     if oci.archive is not None:
-        # Only the import looks inside.
+        # Only the import reads the archive.
         resolved = resolve_file(plain(oci.archive), f"archive {oci.name or ''}", known)
         if known is not None and known.contents is not None and known.fingerprint == resolved.fingerprint:
             return Resolved(known.digest, resolved.fingerprint, known.contents.config)
@@ -57,7 +58,7 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
     assert oci is not None
     folders.prepare(batch.instance, downloads=True)
     if oci.archive is None:
-        if resolved.found is None:  # the record was known, but not all of it is there any more
+        if resolved.found is None:  # the record is known, but its contents are incomplete
             resolved = resolve(batch.instance, image, None, True)
         return _unpacked(batch, image, *resolved.found)
     path = plain(oci.archive)
@@ -70,7 +71,9 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
                 archive, folder, whole=True, limits=limits_of(image), progress=batch.progress, label=path
             )
         if resolved.found not in (None, done.sha256):
-            raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
+            raise ImageError(
+                f"{path}: changed after it was checked", hint="try again when nothing writes to it"
+            )
         parts = layout.archive_parts(folder, oci.name)
         found = parts.find()
         _refuse_other(oci, found)
@@ -88,9 +91,9 @@ def _unpacked(batch: Batch, image: Image, parts: Parts, found: Found) -> Content
 
 
 def _parts_of(oci: OciSource, downloads: str) -> Parts:
-    """Where the parts of an image are, of a registry or a layout."""
+    """The parts of an image in a registry or a layout."""
     if oci.ref is not None:
-        from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
+        from vsprov.store.registry.parts import RegistryParts  # imports an HTTP library
 
         reference = parse_reference(oci.ref)
         if oci.digest is not None:
@@ -101,17 +104,17 @@ def _parts_of(oci: OciSource, downloads: str) -> Parts:
 
 
 def _layout_status(path: str) -> str:
-    """What changes when another image is put into the layout under the same name."""
+    """A text that differs after another image has been stored in the layout."""
     try:
         status = os.stat(f"{path}/index.json")
     except OSError as error:
-        hint = "oci.layout names a folder with oci-layout and index.json; a file goes to oci.archive"
+        hint = "oci.layout takes a directory with oci-layout and index.json; use oci.archive for a file"
         raise ImageError(f"{path}/index.json: {reason(error)}", hint=hint) from error
     return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def _refuse_other(oci: OciSource, found: Found) -> None:
-    """ImageError when what was found is not what the manifest's digest means."""
+    """Raise ImageError if the image does not have the digest in the spec."""
     wanted = digests.hex_digits(oci.digest or "")
     if wanted and wanted not in (found.digest, found.manifest.digest):
         raise ImageError(
@@ -122,7 +125,7 @@ def _refuse_other(oci: OciSource, found: Found) -> None:
 
 
 def _layers(batch: Batch, parts: Parts, found: Found, limits: Limits) -> tuple[str, ...]:
-    """Make the layers of an image that are not there yet; the keys of all, lowest first."""
+    """Make the missing layers of an image; the keys of all, lowest first."""
     wanted = list(zip(found.manifest.layers, found.config.diff_ids, strict=True))
     with ThreadPoolExecutor(AT_ONCE, "layer") as pool:
         alone = [pool.submit(_alone, batch, parts, layer, diff_id, limits) for layer, diff_id in wanted]
@@ -132,7 +135,7 @@ def _layers(batch: Batch, parts: Parts, found: Found, limits: Limits) -> tuple[s
                 if not future.result():
                     keys.append(_over(batch, parts, layer, diff_id, keys, limits))
                     continue
-                if diff_id in keys:  # an overlay takes no directory twice, and it would hide itself
+                if diff_id in keys:  # overlay accepts a directory only once; the lower one would be hidden
                     keys.remove(diff_id)
                 keys.append(diff_id)
         except BaseException:
@@ -144,7 +147,7 @@ def _layers(batch: Batch, parts: Parts, found: Found, limits: Limits) -> tuple[s
         ("bytes", limits.bytes, sum(summary.bytes for summary in summaries)),
     ):
         if count > most:
-            raise ImageError(f"its layers hold {count} {what} together; {most} are the most", hint=RAISE)
+            raise ImageError(f"its layers hold {count} {what}; at most {most} are allowed", hint=RAISE)
     for layer in found.manifest.layers:
         with _lock_of(layer):
             durable.unlink(f"{batch.instance.downloads}/{layer.digest}")
@@ -152,7 +155,7 @@ def _layers(batch: Batch, parts: Parts, found: Found, limits: Limits) -> tuple[s
 
 
 def _alone(batch: Batch, parts: Parts, layer: Descriptor, diff_id: str, limits: Limits) -> bool:
-    """Make a layer that refers to nothing below it; False for one that does, which is fetched by then."""
+    """Make a layer that does not refer to layers below it; False, after the download, for one that does."""
     if batch.has(diff_id):
         return True
     archive = _fetched(batch, parts, layer)
@@ -171,7 +174,7 @@ def _alone(batch: Batch, parts: Parts, layer: Descriptor, diff_id: str, limits: 
 def _over(
     batch: Batch, parts: Parts, layer: Descriptor, diff_id: str, below: Sequence[str], limits: Limits
 ) -> str:
-    """Make a layer that means what it says only over those below it; its key."""
+    """Make a layer that refers to those below it; its key depends on them."""
     key = hashlib.sha256("\n".join(("over", *below, diff_id)).encode()).hexdigest()
     if batch.has(key):
         return key
@@ -192,7 +195,7 @@ def _over(
 
 
 def _fetched(batch: Batch, parts: Parts, layer: Descriptor) -> int:
-    """A descriptor of the layer's archive; images imported at once do not fetch the same one twice."""
+    """A descriptor of the layer's archive; concurrent imports fetch it only once."""
     with _lock_of(layer):
         path = parts.layer(layer, batch.progress)
         try:
@@ -202,7 +205,7 @@ def _fetched(batch: Batch, parts: Parts, layer: Descriptor) -> int:
 
 
 def _lock_of(layer: Descriptor) -> threading.Lock:
-    """Held from asking for a layer's archive until it is open, and to remove it: images may share it."""
+    """The lock to fetch and open a layer's archive, and to remove it, since images may share it."""
     return _locks.setdefault(layer.digest, threading.Lock())
 
 

@@ -34,7 +34,9 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
                 archive, into, whole=True, limits=limits_of(image), progress=batch.progress, label=path
             )
         if done.sha256 != resolved.digest:
-            raise ImageError(f"{path}: changed since it was looked at", hint="try again when it is at rest")
+            raise ImageError(
+                f"{path}: changed after it was checked", hint="try again when nothing writes to it"
+            )
 
     batch.make(resolved.digest, fill)
     return Contents((resolved.digest,))

@@ -1,4 +1,4 @@
-"""The worker that unpacks an archive: a program of its own, run as `python unpack/__main__.py JOB`.
+"""The worker that unpacks an archive: a stand-alone program, run as `python unpack/__main__.py JOB`.
 
-Standard library only, and zstandard for archives that need it; nothing of vsprov is imported.
+It imports the standard library, and zstandard for archives that need it, but nothing of vsprov.
 """

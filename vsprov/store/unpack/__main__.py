@@ -1,4 +1,4 @@
-"""Entry of the stand-alone program. Its modules load as the package `unpack`, found beside this folder."""
+"""Entry point of the stand-alone program. Its modules are imported as the package `unpack`."""
 
 import os
 import sys

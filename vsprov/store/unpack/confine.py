@@ -1,4 +1,4 @@
-"""Leaves this process nothing but the tree it fills, the archive and the pipe."""
+"""Confining this process to the tree that it fills, the archive and the pipe."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 from .refused import Refused
 
-MEMORY = 1 << 30  # address space; decompressors obey the archive in how much they want
+MEMORY = 1 << 30  # address space; the archive determines how much decompressors allocate
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 INERT = MS_NOSUID | MS_NODEV | MS_NOEXEC
-PIVOT_ROOT = {"x86_64": 155}.get(os.uname().machine, 41)  # 41 is the number of all newer architectures
+PIVOT_ROOT = {"x86_64": 155}.get(os.uname().machine, 41)  # 41 in the generic system call table
 
-# What would leave in the layer more than whiteouts and opaque directories, or refuse the next mount of it.
+# These would store more than whiteouts and opaque directories in the layer, or prevent mounting it again.
 OPTIONS = "redirect_dir=off,metacopy=off,index=off,xino=off"
 
-# capabilities(7) and their numbers; without FSETID chmod(2) would drop setgid.
+# Numbers of capabilities(7). Without FSETID, chmod(2) would clear setgid.
 CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP = 0, 1, 3, 4, 31
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
@@ -32,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mounts(NamedTuple):
-    """The tree to fill; with `below`, topmost first, as the upper layer of an overlay over these."""
+    """The tree to fill: with `below`, topmost first, the upper layer of an overlay on these."""
 
     target: str
     work: str
@@ -40,26 +40,26 @@ class Mounts(NamedTuple):
 
 
 def confine(mounts: Mounts, parent: int) -> os.stat_result | None:
-    """Make the tree this process's root and drop all else; the status of the root that lies below, if any."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it as well, and ends this process
+    """Make the tree the root of this process and drop all rights; the status of the root below, if any."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and kills this process
     os.umask(0)
     for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, MEMORY)):
         resource.setrlimit(what, (most, most))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for as many layers, or levels, as there may be
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for the maximum number of layers and levels
     below = os.stat(mounts.below[0]) if mounts.below else None
     _enter(mounts)
     _drop_rights()
-    # After capset, which clears it; the check covers a parent that died before.
+    # After capset, which clears it; getppid, as the parent may have died before.
     if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != parent:
-        raise OSError(errno.ESRCH, "the process that asked for it is gone", "prctl")
+        raise OSError(errno.ESRCH, "the parent process has ended", "prctl")
     return below
 
 
 def _enter(mounts: Mounts) -> None:
-    """Mount the tree on itself in namespaces of this process alone, and pivot_root(2) into it.
+    """Mount the tree on itself in new namespaces, and pivot_root(2) into it.
 
-    No mount of the host is left, so there is nothing that a way out of the root could lead to.
+    No mount of the host remains, so that nothing outside the root can be reached.
     """
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
     _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
@@ -75,11 +75,10 @@ def _enter(mounts: Mounts) -> None:
 
 
 def _mount_overlay(mounts: Mounts) -> None:
-    """Mount the overlay over its own upper layer.
+    """Mount the overlay on its own upper layer.
 
-    Layers are named by descriptors, relative to where /proc shows these: a kernel that takes them in one
-    string (before 6.7) has a page for it, which so holds the 500 layers that an overlay can have, and no
-    `:` `,` or backslash has to be escaped.
+    Layers are named by descriptors, relative to /proc/self/fd. Before Linux 6.7 they are in one string of at
+    most a page, which has room for 500 layers in this form. Nothing in the names needs escaping.
     """
     back = os.open(".", os.O_PATH | os.O_CLOEXEC)
     held = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (mounts.target, mounts.work, *mounts.below)]
@@ -91,8 +90,8 @@ def _mount_overlay(mounts: Mounts) -> None:
     except OSError as error:
         raise Refused(
             f"unpack over layers: mount an overlay of {len(lower) + 1}: {error.strerror}",
-            "images need a file system that an overlay can write to, such as ext4, xfs, btrfs or tmpfs; the"
-            " kernel's log says more",
+            "images need a file system that overlay can write to, such as ext4, xfs, btrfs or tmpfs; see the"
+            " kernel log",
         ) from error
     os.fchdir(back)
     for fd in (*held, back):

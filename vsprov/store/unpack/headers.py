@@ -1,9 +1,8 @@
-"""Tar headers: what the next member of the archive is.
+"""Reading tar headers.
 
-Nearly every member of nearly every archive has a header of the ustar kind, pax(1), with at most one extended
-header of its own before it: these are read here, in a few microseconds. Whatever else there is (GNU's long
-names and sparse files, binary numbers, the 7th Edition's headers, global headers) is left to tarfile, which
-knows every dialect; it would need half of the whole time for all of them.
+Most members have a ustar header, pax(1), with at most one extended header before it. These are parsed here,
+in a few microseconds; tarfile would take half of the total time. Everything else (GNU long names and sparse
+files, binary numbers, Version 7 headers, global headers) is left to tarfile, which supports all formats.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ MAX_HEADER = 1 << 20  # bytes of a long name or of a member's extended header
 BLOCK = 512
 END = bytes(BLOCK)
 POSIX, GNU = b"ustar\x0000", b"ustar  \x00"
-COMMON = b"\x0001234567"  # the kinds POSIX has, CONTTYPE the last
+COMMON = b"\x0001234567"  # the types in POSIX, CONTTYPE last
 EXTENDED = b"x"
 ATTRIBUTE = "SCHILY.xattr."
 NAMES = ("utf-8", "surrogateescape")
 
 
 class Member(NamedTuple):
-    """One member; names as os.fsdecode gives them."""
+    """One member; names as os.fsdecode returns them."""
 
     name: str
-    kind: bytes  # tarfile.REGTYPE and so on
+    kind: bytes  # tarfile.REGTYPE etc.
     mode: int
     uid: int
     gid: int
-    size: int  # of the file, with its holes
+    size: int  # of the file, including holes
     mtime: int  # ns
     target: str
     device: tuple[int, int]
@@ -42,16 +41,16 @@ class Member(NamedTuple):
 
 
 class Members:
-    """The members of the archive in `stream`, which stands at the content of what `next` returned last.
+    """The members of the archive in `stream`, which is positioned at the content of the last one returned.
 
-    With `may_lack_end` the archive may end after a member, without the block of zeros: umoci(1) writes layers
-    so, whose digests tell whether they are whole.
+    With `may_lack_end` the archive may end after a member, without the block of zeros: umoci(1) writes such
+    layers, which are verified by their digests.
     """
 
     def __init__(self, stream: Stream, *, may_lack_end: bool) -> None:
         self.stream = stream
         self.may_lack_end = may_lack_end
-        # Not "r": that would read the first header at once.
+        # Not "r", which reads the first header immediately.
         self.tar = tarfile.TarFile(
             fileobj=stream,  # type: ignore[arg-type]
             mode="w",
@@ -59,10 +58,10 @@ class Members:
             encoding=NAMES[0],
             errors=NAMES[1],
         )
-        self.end = 0  # of the last member, with what fills up its last block
+        self.end = 0  # of the last member, with its padding
 
     def next(self) -> Member | None:
-        """The next member, None at the end of the archive."""
+        """The next member; None at the end of the archive."""
         self.stream.seek(self.end)
         block = self.stream.read(BLOCK)
         if block == END or (not block and self.may_lack_end):
@@ -74,7 +73,7 @@ class Members:
         return member
 
     def _quick(self, block: bytes) -> Member | None:
-        """A member with a common header; None, with nothing more read, when it is another."""
+        """A member with a common header; None, with nothing consumed, for a header of another format."""
         more = b""
         try:
             extended: dict[str, bytes] = {}
@@ -86,7 +85,7 @@ class Members:
                 header = more[-BLOCK:]
             member = common(header, extended) if header[156] in COMMON and is_sound(header) else None
         except (ValueError, IndexError):
-            member = None  # tarfile knows better, or what to say
+            member = None  # tarfile can read it or raises an error
         if member is None:
             self.stream.give_back(more)
             return None
@@ -95,14 +94,14 @@ class Members:
         return member
 
     def _any(self) -> Member:
-        """A member whatever its header looks like."""
+        """A member with a header of any format."""
         first = self.stream.tell() == 0
         try:
             info = self.tar.tarinfo.fromtarfile(self.tar)
         except tarfile.HeaderError as error:
             if first:
-                raise Refused("it is damaged, or no tar archive") from error
-            raise Refused("it is cut short or damaged: the end of the archive is missing") from error
+                raise Refused("it is damaged, or not a tar archive") from error
+            raise Refused("it is truncated or damaged: the end of the archive is missing") from error
         self.end = self.tar.offset
         attributes = (
             (key.removeprefix(ATTRIBUTE), value.encode(*NAMES))
@@ -125,12 +124,12 @@ class Members:
 
 
 def is_sound(block: bytes) -> bool:
-    """Whether a header's checksum is right: the sum of its bytes, its own eight taken for blanks."""
+    """Whether the checksum is right: the sum of the bytes, with spaces in place of the checksum itself."""
     return number(block[148:156]) == sum(block) - sum(block[148:156]) + 8 * 32
 
 
 def number(field: bytes) -> int:
-    """An octal number; ValueError for GNU's binary ones."""
+    """An octal number; ValueError for GNU binary numbers."""
     return int(field.strip(b" \0") or b"0", 8)
 
 
@@ -139,7 +138,7 @@ def text(field: bytes) -> str:
 
 
 def records(payload: bytes) -> dict[str, bytes]:
-    """The records of an extended header, pax(1); ValueError when they are damaged, or special."""
+    """The records of an extended header, pax(1); ValueError if they are damaged or not supported here."""
     found = {}
     at = 0
     while at < len(payload):
@@ -147,7 +146,7 @@ def records(payload: bytes) -> dict[str, bytes]:
         end = at + int(payload[at:blank])
         key, equals, value = payload[blank + 1 : end - 1].partition(b"=")
         if end <= blank or not equals or payload[end - 1 : end] != b"\n":
-            raise ValueError("no record")
+            raise ValueError("not a record")
         if key.startswith((b"GNU.", b"hdrcharset")):
             raise ValueError("a sparse file, or names that are not in UTF-8")
         found[key.decode(*NAMES)] = value
@@ -156,14 +155,14 @@ def records(payload: bytes) -> dict[str, bytes]:
 
 
 def common(block: bytes, extended: dict[str, bytes]) -> Member | None:
-    """What a ustar header says, and what an extended one corrects in it; None for other headers."""
+    """A member from a ustar header and an extended header; None for headers of another format."""
     magic = block[257:265]
     if magic not in (POSIX, GNU):
         return None
     name, kind = text(block[:100]), block[156:157]
     if magic == POSIX and block[345]:
         name = f"{text(block[345:500])}/{name}"
-    if kind == tarfile.AREGTYPE:  # before there were directories, they were files that end with a slash
+    if kind == tarfile.AREGTYPE:  # in old archives, directories are files with a trailing slash
         kind = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
     elif kind == tarfile.CONTTYPE:
         kind = tarfile.REGTYPE
@@ -193,7 +192,7 @@ def common(block: bytes, extended: dict[str, bytes]) -> Member | None:
 
 
 def modified(exact: str, seconds: int) -> int:
-    """When a member was last changed, in ns; exactly as an extended header says: a float would round."""
+    """The mtime of a member in ns, exact if an extended header has it: a float would be rounded."""
     found = re.fullmatch(r"(-?)([0-9]{1,18})(?:\.([0-9]*))?", exact, re.ASCII)
     when = seconds * 10**9
     if found:
@@ -203,9 +202,9 @@ def modified(exact: str, seconds: int) -> int:
 
 
 class Header(tarfile.TarInfo):
-    """A header that refuses what would make tarfile read itself full.
+    """A header that prevents tarfile from reading unlimited data into memory.
 
-    tarfile calls `_proc_member` for each header it has read.
+    tarfile calls `_proc_member` for each header.
     """
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
@@ -215,12 +214,14 @@ class Header(tarfile.TarInfo):
             tarfile.XHDTYPE,
             tarfile.SOLARIS_XHDTYPE,
         ):
-            raise Refused(f"{self.name!r}: is of the unknown kind {self.type!r}")
+            raise Refused(f"{self.name!r}: has the unknown type {self.type!r}")
         named = self.type in tarfile.REGULAR_TYPES or self.type in (
             tarfile.LNKTYPE,
             tarfile.SYMTYPE,
             tarfile.DIRTYPE,
         )
         if not named and self.size > MAX_HEADER:
-            raise Refused(f"{self.name!r}: has a header of {self.size} bytes; {MAX_HEADER} are the most")
+            raise Refused(
+                f"{self.name!r}: has a header of {self.size} bytes; at most {MAX_HEADER} are allowed"
+            )
         return super()._proc_member(tar)  # type: ignore[misc]

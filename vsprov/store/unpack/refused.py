@@ -1,10 +1,10 @@
-"""How an archive can be turned down."""
+"""Exceptions for archives that are refused."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """The archive is one that no image may come from."""
+    """The archive is not valid or not allowed."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -12,4 +12,4 @@ class Refused(Exception):
 
 
 class NeedsBelow(Exception):
-    """The archive is a layer that says something about the layers below it, and they are not known."""
+    """The archive is a layer that refers to the layers below it, which are not known."""

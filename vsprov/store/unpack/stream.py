@@ -1,6 +1,6 @@
-"""The archive as a stream of bytes: hashed, decompressed, and hashed again, by a thread that reads ahead.
+"""The archive as a stream of bytes: hashed, decompressed and hashed again, by a thread that reads ahead.
 
-zlib, hashlib and read(2) give up the interpreter lock: the files are written meanwhile on another processor.
+zlib, hashlib and read(2) release the interpreter lock, so files are written meanwhile on another CPU.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any, BinaryIO, Protocol
 
 from .refused import Refused
 
-PIECE = 1 << 20  # bytes handed over at a time
-AHEAD = 16  # pieces decompressed before they are wanted, at most
-COMPRESSED = 1 << 17  # bytes; an archive of a thousand small gzip members is cut up at each of their ends
-ZSTD_WINDOW = 1 << 27  # what zstd(1) decompresses without --long
+PIECE = 1 << 20  # bytes passed on at a time
+AHEAD = 16  # pieces decompressed in advance, at most
+COMPRESSED = 1 << 17  # bytes; small, as the rest is copied at the end of each gzip member
+ZSTD_WINDOW = 1 << 27  # the limit of zstd(1) without --long
 GZIP = b"\x1f\x8b"
 
 
 class Readable(Protocol):
-    """`read` returns b"" at the end, and never more than `size` bytes, but may return less."""
+    """`read` returns at most `size` bytes, and b"" at the end only."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Archive:
-    """The file as it is, hashed as it goes by. It may be a pipe: its `head` is kept for the first read."""
+    """The file, hashed while it is read. It may be a pipe, so `head` is kept for the first read."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -52,7 +52,7 @@ class Archive:
 
 
 def decompressor(magic: bytes) -> Callable[[Archive], Readable]:
-    """How to read an archive that starts with `magic`. Names play no part: they are anyone's to choose."""
+    """How to read an archive that starts with `magic`. Its name is not used, since that is arbitrary."""
     if magic.startswith(GZIP):
         return Gzip
     if magic.startswith(b"\xfd7zXZ\x00"):
@@ -63,7 +63,7 @@ def decompressor(magic: bytes) -> Callable[[Archive], Readable]:
         import bz2
 
         return lambda archive: bz2.BZ2File(file_object(archive))
-    # The second is a frame to be skipped, RFC 8878 3.1.2, which some programs start with.
+    # The second is a skippable frame, RFC 8878 3.1.2, with which some programs start.
     if magic.startswith(b"\x28\xb5\x2f\xfd") or (magic[1:4] == b"\x2a\x4d\x18" and magic[0] >> 4 == 5):
         import zstandard
 
@@ -75,7 +75,7 @@ def decompressor(magic: bytes) -> Callable[[Archive], Readable]:
 
 
 def file_object(archive: Archive) -> BinaryIO:
-    """The archive as the decompressors of the libraries like it: buffered."""
+    """The archive as a buffered file for the decompressors of libraries."""
 
     class Raw(io.RawIOBase):
         def readable(self) -> bool:
@@ -90,13 +90,13 @@ def file_object(archive: Archive) -> BinaryIO:
 
 
 class Gzip:
-    """The members of a gzip file, RFC 1952, as one. What follows them and is none is no part of it."""
+    """The members of a gzip file, RFC 1952, concatenated. Trailing data are ignored."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self.member = zlib.decompressobj(31)
-        self.rest = b""  # read, and not decompressed yet
-        self.pending = False  # zlib may have more to give without being fed
+        self.rest = b""  # read, but not yet decompressed
+        self.pending = False  # zlib may have more output without further input
 
     def read(self, size: int = PIECE) -> bytes:
         data = b""
@@ -106,14 +106,14 @@ class Gzip:
             if not self.rest and not self.pending:
                 self.rest = self.archive.read(COMPRESSED)
                 if not self.rest:
-                    raise Refused("it is cut short: its compressed data have no end")
+                    raise Refused("it is truncated: the compressed data have no end")
             data = self.member.decompress(self.rest, size)
             self.rest = self.member.unused_data if self.member.eof else self.member.unconsumed_tail
             self.pending = len(data) == size
         return data
 
     def _next_member(self) -> bool:
-        """Go on to the next member, over zeros that fill up a block of a tape. False when there is none."""
+        """Go to the next member, skipping zero padding. False if there is none."""
         self.rest = self.rest.lstrip(b"\0")
         while len(self.rest) < len(GZIP) and (more := self.archive.read(COMPRESSED)):
             self.rest = (self.rest + more).lstrip(b"\0")
@@ -125,10 +125,10 @@ class Gzip:
 
 
 class Stream:
-    """The decompressed archive, forward only, at most `limit` bytes; headers and contents are taken from it.
+    """The decompressed archive, forward only, at most `limit` bytes.
 
-    `report` is called with the bytes of the archive read, now and then. `read`, `seek` and `tell` are what
-    tarfile needs of a file.
+    `report` is called with the bytes of the archive read so far, after each piece. `read`, `seek` and `tell`
+    are the file interface for tarfile.
     """
 
     def __init__(self, archive: Archive, source: Readable, limit: int, report: Callable[[int], None]) -> None:
@@ -152,29 +152,29 @@ class Stream:
                 pass
             self.queue.put(b"")
         except Exception as error:
-            self.queue.put(error)  # for `_fetch` to raise
+            self.queue.put(error)  # `_fetch` raises it
 
     def _fetch(self) -> bool:
-        """Go on to the next piece; False at the end."""
+        """Go to the next piece; False at the end."""
         if self.ended:
             return False
         got = self.queue.get()
         if isinstance(got, Exception):
             raise got
         if self.source is not self.archive:
-            self.sha256.update(got)  # here, as decompressing takes longer than all that is done with it
+            self.sha256.update(got)  # not in the thread, which has more to do
         self.before += len(self.piece)
         self.piece, self.at, self.ended = got, 0, not got
         if self.before + len(got) > self.limit:
             raise Refused(
-                f"it unpacks to more than {self.limit} bytes",
-                "a small archive that grows without end is an attack",
+                f"it decompresses to more than {self.limit} bytes",
+                "this may be a decompression bomb",
             )
         self.report(self.archive.position)
         return not self.ended
 
     def views(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes as they lie, in as few pieces as they lie in; fewer at the end."""
+        """The next `size` bytes without copying, in one or more pieces; fewer at the end."""
         while size:
             if self.at == len(self.piece) and not self._fetch():
                 return
@@ -192,7 +192,7 @@ class Stream:
         return b"".join(self.views(size))
 
     def give_back(self, data: bytes) -> None:
-        """Let `data`, read last, be read again."""
+        """Return `data`, read last, to the stream."""
         self.before = self.tell() - len(data)
         self.piece = data + self.piece[self.at :]
         self.at = 0
@@ -214,7 +214,7 @@ class Stream:
                 pass
 
     def diff_id(self) -> str:
-        """The sha256 of all that was decompressed; reads what is left."""
+        """The SHA-256 of all decompressed data; reads the rest."""
         while self._fetch():
             pass
         return self.sha256.hexdigest()

@@ -1,7 +1,7 @@
-"""The tree being filled: its directories by descriptor, what of it the archive has made, what has to go.
+"""The tree being filled: its directories by descriptor, and which names the archive has made.
 
-Names come from the archive. They are walked from directory to directory as the kernel would walk them in this
-root, and every call is made on a descriptor of the directory and a last component that is not followed.
+Names come from the archive. They are resolved directory by directory, as the kernel would in this root, and
+each system call gets a descriptor of the directory and a last component, which is not followed.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from .refused import NeedsBelow, Refused
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEPT_OPEN = 100  # directories
-MAX_LINKS = 40  # on the way to a directory, as path_resolution(7)
+MAX_LINKS = 40  # in one path, as in path_resolution(7)
 
 
 class Place:
-    """A directory, open as long as anyone knows it."""
+    """A directory, open as long as it is referenced."""
 
     __slots__ = ("counted", "fd", "gid", "made", "modified", "path")
 
     def __init__(self, path: str, fd: int, made: set[str]) -> None:
         status = os.fstat(fd)
-        self.path = path  # from the root, "" the root itself; no link in it
+        self.path = path  # from the root, without symbolic links; "" for the root itself
         self.fd = fd
         self.gid = status.st_gid
         self.modified = status.st_mtime_ns
-        self.made = made  # the names in it that the archive has made, or something below them
-        self.counted = False  # whether it and the directories above it are counted as made
+        self.made = made  # the names in it that the archive has made, or below which it has made something
+        self.counted = False  # whether it and its parents are recorded as made
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -40,19 +40,19 @@ def joined(folder: str, name: str) -> str:
 
 
 class Tree:
-    """All of it. With `alone`, what is below is not known: NeedsBelow when that makes a difference."""
+    """The whole tree. With `alone`, the layers below are unknown: NeedsBelow is raised where they matter."""
 
     def __init__(self, below: os.stat_result | None, depth: int, length: int, *, alone: bool) -> None:
         self.depth = depth
         self.length = length
         self.alone = alone
         self.places: dict[str, Place] = {}
-        self.by_link: dict[str, Place] = {}  # by paths that lead there through symbolic links
+        self.by_link: dict[str, Place] = {}  # by paths through symbolic links
         self.made: dict[str, set[str]] = {}
-        self.links = 0  # followed on the way to one directory: each may lead to two more
-        self.times: dict[str, int] = {}  # what directories get once no more is put into them
+        self.links = 0  # followed in one path; each may lead to further ones
+        self.times: dict[str, int] = {}  # mtimes to set when the directories are complete
         root = self.place("")
-        # An overlay shows its root as the topmost layer has it, so each layer has to hand it on.
+        # Overlay takes the root directory of the topmost layer, so each layer copies it from below.
         owner = (below.st_uid, below.st_gid) if below else (0, 0)
         os.fchown(root.fd, *owner)
         os.fchmod(root.fd, stat.S_IMODE(below.st_mode) if below else 0o755)
@@ -60,9 +60,9 @@ class Tree:
         self.times[""] = below.st_mtime_ns if below else 0
 
     def place(self, path: str, *, make: bool = False) -> Place:
-        """The directory at `path`, wherever symbolic links may lead to it.
+        """The directory at `path`, with symbolic links resolved.
 
-        With `make`, missing ones are made: root's, mode 0755, of the year 1970. OSError as the kernel has it.
+        With `make`, missing ones are created: owned by root, mode 0755, mtime 0. OSError as from the kernel.
         """
         found = self.places.get(path) or self.by_link.get(path)
         if found is not None:
@@ -110,18 +110,19 @@ class Tree:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             return self._walk(here, os.readlink(name, dir_fd=here.fd), make)
         place = self.make_folder(here, name)
-        os.fchown(place.fd, 0, 0)  # and the mode: it has both of the directory above, if that is setgid
+        os.fchown(place.fd, 0, 0)  # with the mode, as a setgid parent determines both
         os.fchmod(place.fd, 0o755)
         place.gid = 0
         self.times[path] = 0
         return place
 
     def make_folder(self, here: Place, name: str) -> Place:
-        """The directory `name`, in place of anything else there."""
+        """Make the directory `name`, replacing anything else."""
         path = joined(here.path, name)
         if path.count("/") >= self.depth or len(os.fsencode(path)) > self.length:
             raise Refused(
-                f"{path[:60]!r}…: lies too deep: {self.depth} levels and {self.length} bytes are the most"
+                f"{path[:60]!r}…: lies too deep: "
+                f"at most {self.depth} levels and {self.length} bytes are allowed"
             )
         self.change(here, name)
         try:
@@ -129,14 +130,14 @@ class Tree:
         except FileExistsError:
             if not stat.S_ISDIR(os.stat(name, dir_fd=here.fd, follow_symlinks=False).st_mode):
                 if self.alone:
-                    # Over layers that have a directory there, nothing of that may show through.
+                    # The contents of a directory in a layer below must not show through.
                     raise NeedsBelow(f"{path!r} becomes a directory after it was something else") from None
                 self.remove(here, name)
                 os.mkdir(name, 0o755, dir_fd=here.fd)
         return self.places.get(path) or self._opened(path, os.open(name, FOLDER, dir_fd=here.fd))
 
     def change(self, place: Place, name: str) -> None:
-        """Count `name` in `place` as made by the archive, before it is."""
+        """Record `name` in `place` as made by the archive, before it is made."""
         place.made.add(name)
         if place.counted:
             return
@@ -151,10 +152,10 @@ class Tree:
             names.add(last)
 
     def remove(self, place: Place, name: str) -> bool:
-        """Remove what `name` is, with all that is in it; False when it is not there."""
+        """Remove `name` with everything in it; False if it does not exist."""
         try:
             os.unlink(name, dir_fd=place.fd)
-            self.by_link.clear()  # it may have been one of the links
+            self.by_link.clear()  # it may have been a symbolic link
         except FileNotFoundError:
             return False
         except IsADirectoryError:
@@ -177,7 +178,7 @@ class Tree:
         self.made.pop(path, None)
 
     def clear(self, place: Place, name: str) -> None:
-        """Remove of `name` what was there before this archive, and leave what the archive has made."""
+        """Remove what existed at `name` before this archive, and keep what the archive has made."""
         if name not in place.made:
             if self.remove(place, name):
                 self.times.setdefault(place.path, place.modified)
@@ -186,22 +187,22 @@ class Tree:
             self.clear_folder(self._step(place, name, False))
 
     def clear_folder(self, place: Place) -> None:
-        """As `clear`, of everything in a directory, which stays."""
+        """Like `clear`, for everything in a directory, which is kept."""
         for name in os.listdir(place.fd):
             self.clear(place, name)
 
     def forget(self) -> None:
-        """Look up every directory anew from now on."""
+        """Close all directories; they are opened again when needed."""
         self.places.clear()
         self.by_link.clear()
 
     def tidy(self) -> None:
-        """Between two members: keep no more directories open than a process may have."""
+        """Limit the number of open directories; called between two members."""
         if len(self.places) > KEPT_OPEN:
             self.forget()
 
     def finish(self) -> None:
-        """Give the directories their times, the lower ones first."""
+        """Set the mtimes of the directories, children first."""
         for path, when in sorted(self.times.items(), reverse=True):
             os.utime(self.place(path).fd, ns=(when, when))
             self.tidy()

@@ -1,12 +1,12 @@
-"""Unpacks a tar archive in a process of its own, shut into the directory that it fills.
+"""Unpacks a tar archive in a separate process that is confined to the directory it fills.
 
-Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). Lines of JSON come out: {"read"}, how many bytes
-of the archive are read, while it works; then {"sha256", "diff_id"}, {"needs_below"} or {"error", "hint"}.
+Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). It prints lines of JSON: {"read"}, the bytes of
+the archive read so far; then {"sha256", "diff_id"}, {"needs_below"} or {"error", "hint"}.
 
-tar(1) would follow what it has unpacked, make devices, and knows no limits. By the time the first header is
-parsed, this process has a root of its own with nothing but the tree in it, holds no descriptor from outside
-but the archive and the pipe, and has only the capabilities to give files their owners, modes and attributes:
-whatever an archive says, it says it about the inside.
+tar(1) follows links that it has unpacked, creates devices, and has no limits. Before this process parses the
+first header, its root directory contains nothing but the tree, it has no descriptors except those of the
+archive and the pipe, and only the capabilities to set owners, modes and attributes of files. So an archive
+can affect nothing outside the tree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FREE = "free some space on that file system"
 
 
 class Job(NamedTuple):
-    """What to do; `vsprov.store.unpacking` says what `whole`, `merge` and `below` mean."""
+    """The job; `vsprov.store.layers.unpacking` explains `whole`, `merge` and `below`."""
 
     target: str
     work: str
@@ -48,15 +48,15 @@ def main() -> None:
     except NeedsBelow as error:
         report({"needs_below": str(error)})
     except MemoryError:
-        report({"error": f"it wants more than {MEMORY >> 20} MiB of memory to unpack"})
+        report({"error": f"unpacking needs more than {MEMORY >> 20} MiB of memory"})
     except OSError as error:
         refusal = f"unpack: {error.filename or ''}: {error.strerror}"
         hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         report({"error": refusal if error.errno else f"it is damaged: {error}", "hint": hint})
     except Exception as error:
-        # The archive is hostile input to the parsers of five formats, which raise whatever they meet.
-        report({"error": f"it is damaged, or no tar archive: {error}"})
-    os._exit(0)  # the thread that reads ahead may be in the middle of it
+        # The parsers of five formats may raise anything for a hostile archive.
+        report({"error": f"it is damaged, or not a tar archive: {error}"})
+    os._exit(0)  # without waiting for the thread that reads ahead
 
 
 def unpack(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Members of the archive become files, directories and links of the tree."""
+"""Making files, directories and links from the members of the archive."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MAX_ID = 65535
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."  # this and the next: image-spec, layer.md
 OPAQUE = ".wh..wh..opq"
-NOT_FILES = ".wh..wh."  # what AUFS kept for itself, and some archives still hold
+NOT_FILES = ".wh..wh."  # internal files of AUFS, which some archives still contain
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT = (0, 0)
 
-# mknod(1) of every /dev. A server's own has them, so that an image may as well have none.
+# The nodes in every /dev. They are skipped, since servers have their own.
 DEVICES = {
     "dev/null": (1, 3),
     "dev/zero": (1, 5),
@@ -40,7 +40,7 @@ SPECIAL = {
 
 
 class Limits(NamedTuple):
-    """As vsprov.store.limits has them."""
+    """Like vsprov.store.disk.limits.Limits."""
 
     entries: int
     bytes: int
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
 
 
 class Unpacking:
-    """One archive on its way into the tree."""
+    """The unpacking of one archive into the tree."""
 
     def __init__(
         self,
@@ -88,12 +88,13 @@ class Unpacking:
             self.white_out(folder, name, member)
         elif not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
             raise Refused(
-                f"{member.name!r}: belongs to {member.uid}:{member.gid}; a server's ids end at {MAX_ID}"
+                f"{member.name!r}: belongs to {member.uid}:{member.gid}; "
+                f"the highest id in a server is {MAX_ID}"
             )
         elif member.kind == tarfile.DIRTYPE:
             self.make_folder(folder, name, member)
         elif not path:
-            raise Refused(f"{member.name!r}: the top of the archive is no directory")
+            raise Refused(f"{member.name!r}: the root of the archive is not a directory")
         elif member.kind == tarfile.LNKTYPE:
             self.make_link(folder, name, member)
         elif member.kind == tarfile.SYMTYPE:
@@ -102,8 +103,8 @@ class Unpacking:
             self.make_file(folder, name, member, members)
         elif member.kind != tarfile.CHRTYPE or DEVICES.get(path) != member.device:
             raise Refused(
-                f"{member.name!r}: is {SPECIAL[member.kind]}, which no image may hold",
-                "a server gets a /dev of its own: make the archive without, as with tar --exclude=./dev/*",
+                f"{member.name!r}: is {SPECIAL[member.kind]}, which an image may not contain",
+                "servers get their own /dev: leave it out of the archive, e.g. tar --exclude=./dev/*",
             )
 
     def count(self, member: Member) -> None:
@@ -111,45 +112,45 @@ class Unpacking:
         if member.size < 0:
             raise Refused(f"{member.name!r}: has a negative size")
         if self.entries > self.limits.entries:
-            raise Refused(f"it holds more than {self.limits.entries} files")
+            raise Refused(f"it contains more than {self.limits.entries} files")
         if member.kind == tarfile.REGTYPE:
             self.bytes += member.size
             if self.bytes > self.limits.bytes:
                 raise Refused(f"{member.name!r}: makes the image larger than {self.limits.bytes} bytes")
 
     def checked(self, name: str, member: Member) -> str:
-        """A name as a path below the root, "" for that itself.
+        """A name as a path below the root, "" for the root itself.
 
-        The root would hold any; what is refused is no slip but an attack. Layers, unlike the archives that
-        people make, come with names that start with a slash.
+        Names that lead out of the root could do no harm, but are attacks, so they are refused. Absolute names
+        are common in layers, unlike in archives of root file systems.
         """
         parts = [part for part in name.split("/") if part and part != "."]
         if (self.whole and parts and name.startswith("/")) or ".." in parts or "\0" in name:
             raise Refused(f"{member.name!r}: {name!r} leads out of the archive")
         unhidden = parts if self.whole else parts[:-1]
         if ".wh." in name and any(part.startswith(WHITEOUT) for part in unhidden):
-            raise Refused(f"{member.name!r}: is a whiteout, which only a layer over another may hold")
+            raise Refused(f"{member.name!r}: is a whiteout, which only a layer on top of another may contain")
         path = "/".join(parts)
         if len(parts) > self.limits.depth or len(os.fsencode(path)) > self.limits.path:
             raise Refused(
-                f"{f'{member.name[:60]!r}…'}: lies too deep: {self.limits.depth} levels and"
-                f" {self.limits.path} bytes are the most"
+                f"{f'{member.name[:60]!r}…'}: lies too deep: at most {self.limits.depth} levels and"
+                f" {self.limits.path} bytes are allowed"
             )
         return path
 
     def white_out(self, folder: str, name: str, member: Member) -> None:
-        """Remove what the layers below have of a name, or of a whole directory."""
+        """Hide a name of the layers below, or all of a directory."""
         if self.below is None:
             raise NeedsBelow(f"{member.name!r} is a whiteout")
         hidden = name.removeprefix(WHITEOUT)
         if hidden in ("", ".", ".."):
-            raise Refused(f"{member.name!r}: is a whiteout of no name")
+            raise Refused(f"{member.name!r}: is a whiteout without a name")
         if not self.below or (name.startswith(NOT_FILES) and name != OPAQUE):
             return
         try:
             place = self.tree.place(folder)
         except (FileNotFoundError, NotADirectoryError):
-            return  # it is gone already
+            return  # there is nothing to hide
         if name == OPAQUE:
             self.tree.clear_folder(place)
         else:
@@ -163,7 +164,7 @@ class Unpacking:
         os.fchown(place.fd, member.uid, member.gid)
         place.gid = member.gid
         kept = self.kept(member)
-        for attribute in os.listxattr(place.fd):  # of a directory that was there before
+        for attribute in os.listxattr(place.fd):  # if the directory existed before
             if attribute.startswith("user.") and attribute not in kept:
                 os.removexattr(place.fd, attribute)
         for attribute, value in kept.items():
@@ -172,7 +173,7 @@ class Unpacking:
         self.tree.times[place.path] = member.mtime
 
     def is_there(self, path: str) -> bool:
-        """Whether there is a directory, perhaps by way of a symbolic link."""
+        """Whether the path is a directory, or a symbolic link to one."""
         try:
             self.tree.place(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -180,15 +181,15 @@ class Unpacking:
         return True
 
     def make_room(self, place: Place, name: str, member: Member) -> None:
-        """Remove what is in the way of a file or a symbolic link."""
+        """Remove what a file or a symbolic link replaces."""
         if self.merge and stat.S_ISDIR(os.stat(name, dir_fd=place.fd, follow_symlinks=False).st_mode):
             raise Refused(
-                f"'/{member.name}': is a folder in the image", "name a file in it, or end the target in /"
+                f"'/{member.name}': is a directory in the image", "name a file in it, or end the target in /"
             )
         self.tree.remove(place, name)
 
     def make_link(self, folder: str, name: str, member: Member) -> None:
-        """Another name of a file, which has its owner and mode already."""
+        """A hard link to a file, which already has its owner and mode."""
         target_folder, _, target = self.checked(member.target, member).rpartition("/")
         source = self.tree.place(target_folder)
         place = self.tree.place(folder, make=True)
@@ -199,7 +200,7 @@ class Unpacking:
                 raise NeedsBelow(f"{member.target!r}, which {name!r} is a link to, is not in it") from None
             raise
         if (source.path, target) == (place.path, name):
-            return  # tar(1) given a file twice writes a link to itself
+            return  # tar(1) writes a link to itself for a file given twice
         self.tree.change(place, name)
         try:
             os.link(target, name, src_dir_fd=source.fd, dst_dir_fd=place.fd, follow_symlinks=False)
@@ -242,7 +243,7 @@ class Unpacking:
             os.close(fd)
 
     def write(self, fd: int, member: Member, members: Members) -> None:
-        """The content; holes of a sparse file stay holes."""
+        """Write the content, with the holes of a sparse file."""
         left = member.size
         for data in holed(members, member.sparse) if member.sparse else self.stream.views(member.size):
             left -= len(data)
@@ -252,17 +253,17 @@ class Unpacking:
             while (done := os.write(fd, data)) < len(data):
                 data = data[done:]
         if left:
-            raise Refused(f"{member.name!r}: it is cut short in the middle of this file")
+            raise Refused(f"{member.name!r}: the archive is truncated in the middle of this file")
         if member.sparse:
             os.ftruncate(fd, member.size)
 
     def kept(self, member: Member) -> dict[str, bytes]:
-        """The extended attributes an image keeps; user.* is for files and directories alone, xattr(7)."""
+        """The extended attributes that an image keeps; only files and directories have user.*, xattr(7)."""
         for name, _ in member.attributes:
             if name.startswith(("trusted.overlay.", "user.overlay.")):
                 raise Refused(
-                    f"{member.name!r}: {name}: it is the upper layer of an overlay",
-                    "pack the merged directory",
+                    f"{member.name!r}: {name}: belongs to the upper layer of an overlay",
+                    "archive the merged directory",
                 )
         return {
             name: value for name, value in member.attributes if name == CAPABILITY or name.startswith("user.")
@@ -270,7 +271,7 @@ class Unpacking:
 
 
 def holed(members: Members, info: tarfile.TarInfo) -> Iterator[memoryview]:
-    """A sparse file as it is to be, in pieces."""
+    """The content of a sparse file with its holes filled, in pieces."""
     content = members.tar.fileobject(members.tar, info)
     while data := content.read(PIECE):
         yield memoryview(data)
