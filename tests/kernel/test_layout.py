@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_layout_is_told_as_such(tmp_path: Path, layout: Path
     assert "oci-layout: open: No such file" in refusal(LayoutParts(str(tmp_path / "none")).find)
     assert "it has no file oci-layout" in refusal(LayoutParts(str(tmp_path)).find)
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "2.0.0"}')
-    assert "version 1 of OCI layouts is known: it is '2.0.0'" in refusal(LayoutParts(str(layout)).find)
+    assert "expected an OCI layout of version 1, got '2.0.0'" in refusal(LayoutParts(str(layout)).find)
 
 
 # ---- what is damaged, or hostile

@@ -62,7 +62,7 @@ def test_the_state_root_may_not_lie_in_a_shared_path_nor_around_it(tmp_path: Pat
     (tmp_path / "statement").mkdir()
     root = f"{tmp_path}/state"
     for path in (str(tmp_path), root, f"{root}/servers"):
-        assert "which holds the images and all servers" in refusal(path, root)
+        assert "the state root of this instance" in refusal(path, root)
     hostimage.check(HostSource(paths=(f"{tmp_path}/statement",)), state_root=root)
 
 

@@ -38,9 +38,9 @@ def test_nothing_is_observed_before_anything_was_made(tmp_path: Path) -> None:
 )
 def test_what_is_no_name_never_becomes_a_path(tmp_path: Path, name: str) -> None:
     instance = Instance("vt-x", str(tmp_path))
-    with pytest.raises(FailedError, match="is not a name"):
+    with pytest.raises(FailedError, match="is not a valid name"):
         servers.remove(instance, name)
-    with pytest.raises(FailedError, match="is not a name"):
+    with pytest.raises(FailedError, match="is not a valid name"):
         images.remove(instance, name)
 
 
