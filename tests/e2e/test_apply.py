@@ -146,6 +146,7 @@ def test_the_working_directory_is_the_manifests(full: Full) -> None:
     assert "umask: 0022\n" in full.said
 
 
+@pytest.mark.bare_debian
 def test_the_server_has_a_session_of_its_own_and_no_terminal(full: Full) -> None:
     assert "session: 1 1 -1\n" in full.said
 

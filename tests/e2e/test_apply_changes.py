@@ -113,6 +113,7 @@ def test_a_server_that_takes_no_signal_is_killed_at_once(lab: Lab) -> None:
 
 
 @pytest.mark.requires("catatonit")
+@pytest.mark.bare_debian
 def test_a_reaper_collects_orphans_and_passes_the_stop_signal_on(lab: Lab) -> None:
     orphans = "trap 'echo asked; exit 0' TERM; (sleep 0 & sleep 0 &) ; echo $$; while :; do sleep 0.02; done"
     reaped = server("a", "/bin/sh", "-c", orphans, init={"reaper": True})

@@ -308,6 +308,7 @@ def test_a_command_that_cannot_run_or_is_killed_is_told(
     is_whole(lab)
 
 
+@pytest.mark.bare_debian
 def test_what_a_run_step_leaves_running_ends_with_it(lab: Lab, box: Document) -> None:
     lab.converge(box, built(run("sleep 987654321 & setsid sleep 987654321 & echo done > /srv/done")))
     assert leaks.processes("987654321") == {}

@@ -56,6 +56,7 @@ def needs(name: str, request: pytest.FixtureRequest) -> list[str]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name == BOOTSTRAP else name for name in EXAMPLES]
 )
+@pytest.mark.bare_debian
 def test_an_example_is_applied_read_back_and_removed(
     lab: Lab, tmp_path: Path, name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -88,6 +89,7 @@ def test_the_quickstart_is_three_servers_of_the_hosts_usr_and_two_quotas(lab: La
         assert (lab.root(name) / "usr/bin/env").samefile("/usr/bin/env") or (lab.root(name) / "usr").is_dir()
 
 
+@pytest.mark.bare_debian
 def test_servers_of_the_registry_example_do_what_the_image_and_their_manifest_say(
     lab: Lab, busybox: str
 ) -> None:
@@ -108,6 +110,7 @@ def test_the_server_of_the_build_example_runs_what_its_image_says_on_what_the_st
     assert lab.shell("site1", "id -u; pwd; stat -c %u:%g:%a index.html") == "33\n/srv/site\n33:33:644\n"
 
 
+@pytest.mark.bare_debian
 def test_all_examples_can_be_had_at_once(lab: Lab, tmp_path: Path) -> None:
     """No name is used twice among them."""
     values = ("--values", FOLDER / "template.values")

@@ -323,7 +323,9 @@ def test_the_host_name_is_changed_live(lab: Lab) -> None:
         {"init": {"env": {"A": "b"}}},
         {"init": {"workingDir": "/tmp"}},
         {"init": {"user": "1:1"}},
-        pytest.param({"init": {"reaper": True}}, marks=pytest.mark.requires("catatonit")),
+        pytest.param(
+            {"init": {"reaper": True}}, marks=[pytest.mark.requires("catatonit"), pytest.mark.bare_debian]
+        ),
         {"mounts": [{"type": "tmpfs", "target": "/srv/x"}]},
         {"security": {"noNewPrivileges": False}},
         {"security": {"readOnlyRoot": True}},

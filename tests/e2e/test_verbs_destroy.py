@@ -18,6 +18,7 @@ from tests.lab import (
 
 
 @pytest.mark.vm_subset
+@pytest.mark.bare_debian
 def test_doctor_says_that_servers_can_run_here(lab: Lab) -> None:
     report = json.loads(lab.vsprov("doctor", "-o", "json").stdout)
     assert report["able"] is True
@@ -27,6 +28,7 @@ def test_doctor_says_that_servers_can_run_here(lab: Lab) -> None:
     assert "Servers can run on this host" in lab.vsprov("doctor").stdout
 
 
+@pytest.mark.bare_debian
 def test_doctor_without_root_says_that_they_cannot(lab: Lab) -> None:
     command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *lab.vsprov.command("doctor")]
     done = subprocess.run(command, capture_output=True, text=True, env=lab.vsprov.environment)

@@ -75,6 +75,7 @@ def test_on_a_full_disk_nothing_is_left_of_an_import(store: Store) -> None:
             assert said.endswith("'big': No space left on device") or said == "tree: No space left on device"
 
 
+@pytest.mark.bare_debian
 def test_an_import_without_a_free_descriptor_fails_cleanly(store: Store) -> None:
     source = tar(archive(store.folder / "image.tar", member("x")))
     resolved = store.resolve(source)

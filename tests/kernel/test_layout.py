@@ -225,6 +225,7 @@ def by_skopeo(layout: Path, tmp_path: Path, kind: str, name: str, *options: str)
 
 
 @pytest.mark.requires("skopeo")
+@pytest.mark.bare_debian
 def test_an_archive_in_the_format_of_oci_is_read_as_a_layout(layout: Path, tmp_path: Path) -> None:
     parts = archive_parts(str(by_skopeo(layout, tmp_path, "oci-archive", "app")), "app")
     found = parts.find()
@@ -234,6 +235,7 @@ def test_an_archive_in_the_format_of_oci_is_read_as_a_layout(layout: Path, tmp_p
 
 @pytest.mark.requires("skopeo")
 @pytest.mark.parametrize("name", [None, "app:1", "docker.io/library/app:1", "quay.io/team/app:2"])
+@pytest.mark.bare_debian
 def test_an_archive_of_docker_save_is_read(saved: Path, name: str | None) -> None:
     parts = archive_parts(str(saved), name)
     found = parts.find()
@@ -260,6 +262,7 @@ def test_a_saved_image_has_the_same_digest_however_its_layers_lie(saved: Path) -
 
 
 @pytest.mark.requires("skopeo")
+@pytest.mark.bare_debian
 def test_layers_of_a_saved_image_may_be_compressed(saved: Path) -> None:
     before = archive_parts(str(saved)).find()
     content = json.loads((saved / "manifest.json").read_text())
