@@ -201,7 +201,7 @@ class Loop:
                 client.send(failed(number, describe(early)))
                 return
         if child is None:
-            return  # it has ended, and an event has told so
+            return  # it has ended, as an event has reported
         if child.state == "ready" and child.channel:
             child.state = "released"
             send(child.channel, GO)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The fds that every child finds open: its end of the channel to the process that made it, and a server's
 # reaper.
 CHANNEL, REAPER = 3, 4
-# The messages on the channel, one byte each. A child writes READY, or first WHO to be told its user; its
+# The messages on the channel, one byte each. A child writes READY, or first WHO to ask for its user; its
 # parent sends the mounts, and GO to let it continue.
 WHO, READY, MOUNTS, GO = b"u", b"r", b"m", b"g"
 
