@@ -1,1 +1,1 @@
-"""What vsprov keeps on disk: images, server directories. Everything here outlives a reboot."""
+"""What vsprov keeps on disk: images and server directories. It survives a reboot."""

@@ -42,7 +42,7 @@ GENERATED = {
     "if [ -n \"${BASH-}\" ]; then PS1='\\u@\\h:\\w\\$ '; fi\n",
     "etc/resolv.conf": "",
 }
-SYSTEM_IDS = 1000  # login.defs(5): accounts of people start here
+SYSTEM_IDS = 1000  # login.defs(5): the lowest id of user accounts
 NOBODY = 65534
 # name: (id, home, shell); added if the host does not have them.
 ACCOUNTS = {

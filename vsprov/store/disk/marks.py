@@ -69,6 +69,7 @@ def read_owner(path: str | int) -> Owner | None:
 
 
 def write_owner(path: str | int, owner: Owner, label: str = "") -> None:
+    """Set the owner mark; see `write_mark`."""
     write_mark(path, OWNER, str(owner), label)
 
 

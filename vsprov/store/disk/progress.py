@@ -21,10 +21,12 @@ class Meter:
         self._when = time.monotonic()
 
     def add(self, count: int) -> None:
+        """Count bytes, and report them if it is time."""
         self._done += count
         if self._done - self._reported >= PIECE or time.monotonic() - self._when >= PACE:
             self.report()
 
     def report(self) -> None:
+        """Report the bytes counted so far, now."""
         self._reported, self._when = self._done, time.monotonic()
         self._progress(self._what, min(self._done, self._total or self._done), self._total)

@@ -153,6 +153,7 @@ def layer_reject_reason(entry: Entry, device: int, count: int, size: int, depth:
 
 
 def foreign_ids(entry: Entry) -> str:
+    """Why the owner of an entry cannot exist in a server; "" if it can."""
     uid, gid = entry.status.st_uid, entry.status.st_gid
     if uid > limits.MAX_ID or gid > limits.MAX_ID:
         return f"belongs to {uid}:{gid}; the highest id in a server is {limits.MAX_ID}"
@@ -220,6 +221,7 @@ def digest(top: int, label: str, reject_reason: RejectReason | None = None) -> s
 
 @contextlib.contextmanager
 def opened_entry(entry: Entry, label: str) -> Iterator[int]:
+    """`open_entry` for the duration of the block."""
     fd = open_entry(entry, label)
     try:
         yield fd

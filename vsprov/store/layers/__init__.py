@@ -1,1 +1,1 @@
-"""Layers: making, checking and deduplicating them."""
+"""Layers: making, verifying and deduplicating them."""

@@ -42,6 +42,7 @@ def tree(instance: Instance, key: str) -> str:
 
 
 def is_digest(text: object) -> bool:
+    """Whether this is a SHA-256 in hex, as the store has it in names and records."""
     return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
@@ -65,6 +66,7 @@ class Batch:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has(self, key: str) -> bool:
+        """Whether the layer exists, in this batch or in the store."""
         return key in self.made or os.path.isdir(tree(self.instance, key))
 
     def folder(self, key: str) -> str:
@@ -99,9 +101,9 @@ class Batch:
 
     def keep(self, key: str, folder: str) -> None:
         """Complete a layer from `begin`: `key` is its key."""
-        from vsprov.store.layers import listing  # seldom needed
+        from vsprov.store.layers import listing  # rarely needed
 
-        path(self.instance, key)  # refuses what is no sha256
+        path(self.instance, key)  # raises for an invalid key
         try:
             listing.write(f"{folder}/{TREE}", f"{folder}/{LISTING}", self.progress)
         except OSError as error:
@@ -117,7 +119,7 @@ class Batch:
         try:
             durable.flush_all(self.instance.layers)
             for key, folder in self.made.items():
-                with contextlib.suppress(FileExistsError):  # another image of this apply was first
+                with contextlib.suppress(FileExistsError):  # another image has made it meanwhile
                     durable.rename_new(folder, path(self.instance, key))
             durable.flush_folder(self.instance.layers)
         except OSError as error:
@@ -164,6 +166,7 @@ def repair(instance: Instance) -> list[str]:
 
 
 def is_ours(instance: Instance, key: str) -> bool:
+    """Whether this instance has made the layer."""
     try:
         return marks.read_mark(path(instance, key), MARK) == instance.name
     except (OSError, FailedError):

@@ -1,1 +1,1 @@
-"""Images of registries and of OCI and Docker files."""
+"""Images in registries, OCI layouts and archives."""

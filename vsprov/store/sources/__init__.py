@@ -87,16 +87,18 @@ def _contents(instance: Instance, image: Image, resolved: Resolved, progress: Pr
 
 
 def limits_of(image: Image) -> Limits:
+    """The limits in the spec of an image."""
     return Limits(entries=image.limits.files, bytes=image.limits.size)
 
 
 class Kind(Protocol):
-    """The functions of a module for a kind of source: `fetch` makes the layers that `resolve` has found."""
+    """The functions of a module for a kind of source."""
 
-    def resolve(
-        self, instance: Instance, image: Image, known: ImageRecord | None, refresh: bool
-    ) -> Resolved: ...
-    def fetch(self, batch: Batch, image: Image, resolved: Resolved) -> Contents: ...
+    def resolve(self, instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
+        """The current state of the source; `known` is a complete record of the image, if there is one."""
+
+    def fetch(self, batch: Batch, image: Image, resolved: Resolved) -> Contents:
+        """Make the layers that are missing in the store."""
 
 
 def _module(source: Source) -> Kind:
