@@ -65,6 +65,6 @@ def test_a_path_of_the_host_becomes_a_bind_with_its_place_made_ready(store: Stor
 def test_the_state_root_is_never_shared_with_servers(store: Store) -> None:
     os.makedirs(store.instance.root)
     for path in (Path(store.instance.root).parent, store.instance.root):
-        with pytest.raises(ImageError, match="which holds the images and all servers"):
+        with pytest.raises(ImageError, match="the state root of this instance"):
             store.imported(Source(host=HostSource(paths=(str(path),))))
     store.holds_nothing()
