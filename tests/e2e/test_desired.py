@@ -25,7 +25,7 @@ instance = Instance(os.environ["VSPROV_INSTANCE"], sys.argv[1])
 given = Inputs((sys.argv[2],))
 
 def actions(desired):
-    plan = converge.draft(instance, desired.wanted).plan
+    plan = converge.propose(instance, desired.wanted).plan
     return {change.address: change.action for change in plan.objects}
 
 first = wanted.to_apply(instance, given, labels="tier=web")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from vsprov.cli.verb import Settings
-from vsprov.engine.apply.converge import Draft
+from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.desired import saved
 from vsprov.engine.desired.saved import SavedPlan
 from vsprov.errors import UsageError
@@ -30,18 +30,18 @@ class Approval:
         self.settings, self.report, self.yes = settings, report, yes
         self.saved_plan, self.question = saved_plan, question
 
-    def __call__(self, draft: Draft) -> bool:
+    def __call__(self, proposal: Proposal) -> bool:
         settings, text = self.settings, self.settings.output == "text"
         if self.saved_plan is not None:
-            saved.refuse_changed_world(self.saved_plan, draft)
+            saved.refuse_changed_world(self.saved_plan, proposal)
         if not self.yes or (text and not settings.quiet):
             write, screen = (out, settings.stdout) if text else (err, settings.stderr)
-            write(plan_text.text(draft.plan, screen, verbose=settings.verbose > 0))
-        if draft.plan.empty:
+            write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0))
+        if proposal.plan.empty:
             return True
         if not self.yes and not confirm(self.question):
             return False
-        self.report.expect(len(draft.plan.changes))
+        self.report.expect(len(proposal.plan.changes))
         return True
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import converge
-from vsprov.engine.apply.converge import Draft, Outcome, Report
+from vsprov.engine.apply.converge import Outcome, Proposal, Report
 from vsprov.engine.look import situation
 from vsprov.engine.look.observe import refuse_foreign
 from vsprov.errors import FailedError
@@ -82,7 +82,7 @@ def change_state(
             selected=True,
             request=Request(action, frozenset(seen.name for seen in chosen), timeout),
         )
-        proposal = converge.draft(instance, wanted)
+        proposal = converge.propose(instance, wanted)
         return Changed(converge.perform(instance, proposal, report, parallelism=parallelism), already)
 
 
@@ -115,7 +115,7 @@ def destroy_all(
     instance: Instance,
     report: Report,
     *,
-    approve: Callable[[Draft], bool] = lambda draft: True,
+    approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
@@ -124,7 +124,7 @@ def destroy_all(
         now = situation.look(instance)
         remove = frozenset(_removable(now.observed, instance.name, report))
         wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", remove=remove)
-        proposal = converge.draft(instance, wanted)
+        proposal = converge.propose(instance, wanted)
         return converge.perform(instance, proposal, report, approve=approve, parallelism=parallelism)
 
 

@@ -84,10 +84,10 @@ def apply(
         approval = Approval(settings, report, yes or saved_plan is not None, saved_plan)
         outcome = _converge(settings, desired, approval, work)
     if settings.output == "json":
-        plan = saved.document(outcome.draft, desired.manifest, desired.set_name)
+        plan = saved.document(outcome.proposal, desired.manifest, desired.set_name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     _conclude(settings, outcome, time.monotonic() - since)
-    if detailed_exitcode and not outcome.draft.plan.empty:
+    if detailed_exitcode and not outcome.proposal.plan.empty:
         raise click.exceptions.Exit(2)
 
 
@@ -141,7 +141,7 @@ def destroy(
             outcome = _converge(settings, desired, approval, work)
     if settings.output == "json":
         manifest, name = (desired.manifest, desired.set_name) if desired else (Manifest(), "*")
-        plan = saved.document(outcome.draft, manifest, name)
+        plan = saved.document(outcome.proposal, manifest, name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     _conclude(settings, outcome, time.monotonic() - since)
 
@@ -166,7 +166,7 @@ def _conclude(settings: Settings, outcome: Outcome, seconds: float) -> None:
     if not outcome.approved:
         err("Nothing was changed.")
         raise click.exceptions.Exit(DECLINED)
-    plan = outcome.draft.plan
+    plan = outcome.proposal.plan
     made = [change for change in plan.objects if not _failed(outcome, change.address)]
     if outcome.errors:
         failed = len({key.partition("#")[0] for key in outcome.errors})
@@ -194,7 +194,7 @@ def _show_console(settings: Settings, name: str) -> None:
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
-    plan = outcome.draft.plan
+    plan = outcome.proposal.plan
     return {
         "approved": outcome.approved,
         "done": [

@@ -99,8 +99,8 @@ def rm(settings: Settings, work: Work, names: tuple[str, ...]) -> None:
 
 def conclude(settings: Settings, outcome: Outcome, done: str) -> None:
     """Print which images were changed; raises Exit if one failed or still differs."""
-    made = [change.address for change in outcome.draft.plan.objects if change.key not in outcome.errors]
-    same = list(outcome.draft.plan.unchanged)
+    made = [change.address for change in outcome.proposal.plan.objects if change.key not in outcome.errors]
+    same = list(outcome.proposal.plan.unchanged)
     if settings.output == "json":
         out(dump({"done": made, "unchanged": same, "errors": errors_as_json(outcome.errors)}))
     elif not settings.quiet:

@@ -121,7 +121,7 @@ def _change(
         )
     outcome = changed.outcome
     exits = outcome.exits if action != "stop" else {}
-    made = [change.address for change in outcome.draft.plan.objects if change.key not in outcome.errors]
+    made = [change.address for change in outcome.proposal.plan.objects if change.key not in outcome.errors]
     if settings.output == "json":
         already = [f"Server/{name}" for name in changed.already]
         out(

@@ -59,23 +59,23 @@ def plan(
     )  # fmt: skip
     settings.warn(desired.manifest)
     process.require_root("plan: reading the state of servers")
-    draft = converge.draft(settings.instance, desired.wanted)
+    proposal = converge.propose(settings.instance, desired.wanted)
     if file or settings.output == "json":
-        document = saved.document(draft, desired.manifest, desired.set_name)
-        if file and not draft.plan.problems:
-            saved.write(file, document | saved.recorded(draft, inputs))
+        document = saved.document(proposal, desired.manifest, desired.set_name)
+        if file and not proposal.plan.problems:
+            saved.write(file, document | saved.recorded(proposal, inputs))
         if settings.output == "json":
             out(dump(document))
-    if settings.output == "text" and (draft.plan.changes or not draft.plan.problems):
-        out(plan_text.text(draft.plan, settings.stdout, verbose=settings.verbose > 0))
-    if draft.plan.problems:
-        error = wanted.with_positions(converge.PlanError(draft.plan.problems), desired.manifest)
+    if settings.output == "text" and (proposal.plan.changes or not proposal.plan.problems):
+        out(plan_text.text(proposal.plan, settings.stdout, verbose=settings.verbose > 0))
+    if proposal.plan.problems:
+        error = wanted.with_positions(converge.PlanError(proposal.plan.problems), desired.manifest)
         for line in error_lines(error):
             err(line)
         raise click.exceptions.Exit(error.exit_code)
     if file and settings.output == "text" and not settings.quiet:
         err(f"Saved to {file}; to apply it: vsprov apply {file}")
-    if detailed_exitcode and not draft.plan.empty:
+    if detailed_exitcode and not proposal.plan.empty:
         raise click.exceptions.Exit(2)
 
 

@@ -1,6 +1,6 @@
 """Plan and apply: observe, compare, do, observe again.
 
-`draft` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
+`propose` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
 then plans once more: what is left to do after a successful apply is an error, for then the kernel shows
 something else than was asked for.
 """
@@ -47,7 +47,7 @@ class Report(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Proposal:
     """A plan with all it was made from."""
 
     plan: Plan
@@ -63,14 +63,14 @@ class Outcome:
     `errors` by change, `left` what a second plan still wants, `approved` False when the user said no.
     """
 
-    draft: Draft
+    proposal: Proposal
     approved: bool = True
     errors: Mapping[str, VsprovError] = field(default_factory=dict)
     left: Plan | None = None
     exits: Mapping[str, str] = field(default_factory=dict)
 
 
-def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Draft:
+def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
     """The plan for what is wanted, as things are now. Reads only.
 
     With `since` servers that have not been touched are not looked at again.
@@ -93,7 +93,7 @@ def draft(instance: Instance, wanted: Wanted, since: Since | None = None) -> Dra
 
     lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, image_config))
     problems = (*unusable, *lacking, *plan.problems)
-    return Draft(replace(plan, problems=problems), wanted, now, resolved)
+    return Proposal(replace(plan, problems=problems), wanted, now, resolved)
 
 
 def apply(
@@ -101,7 +101,7 @@ def apply(
     wanted: Wanted,
     report: Report,
     *,
-    approve: Callable[[Draft], bool] = lambda draft: True,
+    approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
@@ -110,7 +110,7 @@ def apply(
     Raises what stands against the plan as a whole; failures of single objects are in the outcome.
     """
     with alone(instance, lock_timeout, report):
-        first = draft(instance, wanted)
+        first = propose(instance, wanted)
         return perform(instance, first, report, approve=approve, parallelism=parallelism)
 
 
@@ -128,10 +128,10 @@ def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[N
 
 def perform(
     instance: Instance,
-    first: Draft,
+    first: Proposal,
     report: Report,
     *,
-    approve: Callable[[Draft], bool] = lambda draft: True,
+    approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = PARALLELISM,
 ) -> Outcome:
     """Carry out a plan that was made under the lock, and look again."""
@@ -165,8 +165,8 @@ def perform(
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
         since = Since(first.now.observed, touched)
         again = first.wanted.again()
-        second = None if errors else draft(instance, again, since)
-        exits = endings(context)
+        second = None if errors else propose(instance, again, since)
+        exits = record_exits(context)
     finally:
         context.close()
     if second:
@@ -264,7 +264,7 @@ class Budget:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def endings(context: ApplyContext) -> dict[str, str]:
+def record_exits(context: ApplyContext) -> dict[str, str]:
     """{server: how its init ended} of those that ended while we looked on."""
     if context.spawner:
         for event in context.spawner.events():

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vsprov import __version__
-from vsprov.engine.apply.converge import Draft
+from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.desired import inputs as manifest_inputs
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.engine.desired.wanted import Desired
@@ -27,9 +27,11 @@ from vsprov.store.instance import Instance
 LARGEST = 256 << 20
 
 
-def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
+def document(proposal: Proposal, manifest: Manifest, owner: str) -> dict[str, Any]:
     """The JSON document of a plan, as -o json prints it."""
-    plan = replace(draft.plan, inputs_digest=manifest.digest, observed_digest=digest(draft.now.observed))
+    plan = replace(
+        proposal.plan, inputs_digest=manifest.digest, observed_digest=digest(proposal.now.observed)
+    )
     return to_document(
         plan,
         version=__version__,
@@ -39,14 +41,14 @@ def document(draft: Draft, manifest: Manifest, owner: str) -> dict[str, Any]:
     )
 
 
-def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
+def recorded(proposal: Proposal, given: Inputs) -> dict[str, Any]:
     """What a saved plan contains in addition: all that is needed to make the plan again."""
     places = replace(
         given,
         paths=tuple(path if path == "-" else os.path.abspath(path) for path in given.paths),
         values=tuple(map(os.path.abspath, given.values)),
     )
-    wanted = draft.wanted
+    wanted = proposal.wanted
     options = {
         "instance": wanted.instance,
         "prune": wanted.prune,
@@ -55,7 +57,7 @@ def recorded(draft: Draft, given: Inputs) -> dict[str, Any]:
     }
     return {
         "options": options,
-        "documents": [manifests.document_of(one) for one in draft.wanted.objects],
+        "documents": [manifests.document_of(one) for one in proposal.wanted.objects],
     }
 
 
@@ -139,11 +141,11 @@ def refuse_changed_inputs(plan: SavedPlan) -> None:
         raise _stale(plan, f"the manifest has changed ({', '.join(given.paths)})")
 
 
-def refuse_changed_world(plan: SavedPlan, draft: Draft) -> None:
+def refuse_changed_world(plan: SavedPlan, proposal: Proposal) -> None:
     """Raise StalePlanError if the state of the host, or the plan that follows from it, has changed."""
-    if digest(draft.now.observed) != plan.content["observed_digest"]:
+    if digest(proposal.now.observed) != plan.content["observed_digest"]:
         raise _stale(plan, "the servers, images or quotas of this host have changed")
-    made = to_document(draft.plan, version="", timestamp="", host="", owner_set="")
+    made = to_document(proposal.plan, version="", timestamp="", host="", owner_set="")
     if json.loads(json.dumps(made["resource_changes"], default=dict)) != plan.content["resource_changes"]:
         raise _stale(plan, "the source of an image, or this host, has changed")
 

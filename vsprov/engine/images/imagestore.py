@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import converge, recover
-from vsprov.engine.apply.converge import Draft, Outcome, Report
+from vsprov.engine.apply.converge import Outcome, Proposal, Report
 from vsprov.engine.look import situation
 from vsprov.errors import FailedError
 from vsprov.model import digests
@@ -75,7 +75,7 @@ def pull(
     """
     with converge.alone(instance, lock_timeout, report):
         wanted = Wanted(instance.name, owner, tuple(objects), selected=True, refresh=True)
-        first = converge.draft(instance, wanted)
+        first = converge.propose(instance, wanted)
         return converge.perform(instance, first, report, parallelism=parallelism)
 
 
@@ -107,7 +107,7 @@ def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome
     wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True, remove=remove)
     plan = reconcile(wanted, now.observed, now.machine)
     changes = tuple(change for change in plan.changes if change.kind == "Image")
-    proposal = Draft(replace(plan, changes=changes), wanted, now)
+    proposal = Proposal(replace(plan, changes=changes), wanted, now)
     return converge.perform(instance, proposal, report)
 
 
