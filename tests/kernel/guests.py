@@ -225,7 +225,8 @@ def open_workshop() -> Iterator[Workshop]:
         for group in leaks.groups(name):
             remove_group(group)
         shutil.rmtree(folder)
-    assert leaks.mounts_of_host() == before
+    now = leaks.mounts_of_host()
+    assert now == before, set(now) ^ set(before)
     assert not leaks.groups(name)
 
 
