@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from vsprov.cli.schemas import NAMES
+from vsprov.cli import schemas as packaged
 from vsprov.cli.verb import instance_of
 from vsprov.store.instance import Instance
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
-KINDS = ("servers", "images", "quotas")
 
 
 def matching(names: Callable[[click.Context], Iterable[str]]) -> Complete:
@@ -33,13 +32,15 @@ def images(ctx: click.Context) -> list[str]:
 
 
 @matching
-def kinds(ctx: click.Context) -> tuple[str, ...]:
-    return KINDS
+def kinds(ctx: click.Context) -> list[str]:
+    from vsprov.model.objects import listed
+
+    return [kind.plural for kind in listed()]
 
 
 @matching
 def schemas(ctx: click.Context) -> tuple[str, ...]:
-    return NAMES
+    return packaged.names()
 
 
 def objects(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:

@@ -7,7 +7,12 @@ import os
 from vsprov import PACKAGE
 from vsprov.errors import FailedError
 
-NAMES = ("manifest", "image", "quota", "server", "plan")
+
+def names() -> tuple[str, ...]:
+    """The schemas there are: of a document of any kind, of each kind, and of a plan."""
+    from vsprov.model.objects import KINDS  # the other verbs complete without it
+
+    return ("manifest", *(kind.word for kind in KINDS.values()), "plan")
 
 
 def packaged(name: str) -> str:

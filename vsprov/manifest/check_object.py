@@ -16,7 +16,7 @@ from vsprov.model import objects, units
 from vsprov.model.encodings import PERIOD
 from vsprov.model.fields import keys
 from vsprov.model.knobs import BY_PATH, KNOBS
-from vsprov.model.objects import Image, Mount, Object, Quota, Server
+from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.units import MAX
 
@@ -136,7 +136,7 @@ _BOUNDED = tuple(knob for knob in KNOBS if knob.bounds)
 
 
 def _resources(read: Object) -> Mapping[str, Any]:
-    return {} if isinstance(read.spec, Image) else read.spec.resources
+    return read.spec.resources if isinstance(read.spec, Quota | Server) else {}
 
 
 def _knob_path(item: Item, knob: str) -> Path:

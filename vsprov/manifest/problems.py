@@ -59,7 +59,7 @@ def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in objects.KINDS:
         return _unknown_kind(document, raw), None
-    errors = list(islice(_validator(kind).iter_errors(raw), MOST_LINES))
+    errors = list(islice(_validator(objects.KINDS[kind]).iter_errors(raw), MOST_LINES))
     if not errors:
         return [], raw
     errors.sort(key=lambda error: error.validator != "type")  # only the first error of a value is reported
@@ -69,7 +69,7 @@ def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
         if path not in found:
             found[path] = problem_at(document, path, message, hint)
     rest = _without(raw, found)
-    return list(found.values()), rest if _validator(kind).is_valid(rest) else None
+    return list(found.values()), rest if _validator(objects.KINDS[kind]).is_valid(rest) else None
 
 
 def problem_at(
@@ -162,8 +162,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 @cache
-def _validator(kind: str) -> Any:
-    return strict(document_schema(kind))
+def _validator(kind: objects.ObjectKind) -> Any:
+    return strict(document_schema(kind.name))
 
 
 def strict(schema: Mapping[str, Any]) -> Any:
@@ -315,10 +315,14 @@ def _yaml(value: object) -> str:
     return shorten(json.dumps(value), 40)
 
 
-@cache
 def parsers(kind: str) -> dict[Path, Parse]:
     """The parser of the value at each path. Its errors are more specific than those of a pattern."""
-    return dict(_parsers_of(objects.SPECS[kind], ("spec",)))
+    return _parsers(objects.KINDS[kind])
+
+
+@cache
+def _parsers(kind: objects.ObjectKind) -> dict[Path, Parse]:
+    return dict(_parsers_of(kind.spec, ("spec",)))
 
 
 def _parsers_of(kind: type, under: Path) -> Iterator[tuple[Path, Parse]]:

@@ -64,11 +64,10 @@ def to_markdown() -> str:
     """The reference."""
     metadata = document_schema("Server")["properties"]["metadata"]
     out = [_INTRO, _table(_rows(metadata, "metadata."))]
-    for kind in objects.KINDS:
-        spec = document_schema(kind)["properties"]["spec"]
-        hidden = ("resources",) if kind == "Server" else tuple(key_docs.GROUPS) if kind == "Quota" else ()
-        out.append(f"\n## {kind}\n\n{key_docs.KINDS[kind]} {_NOTES[kind]}\n\n")
-        out.append(_table(_rows(spec, "", hidden), with_costs=kind == "Server"))
+    for kind in objects.KINDS.values():
+        spec = document_schema(kind.name)["properties"]["spec"]
+        out.append(f"\n## {kind.name}\n\n{kind.doc} {kind.keys_doc}\n\n")
+        out.append(_table(_rows(spec, "", _ELSEWHERE), costs_of=kind.spec if kind.costs else None))
     out.append("\n" + _RESOURCES)
     out += [_knob(knob) for knob in KNOBS if not knob.rlimit]
     out.append("\n" + _RLIMITS)
@@ -76,11 +75,8 @@ def to_markdown() -> str:
     return "".join(out)
 
 
-_NOTES = {
-    "Image": "The keys of its `spec`:",
-    "Quota": "The keys of its `spec`, besides the [resources](#resources):",
-    "Server": "The keys of its `spec`, and the cost of changing each for a running server:",
-}
+# The keys below these have a table of their own.
+_ELSEWHERE = ("resources", *key_docs.GROUPS)
 
 
 def _rows(schema: dict[str, Any], prefix: str, hidden: tuple[str, ...] = ()) -> Iterator[Row]:
@@ -98,11 +94,11 @@ def _rows(schema: dict[str, Any], prefix: str, hidden: tuple[str, ...] = ()) -> 
             yield from _rows(inner["items"], f"{path}[].")
 
 
-def _table(rows: Iterator[Row], *, with_costs: bool = False) -> str:
-    titles = ["key", "type", "default", *(["cost of a change"] if with_costs else []), "description"]
+def _table(rows: Iterator[Row], *, costs_of: type | None = None) -> str:
+    titles = ["key", "type", "default", *(["cost of a change"] if costs_of else []), "description"]
     out = [f"| {' | '.join(titles)} |\n", "|---" * len(titles) + "|\n"]
     for path, kind, default, about in rows:
-        cost = [cost_of(objects.Server, path.replace("[]", ""))] if with_costs else []
+        cost = [cost_of(costs_of, path.replace("[]", ""))] if costs_of else []
         cells = [f"`{path}`", kind, default, *cost]
         out.append(f"| {' | '.join([*cells, _cell(about)])} |\n")
     return "".join(out)

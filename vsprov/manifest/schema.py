@@ -17,15 +17,20 @@ from vsprov.manifest import key_docs
 from vsprov.model import objects
 from vsprov.model.fields import Key, keys
 from vsprov.model.knobs import KNOBS
+from vsprov.model.objects import ObjectKind
 from vsprov.model.patterns import Schema
 
 OPEN = "^x-"  # keys that are allowed in every map and ignored
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-@cache
 def document_schema(kind: str) -> Schema:
     """The schema of a document of this kind."""
+    return _document_schema(objects.KINDS[kind])
+
+
+@cache
+def _document_schema(kind: ObjectKind) -> Schema:
     hints = get_type_hints(objects.Object)
     about = keys(objects.Object)
     metadata = {name: _property(about[name], hints[name]) for name in ("name", "labels", "annotations")}
@@ -34,13 +39,13 @@ def document_schema(kind: str) -> Schema:
             "description": f"Version of the format, {objects.API_VERSION}.",
             "const": objects.API_VERSION,
         },
-        "kind": {"description": about["kind"].doc, "const": kind},
+        "kind": {"description": about["kind"].doc, "const": kind.name},
         "metadata": _described("Name, labels and annotations.", _closed(metadata, required=["name"])),
-        "spec": _described(key_docs.KINDS[kind], model_schema(objects.SPECS[kind])),
+        "spec": _described(kind.doc, model_schema(kind.spec)),
     }
     return {
-        "title": f"{kind} ({objects.API_VERSION})",
-        "description": key_docs.KINDS[kind],
+        "title": f"{kind.name} ({objects.API_VERSION})",
+        "description": kind.doc,
         **_closed(properties, required=list(properties)),
     }
 
@@ -66,7 +71,7 @@ def manifest_schema() -> Schema:
 
 def published() -> dict[str, Schema]:
     """{file name: schema} as published in `schemas/`."""
-    schemas = {kind.lower(): document_schema(kind) for kind in objects.KINDS}
+    schemas = {kind.word: document_schema(kind.name) for kind in objects.KINDS.values()}
     schemas["manifest"] = manifest_schema()
     prefix = f"urn:{objects.API_VERSION.replace('/', ':')}"
     return {

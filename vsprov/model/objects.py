@@ -238,20 +238,73 @@ class Image:
 
 
 Spec = Image | Quota | Server
-SPECS: Mapping[str, type[Spec]] = {"Image": Image, "Quota": Quota, "Server": Server}
-KINDS = tuple(SPECS)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKind:
+    """A kind of object that a manifest can describe.
+
+    `doc` describes it and `keys_doc` introduces its keys in the reference. `costs`: its keys have costs,
+    because a change may disturb something that runs.
+    """
+
+    name: str
+    spec: type[Any]
+    doc: str
+    keys_doc: str = "The keys of its `spec`:"
+    costs: bool = False
+
+    @property
+    def word(self) -> str:
+        """The kind on the command line: "server"."""
+        return self.name.lower()
+
+    @property
+    def plural(self) -> str:
+        return f"{self.word}s"
+
+
+# Each after the kinds that its own objects refer to.
+KINDS: dict[str, ObjectKind] = {
+    kind.name: kind
+    for kind in (
+        ObjectKind(
+            "Image",
+            Image,
+            "A root file system shared by servers. Each server writes to its own layer on top of it.",
+        ),
+        ObjectKind(
+            "Quota",
+            Quota,
+            "A named set of resources, for each server that names it or shared by all of them.",
+            "The keys of its `spec`, besides the [resources](#resources):",
+        ),
+        ObjectKind(
+            "Server",
+            Server,
+            "A virtual server.",
+            "The keys of its `spec`, and the cost of changing each for a running server:",
+            costs=True,
+        ),
+    )
+}
+
+
+def listed() -> list[ObjectKind]:
+    """The kinds in the order in which people are shown their objects: servers first."""
+    return sorted(KINDS.values(), key=lambda kind: kind.name != "Server")
 
 
 def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report = fields.fail) -> Spec | None:
     """The spec of an object from JSON that passed its schema; `report` and None as in `fields.read`."""
-    return fields.read(SPECS[kind], raw, report)
+    return fields.read(KINDS[kind].spec, raw, report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
     """A named object of a manifest."""
 
-    kind: Literal["Image", "Quota", "Server"] = value(doc="Kind of the object.")
+    kind: str = value(doc="Kind of the object.")
     name: str = value(doc="Name of the object, unique among objects of its kind.", schema=patterns.NAME)
     spec: Spec = value(doc="Desired state of the object.")
     labels: Mapping[str, str] = mapping(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import chain
 from typing import Any
 
 from vsprov.model.fields import Key
-from vsprov.model.objects import SPECS
+from vsprov.model.objects import KINDS
 from vsprov.model.traits import applicable_keys, lists
 
-# {dotted path: key} of the lists of objects: a changed item is not the whole list.
-LISTS: Mapping[str, Key] = dict(chain.from_iterable(map(lists, SPECS.values())))
+
+@cache
+def _lists(specs: tuple[type, ...]) -> Mapping[str, Key]:
+    """{dotted path: key} of the lists of objects: a changed item is not the whole list."""
+    return dict(chain.from_iterable(map(lists, specs)))
 
 
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,9 +23,10 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
     their place, without the keys that do not apply to them; other lists are leaves.
     """
     out: dict[str, Any] = {}
+    known = _lists(tuple(kind.spec for kind in KINDS.values()))
 
     def walk(value: Any, at: str) -> None:
-        key = LISTS.get(at)
+        key = known.get(at)
         if isinstance(value, Mapping) and value:
             for name, item in value.items():
                 walk(item, f"{at}.{name}" if at else name)

@@ -90,7 +90,7 @@ class Comparison:
             row = diff.row_of(path)
             if row not in ("state", "image") and not self._is_shown(row):
                 shown = (_show_knob(row, old), _show_knob(row, new))
-                yield PathChange(f"spec.{path}", old, new, cost_of(Server, row), shown)
+                yield PathChange(f"spec.{path}", old, new, cost_of(type(self.spec), row), shown)
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")

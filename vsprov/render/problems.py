@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vsprov.errors import Problem, VsprovError
+from vsprov.model.objects import listed
 from vsprov.render.screen import clean
 
-WORDS = {"Server": ("server", "servers"), "Image": ("image", "images"), "Quota": ("quota", "quotas")}
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
@@ -51,9 +51,9 @@ def count_kinds(addresses: Iterable[str]) -> list[str]:
     """The numbers of objects by kind, servers first: ["3 servers", "1 image"]."""
     kinds = [address.partition("/")[0] for address in addresses]
     return [
-        f"{kinds.count(kind)} {words[kinds.count(kind) != 1]}"
-        for kind, words in WORDS.items()
-        if kind in kinds
+        f"{count} {kind.word if count == 1 else kind.plural}"
+        for kind in listed()
+        if (count := kinds.count(kind.name))
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model import digests, units
+from vsprov.model.objects import KINDS
 from vsprov.render.screen import Screen, clean
 
 _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
@@ -50,27 +51,30 @@ def _cut(line: str, screen: Screen) -> str:
     return line[: screen.width - 1] + screen.sign("…", "~")
 
 
+@dataclass(frozen=True, slots=True)
+class KindTable:
+    """The table of `vsprov get` for a kind: the columns, those of `-o wide` besides, and which hold numbers.
+
+    `row` gives the words of a document, for the wide table if it is told so.
+    """
+
+    columns: tuple[str, ...]
+    wide: tuple[str, ...]
+    row: Callable[[Mapping[str, Any], bool], tuple[str, ...]]
+    right: frozenset[str] = frozenset()
+
+
+TABLES: dict[str, KindTable] = {}
+
+
 def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
     """The table of `vsprov get` for documents of one kind."""
-    columns, row, right = {
-        "Server": (_SERVER, _server, _NUMBERS),
-        "Image": (_IMAGE, _image, ()),
-        "Quota": (_QUOTA, _quota, _NUMBERS),
-    }[kind]
-    extra = _WIDE[kind] if wide else ()
-    return Table((*columns, *extra), tuple(row(one, wide) for one in documents), frozenset(right))
+    table = TABLES[kind]
+    columns = (*table.columns, *table.wide) if wide else table.columns
+    return Table(columns, tuple(table.row(one, wide) for one in documents), table.right)
 
 
 MOST_USERS = 3  # names of servers in a table that is not wide
-_NUMBERS = ("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK")
-_SERVER = ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME")
-_IMAGE = ("NAME", "SOURCE", "DIGEST")
-_QUOTA = ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS")
-_WIDE = {
-    "Server": ("DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
-    "Image": ("SET",),
-    "Quota": ("SET", "CGROUP"),
-}
 
 
 def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
@@ -184,3 +188,23 @@ def duration(seconds: float | None) -> str:
         if count or (parts and len(parts) < 2):
             parts.append(f"{count}{unit}")
     return "".join(parts[:2]) or "0s"
+
+
+_NUMBERS = frozenset(("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK"))
+TABLES["Server"] = KindTable(
+    ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME"),
+    ("DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
+    _server,
+    _NUMBERS,
+)
+TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image)
+TABLES["Quota"] = KindTable(("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS)
+
+
+def refuse_missing() -> None:
+    """TypeError for a kind of the model that has no table: `get` could not show its objects."""
+    if missing := [kind for kind in KINDS if kind not in TABLES]:
+        raise TypeError(f"no table of vsprov.render.tables shows {', '.join(missing)}")
+
+
+refuse_missing()

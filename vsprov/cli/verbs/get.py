@@ -13,14 +13,14 @@ from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
+from vsprov.model.objects import listed
 from vsprov.model.suggest import closest, not_found
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import tables
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
 
-# {name on the command line: kind}, and kinds of later versions.
-KINDS = {"image": "Image", "quota": "Quota", "server": "Server"}
+# Kinds of later versions.
 LATER = ("network", "volume")
 
 
@@ -37,7 +37,7 @@ vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml`
     "kind",
     metavar="[KIND]",
     default="",
-    help="servers, images or quotas. [default: all of them]",
+    help=f"One of {', '.join(kind.plural for kind in listed())}. [default: all of them]",
     shell_complete=complete.kinds,
 )
 @click.argument(
@@ -105,13 +105,14 @@ def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
 def _kinds(word: str) -> tuple[str, ...]:
     """The kinds that a word of the command line stands for. Raises UsageError."""
     if not word or word.lower() == "all":
-        return tuple(KINDS.values())
+        return tuple(kind.name for kind in listed())
     name = word.partition("/")[0].lower().removesuffix("s")
-    if name in KINDS:
-        return (KINDS[name],)
+    known = {kind.word: kind.name for kind in listed()}
+    if name in known:
+        return (known[name],)
     if name in LATER:
         raise UsageError(f"get {word}: this version of vsprov has no {name}s")
-    close = closest(name, KINDS)
+    close = closest(name, known)
     hint = f"did you mean {close}s?" if close else f"vsprov get servers {word} shows a server of that name"
     raise UsageError(f"get {word}: no such kind", hint=hint)
 
@@ -125,7 +126,7 @@ def _names(kind: str, chosen: list[str], known: list[str]) -> list[str]:
 
 
 def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, wide: bool) -> None:
-    order = [kind for kind in ("Server", "Image", "Quota") if kind in items]
+    order = [kind.name for kind in listed() if kind.name in items]
     parts = []
     for kind in order:
         if items[kind] or len(order) == 1:

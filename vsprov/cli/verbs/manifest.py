@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import click
 
 from vsprov import __version__
-from vsprov.cli import complete, options
-from vsprov.cli.schemas import NAMES, packaged
+from vsprov.cli import complete, options, schemas
+from vsprov.cli.schemas import packaged
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired.inputs import Inputs, read
 from vsprov.errors import ManifestError, Problem, UsageError
@@ -115,6 +115,6 @@ def schema(settings: Settings, kind: str) -> None:
     manifests that begin with the line "# yaml-language-server: $schema=vsprov.schema.json".
     """
     name = kind.lower().removesuffix("s")
-    if name not in NAMES:
-        raise UsageError(f"schema {kind}: no such schema", hint=f"choose from {', '.join(NAMES)}")
+    if name not in schemas.names():
+        raise UsageError(f"schema {kind}: no such schema", hint=f"choose from {', '.join(schemas.names())}")
     out(packaged(name))
