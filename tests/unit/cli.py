@@ -18,6 +18,7 @@ import pytest
 from vsprov.cli.app import run
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
+NOWHERE = {"VSPROV_INSTANCE": "vt-nowhere", "VSPROV_ROOT": "/nonexistent/vt-nowhere"}
 SERVER = """
 apiVersion: vsprov/v1
 kind: Image

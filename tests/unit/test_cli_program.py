@@ -1,36 +1,19 @@
-"""The command line as a whole: verbs, shared options, exit codes, what is loaded, how it is interrupted."""
+"""The command line as a whole: help, verbs, shared options, what is loaded."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import CHECKOUT, SERVER, Cli, ordinary_user, process
-from vsprov import __version__
-from vsprov.cli import app
+from tests.unit.cli import CHECKOUT, NOWHERE, SERVER, Cli, ordinary_user
 from vsprov.cli.program import GROUPS, VERBS, load, program
 from vsprov.cli.verb import settings
 from vsprov.errors import UsageError
-
-NOWHERE = {"VSPROV_INSTANCE": "vt-nowhere", "VSPROV_ROOT": "/nonexistent/vt-nowhere"}
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    for name, value in NOWHERE.items():
-        monkeypatch.setenv(name, value)
-    before = signal.getsignal(signal.SIGTERM)
-    yield Cli(capsys)
-    signal.signal(signal.SIGTERM, before)
-
 
 # -- help
 
@@ -224,6 +207,7 @@ def test_an_instance_name_is_a_label(name: str) -> None:
 
 # -- what is loaded
 
+
 FORBIDDEN = {
     "version": {"click", "yaml", "json", "re", "vsprov.cli.app"},
     "--help": {"yaml", "rich", "pydantic", "vsprov.engine", "vsprov.manifest"},
@@ -269,202 +253,3 @@ def test_a_verb_loads_only_what_it_needs(words: str, tmp_path: Path) -> None:
     }
     assert "vsprov.cli" in loaded
     assert FORBIDDEN[words] & loaded == set()
-
-
-# -- how it ends
-
-
-def test_version_tells_the_version(capfd: pytest.CaptureFixture[str]) -> None:
-    done = process("version")
-    out, err = done.communicate()
-    assert (done.returncode, err) == (0, "")
-    assert re.fullmatch(rf"vsprov {re.escape(__version__)} \(Python 3\.\d+\.\d+, Linux [^ ]+, [^ ]+\)\n", out)
-
-
-def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: object, **named: object) -> None:
-        raise RuntimeError("the first line\nand the second")
-
-    monkeypatch.setattr(app, "program", fail)
-    monkeypatch.delenv("VSPROV_DEBUG", raising=False)
-    told = cli("plan", "x")
-    assert (told.code, told.out) == (70, "")
-    assert told.err.splitlines()[0] == "vsprov: internal error: RuntimeError: the first line and the second"
-
-
-def test_with_vsprov_debug_a_fault_shows_where_it_happened() -> None:
-    words = "from vsprov.cli import app; app.program = None; raise SystemExit(app.run(['plan']))"
-    done = subprocess.run(
-        [sys.executable, "-c", words],
-        capture_output=True,
-        text=True,
-        cwd=CHECKOUT,
-        env={**os.environ, "VSPROV_DEBUG": "1"},
-    )
-    assert done.returncode == 70
-    assert "Traceback (most recent call last)" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_ends_it_with_the_code_of_that_signal(number: signal.Signals, code: int, said: str) -> None:
-    running = process("validate", "-")
-    assert running.stdin and running.stderr
-    try:
-        deadline = time.monotonic() + 60
-        while "pipe" not in _waits_in(running.pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        running.send_signal(number)
-        assert running.wait(60) == code
-        assert running.stderr.read() == f"vsprov: {said}\n"
-    finally:
-        running.kill()
-        running.communicate()
-
-
-def _waits_in(pid: int) -> str:
-    """Where in the kernel the process sleeps, as proc_pid_wchan(5) has it."""
-    return Path(f"/proc/{pid}/wchan").read_text()
-
-
-def test_it_ends_quietly_when_nobody_reads_its_output() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    running = process("schema", stdout=writer)
-    os.close(writer)
-    _, err = running.communicate()
-    assert (running.returncode, err) == (141, "")
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_cannot_be_written_is_an_error(unbuffered: str) -> None:
-    with open("/dev/full", "w") as full:
-        running = process("schema", stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
-        _, err = running.communicate()
-    assert (running.returncode, err) == (1, "vsprov: write the output: No space left on device\n")
-
-
-def test_it_works_with_standard_streams_closed() -> None:
-    done = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$0" -m vsprov schema <&- >&- 2>&-', sys.executable],
-        cwd=CHECKOUT,
-        check=False,
-    )
-    assert done.returncode == 0
-
-
-def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
-    (tmp_path / "m.yaml").write_text("apiVersion: vsprov/v1\nkind: Größe\n")
-    running = process("validate", str(tmp_path / "m.yaml"), env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
-    _, err = running.communicate()
-    assert running.returncode == 65
-    assert "Gr\\xf6\\xdfe" in err
-
-
-# -- completion
-
-
-@pytest.mark.parametrize(
-    ("words", "position", "offered"),
-    [
-        ("vsprov st", 1, {"start", "stop"}),
-        ("vsprov plan --det", 2, {"--detailed-exitcode"}),
-        ("vsprov get i", 2, {"images"}),
-        ("vsprov get -o ", 3, {"text", "wide", "name", "json", "yaml"}),
-        ("vsprov validate -o s", 3, {"sarif"}),
-        ("vsprov schema s", 2, {"server"}),
-    ],
-)
-def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:
-    env = {"_VSPROV_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
-    out, _ = process(env=env).communicate()
-    assert set(out.split()) == {f"plain,{word}" for word in offered}
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> None:
-    for name in ("web1", "web2", "db1", ".making-web3"):
-        (tmp_path / "servers" / name).mkdir(parents=True)
-    words = "vsprov stop we"
-    env = {
-        "VSPROV_ROOT": str(tmp_path),
-        "_VSPROV_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": "we" if shell == "fish" else "2",
-    }
-    out, _ = process(env=env).communicate()
-    assert set(re.findall(r"[a-z]+\d", out)) == {"web1", "web2"}
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_function_of_a_shell_is_shown(cli: Cli, shell: str) -> None:
-    out, _ = process(env={"_VSPROV_COMPLETE": f"{shell}_source"}).communicate()
-    assert f"_VSPROV_COMPLETE={shell}_complete" in out
-    assert f"_VSPROV_COMPLETE={shell}_complete" in cli("--show-completion", shell).out
-
-
-def test_without_a_word_the_completion_of_the_shell_in_use_is_shown(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
-    assert cli("--show-completion").out.startswith("#compdef vsprov\n")
-    monkeypatch.setenv("SHELL", "/bin/dash")
-    assert cli("--show-completion").code == 64
-
-
-@pytest.mark.parametrize(
-    ("shell", "place", "startup"),
-    [
-        ("bash", ".bash_completions/vsprov.sh", ".bashrc"),
-        ("zsh", ".zfunc/_vsprov", ".zshrc"),
-        ("fish", ".config/fish/completions/vsprov.fish", None),
-    ],
-)
-def test_completion_is_installed_once(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: str, place: str, startup: str | None
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    if startup:
-        (tmp_path / startup).write_text("mine=1")
-    for _ in range(2):
-        told = cli("--install-completion", shell)
-        assert (told.code, told.out) == (
-            0,
-            f"Installed {tmp_path / place}; completion works in new shells.\n",
-        )
-    assert (tmp_path / place).read_text() == cli("--show-completion", shell).out
-    if startup:
-        mine, *added = (tmp_path / startup).read_text().splitlines()
-        assert mine == "mine=1"
-        assert len([line for line in added if line]) == 1
-
-
-def test_a_shell_that_reads_the_installed_completion_completes(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cli("--install-completion", "bash").code == 0
-    asked = (
-        "source ~/.bashrc; COMP_WORDS=(vsprov pla); COMP_CWORD=1; _vsprov_completion vsprov; echo $COMPREPLY"
-    )
-    (tmp_path / "vsprov").write_text(f'#!/bin/sh\nexec {sys.executable} -m vsprov "$@"\n')
-    (tmp_path / "vsprov").chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", asked],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)},
-    )
-    assert (done.stdout, done.stderr) == ("plan\n", "")
-
-
-def test_completion_that_cannot_be_installed_is_an_error(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / ".zfunc").write_text("not a directory")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    told = cli("--install-completion", "zsh")
-    assert told.code == 1
-    assert "install completion for zsh: " in told.err

@@ -1,0 +1,118 @@
+"""Completion of verbs, options and names by the shells."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli import CHECKOUT, Cli, process
+
+
+@pytest.mark.parametrize(
+    ("words", "position", "offered"),
+    [
+        ("vsprov st", 1, {"start", "stop"}),
+        ("vsprov plan --det", 2, {"--detailed-exitcode"}),
+        ("vsprov get i", 2, {"images"}),
+        ("vsprov get -o ", 3, {"text", "wide", "name", "json", "yaml"}),
+        ("vsprov validate -o s", 3, {"sarif"}),
+        ("vsprov schema s", 2, {"server"}),
+    ],
+)
+def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:
+    env = {"_VSPROV_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    out, _ = process(env=env).communicate()
+    assert set(out.split()) == {f"plain,{word}" for word in offered}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> None:
+    for name in ("web1", "web2", "db1", ".making-web3"):
+        (tmp_path / "servers" / name).mkdir(parents=True)
+    words = "vsprov stop we"
+    env = {
+        "VSPROV_ROOT": str(tmp_path),
+        "_VSPROV_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": "we" if shell == "fish" else "2",
+    }
+    out, _ = process(env=env).communicate()
+    assert set(re.findall(r"[a-z]+\d", out)) == {"web1", "web2"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_function_of_a_shell_is_shown(cli: Cli, shell: str) -> None:
+    out, _ = process(env={"_VSPROV_COMPLETE": f"{shell}_source"}).communicate()
+    assert f"_VSPROV_COMPLETE={shell}_complete" in out
+    assert f"_VSPROV_COMPLETE={shell}_complete" in cli("--show-completion", shell).out
+
+
+def test_without_a_word_the_completion_of_the_shell_in_use_is_shown(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", "/usr/bin/zsh")
+    assert cli("--show-completion").out.startswith("#compdef vsprov\n")
+    monkeypatch.setenv("SHELL", "/bin/dash")
+    assert cli("--show-completion").code == 64
+
+
+@pytest.mark.parametrize(
+    ("shell", "place", "startup"),
+    [
+        ("bash", ".bash_completions/vsprov.sh", ".bashrc"),
+        ("zsh", ".zfunc/_vsprov", ".zshrc"),
+        ("fish", ".config/fish/completions/vsprov.fish", None),
+    ],
+)
+def test_completion_is_installed_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shell: str, place: str, startup: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if startup:
+        (tmp_path / startup).write_text("mine=1")
+    for _ in range(2):
+        told = cli("--install-completion", shell)
+        assert (told.code, told.out) == (
+            0,
+            f"Installed {tmp_path / place}; completion works in new shells.\n",
+        )
+    assert (tmp_path / place).read_text() == cli("--show-completion", shell).out
+    if startup:
+        mine, *added = (tmp_path / startup).read_text().splitlines()
+        assert mine == "mine=1"
+        assert len([line for line in added if line]) == 1
+
+
+def test_a_shell_that_reads_the_installed_completion_completes(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli("--install-completion", "bash").code == 0
+    asked = (
+        "source ~/.bashrc; COMP_WORDS=(vsprov pla); COMP_CWORD=1; _vsprov_completion vsprov; echo $COMPREPLY"
+    )
+    (tmp_path / "vsprov").write_text(f'#!/bin/sh\nexec {sys.executable} -m vsprov "$@"\n')
+    (tmp_path / "vsprov").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", asked],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert (done.stdout, done.stderr) == ("plan\n", "")
+
+
+def test_completion_that_cannot_be_installed_is_an_error(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".zfunc").write_text("not a directory")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = cli("--install-completion", "zsh")
+    assert told.code == 1
+    assert "install completion for zsh: " in told.err

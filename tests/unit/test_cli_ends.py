@@ -1,0 +1,105 @@
+"""How the program ends: exit codes, signals, output that nobody reads or that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli import CHECKOUT, Cli, process
+from vsprov import __version__
+from vsprov.cli import app
+
+
+def test_version_tells_the_version(capfd: pytest.CaptureFixture[str]) -> None:
+    done = process("version")
+    out, err = done.communicate()
+    assert (done.returncode, err) == (0, "")
+    assert re.fullmatch(rf"vsprov {re.escape(__version__)} \(Python 3\.\d+\.\d+, Linux [^ ]+, [^ ]+\)\n", out)
+
+
+def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object, **named: object) -> None:
+        raise RuntimeError("the first line\nand the second")
+
+    monkeypatch.setattr(app, "program", fail)
+    monkeypatch.delenv("VSPROV_DEBUG", raising=False)
+    told = cli("plan", "x")
+    assert (told.code, told.out) == (70, "")
+    assert told.err.splitlines()[0] == "vsprov: internal error: RuntimeError: the first line and the second"
+
+
+def test_with_vsprov_debug_a_fault_shows_where_it_happened() -> None:
+    words = "from vsprov.cli import app; app.program = None; raise SystemExit(app.run(['plan']))"
+    done = subprocess.run(
+        [sys.executable, "-c", words],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env={**os.environ, "VSPROV_DEBUG": "1"},
+    )
+    assert done.returncode == 70
+    assert "Traceback (most recent call last)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_it_with_the_code_of_that_signal(number: signal.Signals, code: int, said: str) -> None:
+    running = process("validate", "-")
+    assert running.stdin and running.stderr
+    try:
+        deadline = time.monotonic() + 60
+        while "pipe" not in _waits_in(running.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(number)
+        assert running.wait(60) == code
+        assert running.stderr.read() == f"vsprov: {said}\n"
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def _waits_in(pid: int) -> str:
+    """Where in the kernel the process sleeps, as proc_pid_wchan(5) has it."""
+    return Path(f"/proc/{pid}/wchan").read_text()
+
+
+def test_it_ends_quietly_when_nobody_reads_its_output() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    running = process("schema", stdout=writer)
+    os.close(writer)
+    _, err = running.communicate()
+    assert (running.returncode, err) == (141, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_an_error(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        running = process("schema", stdout=full, env={"PYTHONUNBUFFERED": unbuffered})
+        _, err = running.communicate()
+    assert (running.returncode, err) == (1, "vsprov: write the output: No space left on device\n")
+
+
+def test_it_works_with_standard_streams_closed() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m vsprov schema <&- >&- 2>&-', sys.executable],
+        cwd=CHECKOUT,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("apiVersion: vsprov/v1\nkind: Größe\n")
+    running = process("validate", str(tmp_path / "m.yaml"), env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    _, err = running.communicate()
+    assert running.returncode == 65
+    assert "Gr\\xf6\\xdfe" in err
