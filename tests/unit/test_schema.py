@@ -123,6 +123,7 @@ def test_a_name_that_is_no_label_is_refused(name: str) -> None:
 
 
 @given(nearly_right() | JSON)
+@example({"kind": [], "metadata": {"name": "q"}})
 @example(
     {
         "apiVersion": "vsprov/v1",

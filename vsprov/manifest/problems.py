@@ -95,7 +95,8 @@ def position_of(document: Document, path: Path) -> Position | None:
 
 def subject_of(value: object) -> str:
     """`Server/web1`, `Server` or "", depending on what is valid."""
-    if not isinstance(value, dict) or value.get("kind") not in objects.KINDS:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(kind, str) or kind not in objects.KINDS:
         return ""
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None

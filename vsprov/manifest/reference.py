@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from vsprov.manifest import key_docs
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
 from vsprov.model.cost import cost_of
 from vsprov.model.encodings import Side
-from vsprov.model.knobs import KNOBS, Knob
+from vsprov.model.knobs import GROUPS, KNOBS, Knob
 
 Row = tuple[str, str, str, str]
 
@@ -76,7 +75,7 @@ def to_markdown() -> str:
 
 
 # The keys below these have a table of their own.
-_ELSEWHERE = ("resources", *key_docs.GROUPS)
+_ELSEWHERE = ("resources", *GROUPS)
 
 
 def _rows(schema: dict[str, Any], prefix: str, hidden: tuple[str, ...] = ()) -> Iterator[Row]:

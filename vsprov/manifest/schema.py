@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from vsprov.manifest import key_docs
 from vsprov.model import objects
 from vsprov.model.fields import Key, keys
-from vsprov.model.knobs import KNOBS
+from vsprov.model.knobs import GROUPS, KNOBS
 from vsprov.model.objects import ObjectKind
 from vsprov.model.patterns import Schema
 
@@ -122,7 +121,7 @@ def _resources() -> Schema:
         group, key = knob.path.split(".", 1)
         groups.setdefault(group, {})[key] = _described(knob.doc, _opened(knob.kind.schema))
     return _closed(
-        {group: _described(key_docs.GROUPS[group], _closed(inside)) for group, inside in groups.items()}
+        {group: _described(GROUPS[group], _closed(inside)) for group, inside in groups.items()}
     )
 
 

@@ -86,6 +86,15 @@ def _rlimit(name: str, doc: str, kind: Kind = RLIMIT) -> Knob:
     return Knob(f"rlimits.{name}", kind, f"{doc} (RLIMIT_{name.upper()}).", rlimit=name)
 
 
+# The groups of knobs, with their descriptions.
+GROUPS = {
+    "cpu": "CPU time.",
+    "memory": "Memory and swap.",
+    "pids": "Processes.",
+    "io": "Block I/O.",
+    "hugepages": "Huge pages, by page size.",
+    "rlimits": "Limits of each process. A single number sets both the soft and the hard limit.",
+}
 KNOBS: tuple[Knob, ...] = (
     Knob(
         "cpu.weight",
