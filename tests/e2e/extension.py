@@ -105,7 +105,7 @@ def observe(instance: Instance, hierarchies: Hierarchies) -> dict[str, ObservedN
 
 
 def status(name: str, view: View) -> dict[str, Any]:
-    return {"set": set_of(view.now.observed.more["Note"][name].owner)}
+    return {"set": set_of(view.shown.observed.more["Note"][name].owner)}
 
 
 @carries_out(WriteNote)

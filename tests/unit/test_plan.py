@@ -12,7 +12,7 @@ from tests.unit.wishes import V1, V2
 from vsprov.engine.apply import execute as _execute  # noqa: F401  it registers all of them
 from vsprov.engine.apply import register
 from vsprov.manifest.schema import document_schema
-from vsprov.model.cost import COSTS, cost_of
+from vsprov.model.cost import COSTS
 from vsprov.model.objects import (
     CapabilityChange,
     Dependency,
@@ -25,6 +25,7 @@ from vsprov.model.objects import (
     Server,
 )
 from vsprov.model.sources import HostSource, Source
+from vsprov.model.traits import cost_of
 from vsprov.plan import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange

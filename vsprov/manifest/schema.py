@@ -120,9 +120,7 @@ def _resources() -> Schema:
     for knob in KNOBS:
         group, key = knob.path.split(".", 1)
         groups.setdefault(group, {})[key] = _described(knob.doc, _opened(knob.kind.schema))
-    return _closed(
-        {group: _described(GROUPS[group], _closed(inside)) for group, inside in groups.items()}
-    )
+    return _closed({group: _described(GROUPS[group], _closed(inside)) for group, inside in groups.items()})
 
 
 _TYPES = {str: "string", bool: "boolean", int: "integer"}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+from vsprov.model.cost import Cost
 from vsprov.model.fields import Key, Path, keys
 
 T = TypeVar("T")
@@ -70,3 +71,18 @@ def _leading_to(kind: type, trait: Trait) -> tuple[Key, ...]:
             if getattr(key, trait) or ((inner := key.one or key.many) and _leading_to(inner, trait))
         )
     return _LEADING[kind, trait]
+
+
+def cost_of(kind: type, path: str) -> Cost:
+    """The cost of changing the key at `path` ("init.env.A"). Raises KeyError for a key that `kind` lacks."""
+    cost: Cost | None = None
+    inside: type | None = kind
+    for name in path.split("."):
+        key = keys(inside).get(name) if inside else None
+        if key is None:
+            break
+        cost = key.cost or cost
+        inside = key.one or key.many
+    if cost is None:
+        raise KeyError(path)
+    return cost

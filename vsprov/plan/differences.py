@@ -8,21 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vsprov.model import digests
-from vsprov.model.cost import cost_of
+from vsprov.model.encodings import Group
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Object, Server
+from vsprov.model.traits import cost_of
 from vsprov.model.units import format_bytes
 from vsprov.plan import applied, diff, groups, resources
 from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
 from vsprov.plan.groups import GroupDelta
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change, show
+from vsprov.plan.steps import Stop
 
-if TYPE_CHECKING:
-    from vsprov.plan.kinds.server import Context
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a server's plan needs besides the server.
+
+    `owner` is the mark of what is made of it, `image` the digest of its image, `pool` the resources of its
+    pool. `restart`: it is started anew although nothing forces it. `stop` is the step that stops it.
+    """
+
+    instance: str
+    owner: str
+    machine: Machine
+    image: str
+    weight: int
+    pool: Group
+    stop: Stop
+    restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

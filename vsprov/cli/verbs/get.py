@@ -13,7 +13,7 @@ from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.model.objects import listed
+from vsprov.model.objects import KINDS, listed
 from vsprov.model.suggest import closest, not_found
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import tables
@@ -105,7 +105,7 @@ def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
 def _kinds(word: str) -> tuple[str, ...]:
     """The kinds that a word of the command line stands for. Raises UsageError."""
     if not word or word.lower() == "all":
-        return tuple(kind.name for kind in listed())
+        return tuple(KINDS)
     name = word.partition("/")[0].lower().removesuffix("s")
     known = {kind.word: kind.name for kind in listed()}
     if name in known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from graphlib import TopologicalSorter
 from typing import Any
 
 from vsprov.engine.run.context import ApplyContext
@@ -41,18 +42,11 @@ def resolve(
 
 def _in_order(wanted: Mapping[str, Object]) -> Iterator[Object]:
     """The images, each after the one it is built on; the manifest's check has refused circles."""
-    done: set[str] = set()
-    for start in wanted:
-        chain: list[str] = []
-        name = start
-        while name in wanted and name not in done and name not in chain:
-            chain.append(name)
-            spec = wanted[name].spec
-            build = spec.source.build if isinstance(spec, Image) else None
-            name = build.from_ if build else ""
-        done.update(chain)
-        for name in reversed(chain):
-            yield wanted[name]
+    bases = {}
+    for name, one in wanted.items():
+        build = one.spec.source.build if isinstance(one.spec, Image) else None
+        bases[name] = [build.from_] if build and build.from_ in wanted else []
+    return (wanted[name] for name in TopologicalSorter(bases).static_order())
 
 
 def _resolve(

@@ -10,7 +10,7 @@ from vsprov.plan.observed import set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
-    image = view.now.observed.images[name]
+    image = view.shown.observed.images[name]
     return {"digest": digests.full(image.digest) or None, "set": set_of(image.owner)}
 
 

@@ -10,8 +10,8 @@ from vsprov.plan.observed import set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
-    pool = view.now.observed.pools[name]
-    used = usage.document(view.now.hierarchies, pool)
+    pool = view.shown.observed.pools[name]
+    used = usage.document(view.hierarchies, pool)
     return {"cgroup": pool.path, "set": set_of(pool.owner), "usage": used}
 
 

@@ -14,7 +14,7 @@ from vsprov.store.layers import sizes
 
 def status(name: str, view: View) -> dict[str, Any]:
     """`state` and `pid` of its init, since when it runs, where, which host ids it has and what it uses."""
-    seen, hierarchies = view.now.observed.servers[name], view.now.hierarchies
+    seen, hierarchies = view.shown.observed.servers[name], view.hierarchies
     seconds = usage.uptime()
     used = usage.document(hierarchies, seen.group)
     if view.measure is not None:

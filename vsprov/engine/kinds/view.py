@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import KINDS
 from vsprov.plan.kinds.planner import Shown
 from vsprov.store.instance import Instance
 
-if TYPE_CHECKING:
-    from vsprov.engine.look.situation import Situation
-
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What documents are made from: the situation, and what specs are shown from. `measure`: the instance
+    """What documents are made from: where control groups are, and what was observed. `measure`: the instance
     whose servers' disk usage is wanted too, which takes a while to measure.
     """
 
-    now: Situation
+    hierarchies: Hierarchies
     shown: Shown
     measure: Instance | None = None
 

@@ -65,7 +65,7 @@ def document(
         "kind": kind,
         "metadata": {"name": name, **VIEWS[kind].metadata(seen)},
         "spec": PLANNERS[kind].show(name, now.shown, ignore),
-        "status": VIEWS[kind].status(name, View(now, now.shown, measured)),
+        "status": VIEWS[kind].status(name, View(now.hierarchies, now.shown, measured)),
     }
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields
 from vsprov.model.cost import highest
 from vsprov.model.defaults import init_of
-from vsprov.model.encodings import Group
 from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.resources import write_resources
 from vsprov.model.traits import applicable_keys
@@ -17,7 +16,7 @@ from vsprov.model.units import format_bytes
 from vsprov.plan import applied, groups, resources
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.differences import Comparison
+from vsprov.plan.differences import Comparison, Context
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import Action, Change, removal
@@ -39,24 +38,6 @@ from vsprov.plan.steps import (
 
 DEFAULT_STOP = ("TERM", 10_000_000)
 NOTHING = ObservedServer("")
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a server's plan needs besides the server.
-
-    `owner` is the mark of what is made of it, `image` the digest of its image, `pool` the resources of its
-    pool. `restart`: it is started anew although nothing forces it. `stop` is the step that stops it.
-    """
-
-    instance: str
-    owner: str
-    machine: Machine
-    image: str
-    weight: int
-    pool: Group
-    stop: Stop
-    restart: bool = False
 
 
 def plan(builder: PlanBuilder) -> None:
