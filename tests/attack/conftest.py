@@ -11,7 +11,7 @@ from tests import leaks
 from tests.attack.trap import served, trap
 from tests.instance import own_instance
 from tests.lab import Init, Lab, busybox_image, image, lab, loop_disk, server, wait_until
-from vsprov.model.names import CAPABILITIES
+from vsprov.model.values.names import CAPABILITIES
 
 __all__ = ["lab", "loop_disk", "served", "trap"]
 

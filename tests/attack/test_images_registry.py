@@ -21,7 +21,7 @@ from tests.http_servers import Answer, Request, answering
 from tests.lab import image, to_yaml, wait_until
 from tests.shop import busybox_layer
 from vsprov.errors import ImageError
-from vsprov.model.image_reference import parse_reference
+from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.registry import session
 from vsprov.store.registry.parts import RegistryParts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Init, Lab, hierarchy, image, quota, server, status, wait_until
-from vsprov.model.names import CAPABILITIES
+from vsprov.model.values.names import CAPABILITIES
 
 NAMESPACES = ("mnt", "pid", "uts", "ipc", "net", "user", "cgroup")
 DEFAULT_ELEVEN = (

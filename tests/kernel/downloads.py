@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vsprov.errors import ImageError
-from vsprov.model.image_reference import parse_reference
+from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.registry.parts import RegistryParts
 
 MIB = 1 << 20

@@ -20,7 +20,7 @@ from tests.features import requires
 from tests.http_servers import Answer, answering, cutting
 from tests.registry import Registry
 from vsprov.errors import ImageError
-from vsprov.model.image_reference import parse_reference
+from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.registry import access, oci_documents, session
 from vsprov.store.registry.oci_documents import Found
 from vsprov.store.registry.parts import RegistryParts

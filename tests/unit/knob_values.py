@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vsprov.model import kinds
 from vsprov.model.encodings import Host
-from vsprov.model.kinds import MOST_IOPS, SMALLEST_CPU, Kind
-from vsprov.model.units import LARGEST, MAX, format_ids
+from vsprov.model.values import value_kinds
+from vsprov.model.values.units import LARGEST, MAX, format_ids
+from vsprov.model.values.value_kinds import MOST_IOPS, SMALLEST_CPU, ValueKind
 
 HOST = Host(4096, "0-3", "0-1", {"/dev/vda": "8:0", "/dev/vdb": "8:16", "/dev/vdc": "254:0"})
 
@@ -39,18 +39,18 @@ def io_devices(draw: st.DrawFn) -> tuple[tuple[tuple[str, Any], ...], ...]:
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {}
 for _kind, _values in (
-    (kinds.BYTES, edges(0, 2**62 - 1)),  # protections; above, the kernel takes them for "max"
-    (kinds.LIMIT_BYTES, LIMITS),
-    (kinds.CPU, edges(0, 10**9)),
-    (kinds.CPU_OR_MAX, edges(SMALLEST_CPU, 10**9) | st.just(MAX)),
-    (kinds.DURATION, SIZES),
-    (kinds.WEIGHT, st.integers(1, 10000)),
-    (kinds.LIMIT_COUNT, edges(1, 2**22) | st.just(MAX)),
-    (kinds.FLAG, st.booleans()),
-    (kinds.ID_LIST, st.sets(st.integers(0, 300), min_size=1, max_size=20).map(format_ids)),
-    (kinds.RLIMIT, RLIMITS),
-    (kinds.RLIMIT_BYTES, RLIMITS),
-    (kinds.IO_DEVICES, io_devices()),
+    (value_kinds.BYTES, edges(0, 2**62 - 1)),  # protections; above, the kernel takes them for "max"
+    (value_kinds.LIMIT_BYTES, LIMITS),
+    (value_kinds.CPU, edges(0, 10**9)),
+    (value_kinds.CPU_OR_MAX, edges(SMALLEST_CPU, 10**9) | st.just(MAX)),
+    (value_kinds.DURATION, SIZES),
+    (value_kinds.WEIGHT, st.integers(1, 10000)),
+    (value_kinds.LIMIT_COUNT, edges(1, 2**22) | st.just(MAX)),
+    (value_kinds.FLAG, st.booleans()),
+    (value_kinds.ID_LIST, st.sets(st.integers(0, 300), min_size=1, max_size=20).map(format_ids)),
+    (value_kinds.RLIMIT, RLIMITS),
+    (value_kinds.RLIMIT_BYTES, RLIMITS),
+    (value_kinds.IO_DEVICES, io_devices()),
 ):
     VALUES[_kind.name] = _values
 
@@ -90,12 +90,12 @@ SCALARS = st.one_of(
 )
 
 
-def nasty(kind: Kind) -> st.SearchStrategy[Any]:
+def nasty(kind: ValueKind) -> st.SearchStrategy[Any]:
     """What a file may hold where a value of the kind should be: of the outer shape its schema has."""
-    if kind in (kinds.RLIMIT, kinds.RLIMIT_BYTES):
+    if kind in (value_kinds.RLIMIT, value_kinds.RLIMIT_BYTES):
         keys = st.dictionaries(st.sampled_from(["soft", "hard"]), SCALARS, max_size=2)
         return SCALARS | keys | VALUES[kind.name].map(kind.dump)
-    if kind is kinds.IO_DEVICES:
+    if kind is value_kinds.IO_DEVICES:
         device = st.sampled_from(["/dev/vda", "/dev/vdb"])
         optional = dict.fromkeys(("readBps", "writeBps", "readIops", "writeIops"), SCALARS)
         row = st.fixed_dictionaries({"device": device}, optional=optional)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vsprov.manifest.schema import document_schema
 from vsprov.model.knobs import KNOBS
-from vsprov.model.names import CAPABILITIES
 from vsprov.model.objects import KINDS
+from vsprov.model.values.names import CAPABILITIES
 
 SCALARS = st.one_of(
     st.none(),

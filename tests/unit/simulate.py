@@ -17,7 +17,7 @@ from vsprov.model import fields
 from vsprov.model.encodings import Side, normal
 from vsprov.model.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object, Server
-from vsprov.model.units import MAX, expand_ids
+from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import applied
 from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.plan.aspects.rlimits import SetLimit

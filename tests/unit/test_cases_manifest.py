@@ -13,8 +13,8 @@ import re
 import pytest
 
 from vsprov.errors import ManifestError, Problem
-from vsprov.manifest.dump import to_yaml
 from vsprov.manifest.load import explain, load, render
+from vsprov.manifest.syntax.dump import to_yaml
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "manifest"
 FILES = sorted(CASES.glob("*.yaml"))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vsprov.errors import ImageError
-from vsprov.model.image_reference import parse_reference
+from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.registry import credentials
 from vsprov.store.registry.credentials import Credentials
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vsprov.model import digests
+from vsprov.model.values import digests
 
 HEX = "0123456789abcdef" * 4
 

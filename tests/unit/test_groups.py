@@ -13,7 +13,7 @@ from tests.unit.wishes import HOST, V1, V2, device, machine
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Image, Init, Object, Quota, Server
 from vsprov.model.sources import HostSource, Source
-from vsprov.model.units import MAX, expand_ids
+from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import groups
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.reconcile import Wanted, reconcile

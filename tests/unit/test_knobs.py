@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from tests.unit.knob_values import HOST, VALUES
-from vsprov.model import kinds
 from vsprov.model.encodings import Side, normal, writes
 from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Knob
-from vsprov.model.units import MAX
+from vsprov.model.values import value_kinds
+from vsprov.model.values.units import MAX
 
 SIDES = [(knob, version, side) for knob in KNOBS for version in (1, 2) if (side := knob.side(version))]
 of_each_side = pytest.mark.parametrize(
@@ -25,7 +25,7 @@ few = examples(20)
 
 def around(knob: Knob, draw: Any) -> dict[str, Any]:
     """The other values of the group, as far as this knob's texts depend on them."""
-    return {"memory.max": draw(VALUES[kinds.LIMIT_BYTES.name])} if knob.path == "memory.swapMax" else {}
+    return {"memory.max": draw(VALUES[value_kinds.LIMIT_BYTES.name])} if knob.path == "memory.swapMax" else {}
 
 
 def whole_group(knob: Knob, version: int, group: dict[str, Any]) -> dict[str, str]:
@@ -62,13 +62,13 @@ def test_what_is_read_back_gives_the_same_texts_again(knob: Knob, side: Side, da
 
 
 EXACT = [
-    kinds.WEIGHT,
-    kinds.CPU_OR_MAX,
-    kinds.DURATION,
-    kinds.FLAG,
-    kinds.ID_LIST,
-    kinds.LIMIT_COUNT,
-    kinds.IO_DEVICES,
+    value_kinds.WEIGHT,
+    value_kinds.CPU_OR_MAX,
+    value_kinds.DURATION,
+    value_kinds.FLAG,
+    value_kinds.ID_LIST,
+    value_kinds.LIMIT_COUNT,
+    value_kinds.IO_DEVICES,
 ]
 
 
@@ -85,7 +85,7 @@ def test_what_is_read_back_is_the_value_rounded_as_the_kernel_does(
     default = all(texts[file] == text for file, text in side.encode(None, {}, HOST).items())
     if default:
         assert back is None
-    elif knob.kind is kinds.IO_DEVICES:
+    elif knob.kind is value_kinds.IO_DEVICES:
         assert back == tuple(row for row in value if any(limit != MAX for _, limit in row[1:]))
     elif knob.kind in EXACT:
         assert back == value and type(back) is type(value)

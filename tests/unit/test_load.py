@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.unit.manifest_documents import JSON, manifests, nearly_right
 from vsprov.errors import ManifestError, Position, UsageError
 from vsprov.manifest import files as files_module
-from vsprov.manifest.dump import to_yaml
 from vsprov.manifest.load import Manifest, _parts, explain, load, load_documents, render
 from vsprov.manifest.problems import dotted
-from vsprov.manifest.text import parse
+from vsprov.manifest.syntax.dump import to_yaml
+from vsprov.manifest.syntax.text import parse
 from vsprov.model.objects import Server
 
 IMAGE = "apiVersion: vsprov/v1\nkind: Image\nmetadata: {name: i}\nspec: {source: {host: {}}}\n"

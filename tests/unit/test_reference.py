@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vsprov.model.image_reference import Reference, parse_reference
-from vsprov.model.units import UnitError
+from vsprov.model.values.image_reference import Reference, parse_reference
+from vsprov.model.values.units import UnitError
 
 HEX = "0123456789abcdef" * 4
 

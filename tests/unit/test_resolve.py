@@ -9,7 +9,7 @@ import pytest
 
 from vsprov.errors import Position, Problem
 from vsprov.manifest.resolve import Item, resolve
-from vsprov.manifest.text import parse
+from vsprov.manifest.syntax.text import parse
 from vsprov.model.objects import Image, Init, Quota, Server
 
 

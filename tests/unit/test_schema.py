@@ -17,7 +17,7 @@ from vsprov.manifest import problems as module
 from vsprov.manifest.problems import dotted, problems, validate
 from vsprov.manifest.reference import main as write_reference
 from vsprov.manifest.schema import document_schema, published, to_text
-from vsprov.manifest.text import Document, parse
+from vsprov.manifest.syntax.text import Document, parse
 from vsprov.model import objects
 from vsprov.model.fields import keys, value
 from vsprov.model.knobs import KNOBS

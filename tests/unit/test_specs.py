@@ -15,7 +15,7 @@ from tests.unit.test_plan_converges import few, on_each_machine, shown
 from tests.unit.wishes import HYBRID, V1, V2, wanteds
 from vsprov.manifest import load as manifests
 from vsprov.model.objects import API_VERSION, Object
-from vsprov.model.units import MAX
+from vsprov.model.values.units import MAX
 from vsprov.plan import resources
 from vsprov.plan.kinds import quota, server
 from vsprov.plan.kinds.planner import PLANNERS, Shown

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Position, UsageError
 from vsprov.manifest import template
+from vsprov.manifest.syntax.text import parse
 from vsprov.manifest.template import load_values, render
-from vsprov.manifest.text import parse
 
 VALUES: Mapping[str, Any] = {
     "tier": "web",

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Position, Problem
-from vsprov.manifest import text as module
-from vsprov.manifest.text import MAX_PROBLEMS, Document, decode, parse
+from vsprov.manifest.syntax import text as module
+from vsprov.manifest.syntax.text import MAX_PROBLEMS, Document, decode, parse
 
 
 def only(text: str) -> Any:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.knob_values import SCALARS
-from vsprov.model import units
-from vsprov.model.units import LARGEST, MAX, UnitError
+from vsprov.model.values import units
+from vsprov.model.values.units import LARGEST, MAX, UnitError
 
 PARSERS = (
     units.parse_bytes,

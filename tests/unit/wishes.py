@@ -13,7 +13,7 @@ from vsprov.model.encodings import Host
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Dependency, Image, Init, Mount, Object, Quota, Security, Server
 from vsprov.model.sources import HostSource, Source
-from vsprov.model.units import MAX
+from vsprov.model.values.units import MAX
 from vsprov.plan import groups
 from vsprov.plan.observed import Machine
 from vsprov.plan.reconcile import Wanted

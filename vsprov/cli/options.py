@@ -140,7 +140,7 @@ def server_name(given: str) -> str:
 
 def duration(given: str, option: str) -> int:
     """Microseconds in an option's value. Raises UsageError."""
-    from vsprov.model import units
+    from vsprov.model.values import units
 
     try:
         return units.parse_duration(given)

@@ -8,9 +8,9 @@ from vsprov.errors import Problem
 from vsprov.manifest.check_object import KERNEL_DIRECTORIES, is_below, wrong_path
 from vsprov.manifest.problems import Path
 from vsprov.manifest.resolve import Item
-from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image
-from vsprov.model.units import UnitError
+from vsprov.model.values.image_reference import parse_reference
+from vsprov.model.values.units import UnitError
 
 SOURCE: Path = ("spec", "source")
 STEPS: Path = (*SOURCE, "build", "steps")

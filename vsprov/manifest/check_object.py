@@ -12,13 +12,14 @@ from typing import Any
 from vsprov.errors import Problem
 from vsprov.manifest.problems import Path, dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
-from vsprov.model import objects, units
+from vsprov.model import objects
 from vsprov.model.encodings import PERIOD
 from vsprov.model.fields import keys
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.suggest import did_you_mean
-from vsprov.model.units import MAX
+from vsprov.model.values import units
+from vsprov.model.values.units import MAX
 
 NAME: Path = ("metadata", "name")
 # File systems of the guest itself: a mount over them could weaken its confinement.

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from vsprov.errors import ManifestError, Problem, reason
-from vsprov.manifest.text import MAX_TEXT, decode
+from vsprov.manifest.syntax.text import MAX_TEXT, decode
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json", ".yaml.j2", ".yml.j2")

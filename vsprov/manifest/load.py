@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.errors import ManifestError, Position, Problem
-from vsprov.manifest import files, text
+from vsprov.manifest import files
 from vsprov.manifest.check import check
 from vsprov.manifest.problems import Path, dotted
 from vsprov.manifest.resolve import Item, Origin, resolve
-from vsprov.manifest.text import Document
+from vsprov.manifest.syntax import text
+from vsprov.manifest.syntax.text import Document
 from vsprov.model import fields
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import API_VERSION, Object, Server

@@ -12,14 +12,14 @@ from typing import Any
 
 from vsprov.errors import Position, Problem
 from vsprov.manifest.schema import OPEN, document_schema
-from vsprov.manifest.text import Document
+from vsprov.manifest.syntax.text import Document
 from vsprov.model import objects
 from vsprov.model.fields import keys
-from vsprov.model.kinds import ITEM
 from vsprov.model.knobs import KNOBS
-from vsprov.model.patterns import NAME_PATTERN
 from vsprov.model.suggest import did_you_mean
-from vsprov.model.units import UnitError
+from vsprov.model.values.patterns import NAME_PATTERN
+from vsprov.model.values.units import UnitError
+from vsprov.model.values.value_kinds import ITEM
 
 MOST_LINES = 500  # for one document; further errors are ignored
 MISSING = "required key is missing"

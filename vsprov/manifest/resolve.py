@@ -10,14 +10,14 @@ from typing import Any
 
 from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import Path, parsers, position_of, problem_at, subject_of, validate
-from vsprov.manifest.text import Document
-from vsprov.model import units
+from vsprov.manifest.syntax.text import Document
 from vsprov.model.fields import Report
-from vsprov.model.kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import KNOBS
 from vsprov.model.objects import Object, Quota, Server, Spec, read_spec
 from vsprov.model.traits import replaced
-from vsprov.model.units import UnitError
+from vsprov.model.values import units
+from vsprov.model.values.units import UnitError
+from vsprov.model.values.value_kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
 
 _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
 

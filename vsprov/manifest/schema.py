@@ -17,7 +17,7 @@ from vsprov.model import objects
 from vsprov.model.fields import Key, keys
 from vsprov.model.knobs import GROUPS, KNOBS
 from vsprov.model.objects import ObjectKind
-from vsprov.model.patterns import Schema
+from vsprov.model.values.patterns import Schema
 
 OPEN = "^x-"  # keys that are allowed in every map and ignored
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vsprov.errors import ManifestError, Position, Problem, UsageError
 from vsprov.manifest import files
-from vsprov.manifest.scalar import Scalar, ScalarError, plain
-from vsprov.manifest.text import MAX_TEXT, parse
+from vsprov.manifest.syntax.scalar import Scalar, ScalarError, plain
+from vsprov.manifest.syntax.text import MAX_TEXT, parse
 from vsprov.model.suggest import closest
 
 if TYPE_CHECKING:

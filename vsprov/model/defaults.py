@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model.names import parse_signal
 from vsprov.model.objects import Init
 from vsprov.model.sources import Defaults
+from vsprov.model.values.names import parse_signal
 
 
 def init_of(init: Init, config: Mapping[str, Any]) -> Init:

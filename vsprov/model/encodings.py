@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model import units
-from vsprov.model.units import MAX
+from vsprov.model.values import units
+from vsprov.model.values.units import MAX
 
 Group = Mapping[str, Any]
 Texts = Mapping[str, str]

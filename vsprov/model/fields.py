@@ -13,8 +13,8 @@ from dataclasses import MISSING
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
-from vsprov.model.kinds import Kind
-from vsprov.model.units import UnitError
+from vsprov.model.values.units import UnitError
+from vsprov.model.values.value_kinds import ValueKind
 
 if TYPE_CHECKING:
     from vsprov.model.cost import Cost
@@ -64,7 +64,7 @@ class Key(NamedTuple):
     refers: str = ""
     relative: bool = False
     only: tuple[str, str] | None = None
-    kind: Kind | None = None
+    kind: ValueKind | None = None
     parse: Callable[[Any], Any] | None = None
     dump: Callable[[Any], Any] | None = None
     one: type | None = None
@@ -79,7 +79,7 @@ def value(
     default: Any = MISSING,
     *,
     doc: str,
-    kind: Kind | None = None,
+    kind: ValueKind | None = None,
     parse: Callable[[Any], Any] | None = None,
     dump: Callable[[Any], Any] | None = None,
     **traits: Unpack[Traits],

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vsprov.model import units
 from vsprov.model.encodings import (
     V1_BANDWIDTH,
     V1_IO,
@@ -27,7 +26,9 @@ from vsprov.model.encodings import (
     to_hugepage,
     to_page,
 )
-from vsprov.model.kinds import (
+from vsprov.model.values import units
+from vsprov.model.values.units import MAX
+from vsprov.model.values.value_kinds import (
     BYTES,
     CPU,
     CPU_OR_MAX,
@@ -40,9 +41,8 @@ from vsprov.model.kinds import (
     RLIMIT,
     RLIMIT_BYTES,
     WEIGHT,
-    Kind,
+    ValueKind,
 )
-from vsprov.model.units import MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Knob:
     """
 
     path: str
-    kind: Kind
+    kind: ValueKind
     doc: str
     v1: Side | None = None
     v2: Side | None = None
@@ -82,7 +82,7 @@ def _hugepages(label: str, kernel: str) -> Knob:
     )
 
 
-def _rlimit(name: str, doc: str, kind: Kind = RLIMIT) -> Knob:
+def _rlimit(name: str, doc: str, kind: ValueKind = RLIMIT) -> Knob:
     return Knob(f"rlimits.{name}", kind, f"{doc} (RLIMIT_{name.upper()}).", rlimit=name)
 
 

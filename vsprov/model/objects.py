@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model import fields, patterns
+from vsprov.model import fields
 from vsprov.model.fields import many, mapping, one, strings, value
-from vsprov.model.kinds import BYTES, DURATION
-from vsprov.model.names import (
+from vsprov.model.resources import knobs
+from vsprov.model.sources import ImageLimits, Source
+from vsprov.model.values import patterns
+from vsprov.model.values.names import (
     CAPABILITIES,
     DEFAULT_CAPABILITIES,
     parse_capabilities,
     parse_signal,
     parse_user,
 )
-from vsprov.model.resources import knobs
-from vsprov.model.sources import ImageLimits, Source
+from vsprov.model.values.value_kinds import BYTES, DURATION
 
 API_VERSION = "vsprov/v1"
 IGNORE = "vsprov/ignore"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from vsprov.model.fields import Path, Report, fail
 from vsprov.model.knobs import BY_PATH
-from vsprov.model.units import UnitError
+from vsprov.model.values.units import UnitError
 
 if TYPE_CHECKING:
     from vsprov.model.fields import Traits

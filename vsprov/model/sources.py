@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model import patterns, units
 from vsprov.model.fields import many, mapping, one, strings, value
-from vsprov.model.kinds import BYTES
-from vsprov.model.names import parse_signal, parse_user
-from vsprov.model.units import UnitError
+from vsprov.model.values import patterns, units
+from vsprov.model.values.names import parse_signal, parse_user
+from vsprov.model.values.units import UnitError
+from vsprov.model.values.value_kinds import BYTES
 
 SHELL = ("/bin/sh", "-ec")  # runs a step that is a command line
 

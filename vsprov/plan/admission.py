@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vsprov.model import units
+from vsprov.model.values import units
 from vsprov.plan.observed import Machine
 
 HIGHEST_WEIGHT = 10_000

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vsprov.model import digests
 from vsprov.model.encodings import Group
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import Object, Server
 from vsprov.model.traits import cost_of
-from vsprov.model.units import format_bytes
+from vsprov.model.values import digests
+from vsprov.model.values.units import format_bytes
 from vsprov.plan import applied, diff, groups, resources
 from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
 from vsprov.plan.groups import GroupDelta

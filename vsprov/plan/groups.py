@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model.encodings import Side, Texts, writes
-from vsprov.model.kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
 from vsprov.model.knobs import BY_PATH, KNOBS, Knob
-from vsprov.model.units import MAX, expand_ids, format_ids
+from vsprov.model.values.units import MAX, expand_ids, format_ids
+from vsprov.model.values.value_kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.plan import PathChange
 from vsprov.plan.steps import WriteFile

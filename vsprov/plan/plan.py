@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from vsprov.errors import Problem
-from vsprov.model import digests
 from vsprov.model.cost import Cost
+from vsprov.model.values import digests
 from vsprov.plan.steps import Step
 
 FORMAT_VERSION = "1.0"

@@ -11,11 +11,11 @@ from typing import Any
 
 from vsprov.model import objects
 from vsprov.model.encodings import Group
-from vsprov.model.kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Object
 from vsprov.model.resources import read_resources, write_resources
-from vsprov.model.units import format_bytes
+from vsprov.model.values.units import format_bytes
+from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.admission import DEFAULT_WEIGHT
 from vsprov.plan.observed import Machine, ObservedGroup
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from vsprov.manifest.dump import to_yaml
+from vsprov.manifest.syntax.dump import to_yaml
 from vsprov.render.screen import Screen, clean
 
 

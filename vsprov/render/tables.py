@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model import digests, units
 from vsprov.model.objects import KINDS
+from vsprov.model.values import digests, units
 from vsprov.render.screen import Screen, clean
 
 _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, ImageError, reason
-from vsprov.model import digests
+from vsprov.model.values import digests
 from vsprov.store.disk import durable, folders, marks, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import Bind

@@ -72,7 +72,7 @@ def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | Non
             single = sum(map(len, wanted.values())) == 1
             out(dump(flat[0] if single and flat else {"items": flat}))
         case "yaml":
-            from vsprov.manifest.dump import to_yaml
+            from vsprov.manifest.syntax.dump import to_yaml
 
             out(to_yaml(_as_manifest(one) for one in flat))
         case "name":

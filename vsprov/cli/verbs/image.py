@@ -16,7 +16,7 @@ from vsprov.engine.desired.pull import image_name
 from vsprov.engine.images import imagestore
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.model import digests
+from vsprov.model.values import digests
 from vsprov.render import plan as plan_text
 from vsprov.render import tables
 from vsprov.render.problems import dump, errors_as_json

@@ -91,7 +91,7 @@ def render(settings: Settings, inputs: Inputs, explain: bool) -> None:
     if settings.output == "json":
         out(problems.dump({"items": documents}))
     else:
-        from vsprov.manifest.dump import to_yaml
+        from vsprov.manifest.syntax.dump import to_yaml
 
         out(to_yaml(documents))
 

@@ -11,7 +11,7 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import StepError, reason
 from vsprov.kernel import cgroup
-from vsprov.model.units import format_bytes
+from vsprov.model.values.units import format_bytes
 from vsprov.plan.steps import Step, WriteFile
 
 refuse_missing()

@@ -8,7 +8,7 @@ from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects.observer import observes
 from vsprov.engine.look.machine import limits_of
 from vsprov.kernel import cgroup, process
-from vsprov.model.units import MAX
+from vsprov.model.values.units import MAX
 from vsprov.plan.aspects.rlimits import SetLimit
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from vsprov.engine.desired.project import folders
 from vsprov.errors import ManifestError, Problem
 from vsprov.manifest.files import LOCK, PROJECT
 from vsprov.manifest.load import Manifest
-from vsprov.model import digests
-from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image, Object
 from vsprov.model.sources import OciSource
+from vsprov.model.values import digests
+from vsprov.model.values.image_reference import parse_reference
 
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 
@@ -94,7 +94,8 @@ def _is_digest(given: object) -> bool:
 
 
 def _read(path: str) -> Mapping[str, str]:
-    from vsprov.manifest import files, text
+    from vsprov.manifest import files
+    from vsprov.manifest.syntax import text
 
     documents, problems = text.parse(files.read(path, "the lock file"), path)
     if problems:

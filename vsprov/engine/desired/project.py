@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest.files import PROJECT
-from vsprov.manifest.text import Document
+from vsprov.manifest.syntax.text import Document
 
 DEFAULT_SET = "default"
 KEYS = ("set",)
@@ -39,7 +39,8 @@ def folders(paths: Sequence[str]) -> list[str]:
 
 
 def _read_set(path: str) -> str:
-    from vsprov.manifest import files, text
+    from vsprov.manifest import files
+    from vsprov.manifest.syntax import text
 
     documents, problems = text.parse(files.read(path, "the project file"), path)
     if problems:

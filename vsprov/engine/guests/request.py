@@ -16,11 +16,11 @@ from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.knobs import RLIMITS
-from vsprov.model.names import CAPABILITIES, DEFAULT_CAPABILITIES
 from vsprov.model.objects import Init, Object, Server
 from vsprov.model.objects import Mount as MountSpec
 from vsprov.model.sources import RunStep
-from vsprov.model.units import MAX
+from vsprov.model.values.names import CAPABILITIES, DEFAULT_CAPABILITIES
+from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.store import servers

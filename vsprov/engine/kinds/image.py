@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, register
-from vsprov.model import digests
+from vsprov.model.values import digests
 from vsprov.plan.observed import set_of
 
 

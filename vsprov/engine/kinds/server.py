@@ -6,7 +6,7 @@ from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, register
 from vsprov.engine.look import last_exit, usage
-from vsprov.model import digests
+from vsprov.model.values import digests
 from vsprov.plan.observed import ObservedServer, set_of
 from vsprov.store.instance import RANGE
 from vsprov.store.layers import sizes

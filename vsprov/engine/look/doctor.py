@@ -20,7 +20,7 @@ from vsprov.errors import HostError, reason
 from vsprov.kernel import cgroup, proc, syscall
 from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
 from vsprov.model.knobs import BY_PATH, KNOBS
-from vsprov.model.names import CAPABILITIES
+from vsprov.model.values.names import CAPABILITIES
 from vsprov.plan.observed import Machine
 from vsprov.store.instance import Instance
 

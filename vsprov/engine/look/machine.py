@@ -12,9 +12,9 @@ from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.encodings import Host
 from vsprov.model.knobs import KNOBS, RLIMITS
-from vsprov.model.names import CAPABILITIES
 from vsprov.model.objects import Object
-from vsprov.model.units import MAX
+from vsprov.model.values.names import CAPABILITIES
+from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 
 

@@ -12,7 +12,7 @@ from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Readable, Work
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc
-from vsprov.model.units import MAX
+from vsprov.model.values.units import MAX
 from vsprov.plan.steps import (
     EnableControllers,
     MakeGroup,

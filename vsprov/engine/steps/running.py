@@ -13,8 +13,8 @@ from vsprov.engine.run.schedule import Readable, Work
 from vsprov.engine.steps.groups import does_not_die, kill_group
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
-from vsprov.model.names import signal_number
-from vsprov.model.units import MAX
+from vsprov.model.values.names import signal_number
+from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
 from vsprov.plan.steps import MarkInit, Release, Spawn, Stop
 from vsprov.store.disk import marks

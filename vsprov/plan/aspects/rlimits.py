@@ -12,7 +12,7 @@ from typing import Any
 from vsprov.model.knobs import RLIMITS, Knob
 from vsprov.model.objects import Server
 from vsprov.model.resources import read_resources
-from vsprov.model.units import MAX
+from vsprov.model.values.units import MAX
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange

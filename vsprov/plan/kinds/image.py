@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from vsprov.model import digests, fields
+from vsprov.model import fields
 from vsprov.model.objects import Image, Object
+from vsprov.model.values import digests
 from vsprov.plan import diff
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register

@@ -12,7 +12,7 @@ from vsprov.model.defaults import init_of
 from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.resources import write_resources
 from vsprov.model.traits import applicable_keys
-from vsprov.model.units import format_bytes
+from vsprov.model.values.units import format_bytes
 from vsprov.plan import applied, groups, resources
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.builder import PlanBuilder

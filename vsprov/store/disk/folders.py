@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from vsprov.errors import FailedError, NotPermittedError, reason
-from vsprov.model.patterns import NAME_PATTERN
+from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.store.disk import durable
 from vsprov.store.instance import Instance
 

@@ -15,7 +15,7 @@ import urllib3
 import urllib3.exceptions
 
 from vsprov.errors import ImageError, reason
-from vsprov.model.image_reference import Reference
+from vsprov.model.values.image_reference import Reference
 from vsprov.store.registry.credentials import Credentials
 from vsprov.store.registry.download import Interrupted
 

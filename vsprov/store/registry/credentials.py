@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.errors import ImageError, reason
-from vsprov.model.image_reference import DOCKER, Reference
+from vsprov.model.values.image_reference import DOCKER, Reference
 from vsprov.store.registry import untrusted_json
 
 _DOCKER_KEY = "https://index.docker.io/v1/"  # the name of docker.io in docker's files

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from vsprov.errors import ImageError
-from vsprov.model import digests
+from vsprov.model.values import digests
 from vsprov.store.disk import durable
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.registry.oci_documents import Descriptor

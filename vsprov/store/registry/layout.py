@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from vsprov.errors import ImageError, reason
-from vsprov.model import digests
-from vsprov.model.image_reference import parse_reference
-from vsprov.model.units import UnitError, short
+from vsprov.model.values import digests
+from vsprov.model.values.image_reference import parse_reference
+from vsprov.model.values.units import UnitError, short
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import oci_documents, untrusted_json
 from vsprov.store.registry.oci_documents import Descriptor, Entry, Found, Manifest, Parts

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vsprov.errors import ImageError
-from vsprov.model import digests
-from vsprov.model.names import parse_signal
-from vsprov.model.units import UnitError, short
+from vsprov.model.values import digests
+from vsprov.model.values.names import parse_signal
+from vsprov.model.values.units import UnitError, short
 from vsprov.store.disk import limits
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import untrusted_json

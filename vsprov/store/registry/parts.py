@@ -9,8 +9,8 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
-from vsprov.model import digests
-from vsprov.model.image_reference import Reference
+from vsprov.model.values import digests
+from vsprov.model.values.image_reference import Reference
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import download, oci_documents
 from vsprov.store.registry.oci_documents import Descriptor, Found

@@ -19,9 +19,9 @@ import requests.utils
 import urllib3.exceptions
 
 from vsprov.errors import ImageError
-from vsprov.model import digests
-from vsprov.model.image_reference import Reference
-from vsprov.model.units import short
+from vsprov.model.values import digests
+from vsprov.model.values.image_reference import Reference
+from vsprov.model.values.units import short
 from vsprov.store.registry import credentials, untrusted_json
 from vsprov.store.registry.access import Access, Client, Unreachable, denied, translate, trust
 from vsprov.store.registry.credentials import Credentials

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from vsprov.errors import ImageError
-from vsprov.model.units import short
+from vsprov.model.values.units import short
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vsprov.errors import ImageError, reason
-from vsprov.model import digests
-from vsprov.model.image_reference import parse_reference
 from vsprov.model.objects import Image
 from vsprov.model.sources import OciSource
+from vsprov.model.values import digests
+from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.disk import durable, folders
 from vsprov.store.disk.limits import Limits
 from vsprov.store.images import Contents, ImageRecord

@@ -25,8 +25,8 @@ from yaml.events import (
 )
 
 from vsprov.errors import ManifestError, Position, Problem
-from vsprov.manifest.scalar import Scalar, ScalarError, plain, short
-from vsprov.manifest.syntax_errors import MAX_DEPTH, TOO_DEEP, explain
+from vsprov.manifest.syntax.scalar import Scalar, ScalarError, plain, short
+from vsprov.manifest.syntax.syntax_errors import MAX_DEPTH, TOO_DEEP, explain
 
 MAX_TEXT = 16 * 1024 * 1024
 """Size of a file in bytes, or of a text in characters."""

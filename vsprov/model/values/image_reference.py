@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vsprov.model.units import UnitError, short
+from vsprov.model.values.units import UnitError, short
 
 DOCKER = "docker.io"
 # The registry docker.io is served by another host.

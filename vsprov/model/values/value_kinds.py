@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model import units
-from vsprov.model.units import MAX, UnitError
+from vsprov.model.values import units
+from vsprov.model.values.units import MAX, UnitError
 
 MOST_IOPS = 2**32 - 2  # block/blk-throttle.c stores "no limit" as 2**32 - 1
 ITEM = "[]"  # any item of a list, in a path
@@ -23,7 +23,7 @@ def _same(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """A kind of value.
 
     `schema`: JSON Schema of the value in a manifest. `parse` raises UnitError. `dump` returns JSON that
@@ -80,7 +80,7 @@ def _parse_flag(raw: Any) -> bool:
 
 def _rlimit(
     name: str, schema: Mapping[str, Any], one: Callable[[Any], Any], show: Callable[[Any], str]
-) -> Kind:
+) -> ValueKind:
     """A process limit; `schema`, `one` and `show` are those of the soft or hard limit alone."""
 
     def parse(raw: Any) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def _rlimit(
 
     pair = {"soft": schema, "hard": schema}
     whole = {"additionalProperties": False, "minProperties": 1, "properties": pair}
-    return Kind(
+    return ValueKind(
         name,
         {**schema, "type": ["object", *schema["type"]], **whole},
         parse,
@@ -153,43 +153,43 @@ def _format_io_devices(value: Any) -> str:
 
 _COUNT_OR_MAX = {"type": ["integer", "string"], "minimum": 0, "pattern": "^max$"}
 
-BYTES = Kind(
+BYTES = ValueKind(
     "bytes",
     _quantity(units.BYTES_PATTERN, also_max=False),
     units.parse_bytes,
     format=units.format_bytes,
 )
-LIMIT_BYTES = Kind(
+LIMIT_BYTES = ValueKind(
     "bytes or max",
     _quantity(units.BYTES_PATTERN, also_max=True),
     units.parse_bytes_or_max,
     format=units.format_bytes,
 )
-CPU = Kind(
+CPU = ValueKind(
     "CPUs",
     _quantity(units.CPU_PATTERN, also_max=False, number="number"),
     units.parse_cpu,
     dump=units.format_cpu,
     format=units.format_cpu,
 )
-CPU_OR_MAX = Kind(
+CPU_OR_MAX = ValueKind(
     "CPUs or max",
     _quantity(units.CPU_PATTERN, also_max=True, number="number"),
     _parse_cpu_limit,
     dump=units.format_cpu,
     format=units.format_cpu,
 )
-DURATION = Kind(
+DURATION = ValueKind(
     "duration",
     {"type": ["string", "integer"], "pattern": units.DURATION_PATTERN, "maximum": 0, "minimum": 0},
     units.parse_duration,
     dump=units.format_duration,
     format=units.format_duration,
 )
-WEIGHT = Kind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
-LIMIT_COUNT = Kind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
-FLAG = Kind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())
-ID_LIST = Kind(
+WEIGHT = ValueKind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
+LIMIT_COUNT = ValueKind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
+FLAG = ValueKind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())
+ID_LIST = ValueKind(
     "list of numbers",
     {
         "type": ["string", "integer"],
@@ -203,7 +203,7 @@ RLIMIT = _rlimit("soft and hard limit", _COUNT_OR_MAX, parse_count(0, units.LARG
 RLIMIT_BYTES = _rlimit(
     "soft and hard limit in bytes", LIMIT_BYTES.schema, units.parse_bytes_or_max, units.format_bytes
 )
-IO_DEVICES = Kind(
+IO_DEVICES = ValueKind(
     "list of devices",
     {
         "type": "array",

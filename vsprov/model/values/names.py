@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from vsprov.model.units import UnitError
+from vsprov.model.values.units import UnitError
 
 # As in kill(1), without SIG; real-time signals are RTMIN+n.
 SIGNALS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from vsprov.manifest.scalar import ScalarError, plain
+from vsprov.manifest.syntax.scalar import ScalarError, plain
 
 # Texts that some readers of YAML 1.1 interpret as a boolean or a number in base 60.
 _MISREAD = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from tests.unit.knob_values import VALUES, nasty
-from vsprov.manifest import scalar
 from vsprov.manifest.problems import strict
-from vsprov.model import kinds
-from vsprov.model.kinds import Kind
-from vsprov.model.units import MAX, UnitError
+from vsprov.manifest.syntax import scalar
+from vsprov.model.values import value_kinds
+from vsprov.model.values.units import MAX, UnitError
+from vsprov.model.values.value_kinds import ValueKind
 
 few = examples(30)
-KINDS = [kind for kind in vars(kinds).values() if isinstance(kind, Kind)]
+KINDS = [kind for kind in vars(value_kinds).values() if isinstance(kind, ValueKind)]
 of_each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 # Several words: a manifest spells these as maps and lists.
-SPOKEN = (kinds.RLIMIT, kinds.RLIMIT_BYTES, kinds.IO_DEVICES)
+SPOKEN = (value_kinds.RLIMIT, value_kinds.RLIMIT_BYTES, value_kinds.IO_DEVICES)
 
 
 def test_every_kind_is_tested() -> None:
@@ -31,7 +31,7 @@ def test_every_kind_is_tested() -> None:
 @few
 @given(data=st.data())
 def test_what_is_kept_of_a_value_is_read_as_that_value_and_fits_the_schema(
-    kind: Kind, data: st.DataObject
+    kind: ValueKind, data: st.DataObject
 ) -> None:
     value = data.draw(VALUES[kind.name])
     kept = kind.dump(value)
@@ -42,7 +42,7 @@ def test_what_is_kept_of_a_value_is_read_as_that_value_and_fits_the_schema(
 @of_each_kind
 @few
 @given(data=st.data())
-def test_what_people_are_shown_can_be_written_in_a_manifest(kind: Kind, data: st.DataObject) -> None:
+def test_what_people_are_shown_can_be_written_in_a_manifest(kind: ValueKind, data: st.DataObject) -> None:
     value = data.draw(VALUES[kind.name])
     shown = kind.format(value)
     assert shown and "\n" not in shown
@@ -54,7 +54,7 @@ def test_what_people_are_shown_can_be_written_in_a_manifest(kind: Kind, data: st
 @few
 @given(data=st.data())
 def test_what_can_be_read_fits_the_schema_and_the_rest_is_refused_in_words(
-    kind: Kind, data: st.DataObject
+    kind: ValueKind, data: st.DataObject
 ) -> None:
     raw = data.draw(nasty(kind))
     fits = strict(kind.schema).is_valid(raw)
@@ -76,7 +76,7 @@ def test_what_can_be_read_fits_the_schema_and_the_rest_is_refused_in_words(
                         "runs backwards",
                     )
                 )
-                or kind in (kinds.ID_LIST, kinds.LIMIT_COUNT)
+                or kind in (value_kinds.ID_LIST, value_kinds.LIMIT_COUNT)
             ), (raw, str(error))
     else:
         assert fits, raw
@@ -95,7 +95,7 @@ def test_what_can_be_read_fits_the_schema_and_the_rest_is_refused_in_words(
     ],
 )
 def test_one_limit_stands_for_both(raw: Any, value: tuple[Any, Any]) -> None:
-    assert kinds.RLIMIT.parse(raw) == value
+    assert value_kinds.RLIMIT.parse(raw) == value
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_one_limit_stands_for_both(raw: Any, value: tuple[Any, Any]) -> None:
 def test_a_limit_in_bytes_is_written_and_shown_with_a_unit(
     raw: Any, value: tuple[Any, Any], shown: str
 ) -> None:
-    assert kinds.RLIMIT_BYTES.parse(raw) == value
-    assert kinds.RLIMIT_BYTES.format(value) == shown
+    assert value_kinds.RLIMIT_BYTES.parse(raw) == value
+    assert value_kinds.RLIMIT_BYTES.format(value) == shown
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ def test_a_limit_in_bytes_is_written_and_shown_with_a_unit(
 )
 def test_limits_that_make_no_sense_are_refused(raw: Any) -> None:
     with pytest.raises(UnitError):
-        kinds.RLIMIT.parse(raw)
+        value_kinds.RLIMIT.parse(raw)
 
 
 def test_devices_are_sorted_and_what_is_not_limited_is_max() -> None:
     raw = [{"device": "/dev/vdb", "writeIops": 9}, {"device": "/dev/vda", "readBps": "1Mi"}]
-    value = kinds.IO_DEVICES.parse(raw)
+    value = value_kinds.IO_DEVICES.parse(raw)
     assert [dict(row) for row in value] == [
         {"device": "/dev/vda", "readBps": 2**20, "writeBps": MAX, "readIops": MAX, "writeIops": MAX},
         {"device": "/dev/vdb", "readBps": MAX, "writeBps": MAX, "readIops": MAX, "writeIops": 9},
     ]
-    assert kinds.IO_DEVICES.format(value) == "/dev/vda readBps=1Mi, /dev/vdb writeIops=9"
+    assert value_kinds.IO_DEVICES.format(value) == "/dev/vda readBps=1Mi, /dev/vdb writeIops=9"
 
 
 @pytest.mark.parametrize(
@@ -143,20 +143,20 @@ def test_a_limit_that_the_kernel_would_take_for_something_else_is_refused(
     row: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UnitError, match=said):
-        kinds.IO_DEVICES.parse([{"device": "/dev/vda", **row}])
+        value_kinds.IO_DEVICES.parse([{"device": "/dev/vda", **row}])
 
 
 def test_a_device_listed_twice_is_refused() -> None:
     with pytest.raises(UnitError, match="duplicate device /dev/vda"):
-        kinds.IO_DEVICES.parse([{"device": "/dev/vda"}, {"device": "/dev/vda"}])
+        value_kinds.IO_DEVICES.parse([{"device": "/dev/vda"}, {"device": "/dev/vda"}])
 
 
 @pytest.mark.parametrize(("raw", "value"), [("10m", 10), ("0.01", 10), (MAX, MAX)])
 def test_the_least_cpu_limit_is_what_the_scheduler_can_give(raw: Any, value: Any) -> None:
-    assert kinds.CPU_OR_MAX.parse(raw) == value
+    assert value_kinds.CPU_OR_MAX.parse(raw) == value
 
 
 @pytest.mark.parametrize("raw", ["9m", 0, "0.001"])
 def test_a_smaller_cpu_limit_is_refused(raw: Any) -> None:
     with pytest.raises(UnitError, match="is below 10m"):
-        kinds.CPU_OR_MAX.parse(raw)
+        value_kinds.CPU_OR_MAX.parse(raw)

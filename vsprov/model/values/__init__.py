@@ -1,0 +1,1 @@
+"""How single values are spelled: quantities, names, digests, references to images."""
