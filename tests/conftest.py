@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import effort, leaks
+from tests import apt_cache, effort, leaks
 from tests.features import EXPLAINED, required, requires
 from tests.instance import Instance, own_instance
 
@@ -92,6 +92,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     leaks.OWN.add(f"{tmp_path_factory.getbasetemp()}/")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def apt_environment(shared_folder: Path) -> Iterator[dict[str, str]]:
+    with apt_cache.running(shared_folder / "packages") as environment:
+        yield environment
+
+
+@pytest.fixture
+def packages(apt_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever installs packages fetches each of them once in this run."""
+    for name, text in apt_environment.items():
+        monkeypatch.setenv(name, text)
 
 
 @pytest.fixture

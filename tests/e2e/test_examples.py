@@ -50,6 +50,7 @@ def needs(name: str, request: pytest.FixtureRequest) -> list[str]:
     """Further words of the command line; the test is skipped where what the example needs is not there."""
     if name == BOOTSTRAP:
         requires("mmdebstrap")
+        request.getfixturevalue("packages")
     return ["--set", f"registry={request.getfixturevalue('busybox')}"] if name == OCI else []
 
 

@@ -19,6 +19,7 @@ from vsprov.model.sources import BootstrapSource, Source
 from vsprov.store import images
 from vsprov.store.sources import bootstrap
 
+pytestmark = pytest.mark.usefixtures("packages")
 SUITE = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 PATIENCE = 120.0  # seconds
 
