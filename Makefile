@@ -1,4 +1,4 @@
-# What can be done with a checkout. `make` alone lists it.
+# `make` without a target lists all targets.
 
 VENV := .venv/bin
 WORKERS := auto
@@ -8,49 +8,49 @@ PURE := not (kernel or e2e or attack or fault or vm)
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check test-kernel test-vm test-long bench bench-images docs schemas clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: ## install vsprov into .venv and start the first servers (root)
+quickstart: ## install vsprov into .venv and start the example servers (root)
 	@scripts/prepare run
 	@$(VENV)/vsprov apply -y manifests/examples/quickstart.yaml
 	@$(VENV)/vsprov get servers
 
-test: ## install what the tests need, and run them on this machine's kernel (root; without it the pure ones)
+test: ## run the tests on the kernel of this machine (root; others run only tests that do not need it)
 	@scripts/prepare test
 	@$(PYTEST) -m "not vm"
 
-check: ## ruff, mypy, import rules and all tests that need no root: seconds
+check: ## run ruff, mypy, the import rules and the tests that do not need root, in about a minute
 	@scripts/prepare check
 	@$(PYTEST) -m "$(PURE)"
 
-test-kernel: ## the tests on the kernel of this machine (root)
+test-kernel: ## run only the tests that need root (root)
 	@scripts/prepare test
 	@$(PYTEST) -m "kernel or e2e or attack or fault"
 
-test-vm: ## what differs on a kernel with pure cgroup v2, a reboot and power cuts, in an emulator (root)
+test-vm: ## test pure cgroup v2, a reboot and power failures in an emulated machine, in 15 minutes (root)
 	@scripts/prepare test
 	@$(VENV)/python -m pytest -m vm
 
-test-long: ## as test, but with many more examples and a death after every single step: hours (root)
+test-long: ## like test, with many more examples and an interruption after every step; takes hours (root)
 	@scripts/prepare test
 	@VSPROV_LONG=1 $(PYTEST) -m "not vm"
 
-bench: ## up, again, change, down with 1 to 1000 servers, beside the floor and every peer installed here (root)
+bench: ## measure start, second apply, change and removal of servers, compared with installed peers (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.run $(BENCH)
 
-bench-images: ## images: pulled beside every peer installed here, started beside 99 others, shared in memory (root)
+bench-images: ## measure pulling, starting and sharing images, compared with installed peers (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.images --disk 12 $(BENCH)
 
-docs: schemas ## the manifest reference in docs/, from the schemas
+docs: schemas ## generate the manifest reference in docs/ from the schemas
 	@$(VENV)/python -m vsprov.manifest.reference docs/reference/manifest.md
 
-schemas: ## the JSON Schemas in schemas/, from the model
+schemas: ## generate the JSON Schemas in schemas/ from the model
 	@scripts/prepare check
 	@$(VENV)/python -m vsprov.manifest.schema schemas/
 
-clean: ## remove what the other targets made in this folder (servers stay: vsprov destroy --all)
+clean: ## remove generated files; servers are kept (to remove them: vsprov destroy --all)
 	@rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find vsprov tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
