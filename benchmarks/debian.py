@@ -1,4 +1,4 @@
-"""Images of a Debian's size, for the benchmarks: one layer, and several with whiteouts, in a registry."""
+"""Images of the size of Debian in a registry: one with a single layer, one with several and whiteouts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from tests.registry import Registry, blob, document, named
 from vsprov.store.registry import oci_documents
 
 SUITE = "bookworm"
-SIZE = 170_000_000  # bytes that come from /usr where no Debian can be had
-LEVEL = 6  # of gzip: what docker and buildah push
+SIZE = 170_000_000  # bytes to take from /usr if mmdebstrap fails
+LEVEL = 6  # of gzip, as docker and buildah use it
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 PARTS = ("./usr/share/", "./usr/lib/")  # a layer for each, above one with all the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """An image in the registry: its bytes unpacked and compressed, the URLs of its layers, lowest first."""
+    """An image in the registry: its size in bytes, unpacked and compressed; the URLs of its layers, lowest
+    first.
+    """
 
     name: str
     reference: str
@@ -41,12 +43,12 @@ class Pushed:
 
 
 def make_root(folder: Path) -> Path:
-    """A tar archive of a minimal Debian; where none can be had now, one as large of this machine's /usr."""
+    """Create a tar archive of a minimal Debian or, if mmdebstrap fails, of a part of /usr of that size."""
     archive = folder / "root.tar"
     try:
         call("env", f"TMPDIR={folder}", "mmdebstrap", "--variant=minbase", SUITE, archive)
     except (RuntimeError, OSError) as error:
-        print(f"no Debian by mmdebstrap, so part of /usr instead: {error}", file=sys.stderr)
+        print(f"mmdebstrap failed, using a part of /usr instead: {error}", file=sys.stderr)
         _pack_usr(archive)
     return archive
 
@@ -67,7 +69,7 @@ def _pack_usr(archive: Path) -> None:
 
 
 class _Layer:
-    """A layer being packed, with every directory that leads to what is in it."""
+    """A layer that is being packed, including the parent directories of its entries."""
 
     def __init__(self, folders: dict[str, tarfile.TarInfo]) -> None:
         self._folders = folders
@@ -89,8 +91,8 @@ class _Layer:
 
 
 def split(archive: Path) -> list[bytes]:
-    """The root in a layer for each of PARTS over one with the rest; and one more on top, as an upgrade and a
-    cleaning leave it: every program once more, and whiteouts of all documentation.
+    """Split the root into a layer with the rest, a layer for each of PARTS on top, and one like that of an
+    upgrade and a cleanup: all programs again, and whiteouts for all documentation.
     """
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
@@ -113,7 +115,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase
 
 
 def push(registry: Registry, folder: Path, name: str, tag: str, layers: Sequence[bytes]) -> Pushed:
-    """Put an image of these layers into the registry, as `bench:TAG`."""
+    """Push an image with these layers to the registry as `bench:TAG`."""
     layout = folder / f"layout-{tag}"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compressed = list(pool.map(lambda layer: gzip.compress(layer, LEVEL, mtime=0), layers))

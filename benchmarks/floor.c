@@ -1,15 +1,15 @@
-/* The floor under the cost of a server: nothing but the system calls that any program has to make for it.
+/* The minimum cost of a server: only the system calls that every program needs to start one.
  *
  *   floor -n SERVERS -l LOWER -d FOLDER -g GROUP [-p]
  *
- * Each of SERVERS gets a control group with three limits (on cgroup v1 or v2, wherever the host has cpu, memory
- * and pids), a user namespace with 65536 ids of its own and the other namespaces, a root that is an overlay on the
- * shared directory LOWER, which is idmapped, with /proc, /sys, /dev and its loopback, loses all but 11 capabilities
- * and executes /bin/sleep. It is up when execve has succeeded, which closes a pipe. One server is up before the
- * next is begun; with -p all are begun and then waited for. In the end all are killed and everything is removed.
+ * Each server gets a control group with three limits (cpu, memory and pids, on cgroup v1 or v2), a user namespace with
+ * 65536 IDs of its own and all other namespaces, an overlay on the shared, idmapped directory LOWER as its root, with
+ * /proc, /sys, /dev and a loopback interface. It drops all but 11 capabilities and executes /bin/sleep. A server has
+ * started when execve succeeds, which closes a pipe. The next server starts after that; with -p, all servers are
+ * started before the first wait. At the end, all servers are killed and everything is removed.
  *
- * FOLDER must exist and be empty; GROUP is a name for the groups, in which no group may exist yet.
- * Prints one JSON object; times are of the whole (ms) or the median of a step over the servers (us).
+ * FOLDER must exist and be empty. GROUP is the name of the parent group, which must not have children.
+ * Prints one JSON object: total times in ms, and the median of each step over all servers in us.
  */
 #define _GNU_SOURCE
 #include <errno.h>

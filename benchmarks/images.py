@@ -1,13 +1,14 @@
-"""What images cost: fetching them beside the peers, starting servers of them, and the memory they share.
+"""The cost of images: pulling them, compared with peers; starting servers; and the memory that servers share.
 
-    .venv/bin/python -m benchmarks.images                          all of it, about ten minutes
+    .venv/bin/python -m benchmarks.images                          everything, about ten minutes
     .venv/bin/python -m benchmarks.images --only pull --repeat 9
     .venv/bin/python -m benchmarks.images --only start,memory --disk 12 --archive debian.tar --json FILE
 
-pull: a Debian (made by mmdebstrap) goes from a registry on this machine to a tree on disk, as one layer and
-as several: by `vsprov image pull`, by the peers that are installed, and by curl and tar, which check nothing.
-start: one server, alone and beside 99 others of the same image. memory: 50 servers that read the same files,
-of one image, of 50 copies, and of these after `vsprov image dedupe`. Prints medians; --json keeps all values.
+pull: pull Debian (created by mmdebstrap) from a registry on this machine to a tree on disk, as a single layer
+and as several layers, with `vsprov image pull`, with installed peers, and with curl and tar, which verify
+nothing. start: start a server, alone and beside 99 others of the same image. memory: 50 servers that read the
+same files, from one image, from 50 copies, and from these copies after `vsprov image dedupe`. Prints medians;
+--json saves all values.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ Summary = Callable[[Sequence[float]], float]
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The results by part, printed as they come."""
+    """Run the selected parts, print their results, and return them by part."""
     only = options.only.split(",")
     found: dict[str, Any] = {}
-    print("making the image ...", file=sys.stderr)
+    print("creating the image ...", file=sys.stderr)
     archive = options.archive or debian.make_root(folder)
     with ExitStack() as stack:
         if {"pull", "start"} & set(only):
@@ -72,7 +73,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def print_pull(found: Mapping[str, Mapping[str, Sequence[Cost]]], flushes: Mapping[str, object]) -> None:
-    """`ours/it` below 1: vsprov is the faster one."""
+    """Print the results; a value of `ours/it` below 1 means that vsprov is faster."""
     columns: dict[str, tuple[Summary, Callable[[Cost], float]]] = {
         "wall s": (statistics.median, lambda cost: cost.wall),
         "least": (min, lambda cost: cost.wall),
@@ -93,10 +94,10 @@ def print_pull(found: Mapping[str, Mapping[str, Sequence[Cost]]], flushes: Mappi
 
 
 def print_start(found: Sequence[Start]) -> None:
-    """Processor time is what a busy machine distorts least.
+    """Print wall time and CPU time; CPU time depends less on other load.
 
-    An apply that starts something looks at all servers once more when it is done. `but looking` leaves that
-    out, as much as looking at the others takes an apply that has nothing to do: what is left is the start.
+    After an apply that starts a server, vsprov observes all servers again. `but looking` subtracts the time
+    that an apply without changes takes to observe them: the rest is the start itself.
     """
     heads = ("up", "nothing to do", "the start", "but looking")
     print(f"\n{'a server, ms':30}" + "".join(f"{head:>15}{'CPU':>9}" for head in heads))
@@ -134,13 +135,13 @@ def read_options() -> argparse.Namespace:
         prog="python -m benchmarks.images", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--only", default=",".join(PARTS), help="what to measure (pull,start,memory)")
-    parser.add_argument("--repeat", type=int, default=5, help="how often, of which the median is shown (5)")
-    parser.add_argument("--servers", type=int, default=100, help="the server that starts is the last (100)")
-    parser.add_argument("--copies", type=int, default=50, help="servers, and copies, for memory (50)")
-    parser.add_argument("--folder", type=Path, default=SERVERS, help="where all files lie (/var/tmp)")
-    parser.add_argument("--disk", type=int, metavar="GIB", help="on an ext4 of its own, in a file there")
-    parser.add_argument("--archive", type=Path, help="a tar archive of a root, instead of making a Debian")
-    parser.add_argument("--json", type=Path, help="write every single value to this file")
+    parser.add_argument("--repeat", type=int, default=5, help="number of repeats; the median is printed (5)")
+    parser.add_argument("--servers", type=int, default=100, help="servers, with the one that starts (100)")
+    parser.add_argument("--copies", type=int, default=50, help="number of servers and copies for memory (50)")
+    parser.add_argument("--folder", type=Path, default=SERVERS, help="directory for all files (/var/tmp)")
+    parser.add_argument("--disk", type=int, metavar="GIB", help="use a separate ext4 of this size")
+    parser.add_argument("--archive", type=Path, help="root file system to use instead of Debian")
+    parser.add_argument("--json", type=Path, help="write all values to this file")
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(PARTS):
         parser.error(f"--only: no such part: {', '.join(sorted(unknown))}")
@@ -152,10 +153,10 @@ def _absent() -> list[str]:
 
 
 def _own_disk(folder: Path, size: int) -> Path:
-    """An ext4 where syncfs(2) waits for nobody else's files.
+    """Mount a separate ext4, where syncfs(2) does not wait for files of other programs.
 
-    And it has a journal: without one, ext4 looks at every inode deleted in the last minutes before it gives
-    out another (fs/ext4/ialloc.c, recently_deleted), so that whoever comes after a removal pays for it.
+    It has a journal: without one, ext4 checks all inodes deleted in the last minutes before it allocates
+    another (fs/ext4/ialloc.c, recently_deleted), which slows down what follows a removal.
     """
     place = folder / "disk"
     place.mkdir()
@@ -168,13 +169,13 @@ def _own_disk(folder: Path, size: int) -> Path:
 def main() -> int:
     options = read_options()
     if os.geteuid() != 0:
-        print("benchmarks.images: starting servers needs root", file=sys.stderr)
+        print("benchmarks.images: starting servers requires root", file=sys.stderr)
         return 77
     if absent := _absent():
         print(f"benchmarks.images: missing (program, Debian package): {'; '.join(absent)}", file=sys.stderr)
         return 69
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # An installed program has its bytecode; with this set in a checkout it would be compiled at every start.
+    # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     compileall.compile_dir(CHECKOUT / "vsprov", quiet=1)
     folder = options.folder / f"vt-images-{secrets.token_hex(4)}"

@@ -1,13 +1,13 @@
-/* What ordinary work costs, to be run on the host and in a server: nanoseconds per operation, as one JSON object.
+/* The cost of common operations, on the host and in a server: nanoseconds per operation, as one JSON object.
  *
- *   inside FOLDER      FOLDER lies on a tmpfs
+ *   inside FOLDER      FOLDER is a directory on a tmpfs
  *
- * fork: fork a child that ends, and wait; exec: the same, but the child executes this program, which ends; pipe: one
- * byte to another process and back; file: create, write 4 KiB, close, open, read, close and unlink; getppid: the
- * cheapest of system calls, which shows what a seccomp filter costs.
+ * fork: fork a child that exits, and wait; exec: the same, but the child executes this program, which exits; pipe: send
+ * one byte to another process and back; file: create, write 4 KiB, close, open, read, close and unlink; getppid: the
+ * cheapest system call, which shows the cost of a seccomp filter.
  *
- * All of it on one processor: a byte to a process on another one costs several times as much, and which it is would
- * be left to chance. Link it statically, so that it runs in any root.
+ * Everything runs on one CPU: sending a byte to a process on another CPU takes several times as long, and the scheduler
+ * would choose arbitrarily. Link it statically, so that it runs in any root.
  */
 #define _GNU_SOURCE
 #include <errno.h>

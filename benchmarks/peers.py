@@ -1,8 +1,9 @@
-"""The peers that happen to be installed here, each brought to start the same idle servers as well as it can.
+"""The peers that are installed on this machine, each configured to start the same idle servers as fast as it
+can.
 
-Nothing is installed and no settings are changed. Each peer gets the shared root the cheapest way it offers,
-the same three limits where it can set them here, no network, and one call per server, one after the other,
-because that is what its command line offers.
+Nothing is installed and no settings are changed. Each peer uses the shared root in the cheapest way it
+supports, the same three limits if it can set them on this machine, and no network. Servers are started one
+after the other with one call each, because the command lines of the peers support nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SECONDS_TO_START = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`up` and `down` each work on all the servers of the given names; `prepare` is not timed."""
+    """`up` and `down` start and remove all servers with the given names; `prepare` is not timed."""
 
     name: str
     version: str
@@ -38,7 +39,7 @@ class Peer:
 
 
 def call(*words: str | Path, check: bool = True) -> str:
-    """Standard output of a command. Raises RuntimeError with what it said when it fails."""
+    """Run a command and return its standard output; RuntimeError with its error output if it fails."""
     command = [str(word) for word in words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if check and done.returncode:
@@ -47,7 +48,7 @@ def call(*words: str | Path, check: bool = True) -> str:
 
 
 def start(*words: str | Path) -> None:
-    """Run a command that leaves a server behind, which may keep hold of the command's output."""
+    """Run a command that leaves a server running, which may keep the command's output open."""
     command = [str(word) for word in words]
     with tempfile.TemporaryFile("w+") as said:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
@@ -57,7 +58,7 @@ def start(*words: str | Path) -> None:
 
 
 def installed(lower: Path, folder: Path) -> list[Peer]:
-    """Every peer this machine has, with `lower` as the shared root and `folder` for whatever they keep."""
+    """All peers on this machine, with `lower` as the shared root, and `folder` for their files."""
     makers = {
         "crun": _oci,
         "runc": _oci,
@@ -118,7 +119,7 @@ def _oci(program: str, lower: Path, folder: Path) -> Peer:
 
 
 def _crun_refuses() -> bool:
-    """Whether controllers are on both versions of cgroups: crun takes that only when cgroup2 is hidden."""
+    """Whether both cgroup versions have controllers, which crun supports only if cgroup2 is hidden."""
     return "" in hierarchies() and len(hierarchies()) > 1
 
 
@@ -218,7 +219,7 @@ def _nspawn(program: str, lower: Path, folder: Path) -> Peer:
 
 
 def _await_sleep(starter: subprocess.Popen[bytes]) -> None:
-    """Return when a process that `starter` has begun executes /bin/sleep."""
+    """Wait until a process that `starter` has started executes /bin/sleep."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
         if starter.poll() is not None:
@@ -245,14 +246,14 @@ def _name(pid: int) -> str:
 
 
 def groups() -> set[Path]:
-    """The cgroups at the top of every hierarchy."""
+    """The top-level cgroups of every hierarchy."""
     return {path for mount in hierarchies().values() for path in mount.iterdir() if path.is_dir()}
 
 
 def remove_groups(before: set[Path]) -> None:
-    """Remove the empty cgroups that peers leave behind, and that were not there `before`."""
+    """Remove empty cgroups that peers have left, except those that existed `before`."""
     for path in groups() - before:
         if path.name.startswith(("vt-", "lxc.", "libpod", "machine")):
             for folder, _, _ in os.walk(path, topdown=False):
-                with suppress(OSError):  # a process is in it, so it is somebody's
+                with suppress(OSError):  # it contains a process, so it is in use
                     os.rmdir(folder)

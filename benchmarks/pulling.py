@@ -1,4 +1,4 @@
-"""What it costs to bring an image from a registry to a tree on disk: vsprov beside the peers that do it."""
+"""The cost of pulling an image from a registry to a tree on disk: vsprov compared with peers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLUSHES = "fsync,fdatasync,sync,syncfs,sync_file_range"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds: until the last command ended, of all processors, and until all of it was on disk as well."""
+    """In seconds: wall time of the commands, CPU time, and wall time including a final sync to disk."""
 
     wall: float
     cpu: float
@@ -36,7 +36,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A peer: the programs it needs, and the commands that bring an image into an empty folder."""
+    """A peer: the programs it needs, and the commands that pull an image into an empty directory."""
 
     name: str
     programs: tuple[str, ...]
@@ -67,7 +67,7 @@ def _podman(image: Pushed, place: Path) -> list[list[str]]:
 
 
 def _curl_tar(image: Pushed, place: Path) -> list[list[str]]:
-    """The least that any program could do, in two processes: no digest, no whiteout, no limit."""
+    """The minimum work, in two processes: without digests, whiteouts and limits."""
     unpack = f"tar -xzp --numeric-owner --xattrs --xattrs-include='*' -C {place}"
     return [["bash", "-o", "pipefail", "-c", f"curl -sSf {url} | {unpack}"] for url in image.blobs]
 
@@ -84,9 +84,10 @@ Commands = tuple[list[list[str]], Mapping[str, str]]  # and their environment
 def measure(
     images: Sequence[Pushed], folder: Path, repeat: int
 ) -> tuple[dict[str, dict[str, list[Cost]]], dict[str, dict[str, int]]]:
-    """By image and tool, what each repeat cost; and by tool, how often it asked for what to be on disk.
+    """The cost of each repeat, by image and tool; and how often each tool flushed what to disk.
 
-    All begin with nothing, take turns, and find the registry's files in memory and the disk at rest.
+    Tools take turns. Each starts with an empty directory, with the files of the registry in memory and an
+    idle disk.
     """
     tools = [tool for tool in TOOLS if all(map(shutil.which, tool.programs))]
     costs: dict[str, dict[str, list[Cost]]] = {}
@@ -129,7 +130,7 @@ def _timed(commands: Sequence[Sequence[str]], environment: Mapping[str, str], fo
 
 
 def spent(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> Cost:
-    """What commands cost, one after the other, without what is still on its way to the disk."""
+    """The cost of running commands one after the other, without data that is not yet on disk."""
     cpu, start = _cpu(), time.perf_counter()
     _run(commands, environment)
     wall = time.perf_counter() - start
@@ -137,7 +138,7 @@ def spent(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> 
 
 
 def _cpu() -> float:
-    """Processor seconds of all children that have ended, and theirs."""
+    """CPU seconds of all children that have exited, and of their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -153,7 +154,7 @@ def _run(commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> N
 
 
 def _flushes(tools: Sequence[Tool], image: Pushed, folder: Path) -> dict[str, dict[str, int]]:
-    """How often each tool calls what waits for the disk, by name of the system call."""
+    """The number of system calls of each tool that wait for the disk, by name."""
     found: dict[str, dict[str, int]] = {}
     trace = folder / "trace"
     strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", f"trace={FLUSHES}", "-A", "-o", str(trace)]

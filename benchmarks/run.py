@@ -1,12 +1,13 @@
-"""What servers cost: vsprov beside the floor (floor.c) and every peer that is installed, in one run.
+"""The cost of servers: vsprov compared with the minimum (floor.c) and with all installed peers.
 
     make bench                                   1, 10, 100 and 1000 servers, three times each
     make bench BENCH='--servers 100 --repeat 5'
-    make bench BENCH='--folder /dev/shm'         the servers' files on a tmpfs
+    make bench BENCH='--folder /dev/shm'         put the files of the servers on a tmpfs
 
-For vsprov: the whole process's time to bring the servers up, to find that nothing is to be done, to change
-one knob on all of them, and to take them down. Prints medians and their ratio to the floor; --json FILE keeps
-every single time. Then: what ordinary work costs inside a server and on the host (inside.c).
+For vsprov, the time of the whole process to start the servers (up), to apply again without changes (again),
+to change a knob of all servers (change), and to remove them (down). Prints medians and their ratio to the
+minimum; --json FILE saves all times. Then the cost of common operations in a server and on the host
+(inside.c).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.instance import Instance, own_instance
 HERE = Path(__file__).resolve().parent
 PAIRS_INSIDE = 9
 PATIENCE = 900.0  # seconds for one command
-SECONDS_TO_END = 15.0  # for what peers leave running
+SECONDS_TO_END = 15.0  # for processes that peers leave running
 
 MANIFEST = """\
 apiVersion: vsprov/v1
@@ -75,7 +76,7 @@ spec:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measurement. Times in milliseconds, `action` being up, again, change or down; or kB, for memory."""
+    """A measurement: milliseconds for the actions up, again, change and down; kB for memory."""
 
     subject: str
     servers: int
@@ -90,7 +91,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def held_kb() -> int:
-    """Memory that the kernel could not free by dropping caches, in kB. proc_meminfo(5)."""
+    """Memory in kB that dropping caches would not free. proc_meminfo(5)."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
     table = {words[0]: int(words[1]) for words in lines}
     return sum(
@@ -99,14 +100,14 @@ def held_kb() -> int:
 
 
 def beside_the_servers(before: set[int]) -> tuple[int, int]:
-    """How many processes have come since `before` that are not the servers' own, and their Pss in kB.
+    """The number of processes that are new since `before` and not part of the servers, and their Pss in kB.
 
-    Counted are this process's children and orphans, with what they have begun, and nobody else's here.
+    Only descendants of this process are counted, including orphans.
     """
     new = processes() - before
     number = memory = 0
     for pid in new:
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # it has exited in the meantime
             if status(pid)["Name"] == "sleep" or not ours(pid, new):
                 continue
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -131,7 +132,7 @@ def processes() -> set[int]:
 
 
 def make_root(folder: Path) -> Path:
-    """A root with a shell and the programs that are measured, for all to share."""
+    """Create a root with a shell and the measured programs, which all servers share."""
     lower = folder / "root"
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "usr"):
         (lower / name).mkdir(parents=True)
@@ -224,7 +225,7 @@ def measure_peer(peer: peers.Peer, servers: int) -> list[Sample]:
 
 
 def measure_inside(program: Path, lower: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Medians of each operation's nanoseconds on the host and in a server, the two measured in turns."""
+    """Median time of each operation in nanoseconds, on the host and in a server, measured alternately."""
     manifest = folder / "workshop.yaml"
     manifest.write_text(WORKSHOP.format(lower=lower))
     native: list[Mapping[str, float]] = []
@@ -311,17 +312,17 @@ def describe_host(folder: Path) -> dict[str, Any]:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--servers", default="1,10,100,1000", help="how many at a time (1,10,100,1000)")
-    parser.add_argument("--repeat", type=int, default=3, help="how often, of which the median is shown (3)")
+    parser.add_argument("--servers", default="1,10,100,1000", help="numbers of servers (1,10,100,1000)")
+    parser.add_argument("--repeat", type=int, default=3, help="number of repeats; the median is printed (3)")
     parser.add_argument(
-        "--folder", type=Path, default=SERVERS, help="where the servers' files lie (/var/tmp)"
+        "--folder", type=Path, default=SERVERS, help="directory for the files of servers (/var/tmp)"
     )
     parser.add_argument("--peers", default="all", help="names of peers, all or none; none is ever installed")
     parser.add_argument(
-        "--peer-servers", type=int, default=100, help="no peer has to start more than this (100)"
+        "--peer-servers", type=int, default=100, help="maximum number of servers for peers (100)"
     )
-    parser.add_argument("--only", default="floor,vsprov,peers,inside", help="what to measure (all four)")
-    parser.add_argument("--json", type=Path, help="write every single time to this file")
+    parser.add_argument("--only", default="floor,vsprov,peers,inside", help="what to measure (everything)")
+    parser.add_argument("--json", type=Path, help="write all times to this file")
     return parser.parse_args()
 
 
@@ -346,14 +347,15 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Sample], di
                 try:
                     samples += measure_peer(peer, servers) if servers <= options.peer_servers else []
                 except RuntimeError as error:
-                    print(f"{peer.name}, left out from here on: {error}", file=sys.stderr)
+                    print(f"{peer.name}: skipped from now on: {error}", file=sys.stderr)
                     here.remove(peer)
     inside = measure_inside(folder / "inside", lower, folder) if "inside" in only else {}
     return samples, inside
 
 
 def remove(folder: Path) -> None:
-    """Delete the folder, once nothing works in it and nothing (it may be the host itself) is mounted there.
+    """Delete the directory when no process uses it, unless something is mounted in it, which may be the host
+    itself.
 
     podman cleans up in the background, and leaves a mount.
     """
@@ -363,7 +365,7 @@ def remove(folder: Path) -> None:
     for mount in reversed(mounts_below(folder)):
         subprocess.run(["umount", mount], check=False)
     if mounted := mounts_below(folder):
-        print(f"make bench: not removed, because of mounts below: {folder}: {mounted}", file=sys.stderr)
+        print(f"make bench: {folder}: not removed, because of mounts in it: {mounted}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
 
@@ -375,9 +377,9 @@ def mounts_below(folder: Path) -> list[str]:
 def main() -> int:
     options = read_options()
     if os.geteuid() != 0:
-        print("make bench: starting servers needs root", file=sys.stderr)
+        print("make bench: starting servers requires root", file=sys.stderr)
         return 77
-    # An installed program has its bytecode; with this set in a checkout it would be compiled at every start.
+    # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     folder = options.folder / f"vt-bench-{secrets.token_hex(4)}"
     folder.mkdir()

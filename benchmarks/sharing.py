@@ -1,5 +1,5 @@
-"""What sharing an image gives: how soon a server starts beside a hundred others, and how much memory
-many servers need for the files they all read.
+"""The benefit of sharing images: how fast a server starts beside a hundred others, and how much memory many
+servers need for files that all of them read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests import leaks
 from tests.features import hierarchies
 from tests.instance import Instance, own_instance
 
-SECONDS = 300.0  # until all servers must have read all files
+SECONDS = 300.0  # time for all servers to read all files
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
 
@@ -50,8 +50,8 @@ _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Milliseconds of whole processes, while `others` servers run: an apply that starts one more, and one
-    that finds it as it is to be; and of processors, for both.
+    """Milliseconds of whole processes while `others` servers run: an apply that starts another server, and
+    one without changes; wall time and CPU time of both.
     """
 
     others: int
@@ -62,8 +62,8 @@ class Start:
 
 
 def measure_starts(image: Pushed, folder: Path, servers: int, repeat: int) -> list[Start]:
-    """One server of a pulled image is started, looked at and removed, over and over: alone, and then beside
-    `servers` - 1 others. The image is in the store already, and warm.
+    """Repeatedly start, observe and remove a server of a pulled image: alone, and then beside `servers` - 1
+    others. The image is in the store and in the page cache.
     """
     source = f"{{source: {{oci: {{ref: '{image.reference}', insecure: true}}}}}}"
     head = HEAD.format(kind="Image", name="bench", spec=source)
@@ -80,7 +80,7 @@ def measure_starts(image: Pushed, folder: Path, servers: int, repeat: int) -> li
                 command = vsprov.command("apply", "-y", one)
                 up, again = (pulling.spent([command], vsprov.environment) for _ in range(2))
                 vsprov("apply", "-y", "--prune", base, timeout=run.PATIENCE)
-                if number:  # the first warms up
+                if number:  # the first one is a warm-up
                     times = (1e3 * each for each in (up.wall, again.wall, up.cpu, again.cpu))
                     found.append(Start(others, *times))
     return found
@@ -95,10 +95,10 @@ def _server(name: str, spec: str, image: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: what came into memory while the servers ran, of their images' files (mincore(2)), by
-    /proc/meminfo of the whole machine, and in the cgroup of all the servers; and what the store has on disk.
+    """Bytes that were read into memory while the servers ran: of the files of their images (mincore(2)), of
+    the whole machine (/proc/meminfo), and of the cgroup of all servers; and the size of the store on disk.
 
-    MemAvailable would tell nothing: to the kernel, memory that holds files is available.
+    MemAvailable would not help: the kernel counts cached files as available memory.
     """
 
     images: str
@@ -110,8 +110,8 @@ class Memory:
 
 
 def measure_memory(archive: Path, folder: Path, servers: int) -> list[Memory]:
-    """Servers that each read all programs and libraries of a Debian: of one image; each of a copy of its own,
-    which differs from the others in one small file; and of these copies once dedupe has been over them.
+    """Measure servers that each read all programs and libraries of Debian: from one image; each from its own
+    copy, which differs from the others in one small file; and from these copies after dedupe.
     """
     found = []
     root = _make_root(archive, folder / "reading")
@@ -145,7 +145,9 @@ def _reading(number: int, image: str) -> str:
 
 
 def _make_root(archive: Path, root: Path) -> Path:
-    """The programs and libraries of the archive, and a busybox, which alone is executed."""
+    """Create a root with the programs and libraries of the archive, and busybox, the only one that is
+    executed.
+    """
     with tarfile.open(archive) as tar:
         names = "\n".join(name for name in tar.getnames() if READ.fullmatch(name))
     named = ("--no-recursion", "--verbatim-files-from", "--files-from=-")
@@ -195,7 +197,7 @@ def _await_sleep(vsprov: Instance, servers: int) -> None:
 
 
 def _files(folder: Path) -> dict[Path, os.stat_result]:
-    """Each regular file once, whatever names it has."""
+    """All regular files, each once even if it has several names."""
     found: dict[tuple[int, int], tuple[Path, os.stat_result]] = {}
     for above, _, names in os.walk(folder):
         for path in (Path(above, name) for name in names):
@@ -206,7 +208,7 @@ def _files(folder: Path) -> dict[Path, os.stat_result]:
 
 
 def _evict(folder: Path) -> None:
-    """Have none of these files in memory, so that what is there afterwards was read by the servers."""
+    """Drop these files from memory, so that all that is in memory afterwards was read by the servers."""
     call("sync", "--file-system", folder)
     for fd, _ in _opened(folder):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -222,7 +224,7 @@ def _opened(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _resident(folder: Path) -> int:
-    """Bytes of these files that are in memory. mincore(2)."""
+    """The number of bytes of these files that are in memory. mincore(2)."""
     pages = 0
     for fd, size in _opened(folder):
         if size:
@@ -236,13 +238,13 @@ def _resident(folder: Path) -> int:
 
 
 def _meminfo(name: str) -> int:
-    """Bytes. proc_meminfo(5)."""
+    """Values in bytes. proc_meminfo(5)."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _charged(vsprov: Instance) -> int:
-    """Bytes that are charged to all servers together."""
+    """The number of bytes charged to all servers together."""
     mount = hierarchies().get("memory")
     file = "memory.usage_in_bytes" if mount else "memory.current"
     return int(((mount or hierarchies()[""]) / vsprov.name / file).read_text())
