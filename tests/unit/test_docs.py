@@ -1,4 +1,4 @@
-"""The words for users: their manifests are valid, their commands exist, their links lead somewhere."""
+"""The documents for users: manifests are valid, command lines, modules and the targets of links exist."""
 
 from __future__ import annotations
 
@@ -117,6 +117,14 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
         assert file.exists(), target
         if heading:
             assert heading in slugs(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(CHECKOUT).as_posix())
+def test_modules_that_a_page_names_exist(page: Path) -> None:
+    """Named from the checkout or from vsprov; NAME stands for any."""
+    named = {span for span in SPAN.findall(prose(page)) if re.fullmatch(r"[\w/]+/\w+\.py", span)}
+    for name in named - {span for span in named if "NAME" in span}:
+        assert (CHECKOUT / name).exists() or (CHECKOUT / "vsprov" / name).exists(), name
 
 
 def slugs(page: Path) -> set[str]:
