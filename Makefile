@@ -1,5 +1,8 @@
 # `make` without a target lists all targets.
 
+# Without bytecode every command line of the tests would compile vsprov anew: half a second of CPU each.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv/bin
 WORKERS := auto
 PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal

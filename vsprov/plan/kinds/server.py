@@ -45,8 +45,9 @@ def plan(builder: PlanBuilder) -> None:
         _plan(builder, want)
     request = builder.wanted.request
     for name in sorted(request.servers) if request and request.action == "stop" else ():
-        if name not in builder.servers:  # its record is lost: it can be stopped all the same
-            seen = builder.observed.servers[name]
+        seen = builder.observed.servers[name]
+        # One whose record is lost can be stopped all the same.
+        if name not in builder.servers and (seen.init or seen.populated):
             stop = _stop(seen, builder)
             builder.add(f"Server/{name}", Change("Server", name, "update", "none", "stop", steps=(stop,)))
     for address, after in _waits(builder).items():
