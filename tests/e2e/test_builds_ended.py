@@ -39,7 +39,7 @@ def mended(lab: Lab, box: Document, *, swept: bool) -> None:
     """The next apply goes on from the first step, and leaves nothing of the other."""
     done = lab.converge(box, built(FIRST, run("echo second > /srv/second")), server("a", image="built"))
     assert steps_done(done) == [2]
-    assert (".build-built, left by an apply that died" in done.stderr) == swept
+    assert (".build-built, left by an interrupted apply" in done.stderr) == swept
     assert lab.shell("a", "cat /srv/first /srv/second; ls /srv") == "first\nsecond\nfirst\nold\nsecond\n"
     assert not sleepers(lab)
     is_whole(lab)

@@ -26,7 +26,7 @@ def test_a_cgroup_without_our_mark_is_refused_and_untouched(lab: Lab, controller
         (foreign / "cgroup.procs").write_text(str(stranger.pid))
         before = lab.init("a")
         said = lab.refused(image(), server("a"), server("b"))
-        assert "Server/b" in said and "does not carry our mark" in said
+        assert "Server/b" in said and "no owner mark" in said
         assert (foreign / "cgroup.procs").read_text() == f"{stranger.pid}\n"
         assert os.listxattr(foreign) == []
         assert lab.init("a") == before
@@ -47,12 +47,12 @@ def test_no_verb_touches_a_group_without_our_mark_that_stands_where_a_server_wou
         (foreign / "cgroup.procs").write_text(str(stranger.pid))
         for words in (["stop", "b"], ["restart", "b"], ["start", "b"], ["exec", "b", "--", "true"]):
             said = lab.vsprov(*words, check=False)
-            assert said.returncode == 1 and "does not carry our mark" in said.stderr, words
+            assert said.returncode == 1 and "no owner mark" in said.stderr, words
         assert lab.vsprov("get", "servers", "-o", "name").stdout == "Server/a\n"
         lab.vsprov("stop", "--all")
         lab.vsprov("start", "--all")
         assert lab.init("a") and stranger.poll() is None
-        assert "Server/b: left alone" in lab.vsprov("destroy", "--all", "-y").stderr
+        assert "Server/b: not removed" in lab.vsprov("destroy", "--all", "-y").stderr
         assert not lab.directory("a").exists() and not (lab.vsprov.root / "images").exists()
         assert stranger.poll() is None and os.listxattr(foreign) == []
     finally:
@@ -67,7 +67,7 @@ def test_destroy_all_leaves_a_server_whose_mark_was_edited_with_what_it_needs(la
     os.setxattr(lab.group("all/a"), "trusted.vsprov.owner", b"garbage")
     before = lab.init("all/a")
     said = lab.vsprov("destroy", "--all", "-y").stderr
-    assert all(f"{one}: left alone" in said for one in ("Server/a", "Image/host", "Quota/all"))
+    assert all(f"{one}: not removed" in said for one in ("Server/a", "Image/host", "Quota/all"))
     assert lab.init("all/a") == before
     assert not lab.directory("b").exists()
     os.setxattr(lab.group("all/a"), "trusted.vsprov.owner", f"server {lab.vsprov.name}/default".encode())
@@ -87,7 +87,7 @@ def test_the_group_of_the_whole_instance_is_refused_when_it_is_a_strangers(lab: 
     foreign.mkdir()
     try:
         said = lab.refused(image(), server("a"))
-        assert f"cgroup {lab.vsprov.name} exists and does not carry our mark" in said
+        assert f"cgroup {lab.vsprov.name} exists but has no owner mark" in said
         assert os.listxattr(foreign) == [] and not (foreign / "a").exists()
     finally:
         foreign.rmdir()
@@ -99,7 +99,7 @@ def test_a_server_directory_without_our_mark_is_refused_and_untouched(lab: Lab) 
     foreign.mkdir()
     (foreign / "precious").write_text("data")
     said = lab.refused(image(), server("a"), server("b"))
-    assert "Server/b" in said and "does not carry our mark" in said
+    assert "Server/b" in said and "no owner mark" in said
     assert (foreign / "precious").read_text() == "data"
     assert not lab.group("b").exists()
     (foreign / "precious").unlink()
@@ -114,7 +114,7 @@ def test_an_image_without_our_mark_is_refused_and_untouched(lab: Lab) -> None:
     os.removexattr(record, name)
     before = record.read_bytes() if record.is_file() else b""
     said = lab.refused(image(directory="/usr/share/doc"), server("a"))
-    assert "Image/host" in said and "does not carry our mark" in said
+    assert "Image/host" in said and "no owner mark" in said
     assert (record.read_bytes() if record.is_file() else b"") == before
     os.setxattr(record, name, mark)
 

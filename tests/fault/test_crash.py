@@ -203,6 +203,6 @@ def test_an_apply_says_what_it_swept_away(base: Base) -> None:
     group.mkdir()
     (base.lab.vsprov.run / "intent").write_text(f"{base.lab.vsprov.name}/leftover")
     done = base.lab.apply(image())
-    assert f"removed {group}, left by an apply that died" in done.stderr
+    assert f"removed {group}, left by an interrupted apply" in done.stderr
     assert not Path(group).exists()
     base.remove((image(),))

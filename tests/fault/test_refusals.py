@@ -98,7 +98,7 @@ def test_where_a_changed_server_cannot_be_started_it_says_that_it_is_stopped(lab
     lab.converge(image(), server("a"), server("b"))
     before = lab.init("b")
     said = lab.refused(image(), server("a", "/no/such/program"), server("b"))
-    assert "No such file or directory; it is stopped now" in said
+    assert "No such file or directory; the server is now stopped" in said
     assert lab.processes("a") == [] and lab.init("b") == before
 
 
@@ -125,7 +125,7 @@ def test_a_leftover_that_cannot_be_removed_is_named_and_stops_nothing_else(
         said = small_lab.vsprov("destroy", "-y", "--all", check=False)
         assert said.returncode == 1 and "chattr -i" in said.stderr
         again = small_lab.apply(image(), server("b"))
-        assert ".removing-a-0: remove kept: Operation not permitted; it stays" in again.stderr
+        assert ".removing-a-0: remove kept: Operation not permitted; not removed" in again.stderr
         assert small_lab.init("b")
     finally:
         left = small_lab.vsprov.root / "servers/.removing-a-0/upper/kept"

@@ -159,7 +159,7 @@ def test_what_fits_exactly_is_admitted() -> None:
 def test_more_cpu_than_there_is_is_refused_and_the_largest_are_named() -> None:
     claims = [claim(f"s{i}", 300 + i) for i in range(7)]
     assert admission.host_refusals(claims, host(2)) == [
-        "CPU reservations add up to 2121m, the host has 2 CPUs: "
+        "CPU reservations add up to 2121m, but the host has 2 CPUs: "
         "Server/s6 306m, Server/s5 305m, Server/s4 304m, Server/s3 303m, Server/s2 302m"
     ]
 
@@ -169,14 +169,14 @@ def test_a_pool_counts_once_with_what_is_more() -> None:
     assert admission.host_refusals([claim("p", 1000), *inside], host(2)) == []
     assert admission.host_refusals([claim("p", 2000), *inside], host(2)) == []
     assert admission.host_refusals([claim("p", 2000), *inside, claim("c", 1)], host(2)) == [
-        "CPU reservations add up to 2001m, the host has 2 CPUs: Quota/p 2, Server/c 1m"
+        "CPU reservations add up to 2001m, but the host has 2 CPUs: Quota/p 2, Server/c 1m"
     ]
 
 
 def test_more_memory_than_there_is_is_refused() -> None:
     claims = [claim("a", protected=2**30), claim("b", protected=4096)]
     assert admission.host_refusals(claims, host(2)) == [
-        "memory.min and memory.low add up to 1048580Ki, the host has 1Gi"
+        "memory.min and memory.low add up to 1048580Ki, but the host has 1Gi"
     ]
 
 
@@ -189,13 +189,13 @@ def test_a_pool_whose_limits_are_below_what_its_servers_reserve_is_refused() -> 
         (
             "Quota/p",
             "cpu.limit",
-            "its servers' CPU reservations add up to 1001m, its limit is 1: "
+            "CPU reservations of its servers add up to 1001m, but its limit is 1: "
             "Server/b 600m, Server/a 400m, Server/d 1m",
         ),
         (
             "Quota/p",
             "memory.max",
-            "its servers' memory.min and memory.low add up to 1028Ki, its memory.max is 1Mi",
+            "memory.min and memory.low of its servers add up to 1028Ki, but its memory.max is 1Mi",
         ),
     ]
 

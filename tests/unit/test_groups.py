@@ -333,7 +333,7 @@ def test_a_pool_is_not_narrowed_below_a_server_that_stays_in_it_unmentioned() ->
     image, pool, _ = pool_and_server({"cpu.limit": 500}, {}).objects
     plan = reconcile(Wanted("vsprov", "vsprov/mine", (image, pool), {"i": "sha256:1"}), world.observe(), V1)
     assert [str(problem) for problem in plan.problems] == [
-        "Quota/p: server s is in it, is not in the manifest, and has more than that"
+        "Quota/p: server s, which is in this pool but not in the manifest, exceeds the new limits"
     ]
 
 
@@ -344,13 +344,13 @@ def test_a_pool_is_not_narrowed_below_a_server_that_stays_in_it_unmentioned() ->
             V1,
             {"cpu.limit": 2000},
             {"cpu.limit": 1000},
-            {"cpu.limit": "2 is above 1, which is what its pool has"},
+            {"cpu.limit": "2 exceeds the limit of the pool, 1"},
         ),
         (
             V1,
             {"cpu.limit": MAX},
             {"cpu.limit": 1000},
-            {"cpu.limit": "max is above 1, which is what its pool has"},
+            {"cpu.limit": "max exceeds the limit of the pool, 1"},
         ),
         (V1, {"cpu.limit": 1000}, {"cpu.limit": MAX}, {}),
         (V2, {"cpu.limit": 2000}, {"cpu.limit": 1000}, {}),
@@ -358,11 +358,11 @@ def test_a_pool_is_not_narrowed_below_a_server_that_stays_in_it_unmentioned() ->
             V1,
             {"cpu.cpus": "0-1"},
             {"cpu.cpus": "1-2"},
-            {"cpu.cpus": "0 is not in 1-2, which is what its pool has"},
+            {"cpu.cpus": "0 not available: the pool has 1-2"},
         ),
         (V2, {"cpu.cpus": "0-1"}, {"cpu.cpus": "1-2"}, {}),
-        (V2, {"cpu.cpus": "2-9"}, {}, {"cpu.cpus": "4-9 is not in 0-3, which is what this host has"}),
-        (V1, {"cpu.mems": "1"}, {}, {"cpu.mems": "1 is not in 0, which is what this host has"}),
+        (V2, {"cpu.cpus": "2-9"}, {}, {"cpu.cpus": "4-9 not available: this host has 0-3"}),
+        (V1, {"cpu.mems": "1"}, {}, {"cpu.mems": "1 not available: this host has 0"}),
     ],
 )
 def test_what_the_kernel_would_not_take_is_said_before(

@@ -1,8 +1,8 @@
-"""Starting, stopping and restarting servers as they were last applied, and removing all of an instance.
+"""Start, stop and restart servers as they were last applied, and destroy a whole instance.
 
-What a server should be is not changed, so a server that was stopped here is drift in the next plan. It starts
-on its image as the store now has it, and that is recorded; whatever else of it is not as it was applied is
-put right with the start.
+The wanted state does not change, so the next plan shows a server that was stopped here as drift. A server
+starts with the current version of its image in the store, which is recorded. Any other drift of the server is
+repaired when it starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """How it went: `outcome` of the servers that had to change, names of those `already` as asked for."""
+    """The `outcome` for servers that had to change, and the names of those `already` in that state."""
 
     outcome: Outcome
     already: tuple[str, ...]
@@ -34,14 +34,14 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which servers are meant: these names, those whose labels are selected, or all."""
+    """A selection of servers: by name, by labels, or all."""
 
     names: tuple[str, ...] = ()
     selected: Callable[[Mapping[str, str]], bool] | None = None
     everything: bool = False
 
     def of(self, observed: Observed, instance: str) -> list[ObservedServer]:
-        """Those of this instance, each once. FailedError for a name that none of them has."""
+        """The selected servers of the instance, without duplicates. FailedError for an unknown name."""
         for name in self.names:
             if name not in observed.servers:
                 raise not_found("Server", name, observed.servers)
@@ -66,14 +66,15 @@ def change_state(
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Changed:
-    """Start, stop or restart the servers; those that are so already are left alone. `timeout`, in
-    microseconds, replaces each server's own time to stop. Raises FailedError for a server that cannot be
-    started as it is, before any is touched.
+    """Start, stop or restart servers, except those that are already in the requested state.
+
+    `timeout`, in microseconds, overrides the stop timeout of each server. FailedError, before any change, if
+    a server cannot be started.
     """
-    with converge.alone(instance, lock_timeout, report):
+    with converge.exclusive(instance, lock_timeout, report):
         now = situation.look(instance)
         chosen = choice.of(now.observed, instance.name)
-        already = tuple(seen.name for seen in chosen if _is_so(action, seen))
+        already = tuple(seen.name for seen in chosen if _is_already(action, seen))
         chosen = [seen for seen in chosen if seen.name not in already]
         wanted = Wanted(
             instance.name,
@@ -86,21 +87,22 @@ def change_state(
         return Changed(converge.perform(instance, proposal, report, parallelism=parallelism), already)
 
 
-def _is_so(action: Action, seen: ObservedServer) -> bool:
+def _is_already(action: Action, seen: ObservedServer) -> bool:
     if action == "stop":
         return not (seen.init or seen.populated)
     return action == "start" and seen.init is not None
 
 
 def _recorded(action: Action, seen: ObservedServer) -> Object | None:
-    """The server as it was last applied, in the state that is asked for; None where its record is lost, and
-    it can only be stopped.
+    """The server as it was last applied, in the requested state.
+
+    None for a server without a record that is to be stopped; FailedError if it is to be started.
     """
     if seen.applied is None and action == "stop":
         return None
     if seen.applied is None:
         raise FailedError(
-            f"Server/{seen.name}: {action}: its record is lost or was edited, so what it runs is unknown",
+            f"Server/{seen.name}: {action}: its record is lost or was edited, so its spec is unknown",
             hint="apply its manifest",
         )
     found = applied.to_object(seen.name, seen.applied)
@@ -108,7 +110,7 @@ def _recorded(action: Action, seen: ObservedServer) -> Object | None:
     return replace(found, spec=replace(found.spec, state="Stopped" if action == "stop" else "Running"))
 
 
-# -- everything
+# -- destroy
 
 
 def destroy_all(
@@ -119,8 +121,8 @@ def destroy_all(
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Remove all that bears this instance's mark, of whichever set, and what is left of the instance."""
-    with converge.alone(instance, lock_timeout, report):
+    """Remove all objects of this instance, of all sets, and the files of the instance."""
+    with converge.exclusive(instance, lock_timeout, report):
         now = situation.look(instance)
         remove = frozenset(_removable(now.observed, instance.name, report))
         wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", remove=remove)
@@ -129,7 +131,7 @@ def destroy_all(
 
 
 def _removable(observed: Observed, instance: str, report: Report) -> Iterable[str]:
-    """The addresses of all that is this instance's, except for what an object needs that is left alone."""
+    """The addresses of all objects of the instance, without those that an object that remains needs."""
     kept: set[str] = set()
     ours: list[str] = []
     for planner in PLANNERS.values():
@@ -138,10 +140,10 @@ def _removable(observed: Observed, instance: str, report: Report) -> Iterable[st
             if all(is_of(owner, instance) for owner in planner.owners(seen)):
                 ours.append(address)
             else:
-                report.notice(f"{address}: left alone: some of it does not carry our mark")
+                report.notice(f"{address}: not removed: part of it has no owner mark of this instance")
                 kept.update((*planner.holds(seen), *planner.follows(seen)))
     for address in ours:
         if address in kept:
-            report.notice(f"{address}: left alone: an object that stays needs it")
+            report.notice(f"{address}: not removed: used by an object that is not removed")
         else:
             yield address

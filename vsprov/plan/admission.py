@@ -1,10 +1,10 @@
-"""Whether the host can honour what its servers are promised, and the CPU weights that keep the promise.
+"""Admission: whether the host can honour all reservations, and the CPU weights that implement them.
 
-A CPU reservation is kept by weight: under contention a group gets weight / (sum of its siblings' weights) of
-the CPUs. With n CPUs, R of them reserved among the siblings and W the summed weight of those that reserve
-nothing, a reservation of r needs at least W * r / (n - R). W is rounded up to a power of two, so that one
-more server does not change everyone's weight. Linux-VServer admitted by the same sum: the token rates of all
-contexts may not exceed the CPUs.
+A CPU reservation is implemented by cpu.weight: under contention a group gets weight / (sum of the weights of
+its siblings and itself) of the CPUs. With n CPUs, R of them reserved by the siblings, and W the total weight
+of those without a reservation, a reservation of r needs a weight of at least W * r / (n - R). W is rounded up
+to a power of two, so that one more server does not change the weights of all others. Linux-VServer used the
+same rule: the token rates of all contexts must not exceed the number of CPUs.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ DEFAULT_WEIGHT = 100
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one server or pool asks for.
-
-    `parent` is its pool, "" at the top; `weight` and `reservation` are as declared.
-    """
+    """What one server or pool requests; `parent` is its pool, "" for none."""
 
     address: str
     parent: str
@@ -37,6 +34,7 @@ class Claim:
 
     @staticmethod
     def of(address: str, parent: str, resources: Mapping[str, Any]) -> Claim:
+        """The claim of the server or pool at `address`, from its resources."""
         return Claim(
             address,
             parent,
@@ -49,26 +47,26 @@ class Claim:
 
 
 def host_refusals(claims: Iterable[Claim], machine: Machine) -> list[str]:
-    """Why the claims together are too much for the host; [] when they are not."""
+    """Why the host cannot honour all claims together; [] if it can."""
     out = []
     top = with_pools(claims)
     reserved = sum(claim.reservation for claim in top)
     if reserved > machine.cpus * 1000:
         out.append(
             f"CPU reservations add up to {units.format_cpu(reserved)}, "
-            f"the host has {machine.cpus} CPUs: {_largest(top)}"
+            f"but the host has {machine.cpus} CPUs: {_largest(top)}"
         )
     protected = sum(claim.protected for claim in top)
     if protected > machine.memory:
         out.append(
             f"memory.min and memory.low add up to {units.format_bytes(protected)}, "
-            f"the host has {units.format_bytes(machine.memory)}"
+            f"but the host has {units.format_bytes(machine.memory)}"
         )
     return out
 
 
 def pool_refusals(claims: Iterable[Claim]) -> Iterator[tuple[str, str, str]]:
-    """(address, key, why) of each pool whose own limit at that key is below what its servers reserve."""
+    """(address, key, reason) of each pool whose limit is below the reservations of its servers."""
     claims = list(claims)
     inside = _by_pool(claims)
     for pool in claims:
@@ -76,18 +74,17 @@ def pool_refusals(claims: Iterable[Claim]) -> Iterator[tuple[str, str, str]]:
         reserved = sum(child.reservation for child in children)
         if pool.cpu_limit != units.MAX and reserved > pool.cpu_limit:
             have = units.format_cpu(pool.cpu_limit)
-            sum_of = f"CPU reservations add up to {units.format_cpu(reserved)}"
-            told = f"its servers' {sum_of}, its limit is {have}: {_largest(children)}"
-            yield pool.address, "cpu.limit", told
+            total = f"CPU reservations of its servers add up to {units.format_cpu(reserved)}"
+            yield pool.address, "cpu.limit", f"{total}, but its limit is {have}: {_largest(children)}"
         protected = sum(child.protected for child in children)
         if pool.memory_max != units.MAX and protected > pool.memory_max:
             have = units.format_bytes(pool.memory_max)
-            sum_of = f"memory.min and memory.low add up to {units.format_bytes(protected)}"
-            yield pool.address, "memory.max", f"its servers' {sum_of}, its memory.max is {have}"
+            total = f"memory.min and memory.low of its servers add up to {units.format_bytes(protected)}"
+            yield pool.address, "memory.max", f"{total}, but its memory.max is {have}"
 
 
 def with_pools(claims: Iterable[Claim]) -> list[Claim]:
-    """The claims at the top, where each pool reserves the more of what it declares and its servers do."""
+    """The top-level claims. A pool reserves what it declares or the sum of its servers, whichever is more."""
     claims = list(claims)
     inside = _by_pool(claims)
     return [
@@ -104,7 +101,7 @@ def with_pools(claims: Iterable[Claim]) -> list[Claim]:
 
 
 def _by_pool(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
-    """{a pool's address: the claims in it}"""
+    """{address of a pool: claims of the servers in it}"""
     inside: dict[str, list[Claim]] = {}
     for claim in claims:
         if claim.parent:
@@ -113,10 +110,10 @@ def _by_pool(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
 
 
 def weights(claims: Iterable[Claim], machine: Machine) -> dict[str, int]:
-    """{address: the CPU weight to write}; the declared weight where nothing is reserved, and never below it.
+    """{address: CPU weight to write}: the declared weight, or more if a reservation requires it.
 
-    Where a weight would have to exceed the kernel's largest (10000), all that keep reservations are lowered
-    alike; the reservations are then held only as far as that goes.
+    If a weight would exceed the maximum of the kernel (10000), the weights of all reservations are reduced
+    proportionally, and the reservations are then only approximately kept.
     """
     claims = list(claims)
     top = with_pools(claims)
@@ -125,8 +122,7 @@ def weights(claims: Iterable[Claim], machine: Machine) -> dict[str, int]:
     inside = _by_pool(claims)
     for pool in top:
         if children := inside.get(pool.address):
-            # Inside a pool the siblings compete for what the pool is sure of, or for the host if the pool
-            # reserves nothing.
+            # Servers in a pool compete for the reservation of the pool, or for the host if it has none.
             out.update(_share(children, pool.reservation or machine.cpus * 1000))
     return out
 
@@ -134,9 +130,10 @@ def weights(claims: Iterable[Claim], machine: Machine) -> dict[str, int]:
 def _share(siblings: list[Claim], capacity: int) -> dict[str, int]:
     """Weights for groups that compete for `capacity` thousandths of a CPU.
 
-    A group whose declared weight is enough for its reservation keeps it, and then competes like those that
-    reserve nothing; those that reserve least for their weight first, for each makes it harder for the rest.
-    Where everyone reserves, the weights leave room for one more with the default weight.
+    A group whose declared weight is enough for its reservation keeps that weight and then counts as one
+    without a reservation. Groups with the lowest reservation per weight are checked first, because each one
+    raises the weights that the others need. If all groups have reservations, the weights leave room for one
+    more group with the default weight.
     """
     held = sorted((c for c in siblings if c.reservation), key=lambda claim: claim.reservation / claim.weight)
     free = sum(claim.weight for claim in siblings if not claim.reservation)
@@ -144,7 +141,7 @@ def _share(siblings: list[Claim], capacity: int) -> dict[str, int]:
     rest = capacity - sum(claim.reservation for claim in held)
 
     def need(claim: Claim) -> int:
-        # Each of the weights that follow may be rounded up by almost one.
+        # Each of the remaining weights may be rounded up by almost one.
         return -(-max(base, free + len(held)) * claim.reservation // max(rest, 1))
 
     while held and held[0].weight >= need(held[0]):

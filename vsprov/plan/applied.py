@@ -1,4 +1,4 @@
-"""What was applied to a server, recorded on its home cgroup and in its directory, to compare with the wanted.
+"""The record of what was applied to a server, kept on its home cgroup and in its directory.
 
 {"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON.
 """
@@ -16,9 +16,10 @@ from vsprov.plan.steps import WriteMark
 
 
 def record(server: Object, image_digest: str) -> dict[str, Any]:
-    """The record of a server that runs on this image.
+    """The record of a server with the image of this digest.
 
-    Whether it should run is no part of it: the kernel shows that, and `vsprov stop` must not make it wrong.
+    It does not include the key `state`, which is compared with the kernel, so that `vsprov stop` does not
+    make the record wrong.
     """
     assert isinstance(server.spec, Server)
     spec = fields.write(server.spec)
@@ -32,27 +33,28 @@ def record(server: Object, image_digest: str) -> dict[str, Any]:
 
 
 def to_text(applied: Mapping[str, Any]) -> str:
+    """A record as canonical JSON."""
     return json.dumps(applied, sort_keys=True, separators=(",", ":"))
 
 
-# An extended attribute holds 64 kB; a longer record stays on disk alone and the mark says which one it is.
+# An extended attribute holds 64 kB. A longer record is only on disk, and the mark has its checksum.
 LONGEST_MARK = 48_000
 _ON_DISK = "@disk"
 
 
 def is_whole(text: str) -> bool:
-    """Whether the mark holds the whole record, and not only says which one on disk it is."""
+    """Whether a mark holds the record itself, and not only the checksum of the one on disk."""
     return len(text) <= LONGEST_MARK
 
 
 def seal(text: str) -> str:
-    """The text of a mark: a checksum, so that an edited mark shows, and the record."""
+    """The text of a mark: the record after its checksum, which shows whether the mark was edited."""
     checksum = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return f"{checksum} {text if is_whole(text) else _ON_DISK}"
 
 
 def unseal(mark: str | None, disk: str | None) -> str | None:
-    """The record in a mark; None if absent or edited. `disk`: the record in the server's directory."""
+    """The record in a mark; None if it is absent or was edited. `disk` is the record on disk."""
     checksum, _, text = (mark or "").partition(" ")
     if text == _ON_DISK:
         text = disk or ""
@@ -60,12 +62,12 @@ def unseal(mark: str | None, disk: str | None) -> str | None:
 
 
 def mark_step(group: str, text: str) -> WriteMark:
-    """The step that records on a home group what was applied."""
+    """The step that writes the record to a home group."""
     return WriteMark(group, "applied", seal(text))
 
 
 def to_object(name: str, applied: Mapping[str, Any]) -> Object:
-    """The server that a record describes; raises UnitError for a record no version of vsprov wrote."""
+    """The server that a record describes. UnitError if no version of vsprov can have written it."""
     spec = objects.read_spec("Server", applied["spec"])
     assert isinstance(spec, Server)
     return Object(

@@ -1,4 +1,4 @@
-"""A plan being built: what it is made from, and what has been gathered so far."""
+"""Input and intermediate state of planning."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vsprov.plan.observed import Machine, Observed, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
 
-EVERY_SET = "*"  # in place of a set's name: whatever set an object of the instance belongs to
+EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
 Action = Literal["start", "stop", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What somebody asks of servers as they were last applied: `vsprov start`, `stop`, `restart`.
+    """A request to start, stop or restart servers without changing their specs.
 
-    `servers` are their names; those whose record is lost are not among the wanted objects, and can only be
-    stopped. `timeout`, in microseconds, replaces the time that each server has to stop.
+    `servers` are their names. Servers without a record are not among the wanted objects and can only be
+    stopped. `timeout`, in microseconds, overrides the stop timeout of each server.
     """
 
     action: Action
@@ -32,13 +32,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an apply asks for.
+    """The wanted state, as input of planning.
 
-    `digests` gives each image's digest, as its source is now; `owner` is "instance/set", or "instance/*" for
-    every set. `prune`: what this owner made and `objects` lacks is removed. `selected`: `objects` are only
-    some of the manifest's. `remove` names addresses that are removed in any case (destroy). `refresh`: what
-    registries and mirrors have now is asked for. With a `request` the objects are servers as they were last
-    applied, in the state that is asked for.
+    `owner` is "instance/set", or "instance/*" for all sets. `digests` are the current digests of image
+    sources, by name of the image. `prune`: remove objects of this owner that are not among `objects`.
+    `selected`: `objects` are only a part of the manifest. `remove` are the addresses of objects to remove in
+    any case (destroy). `refresh`: query registries and mirrors again. With a `request`, `objects` are servers
+    as they were last applied, in the requested state.
     """
 
     instance: str
@@ -52,21 +52,23 @@ class Wanted:
     request: Request | None = None
 
     def again(self) -> Wanted:
-        """What has to be true once this was done: a second plan for it is empty."""
+        """The wanted state after this was applied: the second plan for it must be empty."""
         request = self.request
         if request and request.action == "restart":
             request = replace(request, action="start")
         return replace(self, refresh=False, request=request)
 
     def owns(self, owner: str | None) -> bool:
-        """Whether an owner mark is that of this apply's set."""
+        """Whether an owner mark is of the set that is applied, or of the instance for `EVERY_SET`."""
         return owner == self.owner or (self.owner.endswith(f"/{EVERY_SET}") and is_of(owner, self.instance))
 
 
 @dataclass(slots=True)
 class PlanBuilder:
-    """`needed` are the controllers (v2 names) that some group of ours needs; `populated` says whether any
-    group of ours stays. `weights` are the CPU weights to write, by address.
+    """A plan under construction.
+
+    `needed` are the controllers (v2 names) that groups of the plan need. `populated` is whether the plan
+    defines any group. `weights` are the CPU weights to write, by address.
     """
 
     wanted: Wanted
@@ -96,7 +98,7 @@ class PlanBuilder:
 
     @property
     def pools(self) -> Mapping[str, Object]:
-        """The quotas of scope pool; those of scope server are part of the servers that name them."""
+        """The wanted quotas of scope pool; those of scope server are merged into their servers."""
         return {
             name: want
             for name, want in self.of("Quota").items()
@@ -104,7 +106,7 @@ class PlanBuilder:
         }
 
     def add(self, address: str, change: Change | None) -> None:
-        """Add what happens to an object; None is nothing."""
+        """Add the change of an object; None if it does not change."""
         if change is None:
             self.unchanged.append(address)
         else:
@@ -113,48 +115,53 @@ class PlanBuilder:
     def problem(
         self, subject: str, message: str, hint: str = "", path: str = "", *, lack: bool = False
     ) -> None:
+        """Add a reason why the plan cannot be applied; `lack`: this host does not support something."""
         self.problems.append(Problem(message, None, path, subject, hint, lack=lack))
 
     def refuse(
         self, want: Object, refusals: Mapping[str, str], hint: str = "", *, lack: bool = False
     ) -> None:
-        """Add a problem for each knob that is refused, {path: why}."""
+        """Add a problem for each refused knob, {path: reason}."""
         under = "spec.resources" if isinstance(want.spec, Server) else "spec"
         for knob, message in refusals.items():
             self.problem(want.address, message, hint, f"{under}.{knob}", lack=lack)
 
     def refuse_foreign(self, address: str, owner: str | None, what: str) -> bool:
-        """True, with a problem, when an object that is in our way is someone else's (promise 4)."""
+        """Whether an existing object has another owner and must not be touched; adds a problem if so."""
         if self.wanted.owns(owner):
             return False
         if owner is None:
-            hint = "vsprov did not make it; remove it or use another name"
-            self.problem(address, f"{what} exists and does not carry our mark", hint)
+            hint = "vsprov did not create it; remove it or use another name"
+            self.problem(address, f"{what} exists but has no owner mark", hint)
             return True
         instance, _, name = owner.partition("/")
-        hint = f"apply to set {name}, or destroy it there first" if instance == self.wanted.instance else ""
+        hint = (
+            f"apply to set {name}, or destroy it in that set first"
+            if instance == self.wanted.instance
+            else ""
+        )
         self.problem(address, f"{what} belongs to {owner}, not to {self.wanted.owner}", hint)
         return True
 
     def removes(self, kind: str, name: str, owner: str | None) -> bool:
-        """Whether an observed object that the manifest does not have is to be removed."""
+        """Whether the plan removes an observed object that is not in the manifest."""
         pruned = self.wanted.prune and self.wanted.owns(owner)
         return f"{kind}/{name}" in self.wanted.remove or pruned
 
     def note_lacking(self, want: Object) -> None:
-        """Note which knobs this host cannot apply; a problem where the object requires them."""
+        """Add a note for each knob that this host does not support; a problem if the object requires it."""
         assert isinstance(want.spec, Quota | Server)
         lacking = groups.unsupported(want.spec.resources, self.machine)
         if want.annotations.get(REQUIRE) == "hard":
             refused = {path: f"cannot be applied: {lack}" for path, lack in lacking.items()}
-            self.refuse(want, refused, f"drop the annotation {REQUIRE}: hard to apply the rest", lack=True)
+            self.refuse(want, refused, f"remove the annotation {REQUIRE}: hard to apply the rest", lack=True)
         elif lacking:
             self.notes[want.address] = tuple(
                 f"{path} is not applied: {lack}" for path, lack in lacking.items()
             )
 
     def enable(self, group: str, needed: Iterable[str], enabled: frozenset[str]) -> tuple[Step, ...]:
-        """The step that enables the controllers that the children of a cgroup2 group need; () if they are."""
+        """The step that enables controllers for children of a cgroup2 group; () if they are."""
         versions = self.machine.versions
         missing = sorted(name for name in needed if versions.get(name) == 2 and name not in enabled)
         return (EnableControllers(group, tuple(missing)),) if missing else ()

@@ -1,4 +1,4 @@
-"""Differences between two canonical specs, key by key, in the words of the manifest."""
+"""Differences between two canonical specs, key by key, with the key names of manifests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from vsprov.model.traits import applicable_keys, lists
 
 @cache
 def _lists(specs: tuple[type, ...]) -> Mapping[str, Key]:
-    """{dotted path: key} of the lists of objects: a changed item is not the whole list."""
+    """{dotted path: key} of lists of objects, whose items are compared one by one."""
     return dict(chain.from_iterable(map(lists, specs)))
 
 
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted path: leaf}; items of lists of objects as `mounts[/srv].readOnly`, by their natural key or
-    their place, without the keys that do not apply to them; other lists are leaves.
+    """{dotted path: leaf}.
+
+    Items of lists of objects become `mounts[/srv].readOnly`, by their natural key or their index, without
+    keys that do not apply to them. Other lists are leaves.
     """
     out: dict[str, Any] = {}
     known = _lists(tuple(kind.spec for kind in KINDS.values()))
@@ -31,10 +33,10 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
             for name, item in value.items():
                 walk(item, f"{at}.{name}" if at else name)
         elif key and key.many and isinstance(value, list | tuple):
-            for place, item in enumerate(value):
+            for index, item in enumerate(value):
                 own = applicable_keys(key.many, item)
                 own.pop(key.by, None)
-                walk(own, f"{at}[{item[key.by] if key.by else place}]")
+                walk(own, f"{at}[{item[key.by] if key.by else index}]")
         elif value not in ({}, [], ()):
             out[at] = value
 
@@ -43,7 +45,10 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(path, before, after) of each leaf that differs, None where it lacks; `after` orders, then `before`."""
+    """(path, before, after) of each leaf that differs, None where it is absent.
+
+    In the order of `after`; leaves that only `before` has come last.
+    """
     if before == after:
         return []
     old, new = flatten(before), flatten(after)
@@ -52,6 +57,6 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
 
 
 def row_of(path: str) -> str:
-    """The path without list keys, to look a cost up: `mounts[/srv].readOnly` is `mounts.readOnly`."""
+    """The path without list indexes, as costs are declared: `mounts.readOnly` for `mounts[/srv].readOnly`."""
     head, bracket, rest = path.partition("[")
     return head + rest.rpartition("]")[2] if bracket else head

@@ -1,7 +1,7 @@
-"""What differs between a server as wanted and as it is, key by key, for people and for the cost of it.
+"""Differences between the wanted and the observed server, key by key, with the cost of each change.
 
-Limits, live aspects and the state are judged by what the kernel shows; everything else by the record of what
-was applied, for a command line or a mount table inside a server is the server's own to change.
+Limits, live aspects and the state are compared with the kernel. All other keys are compared with the record
+of what was applied, because the server itself may change them, such as its mount table.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vsprov.plan.steps import Stop
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a server's plan needs besides the server.
+    """What planning a server needs besides the server itself.
 
-    `owner` is the mark of what is made of it, `image` the digest of its image, `pool` the resources of its
-    pool. `restart`: it is started anew although nothing forces it. `stop` is the step that stops it.
+    `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
+    of its pool. `stop` is the step that stops it. `restart`: restart it even if no change requires that.
     """
 
     instance: str
@@ -44,10 +44,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A wanted server beside the observed one.
+    """A wanted server compared with the observed one.
 
-    `record` and `text` are what will be recorded of it; `group` is the path of its group, `here` that group
-    if it is there, `delta` what its files lack; `live` is what differs while it runs.
+    `record` is the record to write and `text` its JSON. `group` is the path of the server's group, `existing`
+    that group if it exists, and `delta` its differences. `live` are the differences of live aspects.
     """
 
     spec: Server
@@ -55,20 +55,20 @@ class Comparison:
     text: str
     seen: ObservedServer
     group: str
-    here: ObservedGroup | None
+    existing: ObservedGroup | None
     delta: GroupDelta
     live: tuple[Difference, ...]
     machine: Machine
 
     @staticmethod
     def of(want: Object, spec: Server, seen: ObservedServer, context: Context) -> Comparison:
-        """Compare a server with what there is of it."""
+        """Compare a wanted server with the observed one."""
         group = "/".join(part for part in (context.instance, spec.quota, want.name) if part)
-        here = seen.group if seen.group and seen.group.path == group else None
+        existing = seen.group if seen.group and seen.group.path == group else None
         machine, ignore = resources.within(context.machine, context.pool), resources.ignored(want)
         delta = groups.compare(
             resources.with_weight(spec.resources, context.weight),
-            here,
+            existing,
             machine,
             ignore=ignore,
             also=groups.needed(context.pool, context.machine),
@@ -84,11 +84,11 @@ class Comparison:
         ]
         record = applied.record(want, context.image)
         text = applied.to_text(record)
-        return Comparison(spec, record, text, seen, group, here, delta, tuple(live), machine)
+        return Comparison(spec, record, text, seen, group, existing, delta, tuple(live), machine)
 
     def paths(self) -> tuple[PathChange, ...]:
-        """Every key that differs. A server that does not run cannot be disturbed, so then nothing costs."""
-        out = [*self._recorded(), *self._kernel(), *self._standing()]
+        """All keys that differ. Changes to a server that is not running cost nothing, except recreation."""
+        out = [*self._recorded(), *self._kernel(), *self._parts()]
         if not out and (self.seen.mark != self.text or self.seen.disk != self.text):
             whole = self.seen.mark is not None and self.seen.disk is not None
             out.append(
@@ -105,37 +105,37 @@ class Comparison:
             return
         for path, old, new in diff.differences(before["spec"], self.record["spec"]):
             row = diff.row_of(path)
-            if row not in ("state", "image") and not self._is_shown(row):
-                shown = (_show_knob(row, old), _show_knob(row, new))
-                yield PathChange(f"spec.{path}", old, new, cost_of(type(self.spec), row), shown)
+            if row not in ("state", "image") and not self._is_observed(row):
+                texts = (_show_knob(row, old), _show_knob(row, new))
+                yield PathChange(f"spec.{path}", old, new, cost_of(type(self.spec), row), texts)
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")
         old, new = _image(before, digests.full), _image(self.record, digests.full)
         if old != new:
-            shown = (_image(before, digests.short), _image(self.record, digests.short))
-            yield PathChange("spec.image", old, new, cost_of(Server, "image"), shown)
+            texts = (_image(before, digests.short), _image(self.record, digests.short))
+            yield PathChange("spec.image", old, new, cost_of(Server, "image"), texts)
 
-    def _is_shown(self, row: str) -> bool:
-        """Whether the kernel shows the key of this server; any other is known by the record only."""
+    def _is_observed(self, row: str) -> bool:
+        """Whether the current value of the key is read from the kernel and not from the record."""
         if aspect := covering(row):
             return aspect.name in self.seen.live
         head, _, path = row.partition(".")
         knob = BY_PATH.get(".".join(path.split(".")[:2])) if head == "resources" else None
-        return bool(knob and self.here and self.machine.side(knob))
+        return bool(knob and self.existing and self.machine.side(knob))
 
     def _kernel(self) -> Iterable[PathChange]:
-        if self.here:
+        if self.existing:
             yield from groups.changed_paths(self.delta)
         yield from (difference.path for difference in self.live)
         if self.seen.state != self.spec.state:
             yield change("spec.state", self.seen.state, self.spec.state, "none")
 
-    def _standing(self) -> Iterable[PathChange]:
-        """What is missing or out of its place of the things a server consists of."""
+    def _parts(self) -> Iterable[PathChange]:
+        """The parts of a server that are missing or not where they belong: groups, directory, processes."""
         if self.seen.group is None:
             yield change("status.cgroup", "missing", "present", "none")
-        if self.here and self.delta.make and not self.delta.differences:  # else a limit shows it
+        if self.existing and self.delta.make and not self.delta.differences:  # else a limit differs
             yield change("status.cgroup", f"missing in {', '.join(self.delta.make)}", "present", "live")
         if self.seen.populated and not self.seen.init:
             yield change("status.processes", "some, without an init", "none", "none")
@@ -147,12 +147,12 @@ class Comparison:
 
 
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:
-    """What a server runs on: the name of its image, and the digest in this form."""
+    """The image of a server as NAME@DIGEST; `form` formats the digest."""
     return f"{record['spec']['image']}@{form(record['image'])}"
 
 
 def _show_knob(row: str, value: Any) -> str:
-    """A leaf of a record; quantities are kept there as plain numbers."""
+    """A leaf of a record as text. Records have quantities as plain numbers."""
     if row == "mounts.size" and value is not None:
         return format_bytes(value)
     knob = BY_PATH.get(row.removeprefix("resources."))

@@ -1,7 +1,7 @@
-"""Limits as files: which writes turn a group's files into what is wanted, and in an order the kernel takes.
+"""Limits as cgroup files: the writes that a group needs, in an order that the kernel accepts.
 
-Writes are planned over files, not over changed values: two knobs can share a file (v1's memsw is memory.max +
-swapMax).
+Writes are planned per file, not per knob, because two knobs can share a file: memory.memsw.limit_in_bytes
+of cgroup v1 is memory.max + swapMax.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vsprov.plan.steps import WriteFile
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A knob whose files differ from what is wanted; values are None for the kernel's default."""
+    """A knob whose files differ from the wanted ones; a value is None for the kernel's default."""
 
     knob: Knob
     before: Any
@@ -30,10 +30,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class GroupDelta:
-    """What makes one group right.
+    """The difference between the wanted and the observed state of one group.
 
-    `needed` are the controllers it needs, by v2 name; `make` the hierarchies its directory has yet to be made
-    in; `differences` are for people and for the kernel; `wanted` and `observed` are texts by file.
+    `needed` are the controllers it needs, by v2 name; `make` the hierarchies in which its directory is
+    missing; `wanted` and `observed` the contents of its files, by file name.
     """
 
     needed: frozenset[str]
@@ -43,7 +43,7 @@ class GroupDelta:
     observed: Texts
 
 
-# Controllers every server is under, so that its usage can be read even when no limit is set.
+# The controllers of every server, so that its usage can be read even if no limit is set.
 ALWAYS = ("cpu", "memory", "pids")
 
 
@@ -55,10 +55,10 @@ def compare(
     ignore: frozenset[str] = frozenset(),
     also: frozenset[str] = frozenset(),
 ) -> GroupDelta:
-    """What it takes to give the group these resources; `seen` is None or its observation.
+    """Compare a group with the resources it should have; `seen` is None if it does not exist.
 
-    `also` names controllers it needs besides those of its own knobs (its pool's). A knob in `ignore` is
-    written when the group is made and left alone afterwards.
+    `also` are controllers that it needs besides those of its own knobs, such as those of its pool. A knob in
+    `ignore` is only written when the group is created.
     """
     rows = [(knob, side) for knob, side in machine.rows if not (seen and knob.path in ignore)]
     wanted = {
@@ -77,14 +77,14 @@ def compare(
         for knob, side in rows
         if side.files[0] in texts and any(texts[file] != wanted[knob.path][file] for file in side.files)
     )
-    there = seen.controllers if seen else frozenset()
+    existing = seen.controllers if seen else frozenset()
     names = {hierarchy(name, machine) for name in needs} | {""}
     flat = {file: text for by_file in wanted.values() for file, text in by_file.items()}
-    return GroupDelta(needs, tuple(sorted(names - there)), differences, flat, texts)
+    return GroupDelta(needs, tuple(sorted(names - existing)), differences, flat, texts)
 
 
 def changed_paths(delta: GroupDelta, prefix: str = "spec.resources") -> Iterator[PathChange]:
-    """The knobs whose values differ; not those whose file only has to be written for the first time."""
+    """The knobs whose values differ, without those whose file only needs its first write."""
     for difference in delta.differences:
         kind, values = difference.knob.kind, (difference.before, difference.after)
         before, after = ("default" if value is None else kind.format(value) for value in values)
@@ -96,7 +96,7 @@ def changed_paths(delta: GroupDelta, prefix: str = "spec.resources") -> Iterator
 def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
     """The controllers, by v2 name, that a group with these resources needs on this machine.
 
-    Those of the knobs whose files have to hold something else than their default.
+    Apart from `ALWAYS`, these are the controllers of knobs whose files differ from their defaults.
     """
     found = {name for name in ALWAYS if name in machine.versions}
     host = machine.host
@@ -109,17 +109,18 @@ def needed(resources: Mapping[str, Any], machine: Machine) -> frozenset[str]:
 
 
 def hierarchy(controller: str, machine: Machine) -> str:
-    """The hierarchy where a controller (v2 name) is found: its v1 name, or "" for cgroup2."""
+    """The hierarchy of a controller (v2 name): its v1 name, or "" for cgroup2."""
     if machine.versions[controller] == 2:
         return ""
     return "blkio" if controller == "io" else controller
 
 
 def widened(delta: GroupDelta, machine: Machine) -> Texts:
-    """The texts of a group that allow what both its old and its new limits allow; what is no limit stays old.
+    """The file contents of a group that permit everything its old or its new limits permit.
 
-    A pool is widened before its servers change and brought to its final values after them: v1 refuses a
-    child beyond its parent, and a server that starts needs the room that the pool is getting.
+    Files that are not limits keep their old contents. A pool gets these limits before its servers change and
+    its final ones afterwards: cgroup v1 refuses a child limit above its parent's, and servers that start may
+    need the raised limits of the pool.
     """
     out = dict(delta.observed)
     for difference in delta.differences:
@@ -136,23 +137,23 @@ def widened(delta: GroupDelta, machine: Machine) -> Texts:
 
 
 def bandwidth(texts: Texts) -> float:
-    """The CPUs that a group's quota and period allow, from v1's two files or v2's one."""
+    """The number of CPUs that quota and period allow, from the two files of v1 or the one of v2."""
     quota, period = " ".join(texts.values()).split()
     return as_number(quota) / int(period)
 
 
 def _all_ids(before: str, after: str, side: Side) -> str:
     if before == side.new_group or not (before and after):
-        return after if before == side.new_group else ""  # v2's empty list is no limit
+        return after if before == side.new_group else ""  # in v2 an empty list means no limit
     return format_ids(expand_ids(before) | expand_ids(after))
 
 
 def file_writes(
     group: str, delta: GroupDelta, machine: Machine, *, parent: bool = False
 ) -> tuple[WriteFile, ...]:
-    """The writes of a delta, in an order that the kernel takes and that is never wider open in between.
+    """The writes of a delta, in an order that the kernel accepts and that never exceeds old and new limits.
 
-    `parent`: the group has groups below it, which v1 does not let it be narrower than, not even in between.
+    `parent`: the group has child groups, and cgroup v1 refuses, at every single write, limits below theirs.
     """
     out: dict[str, WriteFile] = {}
     bound: dict[str, str] = {}
@@ -164,7 +165,7 @@ def file_writes(
         for file in side.files:
             before, after = delta.observed[file], delta.wanted[file]
             if before != after:
-                # A new group's CPUs cannot be taken from it again once something runs there (ENOSPC).
+                # The CPUs of a group that has processes cannot be reset to an empty list (ENOSPC).
                 blank = side.encode(None, {}, machine.host)[file]
                 forward, back = writes(side, before, after), writes(side, after, before or blank)
                 out[file] = WriteFile(side.controller, group, file, forward, back, _why(difference))
@@ -174,11 +175,12 @@ def file_writes(
 def order(
     steps: Mapping[str, WriteFile], bound: Mapping[str, str], texts: Texts, parent: bool = False
 ) -> tuple[WriteFile, ...]:
-    """Order writes so that no file ever holds more than the file that bounds it.
+    """Order writes so that no file ever has a higher value than the file that bounds it.
 
-    A file that is raised past its bound's present value follows the bound; otherwise it goes first, so that
-    the bound may be lowered. v1's quota and period are one ratio: the one that lowers it goes first, except
-    in a `parent`, where it goes last.
+    `bound` is {file: the file that bounds it}, `texts` are the current contents. A file that is raised above
+    the current value of its bound comes after the bound; any other comes first, so that the bound can be
+    lowered. Quota and period of cgroup v1 form a ratio: the write that lowers it comes first, but last in a
+    `parent`.
     """
     out: list[str] = []
 
@@ -200,7 +202,7 @@ def order(
 
 
 def as_number(text: str) -> float:
-    """The number a limit file starts with; no limit is infinite."""
+    """The number at the start of a limit file; infinity for "max" and -1."""
     word = text.split(" ", 1)[0]
     return float("inf") if word in (MAX, "-1") else float(word)
 
@@ -215,34 +217,34 @@ def _why(difference: Difference) -> str:
 
 
 def refusals(resources: Mapping[str, Any], pool: Mapping[str, Any], machine: Machine) -> dict[str, str]:
-    """{knob path: why the kernel would not take it}.
+    """{knob path: why the kernel would refuse it}.
 
-    CPUs and nodes that are not there, and on v1 what goes beyond the pool the group is in.
+    That is CPUs and memory nodes that do not exist, and on cgroup v1 limits above those of the pool.
     """
     out = {}
     for knob, side in machine.rows:
         value = resources.get(knob.path)
         if value is None:
             continue
-        around = pool.get(knob.path) if side.nested else None
+        outer = pool.get(knob.path) if side.nested else None
         if knob.kind is ID_LIST:
-            most = around or (machine.host.cpus if knob.path == "cpu.cpus" else machine.host.mems)
-            absent = expand_ids(value) - expand_ids(most)
+            available = outer or (machine.host.cpus if knob.path == "cpu.cpus" else machine.host.mems)
+            absent = expand_ids(value) - expand_ids(available)
             if absent:
-                whose = "its pool" if around else "this host"
-                out[knob.path] = f"{format_ids(absent)} is not in {most}, which is what {whose} has"
-        elif around not in (None, MAX) and (value == MAX or value > around):
-            above = f"{knob.kind.format(value)} is above {knob.kind.format(around)}"
-            out[knob.path] = f"{above}, which is what its pool has"
+                owner = "the pool" if outer else "this host"
+                out[knob.path] = f"{format_ids(absent)} not available: {owner} has {available}"
+        elif outer not in (None, MAX) and (value == MAX or value > outer):
+            limit = knob.kind.format(outer)
+            out[knob.path] = f"{knob.kind.format(value)} exceeds the limit of the pool, {limit}"
     return out
 
 
-def exceeds(texts: Texts, around: Texts, machine: Machine) -> bool:
-    """Whether a group's limits go beyond those of the group above it in a way that v1 refuses."""
+def exceeds(texts: Texts, parent: Texts, machine: Machine) -> bool:
+    """Whether the limits of a group exceed those of its parent in a way that cgroup v1 refuses."""
     for knob, side in machine.rows:
         if not side.nested or side.files[0] not in texts:
             continue
-        inner, outer = ({file: by[file] for file in side.files} for by in (texts, around))
+        inner, outer = ({file: by[file] for file in side.files} for by in (texts, parent))
         if knob.kind is ID_LIST:
             if not expand_ids(inner[side.files[0]]) <= expand_ids(outer[side.files[0]]):
                 return True
@@ -252,7 +254,7 @@ def exceeds(texts: Texts, around: Texts, machine: Machine) -> bool:
 
 
 def unsupported(resources: Iterable[str], machine: Machine) -> dict[str, str]:
-    """{knob path: why this machine cannot apply it} of the knobs that are set."""
+    """{knob path: why this machine cannot apply it}, for the knobs that are set."""
     found = {}
     for knob in KNOBS:
         if knob.path in resources and (lack := machine.lack(knob)):

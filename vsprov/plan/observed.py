@@ -1,4 +1,4 @@
-"""What observation found: the machine, and every object of this instance in the kernel and on disk."""
+"""The observed state: the machine, and all objects of an instance in the kernel and on disk."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vsprov.model.knobs import KNOBS, Knob
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The host as planning needs it.
+    """The properties of the host that planning needs.
 
-    `versions` gives the cgroup version of each controller, by its v2 name; a controller the host lacks is
-    absent. `missing` are controller files this kernel does not have. `limits` are the resource limits a
-    server gets that sets none, {name: (soft, hard)}; `ceilings` the highest hard limits that may be set, {}
-    with CAP_SYS_RESOURCE, without which no hard limit of a running process can be raised either. `rows` are
-    the knobs that can be applied here, each with its files.
+    `versions` is the cgroup version of each controller of the host, by v2 name. `missing` are the controller
+    files that this kernel lacks. `memory` is in bytes. `limits` are the resource limits of a server that sets
+    none, {name: (soft, hard)}. `ceilings` are the highest hard limits that vsprov can set; {} if it has
+    CAP_SYS_RESOURCE, which raising a hard limit of a running process requires. `rows` are the knobs that this
+    host supports, with their files.
     """
 
     host: Host
@@ -41,30 +41,30 @@ class Machine:
         return side if side and self.missing.isdisjoint(side.files) else None
 
     def side(self, knob: Knob) -> Side | None:
-        """The knob's files on this machine; None where it has none (`lack` says why)."""
+        """The files of a knob on this machine; None if it is not supported (`lack` says why)."""
         return self._sides.get(knob.path)
 
     def lack(self, knob: Knob) -> str:
-        """Why this machine cannot apply the knob; "" when it can."""
+        """Why this machine does not support the knob; "" if it does."""
         if not knob.controller or self.side(knob):
             return ""
         version = self.versions.get(knob.controller)
         if version is None:
             return f"this host has no {knob.controller} controller"
         if knob.side(version) is None:
-            return (
-                f"cgroup v{version}, where this host has the {knob.controller} controller, has no counterpart"
-            )
+            return f"the {knob.controller} controller is on cgroup v{version}, which has no equivalent"
         absent = sorted(self.missing.intersection(knob.side(version).files))  # type: ignore[union-attr]
         return f"this kernel has no {', '.join(absent)}"
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedGroup:
-    """A control group of ours, or one where ours would be: its path below every hierarchy ("vsprov/web1").
+    """A control group of this instance, or another group that has its name.
 
-    `owner` is the mark ("instance/set"), None without one. `texts` are the knob files by name; `controllers`
-    the hierarchies it exists in, by name ("" is cgroup2).
+    `path` is relative to the root of every hierarchy ("vsprov/web1"). `owner` is the owner mark
+    ("instance/set"), None without one. `texts` are the contents of knob files, by file name. `controllers`
+    are the hierarchies in which it exists ("" is cgroup2), `subtree` the controllers that are enabled for its
+    children. `applied` is the recorded spec of a pool.
     """
 
     path: str
@@ -77,9 +77,9 @@ class ObservedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A server's pid 1 as the host sees it.
+    """A process by its pid on the host, and its start time in clock ticks since boot.
 
-    `start` is in clock ticks since boot, so that a reused pid shows.
+    The start time distinguishes it from a later process with the same pid.
     """
 
     pid: int
@@ -88,10 +88,13 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ObservedServer:
-    """`applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark
-    on the home cgroup or else from disk; `mark` and `disk` are the texts of those two, None where one is
-    missing or was edited. `strays` are hierarchies in which init is not in its group. `populated`: some
-    process is in the home. `live` is what each live aspect (`plan.aspects`) saw of a running server, by name.
+    """A server, or what exists of it.
+
+    `applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark on
+    the home cgroup or else from disk. `mark` and `disk` are the texts of those two, None if missing or
+    edited. `directory` is whether its directory exists, `owner` the owner mark of that. `init` is its pid 1,
+    if it runs. `strays` are the hierarchies in which init is outside its group. `populated` is whether the
+    home group has processes. `live` has the observed value of each live aspect (`plan.aspects`), by name.
     """
 
     name: str
@@ -108,12 +111,12 @@ class ObservedServer:
     live: Mapping[str, Any] = field(default_factory=dict)
 
     def owners(self) -> tuple[str | None, ...]:
-        """The marks on what there is of it: of its directory and its group."""
+        """The owner marks of its directory and its group, of those that exist."""
         return (*((self.owner,) if self.directory else ()), *((self.group.owner,) if self.group else ()))
 
     @property
     def set_owner(self) -> str | None:
-        """The mark that says which set it belongs to."""
+        """The owner mark that decides which set it belongs to."""
         return self.owner if self.directory else self.group.owner if self.group else None
 
     @property
@@ -122,12 +125,12 @@ class ObservedServer:
 
 
 def is_of(owner: str | None, instance: str) -> bool:
-    """Whether an owner mark, "instance/set", is of this instance."""
+    """Whether an owner mark ("instance/set") is of this instance."""
     return owner is not None and owner.partition("/")[0] == instance
 
 
 def set_of(owner: str | None) -> str | None:
-    """The set in an owner mark "instance/set"."""
+    """The set in an owner mark ("instance/set")."""
     return owner.partition("/")[2] if owner else None
 
 
@@ -141,11 +144,11 @@ class ObservedImage:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything of one instance.
+    """All objects of one instance.
 
-    `parent` is the group above all servers; `subtree` the controllers cgroup2's root passes down; `defaults`
-    what images bring for their servers (`model.defaults`), by digest, of those that bring anything. `more`
-    are the objects of kinds that need no field of their own here, {kind: {name: object}}.
+    `parent` is the parent group of all servers. `subtree` are the controllers that the root of cgroup2
+    enables for its children. `defaults` are the defaults of images (`model.defaults`), by digest. `more` are
+    the objects of kinds without a field here, {kind: {name: object}}.
     """
 
     servers: Mapping[str, ObservedServer] = field(default_factory=dict)

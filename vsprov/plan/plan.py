@@ -1,7 +1,7 @@
-"""The plan: per object what changes, what it costs and the steps that do it.
+"""The plan: for each object what changes, what that costs, and the steps to carry out.
 
-The frozen values that `reconcile` gives and everything after it reads: one change per object (two where its
-steps are done in two parts), and the plan as the JSON that is printed, saved and compared.
+`reconcile` returns these frozen values: one change per object, or two if its steps are carried out in two
+phases. `to_document` converts a plan to the JSON that is printed, saved and compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Action = Literal["no-op", "create", "update", "replace", "delete"]
 class PathChange:
     """One key that changes.
 
-    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as people read them.
+    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as the plan prints them.
     """
 
     path: str
@@ -41,18 +41,18 @@ class PathChange:
         if bracket:  # one item of a keyed list
             key, _, leaf = rest.rpartition("]")
             parts = [*head.split("."), key, *leaf.split(".")[1:]]
-        else:  # the keys of labels and annotations have dots of their own
+        else:  # keys of labels and annotations contain dots
             parts = self.path.split(".", 2 if self.path.startswith("metadata.") else -1)
         return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def change(path: str, before: Any, after: Any, cost: Cost) -> PathChange:
-    """A key that changes, shown as `show` shows values."""
+    """A `PathChange` whose values are formatted by `show`."""
     return PathChange(path, before, after, cost, (show(before), show(after)))
 
 
 def show(value: Any) -> str:
-    """A leaf of a spec as people read it."""
+    """A leaf of a spec as the plan prints it."""
     if value is None:
         return "—"
     if isinstance(value, bool):
@@ -64,11 +64,12 @@ def show(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one object. `after` names the changes (by key) that come first.
+    """The change of one object.
 
-    `reason` says why ("missing", "drift", "changed", "not in the manifest"); `notes` are remarks that do not
-    stop the plan. An object whose steps have to be done in two parts has a second change, told apart by its
-    `phase`.
+    `after` are the keys of the changes that come first. `reason` is "missing", "drift", "changed" or "not in
+    the manifest"; for `vsprov start`, `stop` and `restart` it is the verb. `notes` are remarks that do not
+    prevent the plan from being applied. An object whose steps are carried out in two phases has a second
+    change with a `phase`.
     """
 
     kind: str
@@ -102,7 +103,10 @@ def removal(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All changes, in an order that respects their `after`; with `problems` it cannot be applied."""
+    """All changes, in an order that respects their `after`. A plan with `problems` cannot be applied.
+
+    `unchanged` and `unlisted` are addresses; unlisted objects belong to the set but are not in the manifest.
+    """
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...] = ()
@@ -118,11 +122,11 @@ class Plan:
 
     @property
     def objects(self) -> tuple[Change, ...]:
-        """The changes of objects people named: one per object, without those of the host's own groups."""
+        """One change per object of the manifest, without changes of the parent group and second phases."""
         return tuple(change for change in self.changes if change.kind != "Host" and not change.phase)
 
     def summary(self) -> dict[str, int]:
-        """Numbers of objects by what happens to them; `restart` counts running servers that are restarted."""
+        """The number of objects per action; `restart` counts the running servers that are restarted."""
         count = {"add": 0, "change": 0, "replace": 0, "destroy": 0, "restart": 0}
         words = {"create": "add", "update": "change", "replace": "replace", "delete": "destroy"}
         for change in self.objects:
@@ -133,7 +137,7 @@ class Plan:
 
 
 def to_document(plan: Plan, *, version: str, timestamp: str, host: str, owner_set: str) -> dict[str, Any]:
-    """The plan as JSON, Terraform-shaped (schemas/plan.json)."""
+    """The plan as JSON, modelled on that of Terraform (schemas/plan.json)."""
     return {
         "format_version": FORMAT_VERSION,
         "vsprov_version": version,
@@ -178,7 +182,7 @@ def _change_document(change: Change) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a value's canonical JSON; dataclasses are objects, sets sorted lists."""
+    """The sha256 digest of a value as canonical JSON; dataclasses become objects, sets sorted lists."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
     return digests.full(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
 

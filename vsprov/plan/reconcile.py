@@ -1,4 +1,4 @@
-"""What is wanted against what was observed: the plan. Pure."""
+"""Compare wanted and observed objects and make the plan. Pure: no input or output."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Wanted", "reconcile"]
 
 
 def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
-    """The plan that turns what was observed into what is wanted.
+    """The plan that brings the observed state to the wanted one.
 
-    Whatever stands against it is in its `problems`, all of it.
+    Its `problems` are all the reasons why it cannot be applied.
     """
     builder = PlanBuilder(wanted, observed, machine)
     for planner in ordered():
@@ -27,7 +27,7 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
     removals.plan(builder)
     _parent(builder)
     return Plan(
-        _one_by_one(_in_order(builder.changes)),
+        _serialize_restarts(_sorted(builder.changes)),
         tuple(builder.problems),
         builder.notes,
         tuple(builder.unchanged),
@@ -36,9 +36,9 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
 
 
 def _parent(builder: PlanBuilder) -> None:
-    """Make the group above all servers in every hierarchy that is needed; remove it with the last of them."""
+    """Create the parent group of all servers in the hierarchies they need; remove it with the last one."""
     parent, instance = builder.observed.parent, builder.wanted.instance
-    if not builder.populated and not _groups_stay(builder):
+    if not builder.populated and not _groups_remain(builder):
         if parent and parent.owner is not None:
             after = tuple(builder.changes)
             steps = (RemoveGroup(instance),)
@@ -46,8 +46,8 @@ def _parent(builder: PlanBuilder) -> None:
             builder.add(change.address, change)
         return
     if parent and parent.owner is None:
-        hint = "choose another --instance, or remove it"
-        builder.problem("Host", f"cgroup {instance} exists and does not carry our mark", hint)
+        hint = "choose another --instance, or remove the cgroup"
+        builder.problem("Host", f"cgroup {instance} exists but has no owner mark", hint)
         return
     needed = _parent_steps(builder)
     if needed:
@@ -62,8 +62,8 @@ def _parent(builder: PlanBuilder) -> None:
             builder.changes[key] = replace(other, after=(change.key, *other.after)) if waits else other
 
 
-def _groups_stay(builder: PlanBuilder) -> bool:
-    """Whether a group of some server or pool is neither wanted nor removed."""
+def _groups_remain(builder: PlanBuilder) -> bool:
+    """Whether the group of a server or pool remains that the plan neither defines nor removes."""
     groups_of = [f"Server/{name}" for name, seen in builder.observed.servers.items() if seen.group]
     groups_of += [f"Quota/{name}" for name in builder.observed.pools]
     removed = {change.address for change in builder.changes.values() if change.action == "delete"}
@@ -71,7 +71,7 @@ def _groups_stay(builder: PlanBuilder) -> bool:
 
 
 def _parent_steps(builder: PlanBuilder) -> list[Step]:
-    """The group above all limits nothing, and v1 wants its CPUs set before anything can be below it."""
+    """The parent group has no limits, but cgroup v1 requires its CPUs to be set before it has children."""
     parent, instance, machine = builder.observed.parent, builder.wanted.instance, builder.machine
     delta = groups.compare({}, parent, machine, also=frozenset(builder.needed))
     steps: list[Step] = [*builder.enable("", delta.needed, builder.observed.subtree)]
@@ -81,15 +81,16 @@ def _parent_steps(builder: PlanBuilder) -> list[Step]:
     return steps
 
 
-def _one_by_one(changes: tuple[Change, ...]) -> tuple[Change, ...]:
-    """The changes in their order, where running servers that another digest of their image restarts wait for
-    each other: should one not come up again, the rest still run.
+def _serialize_restarts(changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """Make servers that a new digest of the same image restarts wait for each other.
+
+    If one of them fails to start, the servers after it are not restarted and keep running.
     """
     last: dict[str, str] = {}
     out = []
     for change in changes:
-        moved = any(path.path == "spec.image" and path.cost == "restart" for path in change.paths)
-        if moved and change.desired is not None:
+        restarts = any(path.path == "spec.image" and path.cost == "restart" for path in change.paths)
+        if restarts and change.desired is not None:
             image = change.desired["image"]
             if image in last and last[image] not in change.after:
                 change = replace(change, after=(*change.after, last[image]))
@@ -98,11 +99,11 @@ def _one_by_one(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     return tuple(out)
 
 
-def _in_order(changes: Mapping[str, Change]) -> tuple[Change, ...]:
-    """The changes, each after those it waits for; what does not change is dropped from `after`.
+def _sorted(changes: Mapping[str, Change]) -> tuple[Change, ...]:
+    """The changes in topological order, without entries of `after` that have no change or close a cycle.
 
-    So is what closes a circle: servers that were applied one by one may each have been told to follow the
-    other, and have to be removable all the same. So graphlib, which refuses circles, is not enough.
+    Servers that were applied separately may depend on each other and must still be removable. graphlib
+    cannot be used because it raises an error for cycles.
     """
     waits = {
         key: dict.fromkeys(name for name in change.after if name in changes)
@@ -110,16 +111,16 @@ def _in_order(changes: Mapping[str, Change]) -> tuple[Change, ...]:
     }
     out: dict[str, Change] = {}
     for start in changes:
-        # No recursion: servers may depend on each other in a chain longer than Python's stack.
-        way = {start: None} if start not in out else {}
-        while way:
-            key = next(reversed(way))
-            ahead = next((name for name in waits[key] if name not in out), None)
-            if ahead is None:
-                del way[key]
+        # Not recursive: a chain of dependencies may be longer than Python's recursion limit.
+        stack = {start: None} if start not in out else {}
+        while stack:
+            key = next(reversed(stack))
+            unmet = next((name for name in waits[key] if name not in out), None)
+            if unmet is None:
+                del stack[key]
                 out[key] = replace(changes[key], after=tuple(waits[key]))
-            elif ahead in way:
-                del waits[key][ahead]
+            elif unmet in stack:
+                del waits[key][unmet]
             else:
-                way[ahead] = None
+                stack[unmet] = None
     return tuple(out.values())

@@ -1,4 +1,4 @@
-"""What is removed: objects a destroy names, and with --prune those of this set that the manifest lacks."""
+"""Removals: the objects that destroy names, and with --prune objects of this set not in the manifest."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from vsprov.plan.plan import Change
 
 
 def plan(builder: PlanBuilder) -> None:
-    """Objects go before what they refer to, and servers before the servers they depend on."""
-    gone: dict[str, Change] = {}
+    """Add the removals: objects before those they refer to, servers before their dependencies."""
+    removed: dict[str, Change] = {}
     for planner in reversed(ordered()):
         for name, seen in planner.observed(builder.observed).items():
-            if _goes(builder, planner, name, planner.owners(seen)):
+            if _is_removal(builder, planner, name, planner.owners(seen)):
                 address = f"{planner.kind}/{name}"
-                if left := users(builder, address):
-                    builder.problem(address, f"cannot be removed: used by {', '.join(left)}")
+                if used_by := users(builder, address):
+                    builder.problem(address, f"cannot be removed: used by {', '.join(used_by)}")
                 elif change := planner.remove(builder, name):
-                    gone[address] = change
-    after: dict[str, list[str]] = {address: [] for address in gone}
+                    removed[address] = change
+    after: dict[str, list[str]] = {address: [] for address in removed}
     for planner in PLANNERS.values():
         for name, seen in planner.observed(builder.observed).items():
             for target in (*planner.holds(seen), *planner.follows(seen)):
                 if target in after:
-                    # One that stays is changed first: it moves to another image or pool.
+                    # A user that remains comes first as well: its change moves it to another image or pool.
                     after[target].append(f"{planner.kind}/{name}")
-    for address, change in gone.items():
+    for address, change in removed.items():
         builder.add(address, replace(change, after=tuple(after[address])))
 
 
 def users(builder: PlanBuilder, address: str) -> list[str]:
-    """The addresses of the objects that need another one once the plan is done."""
+    """The addresses of the objects that use another one after the plan is applied."""
     found = {want.address for want in builder.wanted.objects if address in PLANNERS[want.kind].needs(want)}
     for planner in PLANNERS.values():
         for name, seen in planner.observed(builder.observed).items():
-            stays = name not in builder.of(planner.kind) and not _is_removed(builder, planner, name, seen)
-            if stays and address in planner.holds(seen):
+            remains = name not in builder.of(planner.kind) and not _is_removed(builder, planner, name, seen)
+            if remains and address in planner.holds(seen):
                 found.add(f"{planner.kind}/{name}")
     return sorted(found)
 
@@ -47,9 +47,12 @@ def _is_removed(builder: PlanBuilder, planner: KindPlanner, name: str, seen: obj
     return builder.removes(planner.kind, name, owners[0] if owners else None)
 
 
-def _goes(builder: PlanBuilder, planner: KindPlanner, name: str, owners: tuple[str | None, ...]) -> bool:
-    """Whether an observed object is removed; one of this set that stays although the manifest lacks it is
-    noted.
+def _is_removal(
+    builder: PlanBuilder, planner: KindPlanner, name: str, owners: tuple[str | None, ...]
+) -> bool:
+    """Whether an observed object is removed.
+
+    Objects of this set that are not in the manifest and not removed are added to `unlisted`.
     """
     kind, owner = planner.kind, owners[0] if owners else None
     if name in builder.of(kind):

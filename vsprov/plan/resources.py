@@ -1,6 +1,6 @@
-"""The resources of servers and pools: as they were recorded, as a group has them, as this machine keeps them.
+"""The resources of servers and pools: from records, from observed groups, and rounded by this machine.
 
-{knob path: value}; a *tree* is the same as it is written in a spec.
+Resources are {knob path: value}. A *tree* is the nested form that specs have.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from vsprov.plan.observed import Machine, ObservedGroup
 
 
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The resources in a server's record."""
+    """The resources in the record of a server."""
     return read_resources(record["spec"].get("resources", {}))
 
 
 def of_pool(pool: ObservedGroup | None) -> dict[str, Any]:
-    """The resources that an observed pool was made with."""
+    """The recorded resources of an observed pool; {} if there is no pool or no record."""
     recorded = pool.applied if pool and pool.applied else {}
     return read_resources({key: keys for key, keys in recorded.items() if key != "scope"})
 
@@ -39,8 +39,10 @@ def of_group(
     weight: int | None = None,
     ignore: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """The resources of a group. A recorded value stays as it was written while the kernel shows just that,
-    and if it is in `ignore`; `weight` is the CPU weight that the recorded reservations lead to.
+    """The current resources of a group.
+
+    A recorded value is returned as written if the kernel has the same, or if its knob is in `ignore`.
+    `weight` is the CPU weight that results from the recorded reservations.
     """
     out = dict(recorded)
     expected = recorded if weight is None else with_weight(recorded, weight)
@@ -60,7 +62,7 @@ def of_group(
 
 
 def within(machine: Machine, pool: Group) -> Machine:
-    """The machine as a pool's servers see it: their default CPUs are the pool's, v1 refuses others."""
+    """The machine for servers in a pool: their default CPUs are those of the pool; v1 refuses others."""
     if "cpu.cpus" not in pool and "cpu.mems" not in pool:
         return machine
     host = machine.host
@@ -69,20 +71,23 @@ def within(machine: Machine, pool: Group) -> Machine:
 
 
 def with_weight(resources: Group, weight: int) -> dict[str, Any]:
-    """The resources with the CPU weight that is to be written; a default weight stays absent."""
+    """The resources with this CPU weight; the default weight is omitted unless it was set explicitly."""
     out = {path: value for path, value in resources.items() if path != "cpu.weight"}
     absent = weight == DEFAULT_WEIGHT and "cpu.weight" not in resources
     return out if absent else {**out, "cpu.weight": weight}
 
 
 def ignored(want: Object) -> frozenset[str]:
-    """The knobs that the annotation `vsprov/ignore` leaves to others."""
+    """The knobs in the annotation `vsprov/ignore`, which vsprov leaves to other programs."""
     names = (part.strip() for part in want.annotations.get(objects.IGNORE, "").split(","))
     return frozenset(name for name in names if name)
 
 
 def rounded_tree(tree: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
-    """The tree as this kernel keeps it, without its defaults: two of them differ where groups would."""
+    """The tree with the values that this kernel would keep, without defaults.
+
+    Two rounded trees differ exactly where the files of their groups would.
+    """
     resources = read_resources(tree)
     texts: dict[str, str] = {}
     rows = [row for row in machine.rows if _has_devices(row[0].path, resources, machine)]
@@ -100,7 +105,7 @@ def rounded_tree(tree: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
 
 
 def readable_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with sizes as people write them: 64Mi."""
+    """The tree with sizes in the notation of manifests: 64Mi."""
     return {
         group: {key: _sized(f"{group}.{key}", value) for key, value in keys.items()}
         if isinstance(keys, Mapping)
@@ -117,6 +122,6 @@ def _sized(path: str, value: Any) -> Any:
 
 
 def _has_devices(path: str, resources: Mapping[str, Any], machine: Machine) -> bool:
-    """Whether every device that is named has a number; one that was taken out of the machine has none."""
+    """Whether every configured device has a number; a device that was removed from the host has none."""
     rows = resources.get(path) or () if path == "io.devices" else ()
     return all(dict(row)["device"] in machine.host.devices for row in rows)

@@ -1,9 +1,10 @@
-"""The steps of a plan: frozen data with strings only, so that they print, serialise and know their undo.
+"""The steps of a plan: frozen data that can be printed, serialized and undone.
 
-A `hierarchy` is named by its controller on cgroup v1 ("memory"), "" is cgroup2, where every home is; a
-`controller` is found in whatever hierarchy this host has it. `group` is a path below it ("vsprov/web1").
+A `hierarchy` is a cgroup v1 controller ("memory") or "" for cgroup2, which has the home of every server. A
+`controller` can be in any hierarchy of the host. A `group` is a path below the root of a hierarchy
+("vsprov/web1").
 
-A new step is one class here, or in the module of the aspect it belongs to, and one function marked with
+To add a step, define a class here or in the module of its aspect, and a function decorated with
 `engine.apply.register.carries_out`.
 """
 
@@ -15,18 +16,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What every step can do: say what it does, and name the step that takes it back."""
+    """The interface of all steps."""
 
     def describe(self) -> str:
-        """One line for people: `-v`, error messages."""
+        """One line for -v and error messages."""
         raise NotImplementedError
 
     def undo(self) -> Step | None:
-        """The step that takes this one back; None where nothing has to be or can be taken back."""
+        """The step that undoes this one; None if nothing has to be or can be undone."""
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The step as the plan's JSON has it: its class at "step", and its fields."""
+        """The step in the JSON of the plan: the name of its class at "step", and its fields."""
         return {"step": type(self).__name__, **asdict(self)}
 
 
@@ -35,7 +36,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class MakeGroup(Step):
-    """Make a group's directory in one hierarchy and mark it as ours; `role`: "host", "pool" or "server"."""
+    """Create a group in one hierarchy with an owner mark; `role` is "host", "pool" or "server"."""
 
     hierarchy: str
     group: str
@@ -43,7 +44,7 @@ class MakeGroup(Step):
     owner: str
 
     def describe(self) -> str:
-        return f"make cgroup {self.group}" + (f" ({self.hierarchy})" if self.hierarchy else "")
+        return f"create cgroup {self.group}" + (f" ({self.hierarchy})" if self.hierarchy else "")
 
     def undo(self) -> Step | None:
         return None if self.hierarchy else RemoveGroup(self.group)
@@ -51,13 +52,13 @@ class MakeGroup(Step):
 
 @dataclass(frozen=True, slots=True)
 class MakePayload(Step):
-    """Make `<group>/payload`, where the server's processes are, and delegate it to the guest's root."""
+    """Create `<group>/payload` for the processes of the server, and delegate it to the guest's root user."""
 
     group: str
     server: str
 
     def describe(self) -> str:
-        return f"make cgroup {self.group}/payload"
+        return f"create cgroup {self.group}/payload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ class EnableControllers(Step):
     controllers: tuple[str, ...]
 
     def describe(self) -> str:
-        return f"enable {' '.join(self.controllers)} below {self.group or 'the root group'}"
+        return f"enable {' '.join(self.controllers)} for children of {self.group or 'the root cgroup'}"
 
 
 @dataclass(frozen=True, slots=True)
 class WriteFile(Step):
-    """Write `data` to a controller file, one write(2) per element; `before` is what takes it back."""
+    """Write `data` to a controller file, one write(2) per element; `before` is the data that undoes it."""
 
     controller: str
     group: str
@@ -91,18 +92,18 @@ class WriteFile(Step):
 
 @dataclass(frozen=True, slots=True)
 class MoveProcesses(Step):
-    """Move all processes of a running server into its group of a hierarchy where it has just been made."""
+    """Move all processes of a running server to its group in one hierarchy."""
 
     hierarchy: str
     group: str
 
     def describe(self) -> str:
-        return f"move the processes into {self.group} ({self.hierarchy or 'cgroup2'})"
+        return f"move processes to cgroup {self.group} ({self.hierarchy or 'cgroup2'})"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveGroup(Step):
-    """Kill what is in the group and remove it and all below it in every hierarchy."""
+    """Kill all processes in a group, and remove it with its children from all hierarchies."""
 
     group: str
 
@@ -112,14 +113,14 @@ class RemoveGroup(Step):
 
 @dataclass(frozen=True, slots=True)
 class WriteMark(Step):
-    """Set `trusted.vsprov.<name>` on the cgroup2 directory of the group."""
+    """Set the extended attribute `trusted.vsprov.<name>` of the group's directory in cgroup2."""
 
     group: str
     name: str
     text: str
 
     def describe(self) -> str:
-        return f"mark {self.group}: {self.name}"
+        return f"set mark {self.name!r} of cgroup {self.group}"
 
 
 # -- images
@@ -127,7 +128,7 @@ class WriteMark(Step):
 
 @dataclass(frozen=True, slots=True)
 class ImportImage(Step):
-    """Make the image's layers and its record from its source."""
+    """Create the layers of an image from its source, and its record."""
 
     image: str
 
@@ -137,7 +138,7 @@ class ImportImage(Step):
 
 @dataclass(frozen=True, slots=True)
 class RemoveImage(Step):
-    """Remove the record; layers that nothing uses then are collected."""
+    """Remove the record of an image. Its layers are collected at the end if they are unused."""
 
     image: str
 
@@ -145,19 +146,19 @@ class RemoveImage(Step):
         return f"remove image {self.image}"
 
 
-# -- what a server has on disk
+# -- directories of servers
 
 
 @dataclass(frozen=True, slots=True)
 class MakeDirectory(Step):
-    """Make the server's directory with its upper layer, id range and record."""
+    """Create the server's directory with its upper layer, id range and record."""
 
     server: str
     owner: str
     applied: str
 
     def describe(self) -> str:
-        return f"make the directory of {self.server}"
+        return f"create the directory of {self.server}"
 
     def undo(self) -> Step | None:
         return RemoveDirectory(self.server)
@@ -165,14 +166,14 @@ class MakeDirectory(Step):
 
 @dataclass(frozen=True, slots=True)
 class WriteApplied(Step):
-    """Replace the record in the server's directory; `before` is what was there, "" for nothing readable."""
+    """Replace the record in the server's directory; `before` is the old one, "" if it was unreadable."""
 
     server: str
     applied: str
     before: str
 
     def describe(self) -> str:
-        return f"record what was applied to {self.server}"
+        return f"update the record of {self.server}"
 
     def undo(self) -> Step | None:
         return WriteApplied(self.server, self.before, self.applied) if self.before else None
@@ -180,7 +181,7 @@ class WriteApplied(Step):
 
 @dataclass(frozen=True, slots=True)
 class DiscardUpper(Step):
-    """Delete all that the server has written."""
+    """Delete all data that the server has written."""
 
     server: str
 
@@ -190,7 +191,7 @@ class DiscardUpper(Step):
 
 @dataclass(frozen=True, slots=True)
 class RemoveDirectory(Step):
-    """Remove the server's directory with all it has written."""
+    """Remove the server's directory with all data that it has written."""
 
     server: str
 
@@ -198,12 +199,12 @@ class RemoveDirectory(Step):
         return f"remove the directory of {self.server}"
 
 
-# -- running it
+# -- processes of servers
 
 
 @dataclass(frozen=True, slots=True)
 class Stop(Step):
-    """End the server's processes: the signal to its init; after `timeout` microseconds, SIGKILL to all."""
+    """Send `signal` to the server's init, and after `timeout` microseconds SIGKILL to all its processes."""
 
     server: str
     signal: str
@@ -215,7 +216,7 @@ class Stop(Step):
 
 @dataclass(frozen=True, slots=True)
 class Spawn(Step):
-    """Make the server's init with everything around it; it waits at its gate."""
+    """Create the server's namespaces, mounts and init process. Init waits at its gate for `Release`."""
 
     server: str
 
@@ -225,17 +226,17 @@ class Spawn(Step):
 
 @dataclass(frozen=True, slots=True)
 class MarkInit(Step):
-    """Record the init that waits at the gate on the home group."""
+    """Set the mark `init` on the home group: the process that waits at the gate."""
 
     server: str
 
     def describe(self) -> str:
-        return f"mark the init of {self.server}"
+        return f"record the init of {self.server}"
 
 
 @dataclass(frozen=True, slots=True)
 class Release(Step):
-    """Open the gate: the server's command is executed."""
+    """Open the gate: init executes the server's command."""
 
     server: str
 

@@ -1,8 +1,8 @@
-"""Plan and apply: observe, compare, do, observe again.
+"""Plan and apply: observe, compare, carry out, observe again.
 
-`propose` only reads. `apply` takes the lock, clears away what an apply that died left, plans, asks, does, and
-then plans once more: what is left to do after a successful apply is an error, for then the kernel shows
-something else than was asked for.
+`propose` is read-only. `apply` takes the lock, cleans up after an interrupted apply, plans, asks for
+approval, carries out the plan and then plans again. If the second plan is not empty, the kernel does not have
+the wanted state, which is an error.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
 PARALLELISM = 32
-FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: die on the spot after so many steps
+FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
 
 class Report(Protocol):
-    """Who is told how an apply goes."""
+    """Receives the progress of an apply."""
 
     def started(self, change: Change) -> None: ...
     def finished(self, change: Change, error: VsprovError | None) -> None: ...
@@ -48,7 +48,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A plan with all it was made from."""
+    """A plan and everything it was made from; `resolved` are the image sources, by name of the image."""
 
     plan: Plan
     wanted: Wanted
@@ -58,9 +58,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an apply ended.
+    """The result of an apply.
 
-    `errors` by change, `left` what a second plan still wants, `approved` False when the user said no.
+    `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,
+    None if a change failed. `exits` is {server: how its init exited}, for those that exited during the apply.
     """
 
     proposal: Proposal
@@ -71,14 +72,14 @@ class Outcome:
 
 
 def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
-    """The plan for what is wanted, as things are now. Reads only.
+    """The plan for the wanted state from the current one. Read-only.
 
-    With `since` servers that have not been touched are not looked at again.
+    With `since`, servers that have not been changed since then are not observed again.
     """
     now = situation.look(instance, wanted.objects, since)
     resolved, unusable = imports.resolve(instance, wanted.objects, refresh=wanted.refresh)
     digests = {name: image.digest for name, image in resolved.items()}
-    for problem in unusable:  # which is told, and should not look like a change besides
+    for problem in unusable:  # reported as a problem; it should not appear as a change as well
         name = problem.subject.partition("/")[2]
         stored = now.observed.images.get(name)
         digests[name] = stored.digest if stored else ""
@@ -105,18 +106,18 @@ def apply(
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Make things as wanted.
+    """Plan and carry out what is wanted.
 
-    Raises what stands against the plan as a whole; failures of single objects are in the outcome.
+    Raises PlanError if the plan has problems. Failures of single objects are in the outcome.
     """
-    with alone(instance, lock_timeout, report):
+    with exclusive(instance, lock_timeout, report):
         first = propose(instance, wanted)
         return perform(instance, first, report, approve=approve, parallelism=parallelism)
 
 
 @contextmanager
-def alone(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the instance's lock, leftovers cleared away; afterwards an empty instance leaves no trace."""
+def exclusive(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
+    """Hold the lock of the instance, after cleaning up. At the end remove the files of an empty instance."""
     process.require_root("making servers")
     with lock.locked(instance, lock_timeout):
         try:
@@ -134,12 +135,12 @@ def perform(
     approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = PARALLELISM,
 ) -> Outcome:
-    """Carry out a plan that was made under the lock, and look again."""
+    """Carry out a plan that was made under the lock, and plan again. PlanError if it has problems."""
     refuse_problems(first.plan)
     if not approve(first):
         return Outcome(first, approved=False)
     if first.plan.empty:
-        intent.forget(instance)  # of an apply that failed, and that `sweep` has cleared away after
+        intent.forget(instance)  # left by a failed apply; `sweep` has cleaned up
         recover.collect(instance, first.now.observed)
         servers.tidy(instance)
         return Outcome(first)
@@ -157,7 +158,7 @@ def perform(
     steps = [step for change in first.plan.changes for step in change.steps]
     intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
     if any(isinstance(step, Spawn) for step in steps):
-        context.start_spawner()  # it gets ready while images and groups are made
+        context.start_spawner()  # it starts while images and groups are created
     try:
         errors = run(context, first.plan.changes, report, parallelism)
         if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
@@ -177,13 +178,13 @@ def perform(
 
 
 def refuse_problems(plan: Plan) -> None:
-    """Raise everything that stands against the plan as one error."""
+    """Raise PlanError if the plan has problems."""
     if plan.problems:
         raise PlanError(plan.problems)
 
 
 class PlanError(FailedError):
-    """Problems that only the host shows: strangers' objects, too little of something, features it lacks."""
+    """The problems of a plan on this host: objects of other owners, lack of resources or features."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -195,7 +196,7 @@ class PlanError(FailedError):
 def run(
     context: ApplyContext, changes: Iterable[Change], report: Report, parallelism: int
 ) -> dict[str, VsprovError]:
-    """Do the changes, at once those that need not wait for each other; {key: why} of those that failed."""
+    """Carry out the changes, independent ones concurrently. Returns {key: error} of those that failed."""
     by_key = {change.key: change for change in changes}
     errors: dict[str, VsprovError] = {}
     budget = Budget(os.environ.get(FAIL_AFTER))
@@ -216,7 +217,7 @@ def run(
 
 
 def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> Work:
-    """The steps of one change; when one fails, those before it are taken back, latest first, and told."""
+    """Carry out the steps of one change. If one fails, undo the earlier ones and raise StepError."""
     report.started(change)
     finished: list[Step] = []
     try:
@@ -225,19 +226,19 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
             finished.append(step)
             budget.spend()
     except VsprovError as error:
-        undone, stuck = yield from take_back(context, finished)
+        undone, stuck = yield from roll_back(context, finished)
         message = f"{change.address}: {str(error).removeprefix(f'{change.address}: ')}"
         if any(isinstance(step, Stop) for step in finished):
-            message += "; it is stopped now"
+            message += "; the server is now stopped"
         if undone:
-            message += "; what had been done before it was taken back"
+            message += "; earlier steps were rolled back"
         for problem in stuck:
-            message += f"\n{change.address}: not undone: {problem}"
+            message += f"\n{change.address}: rollback failed: {problem}"
         raise StepError(message, hint=error.hint) from error
 
 
-def take_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
-    """Undo steps, latest first; whether anything was undone, and what could not be."""
+def roll_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
+    """Undo steps in reverse order. Returns whether any was undone, and messages of those that failed."""
     undone, stuck = False, []
     for step in reversed(finished):
         back = step.undo()
@@ -252,7 +253,7 @@ def take_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, An
 
 
 class Budget:
-    """Counts steps; dies like a power cut would when VSPROV_FAIL_AFTER of them are done."""
+    """Counts steps, and kills this process when VSPROV_FAIL_AFTER of them are finished."""
 
     def __init__(self, limit: str | None) -> None:
         self.left = int(limit) if limit else -1
@@ -265,7 +266,7 @@ class Budget:
 
 
 def record_exits(context: ApplyContext) -> dict[str, str]:
-    """{server: how its init ended} of those that ended while we looked on."""
+    """{server: how its init exited} of servers that exited during the apply; records it as last exit."""
     if context.spawner:
         for event in context.spawner.events():
             context.exits[event["id"]] = event

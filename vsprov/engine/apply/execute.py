@@ -1,10 +1,10 @@
-"""Carrying out one step of a plan, and saying what the kernel refused."""
+"""Carry out one step of a plan, and turn errors of the kernel into messages."""
 
 from __future__ import annotations
 
 import errno
 
-from vsprov.engine import aspects as _aspects  # noqa: F401  their steps are registered with the import
+from vsprov.engine import aspects as _aspects  # noqa: F401  registers their steps
 from vsprov.engine import steps as _steps  # noqa: F401
 from vsprov.engine.apply.register import FUNCTIONS, refuse_missing
 from vsprov.engine.run.context import ApplyContext
@@ -18,7 +18,7 @@ refuse_missing()
 
 
 def do(context: ApplyContext, step: Step) -> Work:
-    """Carry out one step; what the kernel refuses becomes a StepError that names the step and says so."""
+    """Carry out one step. An OSError becomes a StepError that names the step, the file and the reason."""
     try:
         waiting = FUNCTIONS[type(step)](context, step)
         if waiting is not None:
@@ -34,9 +34,9 @@ def _hint(context: ApplyContext, step: Step, error: OSError) -> str:
     if isinstance(step, WriteFile) and error.errno == errno.EBUSY and step.file.startswith("memory."):
         usage = cgroup.memory_used(context.directory(step.controller, step.group))
         used = format_bytes(usage) if usage is not None else "more"
-        return f"{used} is in use; stop something in the server or raise the limit"
+        return f"{used} is in use; stop processes in the server or raise the limit"
     if error.errno == errno.ENOSPC and isinstance(step, WriteFile):
-        return "the kernel has no more of this to give to this group"
+        return "the kernel has no more of this resource for the group"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space is left below {context.instance.root}"
+        return f"no space left in {context.instance.root}"
     return ""

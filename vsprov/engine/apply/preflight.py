@@ -1,4 +1,4 @@
-"""What only the host shows to stand in the way of a start: looked at before anything is stopped for it."""
+"""Checks on the host whether servers can start, before running servers are stopped for a restart."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vsprov.plan.steps import Spawn
 def problems(
     plan: Plan, objects: tuple[Object, ...], image_config: Callable[[str], Mapping[str, Any] | None]
 ) -> Iterator[Problem]:
-    """Why servers that the plan starts could not be started.
+    """The reasons why servers that the plan starts could not start.
 
-    `image_config` is what an image, by its name, brings for its servers; None as long as that is unknown.
+    `image_config` returns the defaults of an image by its name; None if they are not known yet.
     """
     starting = {step.server for change in plan.changes for step in change.steps if isinstance(step, Spawn)}
     for want in objects:
@@ -35,11 +35,13 @@ def _of_server(address: str, spec: Server) -> Iterator[Problem]:
     if spec.init.reaper and find_reaper() is None:
         message = "neither catatonit nor tini is installed on the host"
         yield Problem(message, None, "spec.init.reaper", address, "apt install catatonit")
-    for place, mount in enumerate(spec.mounts):
+    for index, mount in enumerate(spec.mounts):
         if mount.source is None:
             continue
         try:
             os.stat(mount.source)
         except OSError as error:
             message = f"{mount.source}: {reason(error)}"
-            yield Problem(message, None, f"spec.mounts[{place}].source", address, "make it on the host first")
+            yield Problem(
+                message, None, f"spec.mounts[{index}].source", address, "create it on the host first"
+            )

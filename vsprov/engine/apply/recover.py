@@ -1,13 +1,11 @@
-"""Clearing away: what an apply that died left half-made, and what nothing needs any more.
+"""Cleanup: remains of an interrupted apply, unused parts of the store, files of an empty instance.
 
-Only to be called under the lock of the instance.
+Call these functions only under the lock of the instance.
 """
 
 from __future__ import annotations
 
 import os
-import select
-import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -26,67 +24,64 @@ from vsprov.store.instance import Instance
 from vsprov.store.layers import layers
 
 
-def sweep(instance: Instance, say: Callable[[str], None]) -> None:
-    """Remove what an apply that died left half made.
+def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
+    """Remove what an interrupted apply left unfinished.
 
-    Servers at their gates, unmarked groups it was about to mark, folders under their temporary names.
+    That is servers that wait at their gates, groups without a mark that it had created, builds, and folders
+    with temporary names. `notice` receives a line for each.
     """
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
     for directory in buildserver.sweep(hierarchies.directory("", instance.name)):
-        say(f"removed {directory}, left by an apply that died")
+        notice(f"removed {directory}, left by an interrupted apply")
     for group in reversed(intent.groups(instance)):
         for controller in ("", *hierarchies.v1):
             directory = hierarchies.directory(controller, group)
-            there, mark = observe.owner_mark(directory)
-            if there and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
+            exists, mark = observe.owner_mark(directory)
+            if exists and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
                 cgroup.remove(directory)
-                say(f"removed {directory}, left by an apply that died")
+                notice(f"removed {directory}, left by an interrupted apply")
 
-    def stays(error: FailedError) -> None:
-        say(f"{error}; it stays")
+    def keep(error: FailedError) -> None:
+        notice(f"{error}; not removed")
         if error.hint:
-            say(f"  hint: {error.hint}")
+            notice(f"  hint: {error.hint}")
 
     try:
         for path in layers.repair(instance):
-            say(f"put right {path}, where a dedupe had died")
+            notice(f"repaired {path}, left by an interrupted dedupe")
     except FailedError as error:
-        stays(error)
-    for path in servers.sweep(instance, stays):
-        say(f"removed {path}, left by an apply that died")
+        keep(error)
+    for path in servers.sweep(instance, keep):
+        notice(f"removed {path}, left by an interrupted apply")
 
 
 def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
-    """Wait until the spawner of an apply that died is gone, and the servers it held at their gates: they end
-    by themselves, but not at once, and until then look as if they ran.
+    """Kill the spawner of an interrupted apply, and the servers that wait at their gates.
+
+    They exit by themselves, but until then they would be observed as running servers.
     """
     spawner = intent.spawner(instance)
     if spawner is None:
         return
-    end(spawner.pid, spawner.start)
+    _kill(spawner.pid, spawner.start)
     for group in cgroup.walk(hierarchies.directory("", instance.name)):
         pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
         if pid and is_at_gate(pid) and (start := process.start_time(pid)):
-            end(pid, start)
+            _kill(pid, start)
 
 
-def end(pid: int, start: int) -> None:
-    """Kill that very process and wait until it is dead; StepError when it does not die."""
-    pidfd = process.open_pidfd(pid, start)
-    if pidfd is None:
-        return
-    try:
-        process.send_signal(pidfd, signal.SIGKILL)
-        if not select.select([pidfd], [], [], SECONDS_TO_DIE)[0]:
-            raise StepError(f"end {pid}, left by an apply that died: still there after {SECONDS_TO_DIE:g} s")
-    finally:
-        os.close(pidfd)
+def _kill(pid: int, start: int) -> None:
+    if not process.kill(pid, start, SECONDS_TO_DIE):
+        raise StepError(
+            f"kill process {pid} of an interrupted apply: still running after {SECONDS_TO_DIE:g} s"
+        )
 
 
 def unused(instance: Instance, observed: Observed, without: Iterable[str] = ()) -> Unused:
-    """What of the store no image but those in `without` has and no server runs on; nothing while it is
-    unknown what some server runs on.
+    """The parts of the store that no server and no image, apart from those in `without`, uses.
+
+    Nothing counts as unused if the image of a server is unknown because its record is missing.
     """
     if any(seen.applied is None for seen in observed.servers.values()):
         return Unused()
@@ -95,18 +90,18 @@ def unused(instance: Instance, observed: Observed, without: Iterable[str] = ()) 
 
 
 def collect(instance: Instance, observed: Observed) -> None:
-    """Remove from the store what nothing needs.
+    """Remove unused parts of the store.
 
-    After an apply that went well, and not before one: what an earlier one has fetched or built before it
-    failed is what this one goes on from.
+    Call this after a successful apply, not before one: an apply continues with what an earlier one had
+    downloaded or built before it failed.
     """
     images.collect(instance, unused(instance, observed))
 
 
 def withdraw(instance: Instance) -> None:
-    """Leave no trace of an instance that has nothing any more.
+    """Remove the files of an instance that has no objects any more.
 
-    The lock, which we hold, goes with the run directory; whoever waits for it finds that its file is gone.
+    That includes the lock file, although its lock is held: `lock.locked` notices that the file was removed.
     """
     if os.path.exists(intent.path(instance)):
         return

@@ -1,4 +1,4 @@
-"""Which function carries out which class of step."""
+"""The registry of functions that carry out steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vsprov.engine.run.schedule import Work
 from vsprov.plan.steps import Step
 
-if TYPE_CHECKING:  # commands that only look need nothing of what an apply needs
+if TYPE_CHECKING:  # read-only commands do not need the imports of an apply
     from vsprov.engine.run.context import ApplyContext
 
 Function = Callable[["ApplyContext", Any], Work | None]
@@ -19,18 +19,18 @@ FUNCTIONS: dict[type[Step], Function] = {}
 
 
 def carries_out(kind: type[Step]) -> Callable[[F], F]:
-    """Mark the function that carries out a class of step."""
+    """Register the decorated function for a class of steps."""
 
-    def mark(function: F) -> F:
+    def register(function: F) -> F:
         FUNCTIONS[kind] = function
         return function
 
-    return mark
+    return register
 
 
 def refuse_missing() -> None:
-    """TypeError for a class of step that no function carries out: a plan with it could not be applied."""
-    # dataclass(slots=True) replaces each class by a copy; the first one lingers among the subclasses.
+    """Raise TypeError if a class of steps has no function: plans with such steps could not be applied."""
+    # dataclass(slots=True) creates a second class; the original remains in __subclasses__().
     kinds = [
         kind
         for kind in Step.__subclasses__()

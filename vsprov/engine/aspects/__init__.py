@@ -1,7 +1,7 @@
-"""Live aspects on the running server: a module for each, which observes it and carries out its steps.
+"""Live aspects of running servers: one module per aspect, which observes it and carries out its steps.
 
-`plan.aspects` has the module of the same name that says what is wanted. Every module here is imported with
-the package; an aspect without an observer raises then.
+The module of the same name in `plan.aspects` plans the changes. Importing the package imports every module in
+it. It raises TypeError if an aspect has no observer.
 """
 
 from vsprov.engine.aspects.observer import refuse_missing

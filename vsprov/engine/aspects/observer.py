@@ -1,4 +1,4 @@
-"""What observes which live aspect of a running server."""
+"""The registry of functions that observe live aspects."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 from vsprov.plan import aspects as _aspects  # noqa: F401
 from vsprov.plan.aspects.aspect import ASPECTS
 
-# Given the pid of a server's init; None where nothing can be seen, because it has just ended.
+# Takes the pid of a server's init; returns None if the process has just exited.
 Observer = Callable[[int], Any]
 
 OBSERVERS: dict[str, Observer] = {}
 
 
 def observes(aspect: str) -> Callable[[Observer], Observer]:
-    """Mark the function that observes an aspect."""
+    """Register the decorated function as observer of an aspect."""
 
-    def mark(function: Observer) -> Observer:
+    def register(function: Observer) -> Observer:
         OBSERVERS[aspect] = function
         return function
 
-    return mark
+    return register
 
 
 def observe(pid: int) -> dict[str, Any]:
-    """{aspect: what was seen} of the running server whose init this is."""
+    """{aspect: observed value} of the running server whose init has this pid."""
     found = {name: observer(pid) for name, observer in OBSERVERS.items()}
     return {name: seen for name, seen in found.items() if seen is not None}
 
 
 def refuse_missing() -> None:
-    """TypeError for an aspect that is planned and not observed, or observed and not planned."""
+    """Raise TypeError if an aspect is planned but not observed, or observed but not planned."""
     if unpaired := ASPECTS.keys() ^ OBSERVERS.keys():
         raise TypeError(f"live aspects without a module on both sides: {', '.join(sorted(unpaired))}")

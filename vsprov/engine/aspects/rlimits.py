@@ -19,7 +19,7 @@ observes("rlimits")(limits_of)
 
 @carries_out(SetLimit)
 def set_limit(context: ApplyContext, step: SetLimit) -> None:
-    """On every process: a limit is a process's own, and only new ones inherit it."""
+    """Set it on every process: limits belong to processes, and only new processes inherit them."""
     soft, hard = (-1 if word == MAX else int(word) for word in (step.soft, step.hard))
     done: set[int] = set()
     home = context.directory("", context.groups[step.server])

@@ -1,1 +1,1 @@
-"""Bringing images into the store, and building them."""
+"""Importing and building images."""

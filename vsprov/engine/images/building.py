@@ -1,9 +1,8 @@
-"""Images built on others: each step makes a layer, kept under a sha256 over all that went into it, so that a
-step whose layers below and inputs are as they were is not done again.
+"""Images built on other images. Each step creates a layer, whose key is a sha256 over all its inputs.
 
-`copy` and `write` steps are packed as tar archives and unpacked as any other, over the layers below. A `run`
-step is a server of its own, made by the spawner, confined as every server, on an upper layer that becomes the
-image's.
+A step is only carried out if there is no layer with its key yet. `copy` and `write` steps are packed as tar
+archives and unpacked on top of the layers below like any other archive. A `run` step runs in a server of its
+own, confined like every server, and its upper layer becomes the layer of the image.
 """
 
 from __future__ import annotations
@@ -42,14 +41,14 @@ from vsprov.store.sources.files import opened_file
 def resolve(
     build: BuildSource, records: Mapping[str, ImageRecord], found: Mapping[str, Resolved]
 ) -> Resolved:
-    """What the build is now: a sha256 over the image it is on, its steps, and what they copy."""
+    """The current digest of the build: a sha256 over its base image, its steps, and the files they copy."""
     record = records.get(build.from_)
     if build.from_ in found:
         base, config = found[build.from_].digest, found[build.from_].config
     elif record is not None and record.contents is not None:
         base, config = record.digest, record.contents.config
     else:
-        raise ImageError(f"build: image {build.from_} is neither in the manifest nor in the store")
+        raise ImageError(f"build: image {build.from_} not found in the manifest or the store")
     inputs = [step_digest(step) for step in build.steps]
     defaults = fields.write(build.defaults)
     text = json.dumps({"build": 1, "base": base, "steps": inputs, "defaults": defaults}, sort_keys=True)
@@ -59,7 +58,7 @@ def resolve(
 
 
 def step_digest(step: Step) -> str:
-    """The sha256 over what a step is given: its keys, and the contents of what it copies."""
+    """The sha256 over the inputs of a step: its keys, and the contents of the files that it copies."""
     given = fields.write(step)
     if step.copy is not None:
         given["copy"] = {**given["copy"], "source": _source_digest(step.copy.source)}
@@ -78,7 +77,7 @@ def _source_digest(path: str) -> str:
 
 
 def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Generator[Wait, Any, None]:
-    """Do the steps whose layers are not there yet, and record the image."""
+    """Carry out the steps whose layers do not exist, and write the record of the image."""
     want = context.wanted[f"Image/{step.image}"]
     assert isinstance(want.spec, Image) and want.spec.source.build is not None
     build, resolved, address = want.spec.source.build, context.resolved[step.image], want.address
@@ -89,7 +88,7 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
     keys = list(base.layers)
     for number, (one, given) in enumerate(zip(build.steps, resolved.found, strict=True), 1):
         key = hashlib.sha256("\n".join(("step", *keys, given)).encode()).hexdigest()
-        # Each is kept when it is made: should a later one fail, the next try goes on from there.
+        # A finished layer is kept even if a later step fails; the next attempt continues there.
         with layers.batch(context.instance, progress) as batch:
             if not batch.has(key):
                 context.notice(f"{address}: step {number} of {len(build.steps)}: {describe(one)}")
@@ -97,10 +96,10 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
                 try:
                     yield from _make(context, batch, step.image, key, one, given, below, limits)
                 except (FailedError, OSError) as error:
-                    said = str(error) if isinstance(error, FailedError) else reason(error)
+                    text = str(error) if isinstance(error, FailedError) else reason(error)
                     hint = error.hint if isinstance(error, FailedError) else ""
-                    said = said.removeprefix(f"{describe(one)}: ")
-                    message = f"{address}: step {number}: {describe(one)}: {said}"
+                    text = text.removeprefix(f"{describe(one)}: ")
+                    message = f"{address}: step {number}: {describe(one)}: {text}"
                     raise StepError(message, hint=hint) from error
         keys.append(key)
     images.write(
@@ -115,7 +114,7 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
 
 
 def describe(step: Step) -> str:
-    """A step in a few words."""
+    """A short description of a step, for messages."""
     if step.copy is not None:
         return f"copy {step.copy.source} to {step.copy.target}"
     if step.write is not None:
@@ -136,7 +135,7 @@ def _make(
     below: Contents,
     limits: Limits,
 ) -> Generator[Wait, Any, None]:
-    """Make the layer `key` of a step whose digest was `given` when the key was made."""
+    """Create the layer `key` of a step; `given` is the digest of its inputs that the key was made from."""
     _refuse_hidden(step, below)
     if step.run is not None:
         yield from buildserver.make(context, batch, image, key, step.run, below, limits)
@@ -145,14 +144,14 @@ def _make(
 
 
 def _refuse_hidden(step: Step, below: Contents) -> None:
-    """What the host's own folders are bound over, no server would see."""
+    """Raise ImageError if the target is below a folder of the host that is bound over the image."""
     target = step.copy.target if step.copy is not None else step.write.path if step.write is not None else ""
     top = target.split("/")[1] if target else ""
     for bind in below.binds:
         if f"{target}/".startswith(f"{bind.target}/") or (bind.target == "/usr" and top in TOP_LEVEL):
             raise ImageError(
-                f"servers of this image see the host's own {bind.target} there, which would hide it",
-                hint="write to another place, /opt or /srv say, or build on an image with files of its own",
+                f"the host's {bind.target} is mounted there in servers of this image and would hide the file",
+                hint="use another path, such as /opt or /srv, or build on an image that has its own files",
             )
 
 
@@ -167,7 +166,7 @@ def _unpack(batch: Batch, key: str, step: Step, given: str, below: Contents, lim
         os.mkdir(work, 0o700)
         with open(packed, "xb") as file:
             _pack(step, file)
-        # Under this key every later build would take the layer for what the step was given.
+        # Later builds would use the layer of this key for inputs that it was not made from.
         if step.copy is not None and step_digest(step) != given:
             raise ImageError("it changed after it was checked", hint="try again when nothing writes to it")
         with opened_file(packed) as archive:
@@ -216,7 +215,7 @@ def _written(step: WriteStep) -> tarfile.TarInfo:
 
 
 def _copied(step: CopyStep) -> Iterator[tuple[tarfile.TarInfo, AbstractContextManager[int] | None]]:
-    """(member, what opens its content or None) of a file, or of all that is below a folder."""
+    """(member, context manager that opens its content or None) of a file, or of everything in a folder."""
     target = step.target.strip("/")
     uid, gid = map(int, step.owner.split(":"))
     if not os.path.isdir(step.source) or os.path.islink(step.source):

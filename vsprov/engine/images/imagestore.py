@@ -1,6 +1,4 @@
-"""The image store as a whole: what is in it and who uses it, fetching, removing, checking, linking what is
-equal.
-"""
+"""Operations on the image store: list, pull, remove, prune, verify and deduplicate."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from vsprov.store.layers.sizes import Share
 
 @dataclass(frozen=True, slots=True)
 class ImageView:
-    """An image in the store, what it takes on disk, and the addresses of the servers on it."""
+    """An image in the store, its disk usage, and the addresses of the servers that use it."""
 
     record: ImageRecord
     share: Share
@@ -36,13 +34,13 @@ class ImageView:
 
 
 def look(instance: Instance) -> list[ImageView]:
-    """Every image, by name. Reads only."""
+    """All images, sorted by name. Read-only."""
     records = images.observe(instance)
     observed = situation.look(instance).observed
-    there = layers.keys(instance)
-    trees = {key: layers.path(instance, key) for key in there}
+    present = layers.keys(instance)
+    trees = {key: layers.path(instance, key) for key in present}
     wanted = {
-        name: tuple(key for key in record.contents.layers if key in there)
+        name: tuple(key for key in record.contents.layers if key in present)
         for name, record in records.items()
         if record.contents is not None
     }
@@ -69,18 +67,18 @@ def pull(
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
 ) -> Outcome:
-    """Bring images into the store as their sources are now: tags are looked up and packages installed anew.
+    """Import images from the current state of their sources: resolve tags and install packages again.
 
-    Servers stay on what they run on: the next plan shows what that would change.
+    Servers keep the images they run on; the next plan shows the resulting changes.
     """
-    with converge.alone(instance, lock_timeout, report):
+    with converge.exclusive(instance, lock_timeout, report):
         wanted = Wanted(instance.name, owner, tuple(objects), selected=True, refresh=True)
         first = converge.propose(instance, wanted)
         return converge.perform(instance, first, report, parallelism=parallelism)
 
 
 def recorded(instance: Instance, name: str) -> Object:
-    """An image of the store as a manifest would have it. FailedError when there is none of this name."""
+    """An image of the store as an object of a manifest. FailedError if there is no such image."""
     records = images.observe(instance)
     record = records.get(name)
     if record is None:
@@ -93,8 +91,8 @@ def recorded(instance: Instance, name: str) -> Object:
 
 
 def remove(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Outcome:
-    """Remove images, and what of the store only they needed. What is in use is refused, and nothing done."""
-    with converge.alone(instance, lock_timeout, report):
+    """Remove images and the layers that only they use. If one is in use, no image is removed."""
+    with converge.exclusive(instance, lock_timeout, report):
         return _remove(instance, names, report)
 
 
@@ -113,7 +111,7 @@ def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What nothing needs: names of images, what of the store no image needs, and its bytes on disk."""
+    """Images to remove, unused parts of the store, and the disk space in bytes that both take up."""
 
     names: tuple[str, ...]
     unused: Unused
@@ -121,13 +119,13 @@ class Pruned:
 
 
 def prunable(instance: Instance, *, everything: bool = False) -> Pruned:
-    """What `prune` would remove; with `everything` the images that no server uses, too. Reads only."""
+    """What `prune` would remove; with `everything` including images that no server uses. Read-only."""
     observed = situation.look(instance).observed
     return _prunable(instance, observed, observed.images if everything else ())
 
 
 def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> Pruned:
-    """What nothing needs without those of the images `names` that no server uses."""
+    """What is unused if those of the images `names` that no server uses are removed."""
     ours = {name for name, image in observed.images.items() if is_of(image.owner, instance.name)}
     names = tuple(name for name in names if name in ours and not any(_users(name, observed)))
     unused = recover.unused(instance, observed, without=names)
@@ -138,11 +136,11 @@ def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> P
 
 
 def prune(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Pruned:
-    """Remove what of the store nothing needs, and those of the images `names` that no server uses by now.
+    """Remove unused layers and downloads, and those of the images `names` that no server uses.
 
-    FailedError when an image cannot be removed; `report` has been told why.
+    FailedError if an image cannot be removed; the reason has been sent to `report`.
     """
-    with converge.alone(instance, lock_timeout, report):
+    with converge.exclusive(instance, lock_timeout, report):
         found = _prunable(instance, situation.look(instance).observed, names)
         if found.names and (errors := _remove(instance, found.names, report).errors):
             raise FailedError(f"image prune: {', '.join(errors)}: not removed")
@@ -158,10 +156,11 @@ def check(
     *,
     lock_timeout: float = 0.0,
 ) -> dict[str, list[str]]:
-    """{image: what is wrong with its layers, in words} of these images, or of all; [] where all is as it was
-    made. Under the lock: an apply or a dedupe at work would look like damage.
+    """{image: problems of its layers}, for these images or for all; [] if an image is intact.
+
+    It holds the lock, because the intermediate states of an apply or dedupe would look like damage.
     """
-    with converge.alone(instance, lock_timeout, report):
+    with converge.exclusive(instance, lock_timeout, report):
         return _check_all(instance, names, progress)
 
 
@@ -184,7 +183,7 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
 
 def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
     if key not in layers.keys(instance):
-        return []  # the record's problem tells
+        return []  # reported as the problem of the record
     try:
         return verify.verify(layers.path(instance, key), progress)
     except FailedError as error:
@@ -192,7 +191,7 @@ def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
 
 
 def plan_dedupe(instance: Instance) -> dedupe.Plan:
-    """Which files of different layers could be one file. Reads only."""
+    """The equal files of different layers that could share their data. Read-only."""
     paths = {key: layers.path(instance, key) for key in sorted(layers.keys(instance))}
     known = images.manifests(instance).values()
     return dedupe.find(paths, [made_of.layers for made_of in known if made_of is not None])
@@ -201,7 +200,7 @@ def plan_dedupe(instance: Instance) -> dedupe.Plan:
 def link_equal(
     instance: Instance, report: Report, progress: Progress, *, lock_timeout: float = 0.0
 ) -> tuple[dedupe.Plan, dedupe.Done]:
-    """Make equal files of layers one file; what servers see stays as it is."""
-    with converge.alone(instance, lock_timeout, report):
+    """Make equal files of different layers share their data. Servers see no difference."""
+    with converge.exclusive(instance, lock_timeout, report):
         plan = plan_dedupe(instance)
         return plan, dedupe.apply(plan, progress, report.notice)

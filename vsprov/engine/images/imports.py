@@ -1,4 +1,4 @@
-"""Bringing images into the store: what each source is now, and the import of each in a thread of its own."""
+"""Importing images: resolve their sources to digests, then import each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from vsprov.store.sources import Resolved
 def resolve(
     instance: Instance, objects: Iterable[Object], *, refresh: bool = False
 ) -> tuple[dict[str, Resolved], list[Problem]]:
-    """{image name: what its source is now}, and what is wrong with the others.
+    """({image name: the current state of its source}, problems of the images that cannot be resolved).
 
-    An image that is built on another comes after it, wherever it stands.
+    An image that is built on another one is resolved after it, in any order of the manifest.
     """
     records = images.observe(instance)
     wanted = {one.name: one for one in objects if isinstance(one.spec, Image)}
@@ -41,7 +41,7 @@ def resolve(
 
 
 def _in_order(wanted: Mapping[str, Object]) -> Iterator[Object]:
-    """The images, each after the one it is built on; the manifest's check has refused circles."""
+    """The images, each after the one it is built on. The manifest has been checked for cycles."""
     bases = {}
     for name, one in wanted.items():
         build = one.spec.source.build if isinstance(one.spec, Image) else None
@@ -58,14 +58,14 @@ def _resolve(
     refresh: bool,
 ) -> Resolved:
     if image.source.build is not None:
-        from vsprov.engine.images import building  # with what packs archives; few have builds
+        from vsprov.engine.images import building  # imports tarfile, which few manifests need
 
         return building.resolve(image.source.build, records, found)
     return sources.resolve(instance, image, records.get(name), refresh=refresh)
 
 
 def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Generator[Wait, Any, None]:
-    """Bring one image into the store."""
+    """Import one image into the store."""
     want = context.wanted[f"Image/{step.image}"]
     assert isinstance(want.spec, Image)
     image, resolved, progress = (

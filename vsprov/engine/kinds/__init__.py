@@ -1,6 +1,6 @@
-"""How each kind of object is looked at: a module for each, whose row `view.register` takes.
+"""How to observe and show each kind of object: one module per kind, which registers a `KindView`.
 
-Every module here is imported with the package; a kind of the model without a row raises then.
+Importing the package imports every module in it. It raises TypeError if a kind of the model has no view.
 """
 
 from vsprov.engine.kinds.view import refuse_missing

@@ -1,4 +1,4 @@
-"""Images, as `get` shows them."""
+"""Images in `get`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vsprov.plan.observed import set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
+    """The status of an image: its digest, null if it is broken, and its set."""
     image = view.shown.observed.images[name]
     return {"digest": digests.full(image.digest) or None, "set": set_of(image.owner)}
 

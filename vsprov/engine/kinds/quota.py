@@ -1,4 +1,4 @@
-"""Pools, as `get` shows them; quotas of scope server are nowhere by themselves."""
+"""Pools in `get`. Quotas of scope server are not shown: they are part of servers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vsprov.plan.observed import set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
+    """The status of a pool: its group, its set, and the usage of all its servers."""
     pool = view.shown.observed.pools[name]
     used = usage.document(view.hierarchies, pool)
     return {"cgroup": pool.path, "set": set_of(pool.owner), "usage": used}

@@ -1,4 +1,4 @@
-"""Servers, as `get` shows them."""
+"""Servers in `get`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vsprov.store.layers import sizes
 
 
 def status(name: str, view: View) -> dict[str, Any]:
-    """`state` and `pid` of its init, since when it runs, where, which host ids it has and what it uses."""
+    """The status of a server: its init, group, image, id range on the host, usage and last exit."""
     seen, hierarchies = view.shown.observed.servers[name], view.hierarchies
     seconds = usage.uptime()
     used = usage.document(hierarchies, seen.group)
@@ -35,6 +35,7 @@ def status(name: str, view: View) -> dict[str, Any]:
 
 
 def metadata(seen: ObservedServer) -> dict[str, Any]:
+    """The recorded labels and annotations, without empty ones."""
     recorded = seen.applied or {}
     return {key: dict(recorded[key]) for key in ("labels", "annotations") if recorded.get(key)}
 

@@ -1,1 +1,1 @@
-"""What this host and everything of an instance is now."""
+"""Observe the host and the objects of an instance. Read-only."""

@@ -1,4 +1,4 @@
-"""What there is beside what is wanted: documents of both, object by object, as the kernel rounds them."""
+"""Documents of observed and wanted objects, with values rounded as the kernel rounds them, for `diff`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An object's document as observed, None when there is no such object, and as wanted."""
+    """The observed document of an object, None if it does not exist, and the wanted one."""
 
     address: str
     observed: dict[str, Any] | None
@@ -25,12 +25,12 @@ class Comparison:
 
 
 def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
-    """A comparison for each object, those that are equal included."""
+    """A comparison for each object, including objects without differences."""
     now = documents.look(instance, objects)
     return [
         Comparison(one.address, _observed(one, now), _rounded(document_of(one), now))
         for one in objects
-        # A quota of this scope is part of the servers that name it, and nowhere by itself.
+        # Quotas of this scope are part of the servers that refer to them.
         if not (isinstance(one.spec, Quota) and one.spec.scope == "server")
     ]
 
@@ -39,7 +39,7 @@ def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
     if one.name not in documents.names(one.kind, now):
         return None
     document = documents.document(one.kind, one.name, now, resources.ignored(one))
-    # Only a server's labels and annotations are kept anywhere.
+    # Labels and annotations are only recorded for servers.
     metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
     return _rounded({**document, "metadata": metadata}, now)
 

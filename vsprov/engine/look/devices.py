@@ -1,4 +1,4 @@
-"""Block devices: the number by which the kernel limits the device of a path, and the path of a number."""
+"""Block devices: the device number of a path, which cgroup files use, and the path of a number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KNOB = "io.devices"
 
 
 def number_of(path: str) -> str:
-    """The "major:minor" of a whole block device. Raises FailedError for what is none."""
+    """The "major:minor" of a block device. FailedError if the path is not a whole block device."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -33,18 +33,18 @@ def number_of(path: str) -> str:
 
 
 def numbers(paths: Iterable[str]) -> dict[str, str]:
-    """{path: number} of those that are block devices."""
+    """{path: number}, for the paths that are whole block devices."""
     found = {}
     for path in paths:
         try:
             found[path] = number_of(path)
         except FailedError:
-            continue  # `refusals` says why
+            continue  # reported by `refusals`
     return found
 
 
 def named_by(objects: Iterable[Object]) -> Iterator[tuple[Object, str]]:
-    """Each device that some object limits, with the object."""
+    """(object, path) for each device that an object limits."""
     for one in objects:
         if isinstance(one.spec, Quota | Server):
             for path in _paths(one.spec.resources):
@@ -52,7 +52,7 @@ def named_by(objects: Iterable[Object]) -> Iterator[tuple[Object, str]]:
 
 
 def refusals(objects: Iterable[Object]) -> list[Problem]:
-    """What is wrong with the devices that objects name; each device once."""
+    """A problem for each path in `objects` that is not a whole block device."""
     found: dict[str, Problem] = {}
     for one, path in named_by(objects):
         try:
@@ -64,8 +64,9 @@ def refusals(objects: Iterable[Object]) -> list[Problem]:
 
 
 def with_names(machine: Machine, observed: Observed) -> Machine:
-    """The machine with a path for every device that a group of ours limits: the one that was applied while
-    it leads to the device, else the kernel's own.
+    """The machine with a path for every device that a group of the instance limits.
+
+    That is the recorded path if it still refers to the device, otherwise the path that the kernel uses.
     """
     groups: list[tuple[ObservedGroup | None, Mapping[str, Any]]] = [
         (pool, resources.of_pool(pool)) for pool in observed.pools.values()
@@ -89,13 +90,13 @@ def _paths(resources: Mapping[str, Any]) -> Iterator[str]:
 
 def _numbers_in(group: ObservedGroup, machine: Machine) -> Iterator[str]:
     for _, side in machine.rows:
-        if side.reset:  # files with one line per device
+        if side.reset:  # a file with one line per device
             for file in side.files:
                 yield from (line.split(" ", 1)[0] for line in group.texts.get(file, "").splitlines())
 
 
 def _kernel_path(number: str) -> str:
-    """The path that the kernel gives a device, as /dev/vda; "" when it is gone."""
+    """The path of a device by its name in the kernel, such as /dev/vda; "" if it was removed."""
     for line in (cgroup.read(f"/sys/dev/block/{number}/uevent") or "").splitlines():
         key, _, name = line.partition("=")
         if key == "DEVNAME":

@@ -1,7 +1,7 @@
-"""What this host can do: every kernel feature vsprov rests on, tried where that is cheap and leaves no trace.
+"""Check the kernel features and programs that vsprov depends on.
 
-What a probe makes are detached mounts, unnamed files and processes with namespaces of their own: all of it
-ends with the probe.
+Features are tested by using them where that is cheap. Probes only create detached mounts, unnamed files and
+processes with namespaces of their own, none of which outlives the probe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vsprov.store.instance import Instance
 
 State = Literal["ok", "degraded", "missing"]
 
-# Without these no server can be made; without SYS_RESOURCE hard limits cannot be raised.
+# Required to create servers; without SYS_RESOURCE only hard limits cannot be raised.
 NEEDED_CAPABILITIES = (
     "CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID SETPCAP NET_ADMIN SYS_CHROOT SYS_PTRACE SYS_ADMIN".split()
 )
@@ -44,7 +44,7 @@ SWAP = BY_PATH["memory.swapMax"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One feature: `found` says what there is, or what the kernel said; `cost` what goes without it."""
+    """One feature. `found` is what was found or the error; `cost` is what does not work without it."""
 
     feature: str
     state: State
@@ -53,23 +53,25 @@ class Finding:
 
     @property
     def fatal(self) -> bool:
-        """Without it no server runs."""
+        """Whether no server can run without it."""
         return self.state == "missing"
 
 
 def examine(instance: Instance) -> list[Finding]:
-    """Every feature, those needed most first."""
+    """All features, the most important first."""
     findings = [_capabilities(), *map(_namespace, NAMESPACES)]
     findings += [
         _try("openat2", _openat2, "paths inside a server cannot be opened safely"),
         _try(
-            "pidfd", lambda: os.close(os.pidfd_open(os.getpid())), "a reused pid could be taken for a server"
+            "pidfd",
+            lambda: os.close(os.pidfd_open(os.getpid())),
+            "a reused pid could be mistaken for a server",
         ),
         _try("mount API", _mount_api, "root file systems cannot be mounted"),
         _try(
             "clone3 CLONE_INTO_CGROUP",
             _clone_into_cgroup,
-            "a server would run outside its group for a moment",
+            "a server would briefly run outside its cgroup",
         ),
         _overlay(),
         _try(
@@ -98,7 +100,7 @@ def examine(instance: Instance) -> list[Finding]:
 
 
 def _try(feature: str, probe: Callable[[], None], cost: str, otherwise: State = "missing") -> Finding:
-    """The feature is there when its probe raises nothing."""
+    """A finding for a feature that is available if its probe does not raise OSError."""
     try:
         probe()
     except OSError as error:
@@ -107,7 +109,7 @@ def _try(feature: str, probe: Callable[[], None], cost: str, otherwise: State = 
 
 
 def _in_child(work: Callable[[], None]) -> None:
-    """Do it in a child process, whose namespaces end with it; its OSError is raised here."""
+    """Run `work` in a child process, whose namespaces end with it; its OSError is raised here."""
     pid = os.fork()
     if pid == 0:
         code = 255
@@ -121,11 +123,11 @@ def _in_child(work: Callable[[], None]) -> None:
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if code:
-        raise OSError(code, os.strerror(code) if 0 < code < 255 else f"the probe ended with {code}")
+        raise OSError(code, os.strerror(code) if 0 < code < 255 else f"the probe exited with code {code}")
 
 
 def _existing(path: str) -> str:
-    """The path, or the nearest folder above it that there is."""
+    """The path, or the nearest parent folder that exists."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
@@ -138,10 +140,10 @@ def _capabilities() -> Finding:
     held = proc.capabilities()
     lacking = [name for name in NEEDED_CAPABILITIES if not held >> CAPABILITIES.index(name) & 1]
     if lacking:
-        told = "not root" if os.geteuid() != 0 else f"root without {', '.join(lacking)}"
-        return Finding("capabilities", "missing", told, "run it with sudo")
+        found = "not root" if os.geteuid() != 0 else f"root without {', '.join(lacking)}"
+        return Finding("capabilities", "missing", found, "run it with sudo")
     if not held >> CAPABILITIES.index("SYS_RESOURCE") & 1:
-        cost = "hard resource limits (rlimits) cannot be raised above those of this process"
+        cost = "hard resource limits cannot be raised above those of this process"
         return Finding("capabilities", "degraded", "root without SYS_RESOURCE", cost)
     return Finding("capabilities", "ok", "root")
 
@@ -150,7 +152,7 @@ def _namespace(name: str) -> Finding:
     return _try(
         f"namespace {name}",
         lambda: _in_child(lambda: syscall.unshare(NAMESPACES[name])),
-        "see user.max_*_namespaces in sysctl(8), and whether this is a container that forbids it",
+        "check the sysctls user.max_*_namespaces, and whether a container runtime forbids it",
     )
 
 
@@ -200,19 +202,19 @@ def _clone_into_cgroup() -> None:
 
 @contextmanager
 def _mapped_process() -> Iterator[int]:
-    """The pid of a child that is in a user namespace of its own, with ids mapped, until the context ends."""
-    ready, told = os.pipe()
-    gate, go = os.pipe()
+    """The pid of a child process in a user namespace of its own with mapped ids, until the context exits."""
+    ready, ready_end = os.pipe()
+    gate, gate_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(go)
+            os.close(gate_end)
             syscall.unshare(syscall.CLONE_NEWUSER)
-            os.write(told, b"1")
+            os.write(ready_end, b"1")
             os.read(gate, 1)
         finally:
             os._exit(0)
-    os.close(told)
+    os.close(ready_end)
     os.close(gate)
     try:
         if not os.read(ready, 1):
@@ -222,13 +224,13 @@ def _mapped_process() -> Iterator[int]:
                 file.write("0 524288 65536")
         yield pid
     finally:
-        os.close(go)
+        os.close(gate_end)
         os.close(ready)
         os.waitpid(pid, 0)
 
 
 def _idmap(what: str, path: str) -> Finding:
-    """Whether mounts of the path's file system can be idmapped; tried on a detached copy."""
+    """Whether the file system of a path supports idmapped mounts, tested with a detached mount."""
     kind = _file_system(path)
 
     def probe() -> None:
@@ -242,13 +244,13 @@ def _idmap(what: str, path: str) -> Finding:
                 os.close(users)
 
     finding = _try(
-        f"idmapped mounts of {what}", probe, f"{path}: its files show as nobody's in a server", "degraded"
+        f"idmapped mounts of {what}", probe, f"{path}: files appear as owned by nobody in servers", "degraded"
     )
     return Finding(finding.feature, finding.state, f"{kind} {finding.found}".strip(), finding.cost)
 
 
 def _file_system(path: str) -> str:
-    """The type of the file system that holds the path, as mountinfo has it."""
+    """The type of the file system of a path, from mountinfo."""
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
@@ -259,7 +261,7 @@ def _file_system(path: str) -> str:
 
 
 def _overlay() -> Finding:
-    """Mounts an overlay over a tmpfs, in a mount namespace that ends with the probe."""
+    """Mount an overlay on a tmpfs, in a mount namespace that ends with the probe."""
 
     def work() -> None:
         syscall.unshare(syscall.CLONE_NEWNS)
@@ -271,11 +273,11 @@ def _overlay() -> Finding:
             "overlay", "/tmp/root", "overlay", 0, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"
         )
 
-    return _try("overlay", lambda: _in_child(work), "modprobe overlay; servers share their image by it")
+    return _try("overlay", lambda: _in_child(work), "servers cannot use images; try modprobe overlay")
 
 
 def _trusted(folder: str) -> Finding:
-    """Whether files can bear trusted.* attributes; tried on a file that never has a name."""
+    """Whether files can have trusted.* extended attributes, tested with an unnamed file."""
 
     def probe() -> None:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -284,7 +286,7 @@ def _trusted(folder: str) -> Finding:
         finally:
             os.close(fd)
 
-    cost = f"{folder}: owner marks and overlay need them; choose another --root"
+    cost = f"{folder}: required for owner marks and overlay; choose another --root"
     return _try("trusted attributes of state root", probe, cost)
 
 
@@ -297,17 +299,16 @@ def _cgroup2(hierarchies: Hierarchies) -> Finding:
 
 
 def _cgroup_kill(hierarchies: Hierarchies) -> Finding:
-    # The root group has no such file, so another one is looked at; without any, the version of the kernel
-    # tells.
+    # The root group does not have this file. Check another group, or else the version of the kernel.
     for name in cgroup.children(hierarchies.cgroup2):
-        there = os.path.exists(f"{hierarchies.cgroup2}/{name}/cgroup.kill")
+        available = os.path.exists(f"{hierarchies.cgroup2}/{name}/cgroup.kill")
         break
     else:
-        there = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (5, 14)
-    if there:
+        available = tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (5, 14)
+    if available:
         return Finding("cgroup.kill", "ok", "")
     return Finding(
-        "cgroup.kill", "missing", "this kernel is older than 5.14", "a server cannot be ended at once"
+        "cgroup.kill", "missing", "this kernel is older than 5.14", "servers cannot be killed as a whole"
     )
 
 
@@ -318,7 +319,7 @@ def _controllers(machine: Machine) -> Iterator[Finding]:
             yield Finding(f"controller {name}", "ok", f"cgroup v{version}")
         else:
             lost = ", ".join(knob.path for knob in KNOBS if knob.controller == name)
-            yield Finding(f"controller {name}", "degraded", "not there", f"no {lost}")
+            yield Finding(f"controller {name}", "degraded", "not available", f"no {lost}")
 
 
 def _swap(machine: Machine) -> Finding:
@@ -336,11 +337,11 @@ def _hugetlb() -> Finding:
 
 
 def _knobs(machine: Machine) -> Iterator[Finding]:
-    """The knobs this host cannot apply although it has their controller."""
+    """The knobs that this host does not support although it has their controller."""
     for knob in KNOBS:
         lack = machine.lack(knob)
         if lack and knob.controller in machine.versions and knob is not SWAP:
-            yield Finding(f"knob {knob.path}", "degraded", "no", lack)
+            yield Finding(f"knob {knob.path}", "degraded", "not supported", lack)
 
 
 # -- programs
@@ -351,7 +352,7 @@ def _programs() -> Iterator[Finding]:
         yield Finding("reaper", "ok", reaper)
     else:
         yield Finding(
-            "reaper", "degraded", "neither catatonit nor tini", "no init.reaper; apt install catatonit"
+            "reaper", "degraded", "neither catatonit nor tini found", "no init.reaper; apt install catatonit"
         )
     if find_spec("zstandard"):
         yield Finding("zstd", "ok", "")
@@ -364,5 +365,5 @@ def _programs() -> Iterator[Finding]:
     try:
         yield Finding("bootstrap", "ok", bootstrap.find_program())
     except HostError as error:
-        said, cost = str(error).rpartition(": ")[2], f"no source.bootstrap; {error.hint}"
-        yield Finding("bootstrap", "degraded", said, cost)
+        found, cost = str(error).rpartition(": ")[2], f"no source.bootstrap; {error.hint}"
+        yield Finding("bootstrap", "degraded", found, cost)

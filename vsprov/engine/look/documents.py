@@ -1,4 +1,4 @@
-"""What there is, as documents: each object with its spec as the kernel shows it, and its status."""
+"""Observed objects as documents, with their current spec and status, for `get` and `diff`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine import kinds as _kinds  # noqa: F401  each registers its row
+from vsprov.engine import kinds as _kinds  # noqa: F401  registers the views
 from vsprov.engine.kinds.view import VIEWS, View
 from vsprov.engine.look import devices, situation
 from vsprov.engine.look.situation import Situation
@@ -20,7 +20,7 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class SituationWithWeights(Situation):
-    """A situation with the CPU weights that all recorded weights and reservations lead to, by address."""
+    """A situation with the CPU weights that result from the recorded weights and reservations, by address."""
 
     weights: Mapping[str, int]
 
@@ -30,7 +30,7 @@ class SituationWithWeights(Situation):
 
 
 def look(instance: Instance, objects: Iterable[Object] = ()) -> SituationWithWeights:
-    """The situation as it is now, with a path for every device; see `situation.look`."""
+    """The current situation, with a path for every limited device; see `situation.look`."""
     now = situation.look(instance, objects)
     machine = devices.with_names(now.machine, now.observed)
     weights = quota.weights(now.observed, machine)
@@ -38,7 +38,7 @@ def look(instance: Instance, objects: Iterable[Object] = ()) -> SituationWithWei
 
 
 def names(kind: str, now: SituationWithWeights) -> list[str]:
-    """The names of all there are of a kind, sorted, without those that bear no mark of ours at all."""
+    """The sorted names of all objects of a kind that have at least one owner mark of this instance."""
     planner = PLANNERS[kind]
     found = planner.observed(now.observed).items()
     return sorted(
@@ -54,10 +54,10 @@ def document(
     *,
     measured: Instance | None = None,
 ) -> dict[str, Any]:
-    """An object as it is: what a manifest says of it, and `status`. KeyError for a name there is not.
+    """The document of an object: the keys of a manifest, and `status`. KeyError if it does not exist.
 
-    The knobs in `ignore` are shown as they were applied, whatever the kernel has now. What a server has
-    written takes a while to measure, so its size is told only of the instance `measured`.
+    The knobs in `ignore` have their recorded values instead of the current ones. Measuring the disk usage of
+    a server takes time, so it is only included with `measured`, the instance.
     """
     seen = PLANNERS[kind].observed(now.observed)[name]
     return {
@@ -70,7 +70,7 @@ def document(
 
 
 def left_to_others(kind: str, name: str, now: SituationWithWeights) -> frozenset[str]:
-    """The knobs that a server's recorded annotations leave to others; a pool's are kept nowhere."""
+    """The ignored knobs in the recorded annotations of a server; those of other kinds are not recorded."""
     seen = now.observed.servers.get(name) if kind == "Server" else None
     applied_to = seen.applied if seen else None
     return resources.ignored(applied.to_object(name, applied_to)) if applied_to else frozenset()

@@ -1,7 +1,7 @@
-"""How a server's last run ended, if vsprov saw it: a mark on its home group, until the next start.
+"""The exit status of a server's init, kept as a mark on its home group until the next start.
 
-No daemon waits for a server's init, so the kernel keeps its exit status for nobody: a run that ended while no
-vsprov looked on has no such mark, and a mark there is never that of an earlier run.
+There is no daemon that waits for init, and the kernel discards its exit status. The mark therefore only
+exists if a vsprov command was running when init exited. It never refers to an earlier run.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ MARK = "exit"
 
 
 def record(home: str, how: ExitInfo) -> None:
-    """Note on a home group how its init ended, now."""
+    """Write the mark of a home group whose init has just exited."""
     at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     marks.write_mark(home, MARK, json.dumps({"code": how.code, "signal": how.signal, "at": at}))
 
 
 def forget(home: str) -> None:
-    """The server starts anew."""
+    """Remove the mark, because the server starts again."""
     marks.remove_mark(home, MARK)
 
 
 def read(home: str) -> dict[str, Any] | None:
-    """{"code", "signal", "at"} as `get` shows it, one of the first two None; None where nobody saw it end."""
+    """{"code", "signal", "at"} for `get`; either code or signal is None. None if the exit is unknown."""
     try:
         found = json.loads(marks.read_mark(home, MARK) or "null")
     except ValueError:  # edited by hand

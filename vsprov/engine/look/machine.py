@@ -1,4 +1,4 @@
-"""The host as a plan needs it: CPUs, memory, controllers, what this kernel lacks."""
+"""Observe the properties of the host that planning needs: CPUs, memory, controllers, resource limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vsprov.plan.observed import Machine
 
 
 def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
-    """The machine as it is; block devices are those of `objects`, `parent` is the group above our servers."""
+    """The machine, with the block devices of `objects`; `parent` is the parent group of all servers."""
     versions = hierarchies.versions()
     cpus = _cpuset(hierarchies, "cpus") or "0"
     with open("/proc/meminfo") as file:
@@ -50,11 +50,11 @@ def _cpuset(hierarchies: Hierarchies, what: str) -> str:
 
 
 def _missing(hierarchies: Hierarchies, versions: Mapping[str, int], parent: str) -> frozenset[str]:
-    """Controller files this kernel does not have.
+    """The controller files that this kernel does not have.
 
-    A v1 root shows nearly every file its children have. cgroup2's root does not, so a group is looked at that
-    has the controller: ours, or any at the top; without one, only what the kernel shows elsewhere is known to
-    be missing.
+    The root of a v1 hierarchy has nearly all files of its children. The root of cgroup2 does not, so this
+    checks a group that has the controller: `parent` or any other child of the root. Without such a group no
+    file of the controller is reported as missing.
     """
     missing: set[str] = set()
     sizes = {name.removeprefix("hugepages-") for name in _listing("/sys/kernel/mm/hugepages")}
@@ -95,7 +95,7 @@ def _own_limit(name: str) -> tuple[Any, Any]:
 
 
 def limits_of(pid: int) -> dict[str, tuple[Any, Any]]:
-    """{name: (soft, hard)} of a process, "max" for no limit; {} when it is gone."""
+    """{name: (soft, hard)} of a process, "max" for no limit; {} if it does not exist."""
     return {name: (_limit(soft), _limit(hard)) for name, (soft, hard) in process.limits(pid).items()}
 
 
@@ -104,7 +104,7 @@ def _limit(number: int) -> Any:
 
 
 def _default_limits(ceilings: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """What a server gets that sets no limit: those of the host's init, as far as we may give them."""
+    """The limits of servers that set none: those of the host's init, bounded by `ceilings`."""
     out = {}
     for name, (soft, hard) in limits_of(1).items():
         ceiling = ceilings.get(name, (MAX, MAX))[1]

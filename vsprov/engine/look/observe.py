@@ -1,4 +1,4 @@
-"""What there is of an instance: read from the kernel and from disk, changing nothing."""
+"""Observe the objects of an instance in the kernel and on disk. Read-only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine import aspects as _aspects  # noqa: F401  each registers its observer
+from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
 from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
@@ -38,7 +38,7 @@ from vsprov.store.servers import ServerDirectory
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """An earlier look, and the names of the servers that may be other than then."""
+    """An earlier observation, and the names of the servers that may have changed since."""
 
     observed: Observed
     touched: frozenset[str]
@@ -47,27 +47,27 @@ class Since:
 def observe(
     instance: Instance, hierarchies: Hierarchies, machine: Machine, since: Since | None = None
 ) -> Observed:
-    """Everything of the instance; with `since` only what was touched of servers is looked at.
+    """All objects of the instance. With `since`, only the servers that may have changed are observed again.
 
-    Groups an interrupted apply left unmarked and empty count as absent; `sweep` removes them.
+    Empty groups without a mark that an interrupted apply left count as absent; `recover.sweep` removes them.
     """
     return _Observer(instance, hierarchies, machine).observe(since)
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
-    """One server, as `observe` would have it; None when there is none of this name."""
+    """One server, as `observe` returns it; None if it does not exist."""
     return _Observer(instance, hierarchies, machine).find(name)
 
 
 def refuse_foreign(seen: ObservedServer, instance: str) -> None:
-    """Raise ConflictError for what stands where a server of ours would, and is not (promise 4)."""
+    """Raise ConflictError if a group or directory with the name of the server has another owner."""
     if seen.group and not is_of(seen.group.owner, instance):
         raise ConflictError(
-            f"Server/{seen.name}: cgroup {seen.group.path} does not carry our mark: it is not touched",
-            hint="vsprov did not make it; remove it, or apply the server's manifest to see what is wrong",
+            f"Server/{seen.name}: cgroup {seen.group.path} has no owner mark of this instance",
+            hint="vsprov did not create it; remove it or use another name",
         )
     if seen.directory and not is_of(seen.owner, instance):
-        raise ConflictError(f"Server/{seen.name}: its directory does not carry our mark: it is not touched")
+        raise ConflictError(f"Server/{seen.name}: its directory has no owner mark of this instance")
 
 
 class _Observer:
@@ -81,14 +81,14 @@ class _Observer:
 
     def observe(self, since: Since | None = None) -> Observed:
         before = since.observed.servers if since else {}
-        same = {name: seen for name, seen in before.items() if since and name not in since.touched}
+        unchanged = {name: seen for name, seen in before.items() if since and name not in since.touched}
         known = images.manifests(self.instance)
         parent = self.group(self.instance.name)
-        directories = servers.observe(self.instance, same)
+        directories = servers.observe(self.instance, unchanged)
         pools: dict[str, ObservedGroup] = {}
         homes: dict[str, ObservedGroup] = {}
         for name in cgroup.children(self.path("", self.instance.name)) if parent else ():
-            if name in same:
+            if name in unchanged:
                 continue
             found, role = self.group_and_role(f"{self.instance.name}/{name}")
             if found is None or role == "build":
@@ -98,12 +98,12 @@ class _Observer:
                 continue
             pools[name] = found
             for child in cgroup.children(self.path("", found.path)):
-                if child not in same and (inner := self.group(f"{found.path}/{child}")):
+                if child not in unchanged and (inner := self.group(f"{found.path}/{child}")):
                     homes[child] = inner
         names = sorted({*homes, *directories})
         return Observed(
             servers={
-                **same,
+                **unchanged,
                 **{name: self.server(name, homes.get(name), directories.get(name)) for name in names},
             },
             pools=pools,
@@ -140,16 +140,16 @@ class _Observer:
         return self.group_and_role(path)[0]
 
     def group_and_role(self, path: str) -> tuple[ObservedGroup | None, str]:
-        """(the group or None, its role). With a v1 directory that is not ours, the group is a stranger's."""
-        there, mark = owner_mark(self.path("", path))
-        if not there or (mark is None and self.leftover("", path)):
+        """(group or None, its role). It has no owner if the marks of its directories differ."""
+        exists, mark = owner_mark(self.path("", path))
+        if not exists or (mark is None and self.leftover("", path)):
             return None, ""
         role, _, owner = (mark or "").partition(" ")
         controllers = {""}
         texts = self.texts("", path)
         for controller in self.hierarchies.v1:
-            there, other = owner_mark(self.path(controller, path))
-            if not there or (other is None and self.leftover(controller, path)):
+            exists, other = owner_mark(self.path(controller, path))
+            if not exists or (other is None and self.leftover(controller, path)):
                 continue
             if other != mark:
                 owner = ""
@@ -164,7 +164,7 @@ class _Observer:
         ), role
 
     def leftover(self, controller: str, path: str) -> bool:
-        """Whether an unmarked group is one that an apply was about to make and mark when it died."""
+        """Whether an apply was interrupted after it created this group and before it marked it."""
         return (
             path in self.intended
             and not cgroup.children(self.path(controller, path))
@@ -172,7 +172,7 @@ class _Observer:
         )
 
     def texts(self, hierarchy: str, group: str) -> dict[str, str]:
-        """{file: text} of every knob file of the group in one hierarchy."""
+        """{file: content} of the knob files of a group in one hierarchy."""
         out = {}
         directory = self.path(hierarchy, group)
         for side in self.sides.get(hierarchy, ()):
@@ -217,9 +217,10 @@ class _Observer:
         )
 
     def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
-        """The server's pid 1: the one marked, while it lives; else the home's that is pid 1 of its namespace.
+        """The server's pid 1: the marked process if it runs, otherwise the init found in the home group.
 
-        A mark alone is not believed: outside the home only pid 1 of a namespace with this server's ids is it.
+        A mark can be forged. A marked process outside the home group is only accepted if it is pid 1 of a
+        pid namespace and has the ids of the server.
         """
         home = self.path("", group.path)
         words = (marks.read_mark(home, "init") or "").split()
@@ -246,7 +247,7 @@ class _Observer:
 
 
 def _inside(path: str, group: str) -> bool:
-    # A guest may make groups of its own below its payload.
+    # A guest may create groups of its own below its payload.
     return path == group or path.startswith(f"{group}/")
 
 
@@ -263,8 +264,7 @@ def _defaults(known: Mapping[str, Contents | None]) -> dict[str, Mapping[str, An
 
 
 def _image(record: images.ImageRecord) -> ObservedImage:
-    # A record that cannot be read, or whose layer is gone, is as good as another digest: the image is
-    # imported again.
+    # With an unreadable record or a missing layer the image has no digest, so that it is imported again.
     return ObservedImage(
         record.name,
         "" if record.problem else record.digest,

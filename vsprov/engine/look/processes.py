@@ -1,4 +1,4 @@
-"""The processes of all servers, as the host sees them."""
+"""The processes of all servers, for `ps` and `top`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from vsprov.store.instance import RANGE, Instance
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A process of a server. `inner` is its pid inside, `user` its user id inside (None for one outside the
-    server's range); `state` the letter of proc(5), `resident` in bytes, `seconds` of CPU time; `command`
-    its words, or its name in brackets.
+    """A process of a server.
+
+    `inner` is its pid and `user` its user id in the server, None for an id outside its range. `state` is the
+    letter of proc(5), `resident` in bytes, `seconds` the CPU time. `command` is its command line, or its name
+    in brackets.
     """
 
     server: str
@@ -29,13 +31,13 @@ class Running:
 
 
 def servers(instance: Instance) -> list[str]:
-    """The names of all servers that have a group or a directory."""
+    """The sorted names of all servers that have a group or a directory."""
     top = cgroup.find().directory("", instance.name)
     return sorted({name for name, _ in _homes(top)} | set(folders.names(instance.servers)))
 
 
 def listing(instance: Instance) -> list[Running]:
-    """All of them, by server and pid. What ends while being looked at is left out."""
+    """All processes, sorted by server and pid, without those that exit in the meantime."""
     out = []
     for server, home in _homes(cgroup.find().directory("", instance.name)):
         base = _id_base(instance, server)
@@ -44,7 +46,7 @@ def listing(instance: Instance) -> list[Running]:
 
 
 def _homes(top: str) -> Iterator[tuple[str, str]]:
-    """(server, cgroup directory) of every server that bears our mark, those in pools too."""
+    """(server, cgroup directory) of all servers with an owner mark, including those in pools."""
     for name in cgroup.children(top):
         role = _role(f"{top}/{name}")
         if role == "server":
@@ -56,7 +58,7 @@ def _homes(top: str) -> Iterator[tuple[str, str]]:
 
 
 def _role(directory: str) -> str:
-    """ "server" or "pool", as the owner mark says; "" for a group that is not ours."""
+    """The role in the owner mark, "server" or "pool"; "" for a group without a mark."""
     try:
         return (marks.read_mark(directory, marks.OWNER) or "").partition(" ")[0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The host and everything of an instance on it, at one moment."""
+"""The host and all objects of an instance at one point in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What plans are made from: where control groups are, what the host can do, what there is."""
+    """The input of planning: cgroup hierarchies, properties of the host, observed objects."""
 
     instance: str
     hierarchies: Hierarchies
@@ -25,9 +25,9 @@ class Situation:
 
 
 def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None = None) -> Situation:
-    """The situation as it is now; `objects` name block devices whose numbers are wanted. Reads only.
+    """The current situation, with the numbers of the block devices in `objects`. Read-only.
 
-    With `since` servers that have not been touched are taken to be as they were then.
+    With `since`, servers that have not been changed since then are not observed again.
     """
     hierarchies = cgroup.find()
     host = machine.look(hierarchies, objects, instance.name)

@@ -1,4 +1,4 @@
-"""What a server uses now, as the kernel counts it."""
+"""The resource usage of servers, from the counters of the kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsprov.plan.observed import ObservedGroup
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time since the group was made; memory, processes and threads now. None where nothing counts it."""
+    """CPU time since the group was created; current memory and number of threads. None if not counted."""
 
     cpu_seconds: float | None = None
     memory_bytes: int | None = None
@@ -22,9 +22,9 @@ class Usage:
 
 
 def read(hierarchies: Hierarchies, group: str) -> Usage:
-    """What the processes of a group, and of those below it, use.
+    """The usage of the processes in a group and in the groups below it.
 
-    cgroup2's cpu.stat counts CPU time whether or not the controller is there (cgroup-v2.rst).
+    cpu.stat of cgroup2 counts CPU time even without the cpu controller (cgroup-v2.rst).
     """
     stat = cgroup.read(f"{hierarchies.directory('', group)}/cpu.stat") or ""
     microseconds = next(
@@ -39,13 +39,13 @@ def read(hierarchies: Hierarchies, group: str) -> Usage:
 
 
 def document(hierarchies: Hierarchies, group: ObservedGroup | None) -> dict[str, Any]:
-    """The same as `get -o json` has it; null for a group that is not there."""
+    """The usage as `get -o json` prints it; all values are None if there is no group."""
     used = read(hierarchies, group.path) if group else Usage()
     return {"cpuSeconds": used.cpu_seconds, "memoryBytes": used.memory_bytes, "pids": used.pids}
 
 
 def uptime() -> float:
-    """Seconds since boot, as process start times count them."""
+    """Seconds since boot, on the clock of process start times."""
     return float((proc.read("/proc/uptime") or "0").split()[0])
 
 
@@ -55,6 +55,6 @@ def age(start: int, now: float) -> float:
 
 
 def started_at(start: int, now: float) -> str:
-    """The same as a point in time, RFC 3339 in UTC, to the second."""
+    """The time when a process started, as RFC 3339 in UTC with a resolution of seconds; see `age`."""
     moment = datetime.now(UTC) - timedelta(seconds=age(start, now))
     return moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")

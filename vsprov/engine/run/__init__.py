@@ -1,1 +1,1 @@
-"""What a running command holds: its lock, its threads, its spawner, its schedule of steps."""
+"""The parts of a running command: lock, threads, spawner, scheduler, shared state."""

@@ -1,4 +1,4 @@
-"""What the steps of an apply work on: the instance, the host, the objects wanted, what was found out."""
+"""The state of a running apply, which its steps share."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from vsprov.store.sources import Resolved
 if TYPE_CHECKING:
     from vsprov.guest.wire import Event
 
-SECONDS_TO_DIE = 10.0  # a killed process that is not gone by then hangs in the kernel
+SECONDS_TO_DIE = 10.0  # a process still running this long after SIGKILL is blocked in the kernel
 
 
 @dataclass(slots=True)
 class ApplyContext:
-    """Mutable: one per apply.
+    """The state of one apply. Mutable.
 
-    `wanted` is by address, `resolved` by an image's name; `spawned` maps a server to the spawner's number for
-    it; `builds` are the groups of builds, and `made_parent` whether one of them had to make the group above
-    all; `stopped` are the groups whose server was stopped.
+    `wanted` is by address, `resolved` by name of the image, `inits` and `groups` by name of the server.
+    `spawned` maps servers to their numbers in the spawner, `exits` these numbers to exit events. `builds` are
+    the groups of builds, `made_parent` is whether one of them created the parent group, `stopped` are the
+    groups of stopped servers.
     """
 
     instance: Instance
@@ -42,7 +43,7 @@ class ApplyContext:
     wanted: Mapping[str, Object] = field(default_factory=dict)
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     notice: Callable[[str], None] = lambda line: None
-    threads: Threads = field(default_factory=lambda: Threads(lambda *told: None))
+    threads: Threads = field(default_factory=lambda: Threads(lambda *progress: None))
     inits: dict[str, Process] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     spawned: dict[str, int] = field(default_factory=dict)
@@ -62,10 +63,11 @@ class ApplyContext:
                 self.groups[seen.name] = seen.group.path
 
     def directory(self, controller: str, group: str) -> str:
+        """The directory of a group in the hierarchy of a controller, in cgroup2 for ""."""
         return self.hierarchies.directory(controller, group)
 
     def start_spawner(self) -> Spawner:
-        """This apply's one spawner, started when needed, noted for the next apply to end should we die."""
+        """The spawner of this apply, started on the first call and added to the intent file."""
         if self.spawner is None:
             self.spawner = Spawner()
             if start := process.start_time(self.spawner.pid):
@@ -73,7 +75,7 @@ class ApplyContext:
         return self.spawner
 
     def close(self) -> None:
-        """End the imports, the builds, and the spawner: what waits at a gate ends with it."""
+        """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
         self.threads.close()
         for group in self.builds:
             cgroup.end(group, SECONDS_TO_DIE)
@@ -82,7 +84,7 @@ class ApplyContext:
             self.spawner = None
 
     def next_range(self) -> int:
-        """An id range no server has."""
+        """The first id of a range that no server has."""
         if self._ranges is None:
             taken = [seen.id_base for seen in self.observed.servers.values() if seen.id_base]
             self._ranges = servers.free_ranges(self.instance, taken)
@@ -95,11 +97,12 @@ class ApplyContext:
         return self._records[name]
 
     def contents(self, name: str) -> Contents:
-        """What an image in the store is made of. FailedError when not all of it is there."""
+        """The contents of an image in the store. FailedError if it is incomplete."""
         record = self.image(name)
         if record.contents is None or record.problem:
             raise FailedError(f"image {name} cannot be used: {record.problem}")
         return record.contents
 
     def forget_images(self) -> None:
+        """Read the records of images again when they are next needed, because one was written."""
         self._records = None

@@ -1,7 +1,7 @@
-"""What an apply is about to make, written down for the next one to clear away should it die.
+"""The intent file: what an apply is about to create, so that the next one can clean up after a crash.
 
-The file lies in /run: after a reboot there is nothing to clear away. It holds the paths of groups, a line
-each, and the spawner as "spawner PID START".
+The file is in /run, because after a reboot there is nothing to clean up. It has one line for each group, with
+its path, and one for the spawner: "spawner PID START".
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ def path(instance: Instance) -> str:
 
 
 def write(instance: Instance, groups: Iterable[str]) -> None:
-    """Write down which groups are about to be made and marked."""
+    """Write the groups that are about to be created."""
     with open(path(instance), "w") as file:
         file.writelines(f"{group}\n" for group in groups)
 
 
 def add_groups(instance: Instance, groups: Iterable[str]) -> None:
-    """Write down further groups."""
+    """Add groups that are about to be created."""
     with open(path(instance), "a") as file:
         file.writelines(f"{group}\n" for group in groups)
 
 
 def add_spawner(instance: Instance, spawner: Process) -> None:
-    """Write down the process that holds servers at their gates."""
+    """Add the spawner, whose children wait at their gates."""
     with open(path(instance), "a") as file:
         file.write(f"spawner {spawner.pid} {spawner.start}\n")
 
 
 def forget(instance: Instance) -> None:
-    """All of it is made, or cleared away."""
+    """Remove the file: everything has been created or cleaned up."""
     with suppress(FileNotFoundError):
         os.unlink(path(instance))
 
 
 def groups(instance: Instance) -> list[str]:
-    """Paths of the groups an apply that did not end was about to make.
+    """The paths of groups that an interrupted apply was about to create.
 
-    mkdir and mark are two system calls; a crash between them leaves a group without mark, which only this
-    file tells from a stranger's.
+    A crash between mkdir(2) and setxattr(2) leaves a group without a mark. Only this file distinguishes it
+    from groups that vsprov did not create.
     """
     lines = (proc.read(path(instance)) or "").splitlines()
     return [line for line in lines if line and " " not in line]
 
 
 def spawner(instance: Instance) -> Process | None:
-    """The spawner of an apply that did not end; it may be on its way out yet, its servers at their gates."""
+    """The spawner of an interrupted apply; it and the servers at their gates may still be running."""
     for line in (proc.read(path(instance)) or "").splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == "spawner" and words[1].isdigit() and words[2].isdigit():

@@ -1,8 +1,7 @@
-"""Running the changes of a plan at once where they do not wait for each other, in one thread.
+"""Carry out the changes of a plan in one thread, concurrently if they do not depend on each other.
 
-Each change is a generator that does its steps and yields what it waits for: `Readable` for an fd, `Event` for
-the spawner. Nothing is polled: the loop sleeps in poll(2) until the kernel or the spawner has something to
-say.
+Each change is a generator that carries out its steps and yields what it waits for: `Readable` for a file
+descriptor, `Event` for the spawner. The loop sleeps in poll(2) until one of them is ready.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """Wait until the fd has one of the poll(2) events; the answer is False when `seconds` passed first."""
+    """Wait until `fd` has one of the poll(2) events; `yield` returns False after a timeout of `seconds`."""
 
     fd: int
     seconds: float
@@ -32,7 +31,7 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Wait for the spawner's next event about this server; the answer is the event."""
+    """Wait for the next event of the spawner for the server with this number; `yield` returns the event."""
 
     number: int
 
@@ -42,14 +41,18 @@ Work = Generator[Wait, Any, None]
 
 
 class Source(Protocol):
-    """Where `Event`s come from."""
+    """The source of events: the spawner."""
 
     def fileno(self) -> int: ...
     def events(self) -> list[wire.Event]: ...
 
 
 class Loop:
-    """Runs works by key; `after` names the keys each waits for. One whose predecessor failed is skipped."""
+    """Runs works, at most `limit` at a time. A work is skipped if one of its predecessors failed.
+
+    `source` returns the spawner, None as long as it is not started. `stray` receives events that no work
+    waits for.
+    """
 
     def __init__(
         self, source: Callable[[], Source | None], limit: int, stray: Callable[[wire.Event], None]
@@ -58,7 +61,7 @@ class Loop:
         self._poll = select.poll()
         self._by_fd: dict[int, tuple[str, Work, int]] = {}
         self._by_number: dict[int, tuple[str, Work]] = {}
-        # (when, serial, fd); an fd number is used again, a serial is not.
+        # (time, serial number, fd): numbers of file descriptors are reused, serial numbers are not.
         self._deadlines: list[tuple[float, int, int]] = []
         self._serial = 0
         self._watched = -1
@@ -68,7 +71,10 @@ class Loop:
         works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        """Run all, started in their order; `done(key, error)` is called as each ends, None for a success."""
+        """Run works, given as {key: (keys of predecessors, function that makes the generator)}.
+
+        `done(key, error)` is called when a work ends; the error is None if it succeeded.
+        """
         waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():
@@ -110,7 +116,7 @@ class Loop:
         failed: set[str],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        """Tell how a work ended, and let those that waited for it start, or skip them."""
+        """Call `done` for a work, and make its successors ready or, if it failed, skip them."""
         ended = deque([(key, error)])
         while ended:
             name, error = ended.popleft()
@@ -138,7 +144,7 @@ class Loop:
             heapq.heappush(self._deadlines, (time.monotonic() + wait.seconds, self._serial, wait.fd))
 
     def _wake(self) -> list[tuple[str, Work, Any]]:
-        """Sleep until something happens; the works that go on, with their answers."""
+        """Sleep until a wait ends. Returns (key, work, answer) of the works to resume."""
         source = self._source()
         if source and self._watched != source.fileno():
             self._watched = source.fileno()
@@ -164,7 +170,7 @@ class Loop:
         return out
 
     def _is_due(self, serial: int, fd: int) -> bool:
-        """Whether the wait that a deadline was set for is still on."""
+        """Whether the wait that a deadline belongs to has not ended."""
         return fd in self._by_fd and self._by_fd[fd][2] == serial
 
     def _resume(self, fd: int) -> tuple[str, Work]:
@@ -174,4 +180,4 @@ class Loop:
 
 
 class Skipped(VsprovError):
-    """A change that was not tried, because one it depends on failed."""
+    """A change that was skipped because one that it depends on failed."""

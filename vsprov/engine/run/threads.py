@@ -1,6 +1,6 @@
-"""Long work beside the one thread of the schedule, which must not wait for networks and disks.
+"""Threads for long operations, because the thread of the scheduler must not wait for networks and disks.
 
-A thread says through an eventfd that it is done.
+A thread signals its end through an eventfd.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from vsprov.engine.run.schedule import Readable, Wait
 from vsprov.errors import VsprovError
 from vsprov.store.disk.progress import Progress
 
-DAY = 86400.0  # poll(2) takes no time without end
-Told = Callable[[str, str, int, int], None]  # (address, what, bytes done, bytes in all or 0)
+DAY = 86400.0  # seconds; `Readable` requires a limit
+OnProgress = Callable[[str, str, int, int], None]  # (address, label, bytes done, total bytes or 0)
 
 
 class Cancelled(VsprovError):
-    """The apply has ended; so does what it was importing."""
+    """The import was cancelled because the apply has ended."""
 
 
 class Threads:
-    """The imports that are under way. `close` ends them, and what they have half made goes."""
+    """The running imports. `close` cancels them; they remove what is unfinished."""
 
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
         self._stop = threading.Event()
         self._running: list[threading.Thread] = []
 
     def progress(self, address: str) -> Progress:
-        """What an import tells how far it is; raises Cancelled once the apply has ended."""
+        """The function to which an import reports its progress; raises Cancelled after `close`."""
 
-        def tell(what: str, done: int, total: int) -> None:
+        def report(label: str, done: int, total: int) -> None:
             if self._stop.is_set():
-                raise Cancelled(f"{address}: the import was stopped")
-            self._told(address, what, done, total)
+                raise Cancelled(f"{address}: the import was cancelled")
+            self._on_progress(address, label, done, total)
 
-        return tell
+        return report
 
     def run(self, work: Callable[[], Any]) -> Generator[Wait, Any, Any]:
-        """Do the work in a thread; what it returns or raises."""
+        """Run `work` in a thread, and return its result or raise its exception."""
         done = os.eventfd(0, os.EFD_CLOEXEC)
         outcome: list[Any] = [None, None]
 
         def call() -> None:
             try:
                 outcome[0] = work()
-            except BaseException as error:  # raised again where it is waited for
+            except BaseException as error:  # raised in the thread of the scheduler
                 outcome[1] = error
             finally:
                 os.eventfd_write(done, 1)
@@ -65,6 +65,7 @@ class Threads:
         return outcome[0]
 
     def close(self) -> None:
+        """Cancel all imports and wait until their threads have ended."""
         self._stop.set()
         for thread in self._running:
             thread.join()

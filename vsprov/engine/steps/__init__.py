@@ -1,7 +1,7 @@
-"""Carrying out steps: one function for each class of step, which makes true what the step says.
+"""The functions that carry out steps, one for each class of steps.
 
-A function that has to wait is a generator and yields to the scheduler. All can be done again safely: an apply
-that died is followed by one that plans from what it finds. Every module here is imported with the package.
+A function that has to wait is a generator and yields to the scheduler. All steps are idempotent: after an
+interrupted apply, the next one plans from what it finds. Importing the package imports every module in it.
 """
 
 from vsprov.model.discover import import_all

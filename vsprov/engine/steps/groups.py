@@ -1,10 +1,10 @@
-"""Steps on control groups."""
+"""Steps for control groups."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
+from contextlib import closing
 
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.guests import payload
@@ -33,13 +33,13 @@ def make_group(context: ApplyContext, step: MakeGroup) -> None:
     try:
         os.mkdir(directory, 0o755)
     except FileExistsError:
-        there = marks.read_mark(directory, marks.OWNER)
-        if there is not None and there != mark:
+        found = marks.read_mark(directory, marks.OWNER)
+        if found is not None and found != mark:
             raise StepError(
-                f"{step.describe()}: it exists and belongs to {there.partition(' ')[2]}"
+                f"{step.describe()}: it exists and belongs to {found.partition(' ')[2]}"
             ) from None
-        if there is None and cgroup.all_processes(directory):
-            raise StepError(f"{step.describe()}: it exists and does not carry our mark") from None
+        if found is None and cgroup.all_processes(directory):
+            raise StepError(f"{step.describe()}: it exists but has no owner mark") from None
     marks.write_mark(directory, marks.OWNER, mark)
     if step.role == "server" and step.hierarchy == "":
         context.groups[os.path.basename(step.group)] = step.group
@@ -60,14 +60,16 @@ def enable_controllers(context: ApplyContext, step: EnableControllers) -> None:
 def write_file(context: ApplyContext, step: WriteFile) -> None:
     path = f"{context.directory(step.controller, step.group)}/{step.file}"
     if step.file == "memory.max":
-        make_room(os.path.dirname(path), step.data[-1])
+        reclaim_memory(os.path.dirname(path), step.data[-1])
     for part in step.data:
         cgroup.write(path, part)
 
 
-def make_room(directory: str, limit: str) -> None:
-    """Reclaim what a cgroup2 group uses above a new memory.max; EBUSY, as cgroup v1 says, when it does not go
-    down that far. The kernel would take the limit all the same, and kill (cgroup-v2.rst).
+def reclaim_memory(directory: str, limit: str) -> None:
+    """Reclaim memory of a cgroup2 group until it uses at most `limit`, the new memory.max.
+
+    OSError (EBUSY) if that is not possible. cgroup v1 returns the same error; cgroup2 would accept the limit
+    and invoke the OOM killer (cgroup-v2.rst).
     """
     current = int(cgroup.read(f"{directory}/memory.current") or 0)
     if limit == MAX or current <= int(limit):
@@ -75,7 +77,7 @@ def make_room(directory: str, limit: str) -> None:
     try:
         cgroup.write(f"{directory}/memory.reclaim", str(current - int(limit)))
     except (BlockingIOError, FileNotFoundError):
-        pass  # it could not reclaim as much; a kernel before 5.19 has no such file
+        pass  # EAGAIN: not all could be reclaimed; ENOENT: Linux before 5.19
     if int(cgroup.read(f"{directory}/memory.current") or 0) > int(limit):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
@@ -87,7 +89,7 @@ def write_mark(context: ApplyContext, step: WriteMark) -> None:
 
 @carries_out(MoveProcesses)
 def move_processes(context: ApplyContext, step: MoveProcesses) -> None:
-    """Move until a look finds none outside, for they may fork meanwhile."""
+    """Repeat until no process is left outside, because processes may fork in the meantime."""
     home = context.directory("", step.group)
     target = context.directory(step.hierarchy, step.group) if step.hierarchy else f"{home}/payload"
     init = context.inits[os.path.basename(step.group)]
@@ -99,7 +101,7 @@ def move_processes(context: ApplyContext, step: MoveProcesses) -> None:
                 try:
                     cgroup.write(f"{target}/cgroup.procs", str(pid))
                 except ProcessLookupError:
-                    continue  # ended in between
+                    continue  # it has exited
 
 
 def _within(path: str, group: str) -> bool:
@@ -116,22 +118,18 @@ def remove_group(context: ApplyContext, step: RemoveGroup) -> Work:
 
 
 def kill_group(context: ApplyContext, group: str) -> Work:
-    """SIGKILL to everything in a group, and wait until nothing is left in it."""
+    """Kill all processes in a group and wait until it is empty. StepError if a process does not exit."""
     home = context.directory("", group)
-    if not cgroup.populated(home):
-        return
-    cgroup.kill(home)
-    fd = os.open(f"{home}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        while b"populated 1" in os.pread(fd, 4096, 0):
-            if not (yield Readable(fd, SECONDS_TO_DIE, select.POLLPRI | select.POLLERR)):
-                raise does_not_die(group, cgroup.all_processes(home))
-    finally:
-        os.close(fd)
+    with closing(cgroup.kill_all(home)) as waits:
+        for fd in waits:
+            if not (yield Readable(fd, SECONDS_TO_DIE, cgroup.EMPTIED)):
+                raise not_killed(group, cgroup.all_processes(home))
 
 
-def does_not_die(who: str, pids: list[int]) -> StepError:
+def not_killed(subject: str, pids: list[int]) -> StepError:
+    """The error for processes that are still running after SIGKILL."""
     return StepError(
-        f"kill everything in {who}: still there after {SECONDS_TO_DIE:g} s: {' '.join(map(str, pids))}",
-        hint="a process hangs in the kernel (state D); see /proc/PID/stack",
+        f"kill all processes in {subject}: "
+        f"still running after {SECONDS_TO_DIE:g} s: {' '.join(map(str, pids))}",
+        hint="a process is blocked in the kernel (state D); see /proc/PID/stack",
     )

@@ -10,7 +10,7 @@ from vsprov.engine.guests import launch, request
 from vsprov.engine.look import last_exit
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Readable, Work
-from vsprov.engine.steps.groups import does_not_die, kill_group
+from vsprov.engine.steps.groups import kill_group, not_killed
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.model.values.names import signal_number
@@ -24,9 +24,9 @@ ZOMBIE_CHECKS, SECONDS_BETWEEN_CHECKS = 250, 0.02
 
 @carries_out(Stop)
 def stop(context: ApplyContext, step: Stop) -> Work:
-    """The stop signal, then time to end, then SIGKILL for whatever is left.
+    """Send the stop signal, wait for the timeout, then kill all remaining processes.
 
-    A pid 1 without a handler never gets a signal (pid_namespaces(7)), so then there is nothing to wait for.
+    The kernel drops signals for which a pid 1 has no handler (pid_namespaces(7)); then there is no wait.
     """
     init = context.inits.pop(step.server, None)
     group = context.groups[step.server]
@@ -39,11 +39,11 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             if number != signal.SIGKILL and process.catches(init.pid, number):
                 process.send_signal(pidfd, number)
                 yield Readable(pidfd, step.timeout / 1_000_000)
-            # It may have been moved out of its group; all of its pid namespace ends with it.
+            # Init may be outside its group. When it exits, the kernel kills all of its pid namespace.
             process.send_signal(pidfd, signal.SIGKILL)
             yield from kill_group(context, group)
             if not (yield Readable(pidfd, SECONDS_TO_DIE)):
-                raise does_not_die(step.server, [init.pid])
+                raise not_killed(step.server, [init.pid])
             if how := process.exit_info(pidfd, init.pid, init.start):
                 last_exit.record(context.directory("", group), how)
         finally:
@@ -53,10 +53,10 @@ def stop(context: ApplyContext, step: Stop) -> Work:
 
 
 def wait_for_zombies(context: ApplyContext, group: str) -> Work:
-    """Wait a moment, where the dead would take more than an eighth of what a stopped server may have.
+    """Wait up to five seconds while zombies of a stopped server take up more than an eighth of its pids.max.
 
-    They count against pids.max until their parent has waited for them; that is the host's init by now, which
-    on some hosts takes its time. Nothing tells when it has.
+    Zombies are charged to pids.max until their parent, by now the host's init, has waited for them. On some
+    hosts that takes a while, and the kernel sends no event for it.
     """
     directory = context.directory("pids", group)
     limit = cgroup.read(f"{directory}/pids.max") or MAX
@@ -82,7 +82,8 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
     context.inits[step.server] = Process(ready["pid"], ready["start"])
     for path in ready["unmapped"]:
         context.notice(
-            f"{step.server}: {path} is on a file system that cannot be idmapped; its files show as nobody's"
+            f"{step.server}: the file system of {path} does not support idmapped mounts; "
+            "its files appear as owned by nobody"
         )
 
 

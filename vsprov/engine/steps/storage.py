@@ -1,4 +1,4 @@
-"""Steps on images and on the directories of servers."""
+"""Steps for images and for directories of servers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Live aspects: what of a running server the kernel shows, and what can be changed while it runs.
+"""Live aspects: properties of a running server that can be read from the kernel and changed in place.
 
-An aspect is one module here, which says what is wanted, what was seen and what differs, with its cost and its
-step, and one module of the same name in `engine.aspects`, which observes and changes the running server.
-Every module here is imported with the package.
+An aspect is one module here, which compares the wanted with the observed value and plans the steps, and one
+module of the same name in `engine.aspects`, which observes and changes the running server. Importing the
+package imports every module in it.
 """
 
 from vsprov.model.discover import import_all

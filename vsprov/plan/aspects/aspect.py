@@ -1,4 +1,4 @@
-"""What a live aspect is, and all of them by name."""
+"""The definition of a live aspect, and the registry of all aspects by name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vsprov.plan.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running server beside what is wanted of it.
+    """A running server and its wanted spec.
 
-    `recorded` is the spec that was last applied, {} where its record is lost; `seen` is what this aspect's
-    observer returned; `ignore` are the knobs that are left to others.
+    `recorded` is the spec that was last applied, {} if there is no record. `seen` is the result of this
+    aspect's observer. `ignore` are the knobs that vsprov leaves to other programs.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs, for people, and the step that repairs it; None where only a restart does."""
+    """A difference as the plan shows it, and the step that removes it; None if that takes a restart."""
 
     path: PathChange
     step: Step | None
@@ -48,10 +48,10 @@ def _no_notes(paths: Iterable[PathChange]) -> tuple[str, ...]:
 class Aspect:
     """One live aspect.
 
-    `keys` are the keys of a server's spec that it stands for, with all below them: of a running server they
-    are compared with what was seen instead of what was recorded. `show` gives the spec with what was seen in
-    place of what was recorded, except for the knobs to ignore. `refuse` gives {knob path: why this host
-    cannot do it} before anything is done, and `hint` what to do about that; `notes` explain costs.
+    `keys` are the keys of a server's spec that it covers, including all keys below them. For a running server
+    they are compared with the observed values instead of the recorded ones. `show` returns the spec with the
+    observed values, except for the knobs to ignore. `refuse` returns {knob path: why this host cannot apply
+    it} while planning, and `hint` says what to do about it. `notes` explain the cost of changes.
     """
 
     name: str
@@ -71,7 +71,7 @@ ASPECTS: dict[str, Aspect] = {}
 
 
 def register(aspect: Aspect) -> None:
-    """Add an aspect; TypeError for one whose name or key another aspect has."""
+    """Add an aspect. TypeError if another aspect has its name or one of its keys."""
     for other in ASPECTS.values():
         if other.name == aspect.name or any(other.covers(key) for key in aspect.keys):
             raise TypeError(f"aspect {aspect.name}: aspect {other.name} has its name or one of its keys")
@@ -79,5 +79,5 @@ def register(aspect: Aspect) -> None:
 
 
 def covering(key: str) -> Aspect | None:
-    """The aspect that a key of a server's spec belongs to."""
+    """The aspect that covers a key of a server's spec; None if there is none."""
     return next((aspect for aspect in ASPECTS.values() if aspect.covers(key)), None)

@@ -13,7 +13,7 @@ from vsprov.plan.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class SetHostname(Step):
-    """Set the hostname of a running server; `before` is the one it has."""
+    """Set the hostname of a running server; `before` is the current one."""
 
     server: str
     hostname: str
@@ -27,12 +27,14 @@ class SetHostname(Step):
 
 
 def compare(it: Running) -> Iterable[Difference]:
+    """The hostname, if the running server has another one than its spec."""
     if it.seen != it.spec.hostname:
         path = change("spec.hostname", it.seen, it.spec.hostname, "live")
         yield Difference(path, SetHostname(it.name, it.spec.hostname, it.seen))
 
 
 def show(spec: Mapping[str, Any], seen: Any, ignore: frozenset[str]) -> Mapping[str, Any]:
+    """The spec with the current hostname."""
     return {**spec, "hostname": seen}
 
 

@@ -1,6 +1,6 @@
-"""Resource limits of processes (setrlimit(2)): not files of a group, but numbers of each process.
+"""Resource limits (setrlimit(2)): attributes of each process, not files of a cgroup.
 
-Observed are those of the server's init, {name: (soft, hard)}; a name may be missing when it has just ended.
+The observer returns the limits of the server's init, {name: (soft, hard)}; {} if it has just exited.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vsprov.plan.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class SetLimit(Step):
-    """Set a resource limit of every process of a running server; `before` is (soft, hard) of its init."""
+    """Set a resource limit of all processes of a running server; `before` is (soft, hard) of its init."""
 
     server: str
     limit: str
@@ -37,7 +37,7 @@ class SetLimit(Step):
 
 
 def compare(it: Running) -> Iterable[Difference]:
-    """The limits that differ, of those that are or were set: any other a process may lower as it likes."""
+    """The limits that differ, among those that are set or recorded. A process may lower the others itself."""
     recorded = read_resources(it.recorded.get("resources", {}))
     for knob in RLIMITS:
         if knob.path in it.ignore or (knob.path not in it.spec.resources and knob.path not in recorded):
@@ -46,7 +46,7 @@ def compare(it: Running) -> Iterable[Difference]:
         after = it.spec.resources.get(knob.path, default)
         before = it.seen.get(knob.rlimit, recorded.get(knob.path, default))
         if before != after:
-            # To raise a hard limit of a running process takes CAP_SYS_RESOURCE; a new process can have it.
+            # Only CAP_SYS_RESOURCE can raise the hard limit of a running process; a new one starts with it.
             restart = bool(it.machine.ceilings) and above(after[1], before[1])
             yield _difference(it.name, knob, before, after, restart)
 
@@ -68,7 +68,7 @@ def _difference(
 
 
 def show(spec: Mapping[str, Any], seen: Any, ignore: frozenset[str]) -> Mapping[str, Any]:
-    """The spec with the limits that init really has, of those that were set."""
+    """The spec with the current limits of init, for those limits that the spec sets."""
     written = dict(spec.get("resources", {}).get("rlimits", {}))
     for knob in RLIMITS:
         if knob.rlimit in written and knob.path not in ignore and knob.rlimit in seen:
@@ -77,7 +77,7 @@ def show(spec: Mapping[str, Any], seen: Any, ignore: frozenset[str]) -> Mapping[
 
 
 def refuse(spec: Server, machine: Machine) -> Mapping[str, str]:
-    """What this process may not give to a server, for want of CAP_SYS_RESOURCE."""
+    """The hard limits that vsprov, without CAP_SYS_RESOURCE, cannot give to a server."""
     out = {}
     for knob in RLIMITS:
         ceiling = machine.ceilings.get(knob.rlimit)
@@ -87,18 +87,18 @@ def refuse(spec: Server, machine: Machine) -> Mapping[str, str]:
             and above(spec.resources[knob.path][1], ceiling)
         ):
             hard = spec.resources[knob.path][1]
-            out[knob.path] = f"hard limit {hard} is above {ceiling}, the highest that can be set here"
+            out[knob.path] = f"hard limit {hard} exceeds {ceiling}, the highest that can be set here"
     return out
 
 
 def notes(paths: Iterable[PathChange]) -> tuple[str, ...]:
-    """Why some changes cost a restart that would be live elsewhere."""
+    """Why changes that are usually live need a restart on this host."""
     costly = [path.path for path in paths if path.cost == "restart"]
     raised = [path.rpartition(".")[2] for path in costly if ".rlimits." in path]
     if not raised:
         return ()
     return (
-        f"restart needed: raising the hard limit of {', '.join(raised)} of a running process takes "
+        f"restart needed: raising the hard limit of {', '.join(raised)} of a running process requires "
         "CAP_SYS_RESOURCE, which vsprov does not have here",
     )
 

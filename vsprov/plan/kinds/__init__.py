@@ -1,6 +1,6 @@
-"""How each kind of object is planned: a module for each, whose row `planner.register` takes.
+"""How to plan each kind of object: one module per kind, which registers a `KindPlanner`.
 
-Every module here is imported with the package; a kind of the model without a row raises then.
+Importing the package imports every module in it. It raises TypeError if a kind of the model has no planner.
 """
 
 from vsprov.model.discover import import_all

@@ -1,6 +1,6 @@
-"""Pools: quotas that servers share as a group above theirs; and what all servers may have together.
+"""Pools: quotas that several servers share through a common parent cgroup. Also admission for the host.
 
-A quota of scope server is part of the servers that name it, and nothing by itself.
+A quota of scope server is merged into the servers that refer to it and has no cgroup of its own.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from vsprov.plan.steps import MakeGroup, RemoveGroup, Step
 
 
 def plan(builder: PlanBuilder) -> None:
+    """Check the claims on the host, then add the changes of the wanted pools."""
     builder.weights = admit(builder)
     for want in builder.pools.values():
         _plan(builder, want)
 
 
 def admit(builder: PlanBuilder) -> dict[str, int]:
-    """{address: CPU weight to write}, after checking that the host can honour all claims together.
+    """{address: CPU weight to write}; adds a problem if the host or a pool cannot honour all claims.
 
-    Servers and pools of other sets count too; their weights are theirs and stay.
+    The claims of servers and pools in other sets count too, but their weights are not changed.
     """
     claims = [*_wanted_claims(builder), *_other_claims(builder)]
     for refusal in admission.host_refusals(claims, builder.machine):
         builder.problem("Host", refusal, "lower the reservations or move servers to another host")
-    concerned = _concerned(builder)
+    affected = _affected_pools(builder)
     for address, key, refusal in admission.pool_refusals(claims):
-        if address in concerned:
+        if address in affected:
             hint = "lower the reservations or raise the pool's limit"
             builder.problem(address, refusal, hint, f"spec.{key}")
     return admission.weights(claims, builder.machine)
 
 
-def _concerned(builder: PlanBuilder) -> set[str]:
-    """The pools that are wanted, or get servers that are: what others have in theirs is their affair."""
+def _affected_pools(builder: PlanBuilder) -> set[str]:
+    """The addresses of the pools that this apply defines or adds servers to."""
     specs = (want.spec for want in builder.servers.values())
     used = {spec.quota for spec in specs if isinstance(spec, Server) and spec.quota}
     return {f"Quota/{name}" for name in {*builder.pools, *used}}
@@ -72,22 +73,22 @@ def _other_claims(builder: PlanBuilder) -> Iterable[Claim]:
 
 
 def claim_of_pool(name: str, pool: ObservedGroup) -> Claim:
-    """What an observed pool asks for, by its record."""
+    """The claim of an observed pool, from its record."""
     return Claim.of(f"Quota/{name}", "", resources.of_pool(pool))
 
 
 def claim_of_server(name: str, record: Mapping[str, Any]) -> Claim:
-    """What an observed server asks for, by its record."""
+    """The claim of an observed server, from its record."""
     return Claim.of(f"Server/{name}", record["spec"].get("quota", ""), resources.of_record(record))
 
 
 def _plan(builder: PlanBuilder, want: Object) -> None:
-    """What happens to a pool: one change, and a second one where narrowing has to wait for its servers."""
+    """Add the change of a pool, and a second one if lowering its limits has to wait for its servers."""
     assert isinstance(want.spec, Quota)
     seen = builder.observed.pools.get(want.name)
     if want.name in builder.observed.servers and f"Server/{want.name}" not in builder.wanted.remove:
         builder.problem(
-            want.address, f"a server {want.name} exists; pools and servers share one parent group"
+            want.address, f"a server named {want.name} exists; pools and servers share one parent cgroup"
         )
         return
     if seen and builder.refuse_foreign(want.address, seen.owner, f"cgroup {seen.path}"):
@@ -97,9 +98,10 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     delta = _compare(builder, want, want.spec, seen)
     builder.needed |= delta.needed
     builder.populated = True
-    for name in _too_large(builder, want, delta) if seen else ():
+    for name in _exceeding_servers(builder, want, delta) if seen else ():
         builder.problem(
-            want.address, f"server {name} is in it, is not in the manifest, and has more than that"
+            want.address,
+            f"server {name}, which is in this pool but not in the manifest, exceeds the new limits",
         )
 
     group = f"{builder.wanted.instance}/{want.name}"
@@ -131,7 +133,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         ),
     )
     if narrow:
-        # v1 refuses a parent that is narrower than its child, so the servers are narrowed, or gone, first.
+        # cgroup v1 refuses a parent limit below that of a child: change or remove the servers first.
         inside = (child for child in builder.observed.servers.values() if _is_in(child, group))
         after = (want.address, *(f"Server/{child.name}" for child in inside))
         change = Change(
@@ -141,7 +143,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
 
 
 def _compare(builder: PlanBuilder, want: Object, spec: Quota, seen: ObservedGroup | None) -> GroupDelta:
-    """The pool's group beside what is wanted; it needs every controller that a server in it needs."""
+    """Compare the pool's group with its spec. The group needs every controller that its servers need."""
     also: frozenset[str] = frozenset()
     for child in builder.servers.values():
         if isinstance(child.spec, Server) and child.spec.quota == want.name:
@@ -150,8 +152,8 @@ def _compare(builder: PlanBuilder, want: Object, spec: Quota, seen: ObservedGrou
     return groups.compare(given, seen, builder.machine, ignore=resources.ignored(want), also=also)
 
 
-def _too_large(builder: PlanBuilder, want: Object, delta: GroupDelta) -> Iterable[str]:
-    """Servers that stay in the pool as they are, and that the kernel would not let it be narrower than."""
+def _exceeding_servers(builder: PlanBuilder, want: Object, delta: GroupDelta) -> Iterable[str]:
+    """Servers that stay in the pool unchanged and whose limits the kernel would not let the pool go below."""
     group = f"{builder.wanted.instance}/{want.name}"
     for child in builder.observed.servers.values():
         stays = child.name not in builder.servers and not builder.removes(
@@ -167,18 +169,20 @@ def _is_in(seen: ObservedServer, group: str) -> bool:
 
 
 def weights(observed: Observed, machine: Machine) -> dict[str, int]:
-    """{address: the CPU weight that the recorded weights and reservations lead to}."""
+    """{address: CPU weight that results from the recorded weights and reservations}."""
     claims = [claim_of_pool(name, pool) for name, pool in observed.pools.items()]
     claims += [claim_of_server(name, seen.applied) for name, seen in observed.servers.items() if seen.applied]
     return admission.weights(claims, machine)
 
 
 def remove(builder: PlanBuilder, name: str) -> Change:
+    """The change that removes a pool; `removals` has checked that no server is left in it."""
     pool = builder.observed.pools[name]
     return removal("Quota", name, (RemoveGroup(pool.path),), pool.applied or {})
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
+    """The pool's spec with the limits that its group has."""
     pool = from_.observed.pools[name]
     weight = from_.weights.get(f"Quota/{name}")
     found = resources.of_group(resources.of_pool(pool), pool, from_.machine, weight=weight, ignore=ignore)
@@ -190,6 +194,7 @@ def _tree(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """The spec with the values that this kernel would keep; see `resources.rounded_tree`."""
     return (
         {"scope": spec["scope"], **resources.rounded_tree(_tree(spec), machine)}
         if _tree(spec)
@@ -198,6 +203,7 @@ def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
 
 
 def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with sizes in the notation of manifests (64Mi)."""
     return {**spec, **resources.readable_tree(_tree(spec))}
 
 

@@ -1,4 +1,4 @@
-"""Servers: what is wanted of each against what is there, as a change with its steps."""
+"""Servers: compare each wanted server with the observed one; the difference is a change with steps."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ NOTHING = ObservedServer("")
 
 
 def plan(builder: PlanBuilder) -> None:
+    """Add the changes of the wanted servers, and of servers without a record that are to be stopped."""
     for want in builder.servers.values():
         _plan(builder, want)
     request = builder.wanted.request
     for name in sorted(request.servers) if request and request.action == "stop" else ():
         seen = builder.observed.servers[name]
-        # One whose record is lost can be stopped all the same.
+        # A server without a record can still be stopped.
         if name not in builder.servers and (seen.init or seen.populated):
             stop = _stop(seen, builder)
             builder.add(f"Server/{name}", Change("Server", name, "update", "none", "stop", steps=(stop,)))
-    for address, after in _waits(builder).items():
+    for address, after in _predecessors(builder).items():
         builder.changes[address] = replace(builder.changes[address], after=after)
 
 
@@ -58,7 +59,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     spec = want.spec
     assert isinstance(spec, Server)
     seen = builder.observed.servers.get(want.name)
-    if _is_in_the_way(builder, want, seen):
+    if _is_name_taken(builder, want, seen):
         return
     builder.note_lacking(want)
     for aspect in ASPECTS.values():
@@ -87,10 +88,11 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     builder.add(want.address, change)
 
 
-def _is_in_the_way(builder: PlanBuilder, want: Object, seen: ObservedServer | None) -> bool:
-    """True, with a problem, where something else stands in the place of the server's group or directory."""
+def _is_name_taken(builder: PlanBuilder, want: Object, seen: ObservedServer | None) -> bool:
+    """Whether a pool, or a group or directory of another owner, has the server's name; adds a problem."""
     if want.name in builder.observed.pools and f"Quota/{want.name}" not in builder.wanted.remove:
-        builder.problem(want.address, f"a pool {want.name} exists; pools and servers share one parent group")
+        message = f"a pool named {want.name} exists; pools and servers share one parent cgroup"
+        builder.problem(want.address, message)
         return True
     if seen is None:
         return False
@@ -108,9 +110,7 @@ def _image_digest(builder: PlanBuilder, server: Object) -> str:
         return builder.wanted.digests[name]
     if name in builder.observed.images:
         return builder.observed.images[name].digest
-    builder.problem(
-        server.address, f"image {name} is neither in the manifest nor in the store", path="spec.image"
-    )
+    builder.problem(server.address, f"image {name} not found in the manifest or the store", path="spec.image")
     return ""
 
 
@@ -126,14 +126,15 @@ def _pool_resources(builder: PlanBuilder, server: Object) -> Mapping[str, object
     if name in builder.observed.pools:
         return resources.of_pool(builder.observed.pools[name])
     builder.problem(
-        server.address, f"pool {name} is neither in the manifest nor on this host", path="spec.quota"
+        server.address, f"pool {name} not found in the manifest or on this host", path="spec.quota"
     )
     return {}
 
 
-def _waits(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
-    """{address: those that come first} of the servers that change: a server starts after what it depends on,
-    and stops before it.
+def _predecessors(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
+    """{address: addresses whose changes come first}, for the servers that change.
+
+    A server starts after its dependencies and stops before them.
     """
     stops = {address for address in builder.changes if _only_stops(builder, address)}
     dependants: dict[str, list[str]] = {}
@@ -163,13 +164,13 @@ def _dependencies(want: Object) -> list[str]:
 
 
 def needs(want: Object) -> Iterable[str]:
-    """Its image, and its pool; a quota of scope server is merged into it."""
+    """The server's image and pool. A quota of scope server is not a separate object: it is merged in."""
     assert isinstance(want.spec, Server)
     return [f"Image/{want.spec.image}", *([f"Quota/{want.spec.quota}"] if want.spec.quota else ())]
 
 
 def holds(seen: ObservedServer) -> Iterable[str]:
-    """The image it runs on, and the pool it is in."""
+    """The image that the server runs on and the pool that it is in."""
     if seen.group and seen.group.path.count("/") == 2:
         yield f"Quota/{seen.group.path.split('/')[1]}"
     if seen.applied:
@@ -177,7 +178,7 @@ def holds(seen: ObservedServer) -> Iterable[str]:
 
 
 def follows(seen: ObservedServer) -> Iterable[str]:
-    """The servers it depends on, as it was applied."""
+    """The servers that it depends on, from its record."""
     recorded = seen.applied["spec"].get("dependsOn", ()) if seen.applied else ()
     return [f"Server/{dependency['name']}" for dependency in recorded]
 
@@ -185,7 +186,7 @@ def follows(seen: ObservedServer) -> Iterable[str]:
 def reconcile(
     want: Object, found: ObservedServer | None, context: Context, notes: tuple[str, ...]
 ) -> tuple[Change | None, frozenset[str]]:
-    """(the change, None if nothing differs; the controllers, by v2 name, the server's group needs)."""
+    """(change, or None if nothing differs; controllers that the server's group needs, by v2 name)."""
     spec = want.spec
     assert isinstance(spec, Server)
     seen = found or NOTHING
@@ -195,56 +196,58 @@ def reconcile(
     if context.restart and cost in ("none", "live"):
         cost = "restart"
     steps = tuple(
-        _steps(want.name, it, context, again=cost in ("restart", "recreate"), anew=cost == "recreate")
+        _steps(want.name, it, context, restart=cost in ("restart", "recreate"), recreate=cost == "recreate")
     )
     if not steps:
         return None, it.delta.needed
-    wish = fields.write(spec)
+    desired = fields.write(spec)
     if found is None:
-        change = Change("Server", want.name, "create", "none", "missing", (), None, wish, steps, notes=notes)
+        change = Change(
+            "Server", want.name, "create", "none", "missing", (), None, desired, steps, notes=notes
+        )
         return change, it.delta.needed
     action: Action = "replace" if cost == "recreate" else "update"
     reason = "drift" if seen.applied == it.record else "changed"
     before = observed_spec(seen)
-    change = Change("Server", want.name, action, cost, reason, paths, before, wish, steps, notes=notes)
+    change = Change("Server", want.name, action, cost, reason, paths, before, desired, steps, notes=notes)
     return change, it.delta.needed
 
 
-def _steps(name: str, it: Comparison, context: Context, *, again: bool, anew: bool) -> list[Step]:
-    """What makes the server as wanted, whatever of it there is: each piece only where it is not right yet.
+def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recreate: bool) -> list[Step]:
+    """The steps for a server in any state, including partly created: only parts that differ get a step.
 
-    `again`: a running server has to be started anew; `anew`: with a new directory too.
+    `restart`: a running server has to be restarted; `recreate`: with a new directory as well.
     """
     seen, spec, group = it.seen, it.spec, it.group
-    start = spec.state == "Running" and (seen.init is None or again)
-    make_directory = not seen.directory or anew
+    start = spec.state == "Running" and (seen.init is None or restart)
+    make_directory = not seen.directory or recreate
     steps: list[Step] = []
     write = [] if make_directory or seen.disk == it.text else [WriteApplied(name, it.text, seen.disk or "")]
-    # It may find the disk full, so it comes before the stop where the mark tells by itself what still runs.
-    early = bool(it.here and seen.mark and applied.is_whole(seen.mark))
-    steps += write if early else ()
+    # The disk may be full. Write before the stop if the mark alone still records what is running.
+    write_first = bool(it.existing and seen.mark and applied.is_whole(seen.mark))
+    steps += write if write_first else ()
     if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
         steps.append(context.stop)
-        if is_ephemeral(seen) and not (start or anew):
+        if is_ephemeral(seen) and not (start or recreate):
             steps.append(DiscardUpper(name))
-    if seen.group and not it.here:
+    if seen.group and not it.existing:
         steps.append(RemoveGroup(seen.group.path))
-    if anew and seen.directory:
+    if recreate and seen.directory:
         steps.append(RemoveDirectory(name))
     if make_directory:
         steps.append(MakeDirectory(name, context.owner, it.text))
     steps += [MakeGroup(hierarchy, group, "server", context.owner) for hierarchy in it.delta.make]
-    if start or not it.here:
-        # An apply that died may have left the group without it; a new directory has another id range.
+    if start or not it.existing:
+        # An interrupted apply may have left the group without it; a new directory has another id range.
         steps.append(MakePayload(group, name))
     steps += groups.file_writes(group, it.delta, it.machine)
     if seen.init and not start and spec.state == "Running":
         outside = {*it.delta.make, *seen.strays}
         steps += [MoveProcesses(hierarchy, group) for hierarchy in sorted(outside)]
         steps += [difference.step for difference in it.live if difference.step]
-    if not it.here or seen.mark != it.text:
+    if not it.existing or seen.mark != it.text:
         steps.append(applied.mark_step(group, it.text))
-    steps += () if early else write
+    steps += () if write_first else write
     if start:
         if spec.ephemeral and not make_directory:
             steps.append(DiscardUpper(name))
@@ -253,7 +256,10 @@ def _steps(name: str, it: Comparison, context: Context, *, again: bool, anew: bo
 
 
 def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -> Stop:
-    """Stop it in the way it was told to when it was started, by itself or by its image."""
+    """Stop a server with the signal and timeout it was started with, its own or those of its image.
+
+    `defaults` are the defaults of images by digest (`Observed.defaults`).
+    """
     if seen.applied is None:
         return Stop(seen.name, *DEFAULT_STOP)
     spec = applied.to_object(seen.name, seen.applied).spec
@@ -263,22 +269,23 @@ def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -
 
 
 def _stop(seen: ObservedServer, builder: PlanBuilder) -> Stop:
-    """The same, with the time to stop that was asked for."""
+    """`stop_step` with the timeout of the request, if it has one."""
     step, request = stop_step(seen, builder.observed.defaults), builder.wanted.request
     return replace(step, timeout=request.timeout) if request and request.timeout is not None else step
 
 
 def is_ephemeral(seen: ObservedServer) -> bool:
-    """Whether what it writes goes when it stops; and before it starts, for it may have ended by itself."""
+    """Whether its upper layer is discarded when it stops, and before it starts if it exited by itself."""
     return bool(seen.directory and seen.applied and seen.applied["spec"].get("ephemeral"))
 
 
 def observed_spec(seen: ObservedServer) -> dict[str, Any]:
-    """The recorded spec with the state the kernel shows."""
+    """The recorded spec with the current state."""
     return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.state}
 
 
 def remove(builder: PlanBuilder, name: str) -> Change | None:
+    """The change that stops and removes a server; None, with a problem, if its group has another owner."""
     seen = builder.observed.servers[name]
     if seen.group and builder.refuse_foreign(f"Server/{name}", seen.group.owner, f"cgroup {seen.group.path}"):
         return None
@@ -289,20 +296,20 @@ def remove(builder: PlanBuilder, name: str) -> Change | None:
         steps.append(RemoveGroup(seen.group.path))
     if seen.directory:
         steps.append(RemoveDirectory(name))
-    # What a server has written goes with it.
+    # The data that the server has written is deleted with it.
     return removal("Server", name, tuple(steps), observed_spec(seen), cost="recreate")
 
 
-# -- what is shown of it
+# -- presentation
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
-    """A server's spec; of one without record only what the kernel tells."""
+    """The recorded spec with live values; without a record, only what can be read from the kernel."""
     seen = from_.observed.servers[name]
     spec: Mapping[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
     if seen.applied and seen.group:
-        around = resources.of_pool(from_.observed.pools.get(spec.get("quota", "")))
-        machine, weight = resources.within(from_.machine, around), from_.weights.get(f"Server/{name}")
+        pool = resources.of_pool(from_.observed.pools.get(spec.get("quota", "")))
+        machine, weight = resources.within(from_.machine, pool), from_.weights.get(f"Server/{name}")
         recorded = resources.of_record(seen.applied)
         found = resources.of_group(recorded, seen.group, machine, weight=weight, ignore=ignore)
         spec = _with_resources(spec, write_resources(found))
@@ -318,12 +325,13 @@ def _with_resources(spec: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[st
 
 
 def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """The spec with the values that this kernel would keep; see `resources.rounded_tree`."""
     tree = spec.get("resources", {})
     return _with_resources(spec, resources.rounded_tree(tree, machine)) if tree else dict(spec)
 
 
 def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with sizes as people write them, and of each mount what its type has."""
+    """The spec with sizes in the notation of manifests (64Mi), and mounts without keys that do not apply."""
     out = dict(spec)
     if spec.get("mounts"):
         out["mounts"] = [_readable_mount(mount) for mount in spec["mounts"]]
@@ -333,8 +341,8 @@ def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _readable_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
-    shown = applicable_keys(Mount, mount)
-    return {**shown, "size": format_bytes(shown["size"])} if shown.get("size") else shown
+    keys = applicable_keys(Mount, mount)
+    return {**keys, "size": format_bytes(keys["size"])} if keys.get("size") else keys
 
 
 register(
