@@ -45,6 +45,24 @@ def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> N
     assert set(re.findall(r"[a-z]+\d", out)) == {"web1", "web2"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "offered"),
+    [("servers", {"web1"}), ("server", {"web1"}), ("images", {"base"}), ("quotas", set())],
+)
+def test_names_are_completed_of_the_kind_that_was_typed(kind: str, offered: set[str], tmp_path: Path) -> None:
+    (tmp_path / "servers" / "web1").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "base.json").touch()
+    env = {
+        "VSPROV_ROOT": str(tmp_path),
+        "_VSPROV_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"vsprov get {kind} ",
+        "COMP_CWORD": "3",
+    }
+    out, _ = process(env=env).communicate()
+    assert set(out.split()) == {f"plain,{word}" for word in offered}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_function_of_a_shell_is_shown(cli: Cli, shell: str) -> None:
     out, _ = process(env={"_VSPROV_COMPLETE": f"{shell}_source"}).communicate()

@@ -44,9 +44,10 @@ def schemas(ctx: click.Context) -> tuple[str, ...]:
 
 
 def objects(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-    """Names of objects of the kind on the command line."""
-    known = images if str(ctx.params.get("kind", "")).startswith("image") else servers
-    return known(ctx, param, typed)
+    """Names of servers or images, whichever kind is on the command line; none of other kinds."""
+    kind = str(ctx.params.get("kind", "")).lower().removesuffix("s")
+    complete = {"server": servers, "image": images}.get(kind)
+    return complete(ctx, param, typed) if complete else []
 
 
 def _instance(ctx: click.Context) -> Instance:

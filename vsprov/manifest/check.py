@@ -14,9 +14,10 @@ from typing import TypeVar
 from vsprov.errors import Problem
 from vsprov.manifest import check_image, check_object
 from vsprov.manifest.check_object import MOST_SUGGESTIONS, NAME
-from vsprov.manifest.problems import Path, position_of
+from vsprov.manifest.problems import position_of
 from vsprov.manifest.resolve import Item
 from vsprov.model.defaults import lacks_command
+from vsprov.model.fields import Path
 from vsprov.model.objects import Image, Quota, Server, Spec
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import marked

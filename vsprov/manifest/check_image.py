@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from vsprov.errors import Problem
 from vsprov.manifest.check_object import KERNEL_DIRECTORIES, is_below, wrong_path
-from vsprov.manifest.problems import Path
 from vsprov.manifest.resolve import Item
+from vsprov.model.fields import Path
 from vsprov.model.objects import Image
+from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.model.values.units import UnitError
 
@@ -42,8 +43,8 @@ def oci(item: Item, image: Image) -> Iterator[Problem]:
     except UnitError as error:
         yield item.problem((*SOURCE, "oci", "ref"), str(error), error.hint)
         return
-    if found.digest and reference.digest and found.digest != f"sha256:{reference.digest}":
-        message = f"the reference contains a different digest: sha256:{reference.digest}"
+    if found.digest and reference.digest and found.digest != digests.full(reference.digest):
+        message = f"the reference contains a different digest: {digests.full(reference.digest)}"
         yield item.problem((*SOURCE, "oci", "digest"), message)
 
 

@@ -12,13 +12,15 @@ from typing import Any
 from vsprov.errors import ManifestError, Position, Problem
 from vsprov.manifest import files
 from vsprov.manifest.check import check
-from vsprov.manifest.problems import Path, dotted
+from vsprov.manifest.problems import dotted
 from vsprov.manifest.resolve import Item, Origin, resolve
 from vsprov.manifest.syntax import text
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import fields
+from vsprov.model.fields import Path
 from vsprov.model.knobs import BY_PATH
 from vsprov.model.objects import API_VERSION, Object, Server
+from vsprov.model.values import digests
 
 MOST_PROBLEMS = 200
 
@@ -90,7 +92,7 @@ def load(
         problems += wrong
     items, wrong = resolve(documents)
     problems += [*wrong, *check(items, known_images, references=references)]
-    return _manifest(items, problems, f"sha256:{digest.hexdigest()}", tuple(names))
+    return _manifest(items, problems, digests.full(digest.hexdigest()), tuple(names))
 
 
 def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = frozenset()) -> Manifest:
@@ -100,7 +102,7 @@ def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = f
         data = json.dumps([document.value for document in read], sort_keys=True, default=str)
         digest = hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()
         items, wrong = resolve(read)
-        return _manifest(items, [*wrong, *check(items, known_images)], f"sha256:{digest}", ())
+        return _manifest(items, [*wrong, *check(items, known_images)], digests.full(digest), ())
     except RecursionError:
         raise ManifestError([Problem("the documents are nested too deeply")]) from None
 

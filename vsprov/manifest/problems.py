@@ -14,7 +14,7 @@ from vsprov.errors import Position, Problem
 from vsprov.manifest.schema import OPEN, document_schema
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import objects
-from vsprov.model.fields import keys
+from vsprov.model.fields import Path, keys
 from vsprov.model.knobs import KNOBS
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values.patterns import NAME_PATTERN
@@ -25,11 +25,9 @@ MOST_LINES = 500  # for one document; further errors are ignored
 MISSING = "required key is missing"
 LATER = "is not supported by this version of vsprov"
 
-Path = tuple[str | int, ...]
 Parse = Callable[[Any], Any]
 
-# Keys and values reserved by the format that this version does not support yet.
-LATER_KINDS = ("Network", "Volume")
+# Keys and values of the format that this version does not support yet.
 LATER_KEYS = frozenset(
     "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices disk network".split()
 )
@@ -43,11 +41,6 @@ _TYPES = {
     "number": "a number",
     "boolean": "true or false",
 }
-
-
-def problems(document: Document) -> list[Problem]:
-    """The problems that the schema finds in a document."""
-    return validate(document)[0]
 
 
 def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
@@ -135,7 +128,7 @@ def _unknown_kind(document: Document, raw: dict[str, Any]) -> list[Problem]:
     choices = ", ".join(objects.KINDS)
     if "kind" not in raw:
         out.append(problem_at(document, ("kind",), MISSING, f"known kinds: {choices}"))
-    elif kind in LATER_KINDS:
+    elif kind in objects.LATER_KINDS:
         out.append(problem_at(document, ("kind",), f"{quoted(kind)} {LATER}"))
     elif isinstance(kind, str):
         close = did_you_mean(kind, objects.KINDS) or f"; known kinds: {choices}"
@@ -300,16 +293,12 @@ def _type_of(value: object) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return f"{_yaml(value)}"
+        return _yaml(value)
     if isinstance(value, int | float):
         return f"the number {quoted(value)}"
-    return (
-        f"the string {quoted(value)}"
-        if isinstance(value, str)
-        else "a list"
-        if isinstance(value, list)
-        else "a map"
-    )
+    if isinstance(value, str):
+        return f"the string {quoted(value)}"
+    return "a list" if isinstance(value, list) else "a map"
 
 
 def _yaml(value: object) -> str:

@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 
 from vsprov.errors import Position, Problem
-from vsprov.manifest.problems import Path, parsers, position_of, problem_at, subject_of, validate
+from vsprov.manifest.problems import parsers, position_of, problem_at, subject_of, validate
 from vsprov.manifest.syntax.text import Document
-from vsprov.model.fields import Report
+from vsprov.model.fields import Path, Report
 from vsprov.model.knobs import KNOBS
 from vsprov.model.objects import Object, Quota, Server, Spec, read_spec
 from vsprov.model.traits import replaced

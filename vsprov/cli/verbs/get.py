@@ -13,15 +13,12 @@ from vsprov.engine.desired import selector
 from vsprov.engine.look import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.model.objects import KINDS, listed
+from vsprov.model.objects import KINDS, LATER_KINDS, listed
 from vsprov.model.suggest import closest, not_found
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import tables
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
-
-# Kinds of later versions.
-LATER = ("network", "volume")
 
 
 @verb(
@@ -110,7 +107,7 @@ def _kinds(word: str) -> tuple[str, ...]:
     known = {kind.word: kind.name for kind in listed()}
     if name in known:
         return (known[name],)
-    if name in LATER:
+    if name.capitalize() in LATER_KINDS:
         raise UsageError(f"get {word}: this version of vsprov has no {name}s")
     close = closest(name, known)
     hint = f"did you mean {close}s?" if close else f"vsprov get servers {word} shows a server of that name"

@@ -14,6 +14,7 @@ from vsprov.engine.desired.inputs import Inputs, read
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
+from vsprov.model.objects import KINDS
 from vsprov.render import problems
 from vsprov.render.screen import clean, err, out
 
@@ -107,7 +108,8 @@ vsprov schema server
     "kind",
     metavar="[KIND]",
     default="manifest",
-    help="manifest (any document), image, quota, server, or plan. [default: manifest]",
+    help=f"manifest (any document), {', '.join(kind.word for kind in KINDS.values())}, or plan. "
+    "[default: manifest]",
     shell_complete=complete.schemas,
 )
 def schema(settings: Settings, kind: str) -> None:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from vsprov.errors import UsageError
-from vsprov.model.objects import Image, Object, Server
-from vsprov.model.sources import BuildSource
+from vsprov.model.objects import Object, Server
+from vsprov.plan.kinds.planner import PLANNERS
 
 Labels = Mapping[str, str]
 _KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"
@@ -44,21 +44,18 @@ def _term(text: str) -> Callable[[Labels], bool]:
     return lambda labels: (key in labels) == present
 
 
-def _build(one: Object) -> BuildSource | None:
-    return one.spec.source.build if isinstance(one.spec, Image) else None
-
-
 def select(objects: Sequence[Object], text: str | None) -> tuple[Object, ...]:
-    """The servers with matching labels, with their images and quotas; without a selector, all objects."""
+    """The servers with matching labels, with all objects that they need; without a selector, all objects."""
     if text is None:
         return tuple(objects)
     selected = parse(text)
     servers = [one for one in objects if isinstance(one.spec, Server) and selected(one.labels)]
     if not servers:
         raise UsageError(f"-l {text}: no server in the manifest matches")
-    used = {f"Image/{one.spec.image}" for one in servers if isinstance(one.spec, Server)}
-    used |= {f"Quota/{one.spec.quota}" for one in servers if isinstance(one.spec, Server)}
-    built_on = {one.address: f"Image/{build.from_}" for one in objects if (build := _build(one))}
-    while more := {built_on[address] for address in used if address in built_on} - used:
-        used |= more
-    return tuple(one for one in objects if one in servers or one.address in used)
+    needs = {one.address: PLANNERS[one.kind].needs(one) for one in objects}
+    chosen: set[str] = set()
+    more = {one.address for one in servers}
+    while more:
+        chosen |= more
+        more = {needed for address in more for needed in needs.get(address, ())} - chosen
+    return tuple(one for one in objects if one.address in chosen)
