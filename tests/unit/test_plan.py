@@ -53,6 +53,20 @@ def test_a_chain_longer_than_pythons_stack_is_put_in_order() -> None:
     assert spawned == names[::-1]
 
 
+def test_a_server_that_moves_to_a_new_pool_as_it_stops_waits_for_the_pool() -> None:
+    world = World(V2)
+    old = Object(kind="Quota", name="old", spec=Quota(scope="pool", resources={"cpu.weight": 1}))
+    one = wanted(old, server("a", quota="old"))
+    apply(reconcile(one, world.observe(), V2), one, world)
+    wide, new = (Object(kind="Quota", name=name, spec=Quota(scope="pool")) for name in ("old", "new"))
+    two = wanted(wide, new, server("a", quota="new", state="Stopped"))
+    plan = reconcile(two, world.observe(), V2)
+    (moved,) = (change for change in plan.changes if change.address == "Server/a")
+    assert moved.after == ("Quota/new",)
+    apply(plan, two, world)
+    assert reconcile(two, world.observe(), V2).empty
+
+
 def test_servers_that_were_told_one_by_one_to_follow_each_other_can_be_removed() -> None:
     world = World(V2)
     for each in (wanted(server("a"), server("b", "a")), wanted(server("b"), server("a", "b"))):

@@ -145,7 +145,7 @@ def _predecessors(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
     for want in builder.servers.values():
         if want.address in stops:
             servers = [other for other in dependants.get(want.address, ()) if other in stops]
-            out[want.address] = tuple(servers)
+            out[want.address] = (*needs(want), *servers)  # it may move to another pool as it stops
         elif want.address in builder.changes:
             out[want.address] = (*needs(want), *_dependencies(want))
     return out
