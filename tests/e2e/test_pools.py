@@ -291,4 +291,4 @@ def test_a_pool_and_a_server_cannot_have_the_same_name(lab: Lab, order: tuple[st
     documents = {"Quota": (pool("same"),), "Server": (image(), server("same"))}
     lab.apply(*documents[order[0]])
     said = lab.refused(*documents[order[1]])
-    assert "pools and servers share one parent group" in said
+    assert "pools and servers share one parent cgroup" in said
