@@ -1,1 +1,1 @@
-"""Observe, plan, apply, observe again: the only part that changes the world."""
+"""Observe, plan, apply, observe again: the only layer that changes the host."""

@@ -1,1 +1,1 @@
-"""From what is wanted and what is there to what has to be done: pure functions over frozen values."""
+"""Make plans from wanted and observed objects: pure functions over frozen values."""

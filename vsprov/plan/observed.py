@@ -136,6 +136,8 @@ def set_of(owner: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ObservedImage:
+    """An image in the store, with the spec that it was imported with; `digest` is "" if it is broken."""
+
     name: str
     digest: str
     owner: str | None

@@ -91,6 +91,7 @@ class Change:
 
     @property
     def key(self) -> str:
+        """The unique name of the change in the plan: the address, with the phase if there is one."""
         return f"{self.address}#{self.phase}" if self.phase else self.address
 
 

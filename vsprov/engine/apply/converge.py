@@ -38,7 +38,11 @@ FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this numb
 
 
 class Report(Protocol):
-    """Receives the progress of an apply."""
+    """Receives the progress of an apply.
+
+    `started` and `finished` are called for each change, `notice` for messages without a change of their own,
+    and `progressed` for imports: `address` has `done` of `total` bytes, 0 if the total is unknown.
+    """
 
     def started(self, change: Change) -> None: ...
     def finished(self, change: Change, error: VsprovError | None) -> None: ...

@@ -36,8 +36,8 @@ from vsprov.plan.steps import (
     WriteApplied,
 )
 
-DEFAULT_STOP = ("TERM", 10_000_000)
-NOTHING = ObservedServer("")
+DEFAULT_STOP = ("TERM", 10_000_000)  # signal, timeout in microseconds; for servers without a record
+NOTHING = ObservedServer("")  # stands for a server that does not exist
 
 
 def plan(builder: PlanBuilder) -> None:
