@@ -17,8 +17,8 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
+from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change
-from vsprov.plan.reconcile import Wanted
 from vsprov.plan.steps import Step
 from vsprov.store.instance import Instance
 

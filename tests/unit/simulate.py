@@ -21,9 +21,9 @@ from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import applied
 from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.plan.aspects.rlimits import SetLimit
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
 from vsprov.plan.plan import Plan
-from vsprov.plan.reconcile import Wanted
 from vsprov.plan.steps import (
     DiscardUpper,
     EnableControllers,

@@ -13,8 +13,9 @@ from tests.effort import examples
 from vsprov.model.encodings import Host
 from vsprov.plan import admission
 from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 
 few = settings(examples(60), suppress_health_check=[HealthCheck.filter_too_much])
 

@@ -22,9 +22,10 @@ from tests.unit.simulate import HOME, World, apply
 from tests.unit.wishes import MACHINES
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.plan.plan import Plan
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))

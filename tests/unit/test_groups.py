@@ -15,8 +15,9 @@ from vsprov.model.objects import Image, Init, Object, Quota, Server
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import groups
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine, ObservedGroup
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import WriteFile
 
 MI = 2**20

@@ -27,9 +27,10 @@ from vsprov.model.objects import (
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.traits import cost_of
 from vsprov.plan import applied, diff
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Spawn, Step
 
 IMAGE = Object(kind="Image", name="i", spec=Image(source=Source(host=HostSource())))

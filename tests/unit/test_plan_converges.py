@@ -16,9 +16,10 @@ from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
 from vsprov.model import fields
 from vsprov.model.objects import Server
 from vsprov.plan import diff
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark
 
 few = settings(

@@ -17,10 +17,11 @@ from vsprov.manifest import load as manifests
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values.units import MAX
 from vsprov.plan import resources
+from vsprov.plan.builder import Wanted
 from vsprov.plan.kinds import quota, server
 from vsprov.plan.kinds.planner import PLANNERS, Shown
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 
 MI = 2**20
 

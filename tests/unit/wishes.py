@@ -15,8 +15,8 @@ from vsprov.model.objects import Dependency, Image, Init, Mount, Object, Quota, 
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX
 from vsprov.plan import groups
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine
-from vsprov.plan.reconcile import Wanted
 
 INSTANCE = "vsprov"
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")

@@ -60,7 +60,7 @@ def require_paths(verb: str, inputs: Inputs) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkOptions:
     """The most objects changed at the same time, and the seconds to wait for the instance's lock."""
 
     parallelism: int
@@ -68,7 +68,7 @@ class Work:
 
 
 def work_options(function: Function) -> Function:
-    """Add the options of verbs that change things; the verb gets them as `work`, a `Work`."""
+    """Add the options of verbs that change things; the verb gets them as `work`, a `WorkOptions`."""
 
     @click.option(
         "--parallelism",
@@ -89,7 +89,7 @@ def work_options(function: Function) -> Function:
         if not (parallelism.isascii() and parallelism.isdigit() and 1 <= int(parallelism) <= 1024):
             raise UsageError(f"--parallelism {parallelism}: not a number between 1 and 1024")
         seconds = duration(lock_timeout, "--lock-timeout") / 1_000_000
-        function(work=Work(int(parallelism), seconds), **rest)
+        function(work=WorkOptions(int(parallelism), seconds), **rest)
 
     return call
 

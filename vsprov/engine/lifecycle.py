@@ -18,7 +18,7 @@ from vsprov.errors import FailedError
 from vsprov.model.objects import Object, Server
 from vsprov.model.suggest import not_found
 from vsprov.plan import applied
-from vsprov.plan.builder import EVERY_SET, Action, Request, Wanted
+from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.observed import Observed, ObservedServer, is_of
 from vsprov.store.instance import Instance
@@ -58,7 +58,7 @@ class Choice:
 
 def change_state(
     instance: Instance,
-    action: Action,
+    action: RequestedAction,
     choice: Choice,
     report: Report,
     *,
@@ -87,13 +87,13 @@ def change_state(
         return Changed(converge.perform(instance, proposal, report, parallelism=parallelism), already)
 
 
-def _is_already(action: Action, seen: ObservedServer) -> bool:
+def _is_already(action: RequestedAction, seen: ObservedServer) -> bool:
     if action == "stop":
         return not (seen.init or seen.populated)
     return action == "start" and seen.init is not None
 
 
-def _recorded(action: Action, seen: ObservedServer) -> Object | None:
+def _recorded(action: RequestedAction, seen: ObservedServer) -> Object | None:
     """The server as it was last applied, in the requested state.
 
     None for a server without a record that is to be stopped; FailedError if it is to be started.

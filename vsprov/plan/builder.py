@@ -14,7 +14,7 @@ from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
 
 EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
-Action = Literal["start", "stop", "restart"]
+RequestedAction = Literal["start", "stop", "restart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Request:
     stopped. `timeout`, in microseconds, overrides the stop timeout of each server.
     """
 
-    action: Action
+    action: RequestedAction
     servers: frozenset[str]
     timeout: int | None = None
 

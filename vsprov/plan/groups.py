@@ -20,7 +20,7 @@ from vsprov.plan.steps import WriteFile
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class KnobDifference:
     """A knob whose files differ from the wanted ones; a value is None for the kernel's default."""
 
     knob: Knob
@@ -38,7 +38,7 @@ class GroupDelta:
 
     needed: frozenset[str]
     make: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[KnobDifference, ...]
     wanted: Texts
     observed: Texts
 
@@ -73,7 +73,7 @@ def compare(
         if side.blank and texts.get(side.files[0]) == "" and resources.get(knob.path) is None:
             texts.update(default)
     differences = tuple(
-        Difference(knob, side.decode(texts, machine.host), resources.get(knob.path))
+        KnobDifference(knob, side.decode(texts, machine.host), resources.get(knob.path))
         for knob, side in rows
         if side.files[0] in texts and any(texts[file] != wanted[knob.path][file] for file in side.files)
     )
@@ -211,7 +211,7 @@ def _raises(step: WriteFile, texts: Texts) -> bool:
     return as_number(step.data[-1]) > as_number(texts[step.file])
 
 
-def _why(difference: Difference) -> str:
+def _why(difference: KnobDifference) -> str:
     after = difference.after
     return f"{difference.knob.path} = {'default' if after is None else difference.knob.kind.format(after)}"
 

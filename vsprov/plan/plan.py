@@ -94,6 +94,11 @@ class Change:
         """The unique name of the change in the plan: the address, with the phase if there is one."""
         return f"{self.address}#{self.phase}" if self.phase else self.address
 
+    @property
+    def of_manifest(self) -> bool:
+        """Whether users see it as a change of an object: not of the parent group, not a second phase."""
+        return self.kind != "Host" and not self.phase
+
 
 def removal(
     kind: str, name: str, steps: tuple[Step, ...], before: Mapping[str, Any], cost: Cost = "none"
@@ -124,7 +129,7 @@ class Plan:
     @property
     def objects(self) -> tuple[Change, ...]:
         """One change per object of the manifest, without changes of the parent group and second phases."""
-        return tuple(change for change in self.changes if change.kind != "Host" and not change.phase)
+        return tuple(change for change in self.changes if change.of_manifest)
 
     def summary(self) -> dict[str, int]:
         """The number of objects per action; `restart` counts the running servers that are restarted."""

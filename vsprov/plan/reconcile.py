@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vsprov.plan import groups, removals
-from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.builder import Wanted as Wanted
-from vsprov.plan.kinds import ordered
+from vsprov.plan.builder import PlanBuilder, Wanted
+from vsprov.plan.kinds.planner import ordered
 from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Action, Change, Plan
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step, WriteFile
-
-__all__ = ["Wanted", "reconcile"]
 
 
 def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from vsprov.plan.plan import Change, PathChange, Plan
-from vsprov.render.problems import count_kinds
+from vsprov.render.problems import count_kinds, counted
 from vsprov.render.screen import Screen, clean
 
 # Action: (sign, its ASCII form, color, word for the completed action).
@@ -54,7 +54,7 @@ def summary(plan: Plan) -> str:
         parts.append(f"{count['replace']} to replace")
     parts.append(f"{count['destroy']} to destroy")
     return f"Plan: {', '.join(parts)}" + (
-        f"; {_plural(count['restart'], 'restart')}" if count["restart"] else ""
+        f"; {counted(count['restart'], 'restart')}" if count["restart"] else ""
     )
 
 
@@ -112,10 +112,6 @@ def _short(value: str) -> str:
         return value
     half = _LONGEST // 2 - 2
     return f"{value[:half]} … {value[-half:]}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def left_over(plan: Plan, exits: Mapping[str, str], screen: Screen) -> str:

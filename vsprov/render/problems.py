@@ -37,14 +37,15 @@ def summary(problems: Sequence[Problem], objects: Sequence[str] = ()) -> str:
     """ "2 errors, 1 warning", or "Valid: " and the numbers of objects."""
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
-    counts = [
-        f"{count} {word}{'' if count == 1 else 's'}"
-        for count, word in ((errors, "error"), (warnings, "warning"))
-        if count
-    ]
+    counts = [counted(count, word) for count, word in ((errors, "error"), (warnings, "warning")) if count]
     if errors:
         return ", ".join(counts)
     return f"Valid: {', '.join(objects) or 'no objects'}" + (f"; {', '.join(counts)}" if counts else "") + "."
+
+
+def counted(count: int, word: str) -> str:
+    """ "1 error", "2 errors"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def count_kinds(addresses: Iterable[str]) -> list[str]:

@@ -54,7 +54,7 @@ class Lines:
             for line in error_lines(error):
                 self.line(self.screen.paint(line, "red"))
             return
-        if change.kind != "Host" and not change.phase and not self.quiet:
+        if change.of_manifest and not self.quiet:
             seconds = time.monotonic() - self.since.get(change.key, time.monotonic())
             self.line(f"{clean(change.address)}: {done(change)} ({seconds:.1f}s)")
 

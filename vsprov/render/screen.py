@@ -34,7 +34,7 @@ _VISIBLE |= {
 class Screen:
     """What an output stream can show.
 
-    `width` is in columns; `color` and `unicode` tell whether they may be used.
+    `width` is in columns; `color` and `unicode`: whether they may be used.
     """
 
     terminal: bool = False

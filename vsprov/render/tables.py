@@ -55,7 +55,7 @@ def _cut(line: str, screen: Screen) -> str:
 class KindTable:
     """The table of `vsprov get` for a kind: the columns, those of `-o wide` besides, and which hold numbers.
 
-    `row` gives the words of a document, for the wide table if it is told so.
+    `row` returns the cells of a document; the second argument asks for those of the wide table too.
     """
 
     columns: tuple[str, ...]

@@ -9,7 +9,7 @@ import click
 
 from vsprov.cli import options
 from vsprov.cli.approval import DECLINED, Approval
-from vsprov.cli.options import Work
+from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
@@ -47,7 +47,7 @@ vsprov apply tonight.plan                   # the plan saved by `vsprov plan --o
 def apply(
     settings: Settings,
     inputs: Inputs,
-    work: Work,
+    work: WorkOptions,
     yes: bool,
     labels: str | None,
     prune: bool,
@@ -108,7 +108,7 @@ vsprov destroy --all                        # everything of this instance
 def destroy(
     settings: Settings,
     inputs: Inputs,
-    work: Work,
+    work: WorkOptions,
     everything: bool,
     yes: bool,
     labels: str | None,
@@ -146,7 +146,7 @@ def destroy(
     _conclude(settings, outcome, time.monotonic() - since)
 
 
-def _converge(settings: Settings, desired: Desired, approval: Approval, work: Work) -> Outcome:
+def _converge(settings: Settings, desired: Desired, approval: Approval, work: WorkOptions) -> Outcome:
     """Apply what is wanted; problems that only the host shows get their place in the manifest."""
     try:
         return converge.apply(

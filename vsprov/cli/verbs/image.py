@@ -9,7 +9,7 @@ import click
 
 from vsprov.cli import complete, options
 from vsprov.cli.approval import DECLINED, confirm
-from vsprov.cli.options import Work
+from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.apply.converge import Outcome
 from vsprov.engine.desired.pull import image_name
@@ -19,7 +19,7 @@ from vsprov.kernel import process
 from vsprov.model.values import digests
 from vsprov.render import plan as plan_text
 from vsprov.render import tables
-from vsprov.render.problems import dump, errors_as_json
+from vsprov.render.problems import counted, dump, errors_as_json
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
 
@@ -84,7 +84,7 @@ def _yaml(document: Any) -> str:
 @verb("vsprov image rm old-base", outputs=("text", "json"))
 @images_argument
 @options.work_options
-def rm(settings: Settings, work: Work, names: tuple[str, ...]) -> None:
+def rm(settings: Settings, work: WorkOptions, names: tuple[str, ...]) -> None:
     """Removes images from the store, and the layers that no other image uses. If a server uses one of the
     images, none is removed.
     """
@@ -107,7 +107,7 @@ def conclude(settings: Settings, outcome: Outcome, done: str) -> None:
         for address in same:
             err(f"{clean(address)}: up to date")
         if made:
-            err(f"{len(made)} {'image' if len(made) == 1 else 'images'} {done}.")
+            err(f"{counted(len(made), 'image')} {done}.")
     if outcome.errors:
         raise click.exceptions.Exit(1)
     if outcome.left is not None and not outcome.left.empty:
@@ -126,7 +126,7 @@ vsprov image prune --all -y                           # in a nightly job
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @options.yes_option
 @options.work_options
-def prune(settings: Settings, work: Work, everything: bool, dry_run: bool, yes: bool) -> None:
+def prune(settings: Settings, work: WorkOptions, everything: bool, dry_run: bool, yes: bool) -> None:
     """Removes layers that no image and no server uses, and incomplete downloads. With --all it also removes
     images that no server uses.
     """
@@ -161,7 +161,7 @@ vsprov image verify debian-12 -o json
 )
 @images_argument
 @options.work_options
-def verify(settings: Settings, work: Work, names: tuple[str, ...]) -> None:
+def verify(settings: Settings, work: WorkOptions, names: tuple[str, ...]) -> None:
     """Reads every file of the named images, or of all images, and compares content, owner, mode, times and
     attributes with those recorded when the layer was created. Exit code 1 if there is a difference.
     """
@@ -195,7 +195,7 @@ vsprov image dedupe
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be saved.")
 @options.work_options
-def dedupe(settings: Settings, work: Work, dry_run: bool) -> None:
+def dedupe(settings: Settings, work: WorkOptions, dry_run: bool) -> None:
     """Replaces files of different layers that have the same content, owner, mode, times and attributes with
     one shared file, which saves disk space and memory (Linux-VServer: unification). Files are compared
     byte by byte first. Servers may run meanwhile; the disk is used with low priority.
@@ -220,7 +220,7 @@ def dedupe(settings: Settings, work: Work, dry_run: bool) -> None:
     else:
         for line in (*plan.left_out, *failures):
             err(clean(line))
-        what = f"{files} {'file' if files == 1 else 'files'}"
+        what = counted(files, "file")
         would = "would be " if dry_run else ""
         out(f"{what} {would}replaced by shared files; {tables.size(saved)} {would}saved")
     if failures:

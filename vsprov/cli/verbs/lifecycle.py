@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from vsprov.cli import complete, options
-from vsprov.cli.options import Work, duration, server_name
+from vsprov.cli.options import WorkOptions, duration, server_name
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
 from vsprov.engine.desired import selector
 from vsprov.engine.lifecycle import Choice
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.plan.builder import Action
+from vsprov.plan.builder import RequestedAction
 from vsprov.render.problems import dump, errors_as_json
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
@@ -58,7 +58,7 @@ vsprov start -l tier=web
 )
 @server_choice
 @options.work_options
-def start(settings: Settings, choice: Choice, work: Work) -> None:
+def start(settings: Settings, choice: Choice, work: WorkOptions) -> None:
     """Starts servers as they were last applied, in the order of their dependencies. Other drift of these
     servers, such as a limit changed by hand, is repaired on the way. Running servers are not changed.
 
@@ -78,7 +78,7 @@ vsprov stop --all --timeout 30s
 @timeout_option
 @server_choice
 @options.work_options
-def stop(settings: Settings, choice: Choice, work: Work, timeout: str | None) -> None:
+def stop(settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None) -> None:
     """Sends the stop signal to each server, waits for its stopTimeout, and then kills its remaining
     processes. The files of the server are kept.
 
@@ -97,7 +97,7 @@ vsprov restart -l "tier in (web,api)"
 @timeout_option
 @server_choice
 @options.work_options
-def restart(settings: Settings, choice: Choice, work: Work, timeout: str | None) -> None:
+def restart(settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None) -> None:
     """Stops servers and starts them again as they were last applied, without other drift. Stopped servers
     are started.
     """
@@ -105,7 +105,7 @@ def restart(settings: Settings, choice: Choice, work: Work, timeout: str | None)
 
 
 def _change(
-    settings: Settings, action: Action, choice: Choice, work: Work, timeout: str | None = None
+    settings: Settings, action: RequestedAction, choice: Choice, work: WorkOptions, timeout: str | None = None
 ) -> None:
     longest = duration(timeout, "--timeout") if timeout is not None else None
     process.require_root(f"{action}: changing the state of servers")

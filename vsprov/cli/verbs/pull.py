@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from vsprov.cli import options
-from vsprov.cli.options import Work
+from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.cli.verbs.image import conclude
 from vsprov.engine.desired.inputs import Inputs, read
@@ -34,7 +34,12 @@ vsprov image pull docker.io/library/alpine:3.20 --name alpine
 @options.manifest_inputs
 @options.work_options
 def pull(
-    settings: Settings, inputs: Inputs, work: Work, name: str | None, insecure: bool, set_name: str | None
+    settings: Settings,
+    inputs: Inputs,
+    work: WorkOptions,
+    name: str | None,
+    insecure: bool,
+    set_name: str | None,
 ) -> None:
     """Fetches images into the store: the images of manifests, images that are in the store already (by name),
     or one image from a registry (by reference, with --name). Tags are resolved again, and packages

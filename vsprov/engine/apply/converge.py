@@ -26,8 +26,9 @@ from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
 from vsprov.kernel.process import ExitInfo
+from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change, Plan
-from vsprov.plan.reconcile import Wanted, reconcile
+from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied
 from vsprov.store import servers
 from vsprov.store.instance import Instance

@@ -20,8 +20,8 @@ from vsprov.engine.desired.wanted import Desired
 from vsprov.errors import FailedError, StalePlanError, UsageError, reason
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
+from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import FORMAT_VERSION, digest, to_document
-from vsprov.plan.reconcile import Wanted
 from vsprov.store.instance import Instance
 
 LARGEST = 256 << 20

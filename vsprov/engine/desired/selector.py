@@ -19,7 +19,7 @@ _TERM = re.compile(
 
 
 def parse(text: str) -> Callable[[Labels], bool]:
-    """A function that tells if labels match; a missing key differs from every value. Raises UsageError."""
+    """A function that tests labels; a missing key differs from every value. Raises UsageError."""
     terms = [_term(part) for part in re.split(r",(?![^(]*\))", text)]
     return lambda labels: all(term(labels) for term in terms)
 

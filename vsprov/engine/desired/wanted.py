@@ -10,7 +10,7 @@ from vsprov.engine.desired.inputs import Inputs
 from vsprov.engine.desired.project import owner_set
 from vsprov.errors import UsageError
 from vsprov.manifest.load import Manifest
-from vsprov.plan.reconcile import Wanted
+from vsprov.plan.builder import Wanted
 from vsprov.store.instance import Instance
 
 

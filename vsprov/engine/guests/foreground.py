@@ -129,7 +129,7 @@ class _Client:
             os.close(master)
 
     def _forward(self, number: int, _frame: object) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already, as the event will say
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; the event follows
             self.send({"cmd": "signal", "number": number})
 
     def _copy(self, master: int) -> Exited | Failed:

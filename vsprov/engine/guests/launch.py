@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.guests import outcome
 from vsprov.engine.run.context import ApplyContext
-from vsprov.engine.run.schedule import Event, Wait
+from vsprov.engine.run.schedule import NextEvent, Wait
 from vsprov.errors import StepError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def spawn(context: ApplyContext, guest: Guest) -> Generator[Wait, Any, Ready]:
     """Create a guest, which then waits at its gate: the event with its number and its first process."""
     number = context.start_spawner().request(guest)
-    event = yield Event(number)
+    event = yield NextEvent(number)
     if event["event"] == "failed":
         raise StepError(f"start: {outcome.explain(event)}", hint=outcome.hint(event))
     ready: Ready = event
@@ -27,7 +27,7 @@ def spawn(context: ApplyContext, guest: Guest) -> Generator[Wait, Any, Ready]:
 def release(context: ApplyContext, number: int) -> Generator[Wait, Any, None]:
     """Open the gate; returns when the guest has executed its command."""
     context.start_spawner().release(number)
-    event = yield Event(number)
+    event = yield NextEvent(number)
     if event["event"] == "failed":
         raise StepError(f"start: {outcome.explain(event)}", hint=outcome.hint(event))
 
@@ -35,5 +35,5 @@ def release(context: ApplyContext, number: int) -> Generator[Wait, Any, None]:
 def wait(context: ApplyContext, number: int) -> Generator[Wait, Any, int]:
     """Wait until the command of a released guest ends: its exit code, 128 + N when signal N ended it."""
     # It may have been read together with the event before it.
-    event: Any = context.exits.pop(number, None) or (yield Event(number))
+    event: Any = context.exits.pop(number, None) or (yield NextEvent(number))
     return outcome.exit_code(event)

@@ -18,12 +18,12 @@ _HINTS = {
 def explain(event: Failed) -> str:
     """The failed step, the path unless the step names it, and what the kernel said."""
     step, path = event["step"], event["path"]
-    said = event["message"] or os.strerror(event["errno"])
-    return ": ".join((step, path, said) if path and path not in step else (step, said))
+    cause = event["message"] or os.strerror(event["errno"])
+    return ": ".join((step, path, cause) if path and path not in step else (step, cause))
 
 
 def hint(event: Failed) -> str:
-    """What to check after a failure; "" if there is nothing to say."""
+    """What to check after a failure; "" if nothing is known."""
     return next((text for beginning, text in _HINTS.items() if event["step"].startswith(beginning)), "")
 
 

@@ -16,7 +16,7 @@ from vsprov.store.instance import Instance
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DocumentPair:
     """The observed document of an object, None if it does not exist, and the wanted one."""
 
     address: str
@@ -24,11 +24,11 @@ class Comparison:
     wanted: dict[str, Any]
 
 
-def compare(instance: Instance, objects: Sequence[Object]) -> list[Comparison]:
+def compare(instance: Instance, objects: Sequence[Object]) -> list[DocumentPair]:
     """A comparison for each object, including objects without differences."""
     now = documents.look(instance, objects)
     return [
-        Comparison(one.address, _observed(one, now), _rounded(document_of(one), now))
+        DocumentPair(one.address, _observed(one, now), _rounded(document_of(one), now))
         for one in objects
         # Quotas of this scope are part of the servers that refer to them.
         if not (isinstance(one.spec, Quota) and one.spec.scope == "server")

@@ -12,7 +12,7 @@ from vsprov.store.instance import RANGE, Instance
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class ServerProcess:
     """A process of a server.
 
     `inner` is its pid and `user` its user id in the server, None for an id outside its range. `state` is the
@@ -36,7 +36,7 @@ def servers(instance: Instance) -> list[str]:
     return sorted({name for name, _ in _homes(top)} | set(folders.names(instance.servers)))
 
 
-def listing(instance: Instance) -> list[Running]:
+def listing(instance: Instance) -> list[ServerProcess]:
     """All processes, sorted by server and pid, without those that exit in the meantime."""
     out = []
     for server, home in _homes(cgroup.find().directory("", instance.name)):
@@ -72,7 +72,7 @@ def _id_base(instance: Instance, server: str) -> int | None:
         return None
 
 
-def _look(server: str, pid: int, base: int | None) -> Running | None:
+def _look(server: str, pid: int, base: int | None) -> ServerProcess | None:
     status, stat, words = (proc.read(f"/proc/{pid}/{name}") for name in ("status", "stat", "cmdline"))
     if not status or not stat:
         return None
@@ -80,7 +80,7 @@ def _look(server: str, pid: int, base: int | None) -> Running | None:
     fields = stat.rpartition(") ")[2].split()
     outer = int(rows["Uid"].split()[1])
     name = stat.partition("(")[2].rpartition(") ")[0]
-    return Running(
+    return ServerProcess(
         server=server,
         pid=pid,
         inner=int(rows.get("NSpid", str(pid)).split()[-1]),

@@ -1,7 +1,7 @@
 """Carry out the changes of a plan in one thread, concurrently if they do not depend on each other.
 
 Each change is a generator that carries out its steps and yields what it waits for: `Readable` for a file
-descriptor, `Event` for the spawner. The loop sleeps in poll(2) until one of them is ready.
+descriptor, `NextEvent` for the spawner. The loop sleeps in poll(2) until one of them is ready.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Readable:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class NextEvent:
     """Wait for the next event of the spawner for the server with this number; `yield` returns the event."""
 
     number: int
 
 
-Wait = Readable | Event
+Wait = Readable | NextEvent
 Work = Generator[Wait, Any, None]
 
 
@@ -135,7 +135,7 @@ class Loop:
                         ready.append(follower)
 
     def _park(self, key: str, work: Work, wait: Wait) -> None:
-        if isinstance(wait, Event):
+        if isinstance(wait, NextEvent):
             self._by_number[wait.number] = (key, work)
         else:
             self._serial += 1

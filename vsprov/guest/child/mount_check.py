@@ -53,7 +53,7 @@ def _mount_id(memory: Memory, record: int) -> int:
 
 
 def _is_below(pid: int, mount: int, allowed: set[int]) -> bool:
-    """Whether a mount is below one of the allowed ones: a recursive bind brings along the mounts in it."""
+    """Whether a mount is below one of the allowed ones: a recursive bind includes the mounts below it."""
     parents = {}
     with open(f"/proc/{pid}/mountinfo", "rb") as file:
         for line in file:

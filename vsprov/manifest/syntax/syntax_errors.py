@@ -43,17 +43,17 @@ _EXPLAINED = {
 
 def explain(error: yaml.MarkedYAMLError, text: str) -> tuple[str, int, str]:
     """Message, index in the text and hint for a syntax error."""
-    said = error.problem or "not valid YAML"
+    reported = error.problem or "not valid YAML"
     problem = min(error.problem_mark.index, len(text)) if error.problem_mark else len(text)
     context = error.context_mark.index if error.context_mark else problem
-    if "quoted scalar" in (error.context or "") and said.startswith("found unexpected"):
+    if "quoted scalar" in (error.context or "") and reported.startswith("found unexpected"):
         return "unclosed quote", context, ""
     if "flow" in (error.context or "") and (text.startswith("---", problem) or not text[problem:].strip()):
         return "unclosed bracket", context, ""
-    cannot_start = said == "found character that cannot start any token"
-    if "tab character" in said or (cannot_start and text.startswith("\t", problem)):
+    cannot_start = reported == "found character that cannot start any token"
+    if "tab character" in reported or (cannot_start and text.startswith("\t", problem)):
         return "tab used for indentation", problem, "use spaces"
     if cannot_start:
         return f"{text[problem : problem + 1]!r} cannot start a value", problem, "quote the value"
-    message, hint = _EXPLAINED.get(said, (said, ""))
-    return message, context if said == "could not find expected ':'" else problem, hint
+    message, hint = _EXPLAINED.get(reported, (reported, ""))
+    return message, context if reported == "could not find expected ':'" else problem, hint

@@ -4,9 +4,7 @@ Importing the package imports every module in it. It raises TypeError if a kind 
 """
 
 from vsprov.model.discover import import_all
-from vsprov.plan.kinds.planner import ordered, refuse_missing
+from vsprov.plan.kinds.planner import refuse_missing
 
 import_all(__name__, __path__)
 refuse_missing()
-
-__all__ = ["ordered"]

@@ -77,7 +77,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         _stop(seen or NOTHING, builder),
         restart=request is not None and request.action == "restart",
     )
-    change, needed = reconcile(want, seen, context, builder.notes.get(want.address, ()))
+    change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
     builder.populated = True
     if change:
@@ -183,7 +183,7 @@ def follows(seen: ObservedServer) -> Iterable[str]:
     return [f"Server/{dependency['name']}" for dependency in recorded]
 
 
-def reconcile(
+def change_of(
     want: Object, found: ObservedServer | None, context: Context, notes: tuple[str, ...]
 ) -> tuple[Change | None, frozenset[str]]:
     """(change, or None if nothing differs; controllers that the server's group needs, by v2 name)."""

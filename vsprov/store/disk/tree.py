@@ -128,7 +128,7 @@ def _descend(entry: Entry, label: str) -> tuple[int, str, list[str]]:
 
 
 def image_reject_reason(most: Limits) -> RejectReason:
-    """The function that tells why an entry is not allowed in an image, which may have `most`."""
+    """A function that returns why an entry is not allowed in an image, which may have `most`."""
 
     def reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
         if entry.kind in KINDS:

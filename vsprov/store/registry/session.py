@@ -178,7 +178,7 @@ class Session:
     def _log_in(self, refused: requests.Response) -> None:
         """Get a new token as the answer `refused` asks for it."""
         if refused.history:
-            # A redirect must not say where our credentials go (CVE-2020-15157).
+            # A redirect must not decide where our credentials are sent (CVE-2020-15157).
             raise ImageError(
                 f"{self._access.label}: {self._host} redirects to a server that answers with HTTP status "
                 f"{refused.status_code}: credentials are sent to the registry only"
