@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import pkgutil
+import re
 import select
 import signal
 import socket
@@ -35,6 +36,7 @@ from typing import NoReturn
 REAL = "VSPROV_REAL"  # the environment variable that turns the forking off
 ALONE = ("vsprov.__main__", "vsprov.guest", "vsprov.store.unpack.")  # programs of their own
 READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_")  # the beginnings of names of variables
+INDENTED_IMPORT = re.compile(rb"^ +(from [a-z_.0-9]+ import|import) ", re.MULTILINE)
 LONGEST = 1 << 17  # bytes of a request
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -52,11 +54,10 @@ def load() -> None:
         import_module(module.name)
         spec = find_spec(module.name)
         assert spec and spec.origin
-        functions = [
-            node
-            for node in ast.walk(ast.parse(Path(spec.origin).read_bytes()))
-            if isinstance(node, ast.FunctionDef)
-        ]
+        text = Path(spec.origin).read_bytes()
+        if not INDENTED_IMPORT.search(text):
+            continue  # most have none, and parsing takes as long as importing
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
         for node in (node for function in functions for node in ast.walk(function)):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 exec(compile(ast.Module([node], []), spec.origin, "exec"), {"__package__": spec.parent})
