@@ -149,7 +149,7 @@ def test_a_file_does_not_take_the_place_of_a_folder(lab: Lab, box: Document, tmp
 def test_a_file_that_the_hosts_own_would_hide_is_refused(lab: Lab, path: str) -> None:
     step = {"write": {"path": path, "content": ""}}
     done = lab.apply(image("host", host={}), built(step, on="host"), check=False)
-    assert done.returncode == 1 and "would hide it" in done.stderr
+    assert done.returncode == 1 and "would hide the file" in done.stderr
 
 
 def test_what_is_copied_may_not_hold_what_no_image_may_hold(lab: Lab, box: Document, tmp_path: Path) -> None:
