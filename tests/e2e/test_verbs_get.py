@@ -85,6 +85,12 @@ def test_labels_that_no_server_has_are_told(shop: Lab) -> None:
     assert (done.stdout, done.stderr) == ("", "No server matches the labels tier=none.\n")
 
 
+def test_labels_select_servers_only(shop: Lab) -> None:
+    done = shop.vsprov("get", "images", "-l", "tier=web", check=False)
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.splitlines()[0] == "vsprov: get images: -l selects servers only"
+
+
 def test_get_shows_a_limit_that_was_changed_by_hand(lab: Lab) -> None:
     lab.apply(HOST, web(resources={"pids": {"max": 20}}))
     (lab.group("web1", "pids") / "pids.max").write_text("17")

@@ -108,6 +108,13 @@ selector_option = click.option(
     help="Label selector, such as tier=web,env!=dev: only matching servers, and the images and quotas they "
     "use.",
 )
+server_selector_option = click.option(
+    "--selector",
+    "-l",
+    "labels",
+    metavar="LABELS",
+    help="Label selector, such as tier=web,env!=dev: only matching servers.",
+)
 locked_option = click.option(
     "--locked", "must_be_locked", is_flag=True, help="Refuse tags that have no digest in vsprov.lock.yaml."
 )

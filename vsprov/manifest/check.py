@@ -179,13 +179,15 @@ def missing_references(view: ManifestView) -> Iterator[Problem]:
 
 
 def missing_commands(view: ManifestView) -> Iterator[Problem]:
-    """Only OCI images and images built from others can have a default command."""
+    """Servers without a command. Only OCI images and images built from others can have a default command; a
+    command with an error is reported by the schema and not missing.
+    """
+    path: Path = ("spec", "init", "command")
     for item, server in view.all(Server):
         image = view.spec(Image, server.image)
         bare = image is not None and image.source.oci is None and image.source.build is None
-        if bare and not server.init.command:
-            message = lacks_command(server.image)
-            yield item.problem(("spec", "init", "command"), message, "command: [/bin/sh, -c, …]")
+        if bare and not server.init.command and item.omits(path):
+            yield item.problem(path, lacks_command(server.image), "command: [/bin/sh, -c, …]")
 
 
 def _dependency(place: int) -> Path:

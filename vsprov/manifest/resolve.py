@@ -69,6 +69,17 @@ class Item:
                 return Origin(self.quota.address, position_of(self.quota.document, there))
         return Origin("default")
 
+    def omits(self, path: Path) -> bool:
+        """True if the document has no value at `path`; False if it has one, even one with an error there or
+        in a key around it.
+        """
+        value = self.document.value
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                return isinstance(value, dict)
+            value = value[part]
+        return False
+
     def problem(self, path: Path, message: str, hint: str = "", *, warning: bool = False) -> Problem:
         """A problem with the object's value at `path`."""
         return problem_at(self.document, self.raw_path(path), message, hint, warning=warning)

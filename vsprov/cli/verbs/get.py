@@ -40,7 +40,7 @@ vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml`
 @click.argument(
     "names", metavar="[NAME...]", nargs=-1, help="Names of objects.", shell_complete=complete.objects
 )
-@options.selector_option
+@options.server_selector_option
 def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | None) -> None:
     """Shows servers, images and quotas as they are now in the kernel and on disk, not as they were last
     applied.
@@ -48,6 +48,8 @@ def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | Non
     form = settings.output
     wanted = _wanted(kind, names)
     match = selector.parse(labels) if labels is not None else None
+    if match is not None and "Server" not in wanted:
+        raise UsageError(f"get {clean(kind)}: -l selects servers only", hint="vsprov get servers -l LABELS")
     process.require_root("get: reading the state of servers")
     now = documents.look(settings.instance)
     items: dict[str, list[dict[str, Any]]] = {}

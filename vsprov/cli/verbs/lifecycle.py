@@ -37,7 +37,7 @@ def server_choice(function: Callable[..., None]) -> Callable[..., None]:
     @click.argument(
         "names", metavar="[NAME...]", nargs=-1, help="Names of servers.", shell_complete=complete.servers
     )
-    @options.selector_option
+    @options.server_selector_option
     @click.option("--all", "everything", is_flag=True, help="All servers of the instance.")
     @wraps(function)
     def call(names: tuple[str, ...], labels: str | None, everything: bool, **rest: Any) -> None:

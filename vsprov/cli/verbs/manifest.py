@@ -114,7 +114,10 @@ vsprov schema server
 )
 def schema(settings: Settings, kind: str) -> None:
     """Prints a JSON Schema (draft 2020-12). Editors with a YAML language server use it to complete and check
-    manifests that begin with the line "# yaml-language-server: $schema=vsprov.schema.json".
+    manifests that begin with this line:
+
+    \b
+    # yaml-language-server: $schema=vsprov.schema.json
     """
     name = kind.lower().removesuffix("s")
     if name not in schemas.names():
