@@ -108,11 +108,11 @@ def test_the_reference_and_the_schemas_hold_what_is_registered() -> None:
 )
 def test_a_kind_without_a_row_is_refused(module: str, registry: str) -> None:
     text = (
-        "from vsprov.model.objects import KINDS, ObjectKind\n"
+        "from vsprov.model.objects import KINDS, ObjectKind, require_rows\n"
         "import vsprov.plan.kinds, vsprov.engine.kinds, vsprov.render.tables\n"
         f"import {module} as module\n"
         'KINDS["Note"] = ObjectKind("Note", object, "A text.")\n'
-        "module.refuse_missing()\n"
+        f"require_rows(module.{registry}, module.__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=CHECKOUT)
     assert done.returncode == 1 and done.stderr.strip().endswith("Note")

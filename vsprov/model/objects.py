@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -292,6 +292,12 @@ KINDS: dict[str, ObjectKind] = {
 
 
 LATER_KINDS = ("Network", "Volume")  # kinds of the format that this version does not support yet
+
+
+def require_rows(rows: Container[str], place: str) -> None:
+    """TypeError if a kind has no row in the registry at `place`: its objects would be silently ignored."""
+    if missing := [kind for kind in KINDS if kind not in rows]:
+        raise TypeError(f"no row of {place} is for {', '.join(missing)}")
 
 
 def listed() -> list[ObjectKind]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.objects import KINDS
+from vsprov.model.objects import require_rows
 from vsprov.model.values import digests, units
 from vsprov.render.screen import Screen, clean
 
@@ -201,10 +201,4 @@ TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image)
 TABLES["Quota"] = KindTable(("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS)
 
 
-def refuse_missing() -> None:
-    """TypeError for a kind of the model that has no table: `get` could not show its objects."""
-    if missing := [kind for kind in KINDS if kind not in TABLES]:
-        raise TypeError(f"no table of vsprov.render.tables shows {', '.join(missing)}")
-
-
-refuse_missing()
+require_rows(TABLES, __name__)

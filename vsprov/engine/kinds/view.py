@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.objects import KINDS
 from vsprov.plan.kinds.planner import Shown
 from vsprov.store.instance import Instance
 
@@ -48,12 +47,6 @@ VIEWS: dict[str, KindView] = {}
 def register(view: KindView) -> None:
     """Add a kind's row."""
     VIEWS[view.kind] = view
-
-
-def refuse_missing() -> None:
-    """TypeError for a kind of the model that has no row here: `get` could not show its objects."""
-    if missing := [kind for kind in KINDS if kind not in VIEWS]:
-        raise TypeError(f"no module of vsprov.engine.kinds looks at {', '.join(missing)}")
 
 
 def observe_more(instance: Instance, hierarchies: Hierarchies) -> dict[str, Mapping[str, Any]]:

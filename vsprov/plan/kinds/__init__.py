@@ -4,7 +4,8 @@ Importing the package imports every module in it. It raises TypeError if a kind 
 """
 
 from vsprov.model.discover import import_all
-from vsprov.plan.kinds.planner import refuse_missing
+from vsprov.model.objects import require_rows
+from vsprov.plan.kinds.planner import PLANNERS
 
 import_all(__name__, __path__)
-refuse_missing()
+require_rows(PLANNERS, __name__)

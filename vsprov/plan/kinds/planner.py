@@ -65,12 +65,6 @@ def register(planner: KindPlanner) -> None:
     PLANNERS[planner.kind] = planner
 
 
-def refuse_missing() -> None:
-    """TypeError for a kind of the model that has no row here: its objects would be ignored."""
-    if missing := [kind for kind in KINDS if kind not in PLANNERS]:
-        raise TypeError(f"no module of vsprov.plan.kinds plans {', '.join(missing)}")
-
-
 def ordered() -> list[KindPlanner]:
     """The rows in the order of the kinds: each after those whose objects its own refer to."""
     return [PLANNERS[kind] for kind in KINDS]
