@@ -59,7 +59,7 @@ def test_exec_in_a_server_that_does_not_run_says_so(shop: Lab) -> None:
     refused = shop.vsprov("exec", "old", "--", "true", check=False)
     assert (refused.returncode, refused.stderr) == (
         1,
-        "vsprov: Server/old: it is not running\n  hint: vsprov start old\n",
+        "vsprov: Server/old: is not running\n  hint: vsprov start old\n",
     )
     unknown = shop.vsprov("exec", "wb1", "--", "true", check=False)
     assert unknown.returncode == 1 and "did you mean web1?" in unknown.stderr

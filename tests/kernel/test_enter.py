@@ -188,7 +188,7 @@ def test_a_server_that_ends_while_it_is_joined_is_said_to_have_ended(house: Hous
         done = house.run("true", server="web1", **groups)
     finally:
         os.kill(house.workshop.spawner.pid, signal.SIGCONT)
-    assert (done.returncode, done.stderr) == (1, "refused 1: Server/web1: it has ended\n")
+    assert (done.returncode, done.stderr) == (1, "refused 1: Server/web1: has exited\n")
 
 
 def test_the_guest_cannot_look_into_a_command_that_is_joining(house: House) -> None:

@@ -41,7 +41,7 @@ class EnterError(FailedError):
 
 def ended(server: str) -> FailedError:
     """The error for a server whose first process or group disappeared while a command was joining it."""
-    return FailedError(f"Server/{server}: it has ended", hint="if it is being restarted, try again")
+    return FailedError(f"Server/{server}: has exited", hint="if it is being restarted, try again")
 
 
 def run(request: Enter, server: str = "") -> int:

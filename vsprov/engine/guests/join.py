@@ -75,7 +75,7 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
         raise not_found("Server", name, observe.observe(instance, hierarchies, machine).servers)
     observe.refuse_foreign(seen, instance.name)
     if seen.init is None or seen.group is None:
-        raise FailedError(f"Server/{name}: it is not running", hint=f"vsprov start {name}")
+        raise FailedError(f"Server/{name}: is not running", hint=f"vsprov start {name}")
     if seen.applied is None:
         raise FailedError(
             f"Server/{name}: its record is lost or was edited, so its confinement is unknown",

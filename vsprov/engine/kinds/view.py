@@ -1,4 +1,4 @@
-"""What looking at a kind takes, and all kinds by name."""
+"""The registry of kinds for observation and `get`: one `KindView` per kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What documents are made from: where control groups are, and what was observed. `measure`: the instance
-    whose servers' disk usage is wanted too, which takes a while to measure.
+    """The input of `KindView.status`: the cgroup hierarchies and the observed state.
+
+    `measure` is the instance if the disk usage of servers, which is slow to measure, is requested as well.
     """
 
     hierarchies: Hierarchies
@@ -28,11 +29,11 @@ def _no_metadata(seen: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class KindView:
-    """How one kind is looked at.
+    """How objects of one kind are observed and shown.
 
-    `status` is what `get -o json` shows of an object beside its spec, `metadata` its recorded labels and
-    annotations. `observe` gives the objects of the kind by name, which are then in `Observed.more`; None for
-    the kinds that are found with the control groups and images.
+    `status` returns the status of an object in `get -o json`, `metadata` its recorded labels and annotations.
+    `observe` returns the objects of the kind by name, which become `Observed.more[kind]`; it is None for the
+    kinds that `engine.look.observe` finds in control groups and in the image store.
     """
 
     kind: str
@@ -45,7 +46,7 @@ VIEWS: dict[str, KindView] = {}
 
 
 def register(view: KindView) -> None:
-    """Add a kind's row."""
+    """Register the view of a kind."""
     VIEWS[view.kind] = view
 
 

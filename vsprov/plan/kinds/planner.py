@@ -1,4 +1,4 @@
-"""What planning needs to know of a kind, and all kinds by name."""
+"""The registry of kinds for planning: one `KindPlanner` per kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vsprov.plan.plan import Change
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What an object's spec is shown from: everything observed, and the CPU weights that it leads to."""
+    """The input of `KindPlanner.show`: the observed state and the CPU weights, by address, it results in."""
 
     observed: Observed
     machine: Machine
@@ -25,23 +25,24 @@ def _nothing(value: Any) -> tuple[str, ...]:
     return ()
 
 
-def _as_it_is(spec: Mapping[str, Any], *context: Any) -> dict[str, Any]:
+def _unchanged(spec: Mapping[str, Any], *context: Any) -> dict[str, Any]:
     return dict(spec)
 
 
 @dataclass(frozen=True, slots=True)
 class KindPlanner:
-    """How one kind is planned.
+    """How objects of one kind are planned.
 
-    `observed` gives the objects of the kind by name, `owners` the owner marks that such an object bears,
-    None for a part without one. `plan` adds to the builder what happens to the wanted objects. `remove` gives
-    the change that removes an observed object; None with a problem in the builder.
+    `observed` returns the observed objects by name, and `owners` the owner marks of the parts of one of them
+    (None for a part without a mark). `plan` adds the changes of the wanted objects to the builder. `remove`
+    returns the change that removes an observed object, or None after adding a problem to the builder.
 
-    `needs` are the addresses that a wanted object cannot be without, `holds` those that an observed one
-    cannot, and `follows` those that an observed one must be removed before.
+    `needs` returns the addresses that a wanted object requires, `holds` those that an observed object
+    requires, and `follows` those of objects that must be removed after an observed object.
 
-    `show` is an object's spec as the kernel has it, without the knobs to ignore; `rounded` a spec as this
-    machine would keep it, and `readable` one as people write it.
+    `show` returns the spec with current values from the kernel, except those of the given knobs. `rounded`
+    returns a spec with the values that this machine would store, `readable` one with values as people write
+    them.
     """
 
     kind: str
@@ -53,18 +54,18 @@ class KindPlanner:
     needs: Callable[[Object], Iterable[str]] = _nothing
     holds: Callable[[Any], Iterable[str]] = _nothing
     follows: Callable[[Any], Iterable[str]] = _nothing
-    rounded: Callable[[Mapping[str, Any], Machine], dict[str, Any]] = _as_it_is
-    readable: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
+    rounded: Callable[[Mapping[str, Any], Machine], dict[str, Any]] = _unchanged
+    readable: Callable[[Mapping[str, Any]], dict[str, Any]] = _unchanged
 
 
 PLANNERS: dict[str, KindPlanner] = {}
 
 
 def register(planner: KindPlanner) -> None:
-    """Add a kind's row."""
+    """Register the planner of a kind."""
     PLANNERS[planner.kind] = planner
 
 
 def ordered() -> list[KindPlanner]:
-    """The rows in the order of the kinds: each after those whose objects its own refer to."""
+    """The planners in the order of KINDS: each kind follows the kinds that it refers to."""
     return [PLANNERS[kind] for kind in KINDS]
