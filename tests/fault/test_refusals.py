@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -43,8 +44,16 @@ def fill(folder: Path, free: int) -> Path:
     """Leave only so many bytes free on the disk of this folder."""
     ballast = folder / "ballast"
     stat = os.statvfs(folder)
+    at, wanted = 0, max(stat.f_bavail * stat.f_bsize - free, stat.f_bsize)
+    part = wanted
     with open(ballast, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(stat.f_bavail * stat.f_bsize - free, 1))
+        while at < wanted and part >= stat.f_bsize:
+            try:
+                os.posix_fallocate(file.fileno(), at, min(part, wanted - at))
+                at += min(part, wanted - at)
+            except OSError as error:  # the file's own extents may take a block, too
+                assert error.errno == errno.ENOSPC
+                part //= 2
     return ballast
 
 
