@@ -198,3 +198,12 @@ def descriptors() -> dict[int, str]:
         except FileNotFoundError:
             continue  # the one that was listing the folder
     return found
+
+
+def children() -> set[int]:
+    """The children of this process, zombies included; one may be what forks the command lines of tests."""
+    return {
+        int(word)
+        for thread in Path("/proc/self/task").iterdir()
+        for word in (thread / "children").read_text().split()
+    }

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tests.archives import folder, hard, link, member, packed
 from tests.effort import examples
 from tests.kernel.stacks import MIB, Box
+from tests.leaks import children
 from vsprov.errors import ImageError
 from vsprov.store.disk import marks
 from vsprov.store.disk.limits import Limits
@@ -247,11 +248,12 @@ def test_the_worker_has_no_way_out_and_few_capabilities(box: Box, over: bool) ->
         path.mkdir()
     (below / "lower").touch()
     seen: dict[str, object] = {}
+    before = children()
 
     def look(_: str, done: int, __: int) -> None:
         if seen or not done:  # it reads nothing before it is shut in
             return
-        (pid,) = (int(word) for word in Path("/proc/thread-self/children").read_text().split())
+        (pid,) = children() - before
         here = Path(f"/proc/{pid}")
         seen["root"] = sorted(name for name in os.listdir(here / "root") if name[0] != "f")
         seen["cwd"] = os.path.samefile(here / "cwd", here / "root")
