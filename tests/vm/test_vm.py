@@ -50,7 +50,7 @@ def test_the_kernel_tests_pass_there_too(capsys: pytest.CaptureFixture[str]) -> 
     marked = [str(path.relative_to(machine.CHECKOUT)) for path in files if "vm_subset" in path.read_text()]
     code, said, complaints = in_the_machine(
         *("python", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--tb=short"),
-        *("-m", "vm_subset and not slow", *marked),
+        *("-n", "2", "--dist", "worksteal", "-m", "vm_subset and not slow", *marked),
     )
     assert code == 0, f"{complaints}\n{last_lines(said)}"
     with capsys.disabled():
