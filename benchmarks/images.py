@@ -177,6 +177,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["VSPROV_REAL"] = "1"  # measure whole processes, not forks of a loaded one
     compileall.compile_dir(CHECKOUT / "vsprov", quiet=1)
     folder = options.folder / f"vt-images-{secrets.token_hex(4)}"
     folder.mkdir()

@@ -381,6 +381,7 @@ def main() -> int:
         return 77
     # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["VSPROV_REAL"] = "1"  # measure whole processes, not forks of a loaded one
     folder = options.folder / f"vt-bench-{secrets.token_hex(4)}"
     folder.mkdir()
     groups = peers.groups()

@@ -68,7 +68,8 @@ class PlanBuilder:
     """A plan under construction.
 
     `needed` are the controllers (v2 names) that groups of the plan need. `populated` is whether the plan
-    defines any group. `weights` are the CPU weights to write, by address.
+    defines any group. `weights` are the CPU weights to write, by address. `pools` are the wanted quotas of
+    scope pool; those of scope server are merged into their servers.
     """
 
     wanted: Wanted
@@ -83,10 +84,13 @@ class PlanBuilder:
     populated: bool = False
     weights: Mapping[str, int] = field(default_factory=dict)
     by_kind: dict[str, dict[str, Object]] = field(default_factory=dict)
+    pools: dict[str, Object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for want in self.wanted.objects:
             self.by_kind.setdefault(want.kind, {})[want.name] = want
+            if isinstance(want.spec, Quota) and want.spec.scope == "pool":
+                self.pools[want.name] = want
 
     def of(self, kind: str) -> Mapping[str, Object]:
         """The wanted objects of a kind, by name."""
@@ -95,15 +99,6 @@ class PlanBuilder:
     @property
     def servers(self) -> Mapping[str, Object]:
         return self.of("Server")
-
-    @property
-    def pools(self) -> Mapping[str, Object]:
-        """The wanted quotas of scope pool; those of scope server are merged into their servers."""
-        return {
-            name: want
-            for name, want in self.of("Quota").items()
-            if isinstance(want.spec, Quota) and want.spec.scope == "pool"
-        }
 
     def add(self, address: str, change: Change | None) -> None:
         """Add the change of an object; None if it does not change."""
