@@ -22,6 +22,7 @@ from tests.kernel.stacks import MIB, Box
 from tests.leaks import children
 from tests.trees import listing
 from vsprov.store.layers.unpacking import unpack
+from vsprov.store.unpack.stream import AHEAD, PIECE
 
 
 @pytest.fixture
@@ -116,6 +117,21 @@ def test_the_compression_is_told_by_the_content_whatever_the_name(
     path.write_bytes(compress(plain))
     tree, found = box.opened(path)
     assert (tree / "file").read_bytes() == bytes(range(256)) * 20_000
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found.diff_id == hashlib.sha256(plain).hexdigest()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["image", "layer"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gz", "zst"])
+def test_what_follows_the_end_mark_belongs_to_the_sums_however_long_it_is(
+    box: Box, compress: Callable[[bytes], bytes], whole: bool
+) -> None:
+    """GNU tar pads to whole records, which `tar -b` makes as long as one likes; more than is read ahead."""
+    path = box.folder / "base.tar"
+    plain = packed(member("file", b"content")) + bytes((AHEAD + 4) * PIECE)
+    path.write_bytes(compress(plain))
+    tree, found = box.opened(path, whole=whole)
+    assert (tree / "file").read_bytes() == b"content"
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert found.diff_id == hashlib.sha256(plain).hexdigest()
 

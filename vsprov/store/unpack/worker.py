@@ -68,7 +68,8 @@ def unpack(job: Job) -> dict[str, Any]:
     tree = Tree(top, limits.depth, limits.path, alone=job.below is None)
     members = Members(stream, may_lack_end=not job.whole)
     Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below).run(members)
-    return {"sha256": archive.sha256.hexdigest(), "diff_id": stream.diff_id()}
+    diff_id = stream.diff_id()  # first: it reads what follows the end mark, which belongs to both sums
+    return {"sha256": archive.sha256.hexdigest(), "diff_id": diff_id}
 
 
 def report(message: dict[str, Any]) -> None:
