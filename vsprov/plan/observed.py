@@ -87,6 +87,20 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class LastExit:
+    """How the init of a server ended: its exit code, or the signal that killed it; and when, in Unix time.
+
+    Code and signal are both None if neither the kernel nor a process of vsprov knows. `oom` is whether the kernel killed a
+    process of the server for lack of memory while it ran, unless its init ended with 0 nevertheless.
+    """
+
+    code: int | None
+    signal: int | None
+    oom: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedServer:
     """A server, or what exists of it.
 
@@ -95,6 +109,7 @@ class ObservedServer:
     edited. `directory` is whether its directory exists, `owner` the owner mark of that. `init` is its pid 1,
     if it runs. `strays` are the hierarchies in which init is outside its group. `populated` is whether the
     home group has processes. `live` has the observed value of each live aspect (`plan.aspects`), by name.
+    `last_exit` is how its init ended, since it was last started.
     """
 
     name: str
@@ -109,6 +124,7 @@ class ObservedServer:
     strays: tuple[str, ...] = ()
     populated: bool = False
     live: Mapping[str, Any] = field(default_factory=dict)
+    last_exit: LastExit | None = None
 
     def owners(self) -> tuple[str | None, ...]:
         """The owner marks of its directory and its group, of those that exist."""

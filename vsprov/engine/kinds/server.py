@@ -29,7 +29,7 @@ def status(name: str, view: View) -> dict[str, Any]:
         "addresses": [],
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": used,
-        "lastExit": last_exit.read(hierarchies.directory("", seen.group.path)) if seen.group else None,
+        "lastExit": last_exit.document(seen.last_exit),
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }
 

@@ -1,25 +1,31 @@
-"""The exit status of a server's init, kept as a mark on its home group until the next start.
+"""The exit of a server's init, kept as a mark on its home group until the next start.
 
-There is no daemon that waits for init, and the kernel discards its exit status. The mark therefore only
-exists if a vsprov command was running when init exited. It never refers to an earlier run.
+Written by whoever sees the exit: the keeper, or a command that runs meanwhile. The mark never refers to an
+earlier run.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from vsprov.kernel.process import ExitInfo
+from vsprov.plan.observed import LastExit
 from vsprov.store.disk import marks
 
 MARK = "exit"
 
 
 def record(home: str, how: ExitInfo) -> None:
-    """Write the mark of a home group whose init has just exited."""
-    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    marks.write_mark(home, MARK, json.dumps({"code": how.code, "signal": how.signal, "at": at}))
+    """Write the mark of a home group whose init has just exited, unless it is there and says how."""
+    known = read(home)
+    if known and (known.code, known.signal) != (None, None):
+        return
+    oom = known is not None and known.oom
+    exit_ = {"code": how.code, "signal": how.signal, "oom": oom, "at": time.time()}
+    marks.write_mark(home, MARK, json.dumps(exit_))
 
 
 def forget(home: str) -> None:
@@ -27,10 +33,18 @@ def forget(home: str) -> None:
     marks.remove_mark(home, MARK)
 
 
-def read(home: str) -> dict[str, Any] | None:
-    """{"code", "signal", "at"} for `get`; either code or signal is None. None if the exit is unknown."""
+def read(home: str) -> LastExit | None:
+    """The exit of the last run; None if it has not ended, or nobody saw it."""
     try:
         found = json.loads(marks.read_mark(home, MARK) or "null")
-    except ValueError:  # edited by hand
+        return LastExit(found["code"], found["signal"], bool(found["oom"]), float(found["at"]))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # no group, no mark, or edited by hand
         return None
-    return found if isinstance(found, dict) and found.keys() == {"code", "signal", "at"} else None
+
+
+def document(seen: LastExit | None) -> dict[str, Any] | None:
+    """{"code", "signal", "oom", "at"} for `get`."""
+    if seen is None:
+        return None
+    at = datetime.fromtimestamp(seen.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"code": seen.code, "signal": seen.signal, "oom": seen.oom, "at": at}

@@ -13,6 +13,7 @@ from vsprov.engine import aspects as _aspects  # noqa: F401  registers the obser
 from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
+from vsprov.engine.look import last_exit
 from vsprov.engine.run import intent
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
@@ -214,6 +215,7 @@ class _Observer:
             strays=strays,
             populated=populated,
             live=observer.observe(init.pid) if init else {},
+            last_exit=last_exit.read(self.path("", group.path)) if group and not init else None,
         )
 
     def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
