@@ -90,8 +90,8 @@ class Process:
 class LastExit:
     """How the init of a server ended: its exit code, or the signal that killed it; and when, in Unix time.
 
-    Code and signal are both None if neither the kernel nor a process of vsprov knows. `oom` is whether the kernel killed a
-    process of the server for lack of memory while it ran, unless its init ended with 0 nevertheless.
+    Code and signal are both None if neither the kernel nor a process of vsprov knows. `oom` is whether the
+    kernel killed a process of the server for lack of memory while it ran; not if its init ended with 0.
     """
 
     code: int | None
