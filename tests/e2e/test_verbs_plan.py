@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ def test_a_saved_plan_is_applied_once_and_alone(lab: Lab, tmp_path: Path) -> Non
     plan.write_text(torn)
     refused = lab.vsprov("apply", plan, check=False)
     assert refused.returncode == 64 and "not a plan saved by this version" in refused.stderr
+
+
+def test_a_plan_is_not_saved_over_what_it_was_made_from(lab: Lab, tmp_path: Path) -> None:
+    text = to_yaml(HOST, web())
+    for name in ("m.yaml", "values.yaml", "notes"):
+        (tmp_path / name).write_text(text if name == "m.yaml" else "note: 1\n")
+    (tmp_path / "vsprov.yaml").write_text("set: shop\n")
+    command = ("plan", tmp_path / "m.yaml", "--values", tmp_path / "values.yaml", "--out")
+    for name in ("m.yaml", "values.yaml", "vsprov.yaml", "notes"):
+        before = (tmp_path / name).read_text()
+        refused = lab.vsprov(*command, tmp_path / name, check=False)
+        assert (refused.returncode, refused.stdout) == (64, "")
+        assert f"{tmp_path / name}: write the plan: the " in refused.stderr
+        assert (tmp_path / name).read_text() == before
+
+
+def test_a_plan_is_written_to_a_pipe_or_a_terminal_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST, web()))
+    done = lab.vsprov("plan", "-q", tmp_path / "m.yaml", "--out", "/dev/stdout")
+    before, brace, plan = done.stdout.partition("{")
+    plan, end, after = plan.partition("\n}\n")
+    assert json.loads(brace + plan + end)["summary"]["add"] == 2
+    assert before == "" and "Plan: 2 to add" in after and done.stderr == ""
 
 
 # -- diff

@@ -87,8 +87,8 @@ def test_only_a_regular_file_is_looked_into(tmp_path: Path) -> None:
 
 def test_a_plan_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(FailedError, match="save the plan"):
+    with pytest.raises(UsageError, match="write the plan: it is a directory"):
         saved.write(str(tmp_path / "there"), GOOD)
-    with pytest.raises(FailedError, match="save the plan"):
+    with pytest.raises(FailedError, match="write the plan"):
         saved.write(str(tmp_path / "no/such/p"), GOOD)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -8,6 +8,7 @@ import click
 
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.render.screen import out
+from vsprov.store.disk.output_file import write_output
 
 VARIABLE = "_VSPROV_COMPLETE"  # set by the script when it asks for completions
 # Shell: (its script, its start-up file, the line needed there), files below the home directory.
@@ -30,22 +31,36 @@ def script(program: click.Command, shell: str) -> str:
 def install(program: click.Command, shell: str) -> str:
     """Write the script, and make the user's shells read it when they start; the script's path.
 
-    Raises FailedError.
+    Raises FailedError, and UsageError where other files have these names.
     """
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise UsageError(f"--install-completion {shell}: the home directory is unknown", hint="set HOME")
     place, startup, line = _PLACES[shell]
-    path = os.path.expanduser(f"~/{place}")
+    path = os.path.join(home, place)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(script(program, shell))
+        write_output(path, script(program, shell).encode(), "the script", mode=0o644, replaces=_is_script)
         if startup:
-            with open(os.path.expanduser(f"~/{startup}"), "a+", encoding="utf-8") as file:
-                file.seek(0)
-                if line not in file.read().splitlines():
-                    file.write(f"\n{line}\n")
+            _add_line(os.path.join(home, startup), line.encode())
     except OSError as error:
         raise FailedError(f"{error.filename}: install completion for {shell}: {reason(error)}") from error
     return path
+
+
+def _is_script(path: str) -> bool:
+    with open(path, "rb") as file:
+        return VARIABLE.encode() in file.read(1 << 20)
+
+
+def _add_line(path: str, line: bytes) -> None:
+    """Append the line to a file that does not have it."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UsageError(f"{path}: install completion: not a regular file")
+    with open(path, "ab+") as file:
+        file.seek(0)
+        if line not in file.read().splitlines():
+            file.write(b"\n" + line + b"\n")
 
 
 def complete(program: click.Command) -> None:

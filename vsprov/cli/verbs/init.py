@@ -13,6 +13,7 @@ from vsprov.engine.desired.project import DEFAULT_SET
 from vsprov.errors import FailedError, reason
 from vsprov.manifest.files import PROJECT
 from vsprov.render.screen import clean, out
+from vsprov.store.disk.output_file import write_new
 
 README = """# {name}
 
@@ -98,15 +99,12 @@ def init(settings: Settings, folder: str) -> None:
 
 
 def _write_new(path: str, content: str) -> bool:
-    """Create the file; False if it exists."""
+    """Create the file, and its directories; False if it exists."""
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(content)
+        os.makedirs(folder, exist_ok=True)
     except FileExistsError:
-        if os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            return False
-        raise FailedError(f"{path}: create it: a parent is not a directory") from None
+        raise FailedError(f"{path}: write it: a parent is not a directory") from None
     except OSError as error:
-        raise FailedError(f"{path}: create it: {reason(error)}") from error
-    return True
+        raise FailedError(f"{path}: write it: {reason(error)}") from error
+    return write_new(path, content.encode(), "it")

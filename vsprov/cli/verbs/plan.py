@@ -13,7 +13,7 @@ from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.render import plan as plan_text
 from vsprov.render.problems import dump, error_lines
-from vsprov.render.screen import err, out
+from vsprov.render.screen import clean, err, out
 
 
 @verb(
@@ -24,7 +24,12 @@ vsprov plan servers/ -o json --detailed-exitcode
 """,
     outputs=("text", "json"),
 )
-@click.option("--out", "file", metavar="FILE", help="Save the plan to FILE, for `vsprov apply FILE`.")
+@click.option(
+    "--out",
+    "file",
+    metavar="FILE",
+    help="Save the plan to FILE, for `vsprov apply FILE`. Only a saved plan is replaced.",
+)
 @options.detailed_exitcode_option
 @options.selector_option
 @options.prune_option
@@ -60,10 +65,12 @@ def plan(
     settings.warn(desired.manifest)
     process.require_root("plan: reading the state of servers")
     proposal = converge.propose(settings.instance, desired.wanted)
+    kept = False
     if file or settings.output == "json":
         document = saved.document(proposal, desired.manifest, desired.set_name)
         if file and not proposal.plan.problems:
-            saved.write(file, document | saved.recorded(proposal, inputs))
+            read = (*desired.manifest.files, *inputs.values)
+            kept = saved.write(file, document | saved.recorded(proposal, inputs), read)
         if settings.output == "json":
             out(dump(document))
     if settings.output == "text" and (proposal.plan.changes or not proposal.plan.problems):
@@ -73,8 +80,8 @@ def plan(
         for line in error_lines(error):
             err(line)
         raise click.exceptions.Exit(error.exit_code)
-    if file and settings.output == "text" and not settings.quiet:
-        err(f"Saved to {file}; to apply it: vsprov apply {file}")
+    if kept and settings.output == "text" and not settings.quiet:
+        err(f"Saved to {clean(file)}; to apply it: vsprov apply {clean(file)}")
     if detailed_exitcode and not proposal.plan.empty:
         raise click.exceptions.Exit(2)
 

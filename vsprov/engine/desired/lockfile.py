@@ -16,6 +16,7 @@ from vsprov.model.objects import Image, Object
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
+from vsprov.store.disk.output_file import write_output
 
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 
@@ -27,7 +28,6 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
     """
     import yaml
 
-    from vsprov.store.disk import durable
     from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
 
     path = os.path.join(_place(paths), LOCK)
@@ -36,7 +36,7 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
         parts = RegistryParts(parse_reference(oci.ref or ""), "", oci.insecure)
         found[_key(oci)] = digests.full(parts.find().digest)
     text = HEAD + yaml.safe_dump({"images": found}, sort_keys=True)
-    durable.write_file(path, text.encode(), 0o644)
+    write_output(path, text.encode(), "the lock file", mode=0o644, replaces=_is_lock)
     return path, found
 
 
@@ -91,6 +91,14 @@ def _key(oci: OciSource) -> str:
 
 def _is_digest(given: object) -> bool:
     return isinstance(given, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", given) is not None
+
+
+def _is_lock(path: str) -> bool:
+    try:
+        _read(path)
+    except ManifestError:
+        return False
+    return True
 
 
 def _read(path: str) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,11 +17,12 @@ from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.desired import inputs as manifest_inputs
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.engine.desired.wanted import Desired
-from vsprov.errors import FailedError, StalePlanError, UsageError, reason
+from vsprov.errors import StalePlanError, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import FORMAT_VERSION, digest, to_document
+from vsprov.store.disk.output_file import write_output
 from vsprov.store.instance import Instance
 
 LARGEST = 256 << 20
@@ -61,24 +62,14 @@ def recorded(proposal: Proposal, given: Inputs) -> dict[str, Any]:
     }
 
 
-def write(path: str, made: Mapping[str, Any]) -> None:
-    """Write the plan to a file, completely or not at all. Raises FailedError."""
-    folder, name = os.path.split(os.path.abspath(path))
-    making = os.path.join(folder, f".{name}.{os.getpid()}")
-    try:
-        fd = os.open(making, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                json.dump(made, file, indent=1)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(making, path)
-        except BaseException:
-            os.unlink(making)
-            raise
-    except OSError as error:
-        raise FailedError(f"{path}: save the plan: {reason(error)}") from error
+def write(path: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> bool:
+    """Write the plan to a file, completely or not at all; whether it can be read later.
+
+    It replaces only a saved plan, and none of the files `inputs`, which it was made from. A device or pipe is
+    written to. Raises UsageError and FailedError.
+    """
+    data = (json.dumps(made, indent=1) + "\n").encode()
+    return write_output(path, data, "the plan", mode=0o600, replaces=is_plan, inputs=inputs)
 
 
 @dataclass(frozen=True, slots=True)
