@@ -8,6 +8,7 @@ archive, which is imported like any other.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -39,8 +40,10 @@ ALONE = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
-# Files in /etc that the programs copy from the host, and that do not belong in an image.
-OF_THE_HOST = ("hostname", "resolv.conf")
+# Files in /etc that the programs copy from the host, or that belong to a single system; machine-id(5).
+EMPTIED = ("hostname", "machine-id", "resolv.conf")
+# The keys that the package of sshd(8) creates once. Servers of one image must not share them.
+HOST_KEYS = "ssh_host_*_key*"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS_BETWEEN_KILLS = 0.05
 KEPT_OF_OUTPUT = 64 << 10
@@ -100,27 +103,37 @@ def _fill(source: BootstrapSource, into: str, limits: Limits, progress: Progress
             unpacking.unpack(fd, into, whole=True, limits=limits, progress=progress, label=source.suite)
         finally:
             os.close(fd)
-        _forget_the_host(into)
+        _make_anonymous(into)
     finally:
         shutil.rmtree(root, ignore_errors=True)
         if os.path.exists(archive):
             os.unlink(archive)
 
 
-def _forget_the_host(into: str) -> None:
-    """Empty the files that the programs have copied from the host; symbolic links are left alone."""
-    folder = os.open(f"{into}/etc", FOLDER)
+def _make_anonymous(into: str) -> None:
+    """Remove from /etc what identifies a single system. Symbolic links are left alone."""
+    etc = os.open(f"{into}/etc", FOLDER)
     try:
-        for name in OF_THE_HOST:
-            try:
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_ISREG(found.st_mode):
-                fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        for name in EMPTIED:
+            if _is_file(etc, name):
+                fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=etc)
                 os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            ssh = os.open("ssh", FOLDER, dir_fd=etc)
+            try:
+                for name in fnmatch.filter(os.listdir(ssh), HOST_KEYS):
+                    os.unlink(name, dir_fd=ssh)
+            finally:
+                os.close(ssh)
     finally:
-        os.close(folder)
+        os.close(etc)
+
+
+def _is_file(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _mmdebstrap(program: str, source: BootstrapSource, archive: str) -> list[str]:
