@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+import regress
+from hypothesis import example, given, strategies
 from jsonschema import Draft202012Validator
 
+from tests import effort
 from tests.unit.manifest_documents import FITTING_DOCUMENTS, JSON, nearly_right
 from vsprov.manifest import problems as module
 from vsprov.manifest.problems import dotted, validate
@@ -55,6 +60,38 @@ def test_a_published_schema_is_valid_and_up_to_date(name: str) -> None:
     schema = published()[name]
     Draft202012Validator.check_schema(schema)
     assert (ROOT / "schemas" / name).read_text() == to_text(schema), "run `make schemas`"
+
+
+def test_a_strict_check_of_the_schemas_themselves_finds_nothing() -> None:
+    check = pathlib.Path(sys.executable).parent / "check-jsonschema"
+    schemas = sorted(map(str, (ROOT / "schemas").glob("*.json")))
+    assert len(schemas) == len(published()) + 1  # and that of plans, which is not generated
+    done = subprocess.run([check, "--check-metaschema", *schemas], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    """Every regular expression in a schema."""
+    for key, inner in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if key == "pattern" and isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, dict | list):
+            yield from inner if key == "patternProperties" else ()
+            yield from patterns(inner)
+
+
+PATTERNS = sorted(
+    {each for file in (ROOT / "schemas").glob("*.json") for each in patterns(json.loads(file.read_text()))}
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@given(data=strategies.data())
+@effort.examples(8)
+def test_a_pattern_means_the_same_in_the_editors_engine(pattern: str, data: strategies.DataObject) -> None:
+    editors = regress.Regex(pattern, "u")  # ECMA-262 with the flag that JSON Schema asks for
+    text = data.draw(strategies.from_regex(module.compiled(pattern)) | strategies.text(max_size=8))
+    assert (editors.find(text) is None) == (module.compiled(pattern).search(text) is None)
 
 
 def test_the_reference_is_up_to_date(tmp_path: pathlib.Path) -> None:

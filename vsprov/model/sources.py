@@ -122,7 +122,7 @@ class BootstrapSource:
         doc="Address of the package mirror. Defaults to that of the bootstrap program.",
         schema={
             "maxLength": 512,
-            "pattern": r"^(https?|file|copy)://?[^\s,'\"\\]+$",
+            "pattern": r"""^(https?|file|copy)://?[^\u0000-\u0020,'"\\]+$""",
             "patternErrorMessage": "is not a valid mirror address, such as http://deb.debian.org/debian",
         },
     )

@@ -40,7 +40,7 @@ TEXT: Final[Schema] = {
     "patternErrorMessage": "contains a NUL character",
 }
 COMMAND_LINE: Final[Schema] = {
-    "pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$",
+    "pattern": r"^[^\u0000]*[^\u0000-\u0020][^\u0000]*$",
     "patternErrorMessage": "is not a command",
 }
 VARIABLES: Final[Schema] = {
