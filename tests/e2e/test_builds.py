@@ -152,12 +152,17 @@ def test_a_file_that_the_hosts_own_would_hide_is_refused(lab: Lab, path: str) ->
     assert done.returncode == 1 and "would hide the file" in done.stderr
 
 
-def test_what_is_copied_may_not_hold_what_no_image_may_hold(lab: Lab, box: Document, tmp_path: Path) -> None:
-    (tmp_path / "bad").mkdir()
-    os.mkfifo(tmp_path / "bad/fifo")
-    step = {"copy": {"source": str(tmp_path / "bad"), "target": "/srv"}}
-    said = lab.refused(box, built(step))
-    assert "'fifo': is a FIFO, which an image may not contain" in said
+def test_what_no_image_keeps_is_not_copied(lab: Lab, box: Document, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    os.mkfifo(tmp_path / "odd/fifo")
+    (tmp_path / "odd/file").write_text("x")
+    step = {"copy": {"source": str(tmp_path / "odd"), "target": "/srv"}}
+    said = lab.apply(box, built(step)).stderr
+    assert "Image/built: step 1: left out" in said and "'fifo' (a FIFO)" in said
+    (tree,) = (path for path in (lab.vsprov.root / "layers").glob("*/tree") if (path / "srv/file").exists())
+    assert os.listdir(tree / "srv") == ["file"]
+    os.unlink(tmp_path / "odd/fifo")
+    assert lab.is_settled(box, built(step))
 
 
 def test_a_changed_file_is_copied_anew_and_an_equal_one_is_not(

@@ -55,9 +55,11 @@ class Store:
     def resolve(self, source: Source, record: ImageRecord | None = None, refresh: bool = False) -> Resolved:
         return sources.resolve(self.instance, self.image(source), record, refresh=refresh)
 
-    def take(self, source: Source, resolved: Resolved, name: str = "base", told: Progress = quiet) -> None:
-        """Import what `resolve` has seen."""
-        sources.import_image(self.instance, name, self.image(source), resolved, self.owner, told)
+    def take(
+        self, source: Source, resolved: Resolved, name: str = "base", told: Progress = quiet
+    ) -> tuple[str, ...]:
+        """Import what `resolve` has seen; the notes about it."""
+        return sources.import_image(self.instance, name, self.image(source), resolved, self.owner, told)
 
     def imported(self, source: Source, name: str = "base", told: Progress = quiet) -> ImageRecord:
         """What an apply does of an image: look at what is there, look at the source, import."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.archives import NET_RAW, folder, hard, link, member, packed
+from tests.archives import NET_RAW, archive, folder, hard, link, member, packed
 from tests.kernel.stacks import MIB, Box
 from tests.leaks import children
 from tests.trees import listing
@@ -256,13 +256,28 @@ def test_the_nodes_that_every_dev_has_are_left_out(box: Box) -> None:
         node("dev/console", 5, 1), node("dev/ptmx", 5, 2), link("dev/fd", "/proc/self/fd"),
     )  # fmt: skip
     assert os.listdir(tree / "dev") == ["fd"]
-    for other in (
-        node("dev/null", 1, 5),
-        node("dev/pts/null", 1, 3),
-        node("null", 1, 3),
-        node("dev/x", 0, 0),
-    ):
-        assert "is a character device, which an image may not contain" in box.refusal(packed(other))
+
+
+def test_devices_and_fifos_are_left_out_and_told_unless_they_are_below_dev(box: Box) -> None:
+    """Images of others hold them: moby/moby#41803, apptainer/singularity#5128."""
+    path = archive(
+        box.folder / "image.tar",
+        member("dev/loop0", type=tarfile.BLKTYPE, devmajor=7),
+        hard("dev/loop1", "dev/loop0"),
+        member("dev/initctl", type=tarfile.FIFOTYPE),
+        member("var/pipe\x1b", type=tarfile.FIFOTYPE, uid=70000),
+        hard("var/again", "var/pipe\x1b"),
+        member("later", type=tarfile.FIFOTYPE), member("later", b"a file"),
+        member("sooner", b"a file"), member("sooner", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        *(member(f"more/{number}", type=tarfile.BLKTYPE, devmajor=8) for number in range(9)),
+    )  # fmt: skip
+    tree, found = box.opened(path)
+    assert {name: each.content for name, each in listing(tree).items() if name != "."} == {"later": b"a file"}
+    assert found.note == (
+        "left out, because images keep no devices, FIFOs and sockets: 'var/pipe\\x1b' (a FIFO), "
+        "'var/again' (a FIFO), 'sooner' (a character device), 'more/0' (a block device), "
+        "'more/1' (a block device) and 7 more"
+    )
 
 
 def test_an_archive_may_come_through_a_pipe_and_goes_on_after_its_end(box: Box) -> None:

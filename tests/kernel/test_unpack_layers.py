@@ -102,6 +102,25 @@ def test_a_layer_over_others_is_what_umoci_makes_of_it(box: Box, name: str) -> N
         same(listing(merged), as_umoci(box.folder, layers))
 
 
+def test_a_device_or_a_fifo_hides_what_is_below_it_in_the_place_of_which_it_is(box: Box) -> None:
+    fifo = member("opt/d", type=tarfile.FIFOTYPE)
+    layers = [
+        [*BASE, folder("dev"), member("dev/kept")],
+        [fifo, member("dev/kept", type=tarfile.FIFOTYPE), member("no/such/place", type=tarfile.CHRTYPE)],
+        [member("etc/last"), member("etc/last", type=tarfile.BLKTYPE), member("etc/.wh.last")],
+    ]
+    trees = box.stack([packed(*layer) for layer in layers])
+    for tree in trees:
+        only_the_overlays_own(tree)
+    with overlaid(trees, box.folder / "merged") as merged:
+        found = listing(merged)
+        assert {"opt", "etc/a", "dev/kept"} <= found.keys()
+        assert not {"opt/d", "opt/d/one", "no", "etc/last"} & found.keys()
+        assert found["opt"].modified == found["dev"].modified == 0
+    with pytest.raises(NeedsBelow):
+        box.opened(archive(box.folder / "alone.tar", fifo), below=None)
+
+
 def chance(seed: int) -> list[Layer]:
     """A stack of layers that change the same few names again and again."""
     dice = random.Random(seed)

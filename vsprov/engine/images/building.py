@@ -101,6 +101,8 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
                     text = text.removeprefix(f"{describe(one)}: ")
                     message = f"{address}: step {number}: {describe(one)}: {text}"
                     raise StepError(message, hint=hint) from error
+                for note in batch.notes:
+                    context.notice(f"{address}: step {number}: {note}")
         keys.append(key)
     images.write(
         context.instance,
@@ -165,7 +167,7 @@ def _unpack(batch: Batch, key: str, step: Step, given: str, below: Contents, lim
         work, packed = f"{folder}/work", f"{folder}/step.tar"
         os.mkdir(work, 0o700)
         with open(packed, "xb") as file:
-            _pack(step, file)
+            batch.note(_pack(step, file))
         # Later builds would use the layer of this key for inputs that it was not made from.
         if step.copy is not None and step_digest(step) != given:
             raise ImageError("it changed after it was checked", hint="try again when nothing writes to it")
@@ -186,20 +188,22 @@ def _unpack(batch: Batch, key: str, step: Step, given: str, below: Contents, lim
     batch.make(key, fill)
 
 
-def _pack(step: Step, file: BinaryIO) -> None:
-    """Write the files of a copy or write step as a tar archive."""
+def _pack(step: Step, file: BinaryIO) -> str:
+    """Write the files of a copy or write step as a tar archive; a note about the special files left out."""
+    left_out: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape") as tar:
         if step.write is not None:
             _add(tar, _written(step.write), step.write.content.encode("utf-8", "surrogateescape"))
         else:
             assert step.copy is not None
-            for info, opened in _copied(step.copy):
+            for info, opened in _copied(step.copy, left_out):
                 if opened is None:
                     tar.addfile(info)
                 else:
                     with opened as fd, open(fd, "rb", closefd=False) as content:
                         info.size = os.fstat(fd).st_size
                         tar.addfile(info, content)
+    return tree.left_out_note(list(left_out.items())[: tree.LEFT_OUT_SHOWN], len(left_out))
 
 
 def _add(tar: tarfile.TarFile, info: tarfile.TarInfo, data: bytes) -> None:
@@ -214,7 +218,9 @@ def _written(step: WriteStep) -> tarfile.TarInfo:
     return info
 
 
-def _copied(step: CopyStep) -> Iterator[tuple[tarfile.TarInfo, AbstractContextManager[int] | None]]:
+def _copied(
+    step: CopyStep, left_out: dict[str, str]
+) -> Iterator[tuple[tarfile.TarInfo, AbstractContextManager[int] | None]]:
     """(member, context manager that opens its content or None) of a file, or of everything in a folder."""
     target = step.target.strip("/")
     uid, gid = map(int, step.owner.split(":"))
@@ -223,7 +229,7 @@ def _copied(step: CopyStep) -> Iterator[tuple[tarfile.TarInfo, AbstractContextMa
         yield _member(name.lstrip("/"), os.stat(step.source), uid, gid, step.mode), opened_file(step.source)
         return
     with tree.opened(step.source) as top:
-        for entry in tree.walk(top, step.source):
+        for entry in tree.image_entries(top, step.source, left_out=left_out):
             name = "/".join(part for part in (target, entry.path) if part)
             if not name:
                 continue  # the image's own root

@@ -78,7 +78,9 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
 
         yield from building.import_image(context, step, owner)
     else:
-        yield from context.threads.run(
+        notes = yield from context.threads.run(
             lambda: sources.import_image(context.instance, step.image, image, resolved, owner, progress)
         )
+        for note in notes:
+            context.notice(f"{want.address}: {note}")
     context.forget_images()

@@ -14,7 +14,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, reason
@@ -34,6 +34,7 @@ CAPABILITY = "security.capability"
 OVERLAY = "trusted.overlay."
 OPAQUE = f"{OVERLAY}opaque"
 WHITEOUT = ".wh."
+LEFT_OUT_SHOWN = 5  # special files, in a note
 WITHOUT_LIMIT = Limits(entries=sys.maxsize, bytes=sys.maxsize)
 CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
@@ -127,12 +128,39 @@ def _descend(entry: Entry, label: str) -> tuple[int, str, list[str]]:
     return folder, entry.path, sorted(os.listdir(folder), key=os.fsencode, reverse=True)
 
 
+def image_entries(
+    top: int, label: str, reject_reason: RejectReason | None = None, left_out: dict[str, str] | None = None
+) -> Iterator[Entry]:
+    """`walk` without devices, FIFOs and sockets, which images do not keep.
+
+    Adds those to `left_out`, {path: what it is}, except below dev/: servers have a /dev of their own.
+    """
+    for entry in walk(top, label, reject_reason):
+        if entry.kind not in KINDS:
+            yield entry
+        elif left_out is not None and not entry.path.startswith("dev/"):
+            left_out[entry.path] = KINDS[entry.kind]
+
+
+def left_out_note(found: Sequence[Sequence[str]], count: int) -> str:
+    """A message about `count` special files, "" for none; `found` are some of them: (path, what it is)."""
+    if not count:
+        return ""
+    named = [f"{path!r} ({what})" for path, what in found]
+    more = count - len(named)
+    if more:
+        named.append(f"{more} more")
+    *first, last = named
+    files = f"{', '.join(first)} and {last}" if first else last
+    return f"left out, because images keep no devices, FIFOs and sockets: {files}"
+
+
 def image_reject_reason(most: Limits) -> RejectReason:
     """A function that returns why an entry is not allowed in an image, which may have `most`."""
 
     def reject_reason(entry: Entry, device: int, count: int, size: int, depth: int) -> str:
         if entry.kind in KINDS:
-            return f"is {KINDS[entry.kind]}, which an image may not contain"
+            return over_limit(most, entry, device, count, size, depth)
         if entry.name.startswith(WHITEOUT):
             return "is a whiteout, which only a layer on top of another may contain"
         return foreign_ids(entry) or over_limit(most, entry, device, count, size, depth)
@@ -195,7 +223,7 @@ def digest(top: int, label: str, reject_reason: RejectReason | None = None) -> s
     """
     sha = hashlib.sha256()
     linked: dict[int, str] = {}
-    for entry in walk(top, label, reject_reason):
+    for entry in image_entries(top, label, reject_reason):
         s = entry.status
         content: object = None
         attributes: dict[str, str] = {}
@@ -265,18 +293,19 @@ def copy(
     target: str,
     progress: Callable[[int, int], None],
     reject_reason: RejectReason | None = None,
-) -> None:
+) -> str:
     """Copy the tree into the empty directory `target`, sharing blocks (reflinks) where possible.
 
     `progress` is called with the number of entries and bytes after each entry. No other process may change
-    `target` meanwhile.
+    `target` meanwhile. Returns a note about the special files that were left out, "" if there were none.
     """
+    left_out: dict[str, str] = {}
     into = os.open(target, FOLDER)
     linked: dict[int, str] = {}
     folders: list[Entry] = []
     count = size = 0
     try:
-        for entry in walk(top, label, reject_reason):
+        for entry in image_entries(top, label, reject_reason, left_out):
             path = entry.path or "."
             s = entry.status
             if entry.kind == stat.S_IFDIR:
@@ -311,6 +340,7 @@ def copy(
             )
     finally:
         os.close(into)
+    return left_out_note(list(left_out.items())[:LEFT_OUT_SHOWN], len(left_out))
 
 
 def _copy_open(entry: Entry, label: str, path: str, into: int, flags: int) -> None:

@@ -62,6 +62,7 @@ class Batch:
     instance: Instance
     progress: Progress
     made: dict[str, str] = field(default_factory=dict)  # key: its folder under a temporary name
+    notes: list[str] = field(default_factory=list)  # for the user, about what was made
     _begun: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,6 +112,12 @@ class Batch:
         with self._lock:
             if key not in self.made:
                 self.made[key] = folder
+
+    def note(self, text: str) -> None:
+        """Add a note for the user; "" adds none."""
+        with self._lock:
+            if text and text not in self.notes:
+                self.notes.append(text)
 
     def finish(self) -> None:
         """Write all layers to disk and give them their names."""

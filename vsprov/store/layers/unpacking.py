@@ -15,6 +15,7 @@ from typing import Any
 
 from vsprov import PACKAGE
 from vsprov.errors import ImageError
+from vsprov.store.disk import tree
 from vsprov.store.disk.limits import LIMITS, Limits
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.disk.tree import OPAQUE, OVERLAY
@@ -28,10 +29,14 @@ class NeedsBelow(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The SHA-256 of an archive, and that of its decompressed data (`diff_id`)."""
+    """The SHA-256 of an archive, and that of its decompressed data (`diff_id`).
+
+    `note` says which special files were left out; "" if there were none.
+    """
 
     sha256: str
     diff_id: str
+    note: str = ""
 
 
 def unpack(
@@ -58,6 +63,8 @@ def unpack(
 
     With `merge` existing directories are kept as they are, and a file does not replace a directory; without,
     the last entry of a name replaces earlier ones.
+
+    Devices and FIFOs are left out, and so is what they replace; those below dev/ without a note.
 
     Directories without an entry are owned by root, with mode 0755 and mtime 0; so is `target` itself, unless
     the trees below have another root. `progress` reports the bytes of the archive that were read.
@@ -105,7 +112,8 @@ def unpack(
         raise ImageError(f"{label}: the unpacking process ended unexpectedly (status {child.returncode})")
     if below:
         _strip(target)
-    return Unpacked(last["sha256"], last["diff_id"])
+    note = tree.left_out_note(last["left_out"], last["left_out_count"])
+    return Unpacked(last["sha256"], last["diff_id"], note)
 
 
 def _messages(pipe: int) -> Iterator[dict[str, Any]]:

@@ -56,8 +56,10 @@ def resolve(
 
 def import_image(
     instance: Instance, name: str, image: Image, resolved: Resolved, owner: Owner, progress: Progress
-) -> None:
+) -> tuple[str, ...]:
     """Make the missing layers of a resolved image, then its record; all are safe from power failure.
+
+    Returns notes for the user, for example about files that images do not keep.
 
     Raises ImageError if the source is not valid or no longer matches `resolved`, ConflictError if the record
     has another owner. Nothing remains of an import that fails, except downloads.
@@ -65,7 +67,7 @@ def import_image(
     images.refuse_foreign(instance, name, owner)
     folders.prepare(instance)
     try:
-        made_of = _contents(instance, image, resolved, progress)
+        made_of, notes = _contents(instance, image, resolved, progress)
     except ImageError as error:
         raise ImageError(f"Image/{name}: {error}", hint=error.hint) from error
     images.write(
@@ -77,13 +79,17 @@ def import_image(
         spec=fields.write(image),
         fingerprint=resolved.fingerprint,
     )
+    return notes
 
 
-def _contents(instance: Instance, image: Image, resolved: Resolved, progress: Progress) -> Contents:
+def _contents(
+    instance: Instance, image: Image, resolved: Resolved, progress: Progress
+) -> tuple[Contents, tuple[str, ...]]:
     if images.is_whole(instance, resolved.digest):
-        return images.contents(instance, resolved.digest)
+        return images.contents(instance, resolved.digest), ()
     with layers.batch(instance, progress) as batch:
-        return _module(image.source).fetch(batch, image, resolved)
+        made_of = _module(image.source).fetch(batch, image, resolved)
+        return made_of, tuple(batch.notes)
 
 
 def limits_of(image: Image) -> Limits:

@@ -38,7 +38,10 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
 
     def fill(into: str) -> None:
         with tree.opened(path) as top:
-            tree.copy(top, path, into, lambda count, size: batch.progress("copy", size, 0), reject_reason)
+            note = tree.copy(
+                top, path, into, lambda count, size: batch.progress("copy", size, 0), reject_reason
+            )
+            batch.note(note)
             if f"directory {tree.fingerprint(top, path, reject_reason)[0]}" != resolved.fingerprint:
                 raise ImageError(
                     f"{path}: changed while it was being copied", hint="try again when nothing writes to it"

@@ -231,3 +231,4 @@ def _unpack(
             f"{label}: content: expected {digests.full(diff_id)}, got {digests.full(done.diff_id)}",
             hint="the image contradicts itself: build or push it again",
         )
+    batch.note(done.note)

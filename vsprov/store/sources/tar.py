@@ -37,6 +37,7 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
             raise ImageError(
                 f"{path}: changed after it was checked", hint="try again when nothing writes to it"
             )
+        batch.note(done.note)
 
     batch.make(resolved.digest, fill)
     return Contents((resolved.digest,))

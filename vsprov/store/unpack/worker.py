@@ -1,7 +1,8 @@
 """Unpacks a tar archive in a separate process that is confined to the directory it fills.
 
 Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). It prints lines of JSON: {"read"}, the bytes of
-the archive read so far; then {"sha256", "diff_id"}, {"needs_below"} or {"error", "hint"}.
+the archive read so far; then {"sha256", "diff_id", "left_out", "left_out_count"}, {"needs_below"} or
+{"error", "hint"}.
 
 tar(1) follows links that it has unpacked, creates devices, and has no limits. Before this process parses the
 first header, its root directory contains nothing but the tree, it has no descriptors except those of the
@@ -24,6 +25,7 @@ from .stream import Archive, Stream, decompressor
 from .target import Tree
 from .writing import Limits, Unpacking
 
+SHOWN = 5  # special files that were left out, by name
 FREE = "free some space on that file system"
 
 
@@ -67,9 +69,16 @@ def unpack(job: Job) -> dict[str, Any]:
     stream = Stream(archive, opened(archive), limits.bytes, lambda read: report({"read": read}))
     tree = Tree(top, limits.depth, limits.path, alone=job.below is None)
     members = Members(stream, may_lack_end=not job.whole)
-    Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below).run(members)
+    unpacking = Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below)
+    unpacking.run(members)
     diff_id = stream.diff_id()  # first: it reads what follows the end mark, which belongs to both sums
-    return {"sha256": archive.sha256.hexdigest(), "diff_id": diff_id}
+    left_out = {path: what for path, what in unpacking.left_out.items() if not path.startswith("dev/")}
+    return {
+        "sha256": archive.sha256.hexdigest(),
+        "diff_id": diff_id,
+        "left_out": list(left_out.items())[:SHOWN],
+        "left_out_count": len(left_out),
+    }
 
 
 def report(message: dict[str, Any]) -> None:

@@ -21,17 +21,7 @@ NOT_FILES = ".wh..wh."  # internal files of AUFS, which some archives still cont
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ROOT = (0, 0)
 
-# The nodes in every /dev. They are skipped, since servers have their own.
-DEVICES = {
-    "dev/null": (1, 3),
-    "dev/zero": (1, 5),
-    "dev/full": (1, 7),
-    "dev/random": (1, 8),
-    "dev/urandom": (1, 9),
-    "dev/tty": (5, 0),
-    "dev/console": (5, 1),
-    "dev/ptmx": (5, 2),
-}
+# Left out: servers have their own /dev, and whoever needs a FIFO or a socket makes it.
 SPECIAL = {
     tarfile.CHRTYPE: "a character device",
     tarfile.BLKTYPE: "a block device",
@@ -69,6 +59,7 @@ class Unpacking:
         self.below = below
         self.entries = 0
         self.bytes = 0
+        self.left_out: dict[str, str] = {}  # {path: what it is} of special files
 
     def run(self, members: Members) -> None:
         while (member := members.next()) is not None:
@@ -84,8 +75,11 @@ class Unpacking:
         self.count(member)
         path = self.checked(member.name, member)
         folder, _, name = path.rpartition("/")
+        self.left_out.pop(path, None)  # it is replaced
         if name.startswith(WHITEOUT):
             self.white_out(folder, name, member)
+        elif member.kind in SPECIAL:
+            self.leave_out(folder, name, SPECIAL[member.kind])
         elif not (0 <= member.uid <= MAX_ID and 0 <= member.gid <= MAX_ID):
             raise Refused(
                 f"{member.name!r}: belongs to {member.uid}:{member.gid}; "
@@ -99,13 +93,8 @@ class Unpacking:
             self.make_link(folder, name, member)
         elif member.kind == tarfile.SYMTYPE:
             self.make_symlink(folder, name, member)
-        elif member.kind == tarfile.REGTYPE:
+        else:
             self.make_file(folder, name, member, members)
-        elif member.kind != tarfile.CHRTYPE or DEVICES.get(path) != member.device:
-            raise Refused(
-                f"{member.name!r}: is {SPECIAL[member.kind]}, which an image may not contain",
-                "servers get their own /dev: leave it out of the archive, e.g. tar --exclude=./dev/*",
-            )
 
     def count(self, member: Member) -> None:
         self.entries += 1
@@ -156,6 +145,25 @@ class Unpacking:
         else:
             self.tree.clear(place, hidden)
 
+    def leave_out(self, folder: str, name: str, what: str) -> None:
+        """Leave out a special file, and remove what it replaces, which would otherwise be seen again.
+
+        Below dev/ nothing of an image is ever seen, so nothing is removed.
+        """
+        path = f"{folder}/{name}" if folder else name
+        self.left_out[path] = what
+        if path.startswith("dev/"):
+            return
+        if self.below is None:
+            raise NeedsBelow(f"{path!r} is {what}")
+        try:
+            place = self.tree.place(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        place.made.discard(name)
+        if self.tree.remove(place, name):
+            self.tree.times.setdefault(place.path, place.modified)
+
     def make_folder(self, folder: str, name: str, member: Member) -> None:
         if self.merge and self.is_there(f"{folder}/{name}"):
             return
@@ -190,7 +198,11 @@ class Unpacking:
 
     def make_link(self, folder: str, name: str, member: Member) -> None:
         """A hard link to a file, which already has its owner and mode."""
-        target_folder, _, target = self.checked(member.target, member).rpartition("/")
+        target_path = self.checked(member.target, member)
+        target_folder, _, target = target_path.rpartition("/")
+        if target_path in self.left_out:
+            self.leave_out(folder, name, self.left_out[target_path])
+            return
         source = self.tree.place(target_folder)
         place = self.tree.place(folder, make=True)
         try:
