@@ -51,7 +51,7 @@ def used(path: Path) -> int:
 
 def test_ls_tells_what_images_share_and_who_uses_them(stocked: Lab) -> None:
     one, two = item(stocked, "one"), item(stocked, "two")
-    assert one["used_by"] == ["Server/a"] and two["used_by"] == []
+    assert one["usedBy"] == ["Server/a"] and two["usedBy"] == []
     assert one["layers"] == 2 and two["layers"] == 3
     assert one["shared"] == two["shared"] >= len(busybox_layer()) // 2
     assert 300_000 <= two["private"] < 400_000 and one["private"] < 100_000
@@ -61,7 +61,7 @@ def test_ls_tells_what_images_share_and_who_uses_them(stocked: Lab) -> None:
     assert lines[0].split() == ["NAME", "SOURCE", "DIGEST", "SIZE", "SHARED", "PRIVATE", "USED", "BY"]
     assert [line.split()[0] for line in lines[1:]] == ["one", "two"]
     assert lines[1].endswith("  a") and lines[2].endswith("  -")
-    assert stocked.vsprov("image", "ls", "-o", "name").stdout == "image/one\nimage/two\n"
+    assert stocked.vsprov("image", "ls", "-o", "name").stdout == "Image/one\nImage/two\n"
     wide = stocked.vsprov("image", "ls", "-o", "wide").stdout.splitlines()
     assert wide[0].split()[-2:] == ["LAYERS", "SET"] and wide[2].split()[-2:] == ["3", "default"]
 
@@ -141,7 +141,7 @@ def test_prune_removes_what_nothing_needs_and_dry_run_only_says_so(stocked: Lab)
     assert said.startswith(f"download {left.name} would be removed\n") and said.endswith(" would be freed\n")
     assert left.exists() and shop.layers(stocked) == before
     told = json.loads(stocked.vsprov("image", "prune", "--dry-run", "--all", "-o", "json").stdout)
-    assert told["images"] == ["two"] and len(told["layers"]) == 2 and told["dry_run"] is True
+    assert told["images"] == ["two"] and len(told["layers"]) == 2 and told["dryRun"] is True
     assert told["bytes"] > 400_000
     assert shop.layers(stocked) == before and len(shop.listed(stocked)) == 2
 

@@ -125,6 +125,12 @@ def test_what_a_manifest_says_cannot_control_the_terminal(cli: Cli, tmp_path: Pa
     assert "owned" in told.err
 
 
+def test_a_manifest_can_also_be_given_by_an_option(cli: Cli, right: str, wrong: str) -> None:
+    assert cli("validate", "-f", right) == cli("validate", right)
+    assert cli("validate", "--filename", right, "-f", wrong) == cli("validate", right, wrong)
+    assert cli("validate", "-f", right, wrong) == cli("validate", right, wrong)
+
+
 def test_a_missing_file_is_named(cli: Cli) -> None:
     told = cli("validate", "nothing.yaml")
     assert told.code == 65

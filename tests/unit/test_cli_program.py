@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -37,6 +38,23 @@ def test_every_verb_explains_itself_with_an_example(cli: Cli, verb: str) -> None
     assert VERBS[verb][1] in told.out
     assert re.search(rf"Examples:\n(    .*\n)*    .*vsprov {verb}", told.out)
     assert "Options of every verb:" in told.out
+
+
+@pytest.mark.parametrize("words", ["", "apply", "image", "image ls"])
+def test_help_of_a_verb_is_what_its_help_option_prints(cli: Cli, words: str) -> None:
+    assert cli("help", *words.split()) == cli(*words.split(), "--help")
+
+
+def test_help_of_an_unknown_verb_is_wrong_usage(cli: Cli) -> None:
+    told = cli("help", "aply")
+    assert (told.code, told.out) == (64, "")
+    assert told.err == "vsprov: No such command 'aply'. Did you mean 'apply'?\n  hint: vsprov --help\n"
+
+
+def test_the_version_can_be_had_as_json(cli: Cli) -> None:
+    found = json.loads(cli("version", "-o", "json").out)
+    text = cli("version", "-q").out
+    assert text == "vsprov {version} (Python {python}, {kernel}, {machine})\n".format(**found)
 
 
 @pytest.mark.parametrize("verb", VERBS)

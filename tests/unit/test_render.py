@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -198,10 +199,55 @@ def test_a_table_is_aligned_with_numbers_at_the_right() -> None:
     )
 
 
-def test_a_table_is_cut_at_the_edge_of_a_terminal_only() -> None:
-    table = Table(("A",), (("x" * 30,),))
-    assert tables.text(table, Screen(terminal=True, unicode=True, width=10)).splitlines()[1] == "x" * 9 + "…"
-    assert tables.text(table, Screen(width=10)).splitlines()[1] == "x" * 30
+WIDTHS = Table(
+    ("NAME", "PID", "SOURCE", "USED BY"),
+    (("a", "5", "oci registry.example/some/image:1", "web1, web2, and db1"),),
+    frozenset({"PID"}),
+    ("PID",),
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (
+            67,
+            "NAME  PID  SOURCE                             USED BY\n"
+            "a       5  oci registry.example/some/image:1  web1, web2, and db1",
+        ),
+        (
+            60,
+            "NAME  SOURCE                             USED BY\n"
+            "a     oci registry.example/some/image:1  web1, web2, and db1\n"
+            "Not shown on a terminal of 60 columns: PID",
+        ),
+        (
+            50,
+            "NAME  SOURCE                   USED BY\n"
+            "a     oci registry.example/so  web1, web2, and db1\n"
+            "      me/image:1\n"
+            "Not shown on a terminal of 50 columns: PID",
+        ),
+        (
+            20,
+            "NAME  SOURCE        USED BY\n"
+            "a     oci registry  web1, web2,\n"
+            "      .example/som  and db1\n"
+            "      e/image:1\n"
+            "Not shown on a terminal of 20 columns: PID",
+        ),
+    ],
+)
+def test_a_table_on_a_narrow_terminal_lacks_columns_and_wraps_text_but_truncates_none(
+    width: int, shown: str
+) -> None:
+    assert tables.text(WIDTHS, Screen(terminal=True, width=width)) == shown
+
+
+def test_a_table_in_a_file_and_a_wide_table_are_as_wide_as_they_have_to_be() -> None:
+    whole = tables.text(WIDTHS, Screen(width=10))
+    assert [len(line) for line in whole.splitlines()] == [53, 65]
+    assert tables.text(replace(WIDTHS, wide=True), Screen(terminal=True, width=10)) == whole
 
 
 def test_words_in_a_table_cannot_control_the_terminal() -> None:
@@ -310,6 +356,10 @@ def test_colors_are_for_terminals_that_have_them_and_nobody_forbids_them(
     assert screen_of(Terminal(), environment).color is color
     assert screen_of(Terminal(), environment, color=False).color is False
     assert screen_of(io.StringIO(), environment).color is False
+    forced = {**environment, "FORCE_COLOR": "1"}
+    assert screen_of(io.StringIO(), forced).color is not bool(environment.get("NO_COLOR"))
+    assert screen_of(io.StringIO(), forced, color=False).color is False
+    assert screen_of(Terminal(), {**environment, "FORCE_COLOR": ""}).color is color
     assert screen_of(None, environment) == Screen(width=80)
 
 

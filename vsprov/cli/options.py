@@ -23,6 +23,9 @@ def manifest_inputs(function: Function) -> Function:
     @click.argument(
         "paths", nargs=-1, metavar="[PATH...]", help="Manifest files or directories; - for standard input."
     )
+    @click.option(
+        "--filename", "-f", "files", metavar="PATH", multiple=True, help="The same as PATH; may be repeated."
+    )
     @click.option("--recursive", "-R", is_flag=True, help="Read directories recursively.")
     @click.option("--template", is_flag=True, help="Render every file with Jinja2, not only *.j2.")
     @click.option(
@@ -38,6 +41,7 @@ def manifest_inputs(function: Function) -> Function:
     @wraps(function)
     def call(
         paths: tuple[str, ...],
+        files: tuple[str, ...],
         recursive: bool,
         template: bool,
         values: tuple[str, ...],
@@ -46,7 +50,7 @@ def manifest_inputs(function: Function) -> Function:
     ) -> None:
         from vsprov.engine.desired.inputs import Inputs
 
-        function(inputs=Inputs(paths, recursive, template, values, sets), **rest)
+        function(inputs=Inputs((*files, *paths), recursive, template, values, sets), **rest)
 
     return call
 

@@ -37,6 +37,7 @@ VERBS = {
     "image lock": ("pull:lock", "Record the digests of image tags in vsprov.lock.yaml."),
     "ps": ("ps:ps", "List the processes of servers."),
     "doctor": ("doctor:doctor", "Check whether this host can run servers."),
+    "help": ("help:show_help", "Print the help of a verb."),
     "version": ("version:version", "Print the version."),
 }
 

@@ -8,7 +8,6 @@ import click
 
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.render.screen import out
-from vsprov.store.disk.output_file import write_output
 
 VARIABLE = "_VSPROV_COMPLETE"  # set by the script when it asks for completions
 # Shell: (its script, its start-up file, the line needed there), files below the home directory.
@@ -33,6 +32,8 @@ def install(program: click.Command, shell: str) -> str:
 
     Raises FailedError, and UsageError where other files have these names.
     """
+    from vsprov.store.disk.output_file import write_output
+
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
         raise UsageError(f"--install-completion {shell}: the home directory is unknown", hint="set HOME")

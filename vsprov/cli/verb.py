@@ -101,7 +101,9 @@ SETTINGS: tuple[click.Parameter, ...] = (
         help="Directory for images and servers. [env: VSPROV_ROOT; default: /var/lib/INSTANCE]",
     ),
     click.Option(["--output", "-o"], metavar="FORMAT", help="Output format.", shell_complete=complete_output),
-    click.Option(["--no-color"], is_flag=True, help="Disable colors. [env: NO_COLOR]"),
+    click.Option(
+        ["--no-color"], is_flag=True, help="Disable colors. [env: NO_COLOR; FORCE_COLOR enables them]"
+    ),
     click.Option(
         ["--verbose", "-v"],
         count=True,

@@ -8,8 +8,18 @@ import sys
 from vsprov import __version__
 
 
-def print_version() -> None:
-    """Print the versions of vsprov, of Python and of the running kernel on one line."""
+def versions() -> dict[str, str]:
+    """The versions of vsprov, of Python and of the running kernel, and the machine's architecture."""
     kernel = os.uname()
-    python = ".".join(map(str, sys.version_info[:3]))
-    print(f"vsprov {__version__} (Python {python}, {kernel.sysname} {kernel.release}, {kernel.machine})")
+    return {
+        "version": __version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "kernel": f"{kernel.sysname} {kernel.release}",
+        "machine": kernel.machine,
+    }
+
+
+def print_version() -> None:
+    """Print the versions on one line."""
+    found = versions()
+    print(f"vsprov {found['version']} (Python {found['python']}, {found['kernel']}, {found['machine']})")

@@ -53,15 +53,19 @@ class Screen:
 
 
 def screen_of(stream: Any, environment: Mapping[str, str] = os.environ, *, color: bool = True) -> Screen:
-    """What a stream can show; `stream` may be None, as sys.stdout is if it was closed at the start."""
+    """What a stream can show; `stream` may be None, as sys.stdout is if it was closed at the start.
+
+    `color=False` and NO_COLOR turn colors off; FORCE_COLOR turns them on where the stream is no terminal.
+    """
     try:
         terminal = stream is not None and stream.isatty()
     except ValueError:
         terminal = False
     dumb = environment.get("TERM", "dumb") == "dumb"
+    forced = environment.get("FORCE_COLOR", "") not in ("", "0")
     return Screen(
         terminal=terminal,
-        color=color and terminal and not dumb and not environment.get("NO_COLOR"),
+        color=color and not environment.get("NO_COLOR") and (forced or (terminal and not dumb)),
         unicode=_speaks_utf8(stream, environment),
         width=_width(stream, environment),
     )

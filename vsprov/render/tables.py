@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from vsprov.model.objects import require_rows
@@ -13,42 +15,81 @@ from vsprov.render.screen import Screen, clean
 _COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
 
 
+NARROWEST = 12  # columns to which the text of a column may be wrapped
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`right` names the columns that are aligned to the right."""
+    """`right` names the columns that are aligned to the right; `optional` those that are left out on a
+    terminal that is too narrow, the least important first. A `wide` table is never narrowed.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: frozenset[str] = frozenset()
+    optional: tuple[str, ...] = ()
+    wide: bool = False
 
 
 def text(table: Table, screen: Screen) -> str:
-    """The table with two spaces between columns; on a terminal, long lines are truncated."""
+    """The table with two spaces between columns.
+
+    Where it is wider than the terminal, optional columns are left out, which a last line says, and then the
+    text of the widest columns is wrapped. Nothing is truncated.
+    """
     rows = [tuple(clean(word) for word in row) for row in table.rows]
-    widths = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(table.columns)]
-    head = _line(table.columns, table, widths)
-    out = [screen.paint(_cut(head, screen), "bold")]
+    widths = {name: max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(table.columns)}
+    missing: list[str] = []
+    if screen.terminal and not table.wide:
+        for name in table.optional:
+            if _total(widths) <= screen.width:
+                break
+            del widths[name]
+            missing.append(name)
+        _narrow(widths, table.right, screen.width)
+    out = [screen.paint(_lines(dict(zip(widths, widths, strict=True)), widths, table.right)[0], "bold")]
     for row in rows:
-        line = _cut(_line(row, table, widths), screen)
-        for word in row:
-            if word in _COLORS:
-                line = line.replace(f" {word}", f" {screen.paint(word, _COLORS[word])}", 1)
-        out.append(line)
+        cells = {name: word for name, word in zip(table.columns, row, strict=True) if name in widths}
+        out += _painted(_lines(cells, widths, table.right), row, screen)
+    if missing and rows:
+        hidden = ", ".join(name for name in table.columns if name in missing)
+        out.append(screen.paint(f"Not shown on a terminal of {screen.width} columns: {hidden}", "dim"))
     return "\n".join(out)
 
 
-def _line(row: Sequence[str], table: Table, widths: Sequence[int]) -> str:
-    words = [
-        word.rjust(width) if name in table.right else word.ljust(width)
-        for word, name, width in zip(row, table.columns, widths, strict=True)
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
+def _narrow(widths: dict[str, int], right: frozenset[str], limit: int) -> None:
+    """Reduce the widest columns of text until the total is within the limit or none can be reduced."""
+    while _total(widths) > limit:
+        widest = max((name for name in widths if name not in right), key=widths.__getitem__)
+        if widths[widest] <= max(NARROWEST, len(widest)):
+            return
+        widths[widest] -= 1
+
+
+def _lines(cells: Mapping[str, str], widths: Mapping[str, int], right: frozenset[str]) -> list[str]:
+    """A row of the table: one line, or more where text has to be wrapped."""
+    wrapped = [
+        textwrap.wrap(word, widths[name], break_on_hyphens=False) if len(word) > widths[name] else [word]
+        for name, word in cells.items()
     ]
-    return "  ".join(words).rstrip()
+    return [
+        "  ".join(
+            word.rjust(width) if name in right else word.ljust(width)
+            for word, (name, width) in zip(words, widths.items(), strict=True)
+        ).rstrip()
+        for words in zip_longest(*wrapped, fillvalue="")
+    ]
 
 
-def _cut(line: str, screen: Screen) -> str:
-    if not screen.terminal or len(line) <= screen.width:
-        return line
-    return line[: screen.width - 1] + screen.sign("…", "~")
+def _painted(lines: list[str], row: Sequence[str], screen: Screen) -> list[str]:
+    for word in row:
+        if word in _COLORS:
+            lines[0] = lines[0].replace(f" {word}", f" {screen.paint(word, _COLORS[word])}", 1)
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +97,14 @@ class KindTable:
     """The table of `vsprov get` for a kind: the columns, those of `-o wide` besides, and which hold numbers.
 
     `row` returns the cells of a document; the second argument asks for those of the wide table too.
+    `optional`: the columns that a narrow terminal may lack, the least important first.
     """
 
     columns: tuple[str, ...]
     wide: tuple[str, ...]
     row: Callable[[Mapping[str, Any], bool], tuple[str, ...]]
     right: frozenset[str] = frozenset()
+    optional: tuple[str, ...] = ()
 
 
 TABLES: dict[str, KindTable] = {}
@@ -71,7 +114,8 @@ def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = F
     """The table of `vsprov get` for documents of one kind."""
     table = TABLES[kind]
     columns = (*table.columns, *table.wide) if wide else table.columns
-    return Table(columns, tuple(table.row(one, wide) for one in documents), table.right)
+    rows = tuple(table.row(one, wide) for one in documents)
+    return Table(columns, rows, table.right, table.optional, wide)
 
 
 MOST_USERS = 3  # names of servers in a table that is not wide
@@ -115,7 +159,7 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
     columns: tuple[str, ...] = ("NAME", "SOURCE", "DIGEST", "SIZE", "SHARED", "PRIVATE", "USED BY")
     rows = []
     for item in items:
-        used = [address.partition("/")[2] for address in item["used_by"]]
+        used = [address.partition("/")[2] for address in item["usedBy"]]
         shown = ", ".join(used) if wide or len(used) <= MOST_USERS else f"{len(used)} servers"
         row = (
             item["name"],
@@ -128,7 +172,8 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
         )
         rows.append((*row, str(item["layers"]), _or_dash(item["set"])) if wide else row)
     columns = (*columns, "LAYERS", "SET") if wide else columns
-    return Table(columns, tuple(rows), frozenset(("SIZE", "SHARED", "PRIVATE", "LAYERS")))
+    right = frozenset(("SIZE", "SHARED", "PRIVATE", "LAYERS"))
+    return Table(columns, tuple(rows), right, ("DIGEST", "SHARED", "PRIVATE"), wide)
 
 
 def _source(source: Mapping[str, Any]) -> str:
@@ -196,9 +241,12 @@ TABLES["Server"] = KindTable(
     ("DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
     _server,
     _NUMBERS,
+    ("PID", "QUOTA", "UPTIME", "PIDS", "CPU", "IMAGE", "MEMORY"),
 )
-TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image)
-TABLES["Quota"] = KindTable(("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS)
+TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image, optional=("DIGEST",))
+TABLES["Quota"] = KindTable(
+    ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
+)
 
 
 require_rows(TABLES, __name__)

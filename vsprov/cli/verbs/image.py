@@ -31,7 +31,7 @@ images_argument = click.argument(
 @verb(
     """
 vsprov image ls
-vsprov image ls -o json | jq '.items[] | select(.used_by == [])'
+vsprov image ls -o json | jq '.items[] | select(.usedBy == [])'
 """,
     outputs=("text", "wide", "json", "yaml", "name"),
 )
@@ -48,7 +48,7 @@ def ls(settings: Settings) -> None:
         case "yaml":
             out(_yaml({"items": items}))
         case "name":
-            out("\n".join(f"image/{clean(item['name'])}" for item in items))
+            out("\n".join(f"Image/{clean(item['name'])}" for item in items))
         case _ if not items:
             out("No images found. Add them with: vsprov image pull, or vsprov apply")
         case form:
@@ -69,7 +69,7 @@ def _document(view: imagestore.ImageView) -> dict[str, Any]:
         "size": view.share.total,
         "shared": view.share.shared,
         "private": view.share.private,
-        "used_by": list(view.used_by),
+        "usedBy": list(view.used_by),
         "set": record.owner.set if record.owner else None,
         "problem": record.problem or None,
     }
@@ -140,7 +140,7 @@ def prune(settings: Settings, work: WorkOptions, everything: bool, dry_run: bool
     if settings.output == "json":
         unused = found.unused
         kinds = {"layers": list(unused.layers), "downloads": list(unused.downloads)}
-        out(dump({"images": list(found.names), **kinds, "bytes": found.bytes, "dry_run": dry_run}))
+        out(dump({"images": list(found.names), **kinds, "bytes": found.bytes, "dryRun": dry_run}))
         return
     removed = "would be removed" if dry_run else "removed"
     for name in found.names:
@@ -215,7 +215,7 @@ def dedupe(settings: Settings, work: WorkOptions, dry_run: bool) -> None:
             )
         files, saved, failures = done.files, done.bytes, done.failures
     if settings.output == "json":
-        left = {"failures": list(failures), "left_out": list(plan.left_out), "dry_run": dry_run}
+        left = {"failures": list(failures), "leftOut": list(plan.left_out), "dryRun": dry_run}
         out(dump({"files": files, "bytes": saved, **left}))
     else:
         for line in (*plan.left_out, *failures):

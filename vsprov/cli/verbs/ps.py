@@ -17,6 +17,8 @@ from vsprov.render.screen import out
 from vsprov.render.tables import Table, size, text
 
 COLUMNS = ("SERVER", "PID", "NSPID", "USER", "STATE", "RSS", "TIME", "COMMAND")
+NUMBERS = frozenset({"PID", "NSPID", "USER", "RSS", "TIME"})
+OPTIONAL = ("NSPID", "TIME", "USER", "STATE", "RSS")  # on a narrow terminal, the least important first
 
 
 @verb(
@@ -58,4 +60,4 @@ def ps(settings: Settings, names: tuple[str, ...]) -> None:
         )
         for one in found
     )
-    out(text(Table(COLUMNS, rows, frozenset({"PID", "NSPID", "USER", "RSS", "TIME"})), settings.stdout))
+    out(text(Table(COLUMNS, rows, NUMBERS, OPTIONAL), settings.stdout))

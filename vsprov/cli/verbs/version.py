@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from vsprov.cli.verb import Settings, verb
-from vsprov.cli.version import print_version
+from vsprov.cli.version import print_version, versions
+from vsprov.render.problems import dump
+from vsprov.render.screen import out
 
 
-@verb("vsprov version")
+@verb(
+    """
+vsprov version
+vsprov version -o json
+""",
+    outputs=("text", "json"),
+)
 def version(settings: Settings) -> None:
     """Prints the version of vsprov, and on the same line those of Python and of the running kernel."""
-    print_version()
+    if settings.output == "json":
+        out(dump(versions()))
+    else:
+        print_version()
