@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vsprov.errors import FailedError, Position, Problem, StepError
@@ -122,6 +122,61 @@ def test_values_in_a_plan_cannot_control_the_terminal_and_do_not_flood_it() -> N
     shown = plans.text(Plan((Change("Server", "a", "update", "restart", "changed", (path,)),)), PLAIN)
     assert "spec.init.env.A: \\e[2J\\n → x" in shown
     assert max(map(len, shown.splitlines())) < 250
+
+
+def shown_change(before: str, after: str, *, verbose: bool = False) -> str:
+    """How a plan shows the change of a value."""
+    path = PathChange("spec.hostname", before, after, "live", (before, after))
+    change = Change("Server", "a", "update", "live", "changed", (path,))
+    line = plans.text(Plan((change,)), PLAIN, verbose=verbose).splitlines()[1]
+    return line.removeprefix("      spec.hostname: ").removesuffix(" (live)")
+
+
+A, B = "-Dfirst=" + "a" * 200, "b" * 200
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        ("short", "shorter", "short → shorter"),
+        (
+            f"{A} -Xmx512m {B}",
+            f"{A} -Xmx1g {B}",
+            f"… {'a' * 19} -Xmx512m {'b' * 23} … → … {'a' * 19} -Xmx1g {'b' * 23} …",
+        ),
+        (f"{A}1", f"{A}12", f"… {'a' * 23}1 → … {'a' * 23}12"),
+        (f"1{B}", f"21{B}", f"1{'b' * 23} … → 21{'b' * 23} …"),
+        (f"{A}", f"{A}{B}", f"… {'a' * 24} → … {'a' * 24}{'b' * 56} … {'b' * 80}"),
+        (f"{A}x{A}", f"{A}xx{A}", f"… {'a' * 23}x{A[:24]} … → … {'a' * 23}xx{A[:24]} …"),
+        ("—", f"{A}{B}", f"— → {A[:80]} … {'b' * 80}"),
+        ("a b", "a b ", '"a b" → "a b "'),
+        ("\ta", " a", '"\\ta" → " a"'),
+        ("a b", "a\xa0b", "a b → a\\xa0b"),
+        ("ab", "a\u200bb", "ab → a\\u200bb"),
+        ("é", "e\u0301", '"\\u00e9" → "e\\u0301"'),
+        ("a\n", "a\\n", '"a\\n" → "a\\\\n"'),
+        ("Größe", "Grösse", "Größe → Grösse"),
+    ],
+)
+def test_a_plan_shows_the_place_where_a_value_changes(before: str, after: str, shown: str) -> None:
+    assert shown_change(before, after) == shown
+
+
+TEXTS = st.text(st.characters(exclude_characters="→"), max_size=200)
+
+
+@given(TEXTS, TEXTS, TEXTS, TEXTS)
+def test_a_plan_never_shows_two_different_values_as_the_same(
+    head: str, tail: str, before: str, after: str
+) -> None:
+    assume(before != after)
+    old, arrow, new = shown_change(head + before + tail, head + after + tail).partition(" → ")
+    assert arrow and old != new
+    assert len(old) < 2000 and "\n" not in old
+
+
+def test_a_verbose_plan_shows_long_values_whole() -> None:
+    assert shown_change(A, B, verbose=True) == f"{A} → {B}"
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,44 @@ spec:
     ]
 
 
+@pytest.mark.parametrize("number", ["1.10", "1e3", "0x1F", "0o17", "00215e6", "+1", "-0", "True", "12"])
+def test_a_text_that_looks_like_a_number_is_quoted_as_it_is_written(number: str) -> None:
+    text = f"""\
+apiVersion: vsprov/v1
+kind: Server
+metadata: {{name: a, labels: {{v: {number}, w: &w {number}, x: *w}}}}
+spec: {{image: i, init: {{command: [{number}], env: {{V: {number}}}}}}}
+"""
+    (document,) = parse(text, "m.yaml")[0]
+    found = validate(document)[0]
+    assert len(found) == 5
+    for problem in found:
+        assert problem.hint == f'quote it: "{number}"'
+        assert problem.message.endswith(f"got {number}" if number == "True" else f"got the number {number}")
+
+
+def test_a_value_is_told_as_it_is_written() -> None:
+    text = """\
+apiVersion: vsprov/v1
+kind: Server
+metadata: {name: a}
+spec:
+  image: i
+  state: 0x1F
+  resources: {cpu: {weight: 0x100000}}
+  init: {command: sh -c 'echo a  b'}
+"""
+    (document,) = parse(text, "m.yaml")[0]
+    told = {problem.path: f"{problem.message}; {problem.hint}" for problem in validate(document)[0]}
+    assert told == {
+        "spec.state": "0x1F is not one of Running, Stopped; ",
+        "spec.resources.cpu.weight": told["spec.resources.cpu.weight"],
+        "spec.init.command": "expected a list, got the string \"sh -c 'echo a  b'\"; "
+        'write ["sh", "-c", "echo a  b"]',
+    }
+    assert "0x100000" in told["spec.resources.cpu.weight"]
+
+
 def test_an_item_of_a_list_is_not_read_like_the_list() -> None:
     text = """\
 apiVersion: vsprov/v1

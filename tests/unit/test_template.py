@@ -193,13 +193,31 @@ def test_a_setting_wins_over_files_and_never_changes_what_aliases_share(tmp_path
 @pytest.mark.parametrize(
     ("written", "value"),
     [
-        ("80", 80), ("1.5", 1.5), ("true", True), ("no", "no"), ("", None), ("null", None),
+        ("80", 80), ("-1", -1), ("0", 0), ("true", True), ("no", "no"), ("", ""), ("null", None),
+        ("1.5", "1.5"), ("1.10", "1.10"), ("1.0", "1.0"), (".5", ".5"), ("00215e6", "00215e6"),
+        ("12e4", "12e4"), ("1234567e8", "1234567e8"), ("0x1F", "0x1F"), ("0o17", "0o17"), ("0755", "0755"),
+        ("+5", "+5"), ("-0", "-0"), ("True", "True"), ("~", "~"), (".inf", ".inf"), ("9" * 30, "9" * 30),
         ("22:22", "22:22"), ("'80'", "80"), ('"a\\nb"', "a\nb"), ("a=b", "a=b"), ("#fff", "#fff"),
         ("*x", "*x"), ("a: b #c", "a: b #c"), ("it's", "it's"),
     ],
 )  # fmt: skip
-def test_a_setting_is_a_yaml_scalar(written: str, value: object) -> None:
-    assert load_values([], [f"k={written}"]) == {"k": value}
+def test_a_setting_is_a_string_or_a_whole_number_or_a_constant(written: str, value: object) -> None:
+    values = load_values([], [f"k={written}"])
+    assert values == {"k": value} and type(values["k"]) is type(value)
+    if not written.startswith(("'", '"')):
+        assert render("{{ k }}", "t", values) == written
+
+
+@pytest.mark.parametrize("number", ["1.10", "1e3", "0x1F", "00215e6", "+1", "-0"])
+def test_a_number_in_a_values_file_that_would_be_printed_differently_is_refused(
+    tmp_path: Path, number: str
+) -> None:
+    (tmp_path / "v.yaml").write_text(f"port: 80\nload: 1.5\non: True\nimage: {{tags: [{number}]}}\n")
+    with pytest.raises(ManifestError) as raised:
+        load_values([str(tmp_path / "v.yaml")], [])
+    (problem,) = raised.value.problems
+    assert str(problem) == f"{tmp_path}/v.yaml:4:16: a template prints the number {number} differently"
+    assert problem.hint == f'quote it: "{number}"'
 
 
 @pytest.mark.parametrize(
@@ -212,7 +230,6 @@ def test_a_setting_is_a_yaml_scalar(written: str, value: object) -> None:
         ("a\n=1", "--set a\n: expected a.b=value"),
         ("a=[1]", "--set a: expected a scalar"),
         ("a={b: 1}", "--set a: expected a scalar"),
-        ("pin=0755", "--set pin: '0755' has a leading zero"),
         ("a='x", "--set a: invalid quoted string"),
         ("a='x': y", "--set a: invalid quoted string"),
     ],

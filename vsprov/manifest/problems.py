@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
@@ -56,7 +57,9 @@ def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
     if not errors:
         return [], raw
     errors.sort(key=lambda error: error.validator != "type")  # only the first error of a value is reported
-    lines = list(islice(chain.from_iterable(_translate(error, kind) for error in errors), MOST_LINES))
+    lines = list(
+        islice(chain.from_iterable(_translate(error, kind, document) for error in errors), MOST_LINES)
+    )
     found: dict[Path, Problem] = {}
     for path, message, hint in lines:
         if path not in found:
@@ -189,7 +192,7 @@ def _without(raw: dict[str, Any], bad: Iterable[Path]) -> dict[str, Any]:
 Line = tuple[Path, str, str]
 
 
-def _translate(error: Any, kind: str) -> Iterator[Line]:
+def _translate(error: Any, kind: str, document: Document) -> Iterator[Line]:
     """(path, message, hint) of each problem in one error of jsonschema."""
     path: Path = tuple(error.absolute_path)
     value, wanted, schema = error.instance, error.validator_value, error.schema
@@ -212,7 +215,7 @@ def _translate(error: Any, kind: str) -> Iterator[Line]:
         given = " and ".join(name for name in names if name in value)
         yield path, f"set exactly one of {', '.join(names)}; got {given or 'none'}", ""
     else:
-        yield path, *_bad_value(error, kind, path)
+        yield path, *_bad_value(error, kind, path, document.source(path))
 
 
 def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
@@ -225,27 +228,29 @@ def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
     return f"unknown key{close or '; known keys: ' + ', '.join(properties)}", ""
 
 
-def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
-    """Message and hint for an invalid value."""
+def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[str, str]:
+    """Message and hint for an invalid value. `source`: its text if that is not the printed value."""
     value, wanted, schema = error.instance, error.validator_value, error.schema
     parse = parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
     quantity = isinstance(value, str | int | float) and not isinstance(value, bool)
     if parse and quantity and _takes_scalar(schema):
-        try:
-            parse(value)
-        except UnitError as wrong:
-            return str(wrong), wrong.hint
+        for given in (value,) if source is None else (source, value):
+            try:
+                parse(given)
+            except UnitError as wrong:
+                return str(wrong), wrong.hint
+    shown = shorten(source or quoted(value), 80)
     match error.validator:
         case "enum":
-            return _not_a_choice(value, wanted)
+            return _not_a_choice(value, wanted, shown)
         case "pattern" if "patternErrorMessage" in schema:
-            return f"{quoted(value)} {schema['patternErrorMessage']}", ""
+            return f"{shown} {schema['patternErrorMessage']}", ""
         case "pattern":
-            return f"{quoted(value)} is not an accepted value", schema.get("description", "")
+            return f"{shown} is not an accepted value", schema.get("description", "")
         case "minimum":
-            return f"{quoted(value)} is less than the minimum of {wanted}", ""
+            return f"{shown} is less than the minimum of {wanted}", ""
         case "maximum":
-            return f"{quoted(value)} is more than the maximum of {wanted}", ""
+            return f"{shown} is more than the maximum of {wanted}", ""
         case "maxLength":
             return f"too long: {len(value)} characters, at most {wanted}", ""
         case "minItems":
@@ -257,9 +262,9 @@ def _bad_value(error: Any, kind: str, path: Path) -> tuple[str, str]:
         case "maxProperties":
             return f"too many keys: {len(value)}, at most {wanted}", ""
         case _ if "enum" in schema and isinstance(value, str | int | float):
-            return _not_a_choice(value, schema["enum"])
+            return _not_a_choice(value, schema["enum"], shown)
         case _:
-            return _wrong_type(value, schema)
+            return _wrong_type(value, schema, source)
 
 
 def _takes_scalar(schema: Mapping[str, Any]) -> bool:
@@ -269,33 +274,42 @@ def _takes_scalar(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def _wrong_type(value: Any, schema: Mapping[str, Any]) -> tuple[str, str]:
+def _wrong_type(value: Any, schema: Mapping[str, Any], source: str | None) -> tuple[str, str]:
     types = schema["type"]
     names = [types] if isinstance(types, str) else list(types)
-    message = f"expected {' or '.join(_TYPES[name] for name in names)}, got {_type_of(value)}"
+    message = f"expected {' or '.join(_TYPES[name] for name in names)}, got {_type_of(value, source)}"
     if value is None:
         return message, "set a value or remove the key"
     if "string" in names and isinstance(value, bool | int | float):
-        return message, f'quote it: "{_yaml(value)}"'
+        return message, f'quote it: "{shorten(source or _yaml(value), 40)}"'
     if names == ["array"] and isinstance(value, str):
-        return message, shorten(f"write [{', '.join(json.dumps(word) for word in value.split())}]", 120)
+        words = ", ".join(json.dumps(word, ensure_ascii=False) for word in _words(value))
+        return message, shorten(f"write [{words}]", 120)
     return message, f"known keys: {', '.join(schema['properties'])}" if "properties" in schema else ""
 
 
-def _not_a_choice(value: Any, choices: Sequence[str]) -> tuple[str, str]:
+def _words(text: str) -> list[str]:
+    """The words of a command line, as a shell divides it."""
+    try:
+        return shlex.split(text)
+    except ValueError:  # an unclosed quote
+        return text.split()
+
+
+def _not_a_choice(value: Any, choices: Sequence[str], shown: str) -> tuple[str, str]:
     if isinstance(value, str) and value in LATER_VALUES:
-        return f"{quoted(value)} {LATER}", f"supported: {', '.join(choices)}"
+        return f"{shown} {LATER}", f"supported: {', '.join(choices)}"
     close = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return f"{quoted(value)} is not one of {', '.join(choices)}{close}", ""
+    return f"{shown} is not one of {', '.join(choices)}{close}", ""
 
 
-def _type_of(value: object) -> str:
+def _type_of(value: object, source: str | None = None) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return _yaml(value)
+        return source or _yaml(value)
     if isinstance(value, int | float):
-        return f"the number {quoted(value)}"
+        return f"the number {shorten(source or quoted(value), 80)}"
     if isinstance(value, str):
         return f"the string {quoted(value)}"
     return "a list" if isinstance(value, list) else "a map"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vsprov.errors import ManifestError, Position, Problem, UsageError
 from vsprov.manifest import files
-from vsprov.manifest.syntax.scalar import Scalar, ScalarError, plain
-from vsprov.manifest.syntax.text import MAX_TEXT, parse
+from vsprov.manifest.syntax.scalar import Scalar
+from vsprov.manifest.syntax.text import MAX_TEXT, Document, parse
 from vsprov.model.suggest import closest
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ MAX_MEMORY = 512 * 1024 * 1024
 """Address space for rendering in bytes, in addition to that of the process."""
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_CONSTANTS = {"true": True, "false": False, "null": None}
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 def render(text: str, file: str, values: Mapping[str, Any]) -> str:
@@ -71,6 +73,7 @@ def load_values(paths: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
         problems += found
         for document in documents[:1]:
             if isinstance(document.value, dict):
+                problems += _changed_numbers(document)
                 values = _merge(values, document.value)
             else:
                 problems.append(Problem("values must be a map", document.positions[()]))
@@ -81,6 +84,16 @@ def load_values(paths: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
     for setting in sets:
         _set(values, setting)
     return values
+
+
+def _changed_numbers(document: Document) -> Iterator[Problem]:
+    """Numbers that a template would print differently than they are written, such as the version 1.10."""
+    for path, position in document.positions.items():
+        source = document.source(path)
+        if source and source[0] in "+-.0123456789":
+            yield Problem(
+                f"a template prints the number {source} differently", position, hint=f'quote it: "{source}"'
+            )
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,14 +124,16 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 
 def _setting(name: str, text: str) -> Scalar:
-    """The scalar of a setting: as in YAML, but only a quote at the start is a special character."""
+    """The value of a setting: true, false, null, a whole number that is printed as it was given, or a string.
+
+    So the template prints 1.10, 00215e6 and 0755 as they were given. In quotes, everything is a string.
+    """
     if text.startswith(("[", "{")):
         raise UsageError(f"--set {name}: expected a scalar", hint="set lists and maps in a --values file")
-    try:
-        if not text.startswith(("'", '"')):
-            return plain(text)
-    except ScalarError as error:
-        raise UsageError(f"--set {name}: {error}", hint=error.hint) from None
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if not text.startswith(("'", '"')):
+        return int(text) if _INTEGER.fullmatch(text) else text
     documents, problems = parse(text, "--set")
     if problems or len(documents) != 1 or not isinstance(documents[0].value, str):
         raise UsageError(f"--set {name}: invalid quoted string", hint="escape quotes inside the string")

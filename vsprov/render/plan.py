@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from vsprov.plan.plan import Change, PathChange, Plan
@@ -17,7 +19,8 @@ ACTIONS = {
 }
 # Costs that are shown as warnings: (text, its ASCII form).
 COSTS = {"restart": ("↻ restart", "! restart"), "recreate": ("↻ recreate", "! recreate")}
-_LONGEST = 160  # characters of a value; longer values are shortened in the middle
+_LONGEST = 160  # characters of a value; of longer ones, only the part that changes is shown
+_AROUND = 24  # characters that are shown before and after that part
 
 
 def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
@@ -91,15 +94,19 @@ def _change(change: Change, screen: Screen, verbose: bool) -> str:
         head += f"  {screen.paint(screen.sign(*COSTS[change.cost]), warning)}"
     if change.reason == "drift":
         head += f"  {screen.paint(f'({change.reason})', 'dim')}"
-    lines = [head, *(f"      {_path(path, screen)}" for path in change.paths)]
+    lines = [head, *(f"      {_path(path, screen, verbose)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
     if verbose:
         lines += [f"      {screen.paint(clean(step.describe()), 'dim')}" for step in change.steps]
     return "\n".join(lines)
 
 
-def _path(path: PathChange, screen: Screen) -> str:
-    before, after = (clean(_short(value)) for value in path.shown)
+def _path(path: PathChange, screen: Screen, verbose: bool) -> str:
+    shown = _quoted(path.shown)
+    excerpts = shown if verbose else _excerpts(shown)
+    before, after = map(_visible, excerpts)
+    if unicodedata.normalize("NFKC", before) == unicodedata.normalize("NFKC", after):
+        before, after = map(json.dumps, excerpts)  # they look the same: a newline and \n, é in its two forms
     if not screen.unicode:
         before, after = (value.replace("—", "-") for value in (before, after))
     cost = screen.paint(f" ({path.cost})" if path.cost != "none" else "", "dim")
@@ -107,11 +114,45 @@ def _path(path: PathChange, screen: Screen) -> str:
     return f"{clean(path.path)}: {change}{cost}"
 
 
-def _short(value: str) -> str:
-    if len(value) <= _LONGEST:
-        return value
-    half = _LONGEST // 2 - 2
-    return f"{value[:half]} … {value[-half:]}"
+def _quoted(values: tuple[str, str]) -> tuple[str, str]:
+    """Both values, in quotes if one of them begins or ends with a blank."""
+    before, after = values
+    return values if all(value == value.strip(" ") for value in values) else (f'"{before}"', f'"{after}"')
+
+
+def _visible(text: str) -> str:
+    """The text on one line, with escapes for all characters that cannot be seen, such as U+00A0."""
+    text = clean(text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def _excerpts(values: tuple[str, str]) -> tuple[str, str]:
+    """Both values if they are short; otherwise the part in which they differ, with … for the rest."""
+    before, after = values
+    longest = max(len(before), len(after))
+    if longest <= _LONGEST:
+        return values
+    start = _common(before, after)
+    same = _common(before[start:][::-1], after[start:][::-1])
+    first, rest = max(0, start - _AROUND), max(0, same - _AROUND)
+    return _excerpt(before, first, len(before) - rest), _excerpt(after, first, len(after) - rest)
+
+
+def _common(one: str, other: str) -> int:
+    """The length of the longest common beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _excerpt(value: str, start: int, stop: int) -> str:
+    piece = value[start:stop]
+    if len(piece) > _LONGEST:
+        piece = f"{piece[: _LONGEST // 2]} … {piece[-_LONGEST // 2 :]}"
+    return ("… " if start else "") + piece + (" …" if stop < len(value) else "")
 
 
 def left_over(plan: Plan, exits: Mapping[str, str], screen: Screen) -> str:

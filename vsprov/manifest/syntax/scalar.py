@@ -46,7 +46,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 def _number(text: str) -> int | float | str:
     if _LEADING_ZERO.fullmatch(text):
-        octal = f", or write 0o{text.lstrip('+-0') or '0'} for an octal number" if len(text) < 20 else ""
+        digits = text.lstrip("0") or "0"
+        octal = f", or write 0o{digits} for an octal number" if _OCTAL.fullmatch(f"0o{digits}"[:20]) else ""
         raise ScalarError(f"{short(text)} has a leading zero", f"quote it to make it a string{octal}")
     if _DECIMAL.fullmatch(text):
         return int(_bounded(text))

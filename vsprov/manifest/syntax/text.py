@@ -42,7 +42,9 @@ MAX_PROBLEMS = 100
 
 Value: TypeAlias = dict[str, Any] | list[Any] | Scalar
 Path: TypeAlias = tuple[str | int, ...]
-_Spots: TypeAlias = "dict[str | int, tuple[yaml.Mark, _Spots | None]]"
+# The positions of the values inside a value. For a scalar that is not written as it would be printed (1.10,
+# 0x1F, True), its text instead of further positions.
+_Spots: TypeAlias = "dict[str | int, tuple[yaml.Mark, _Spots | str | None]]"
 
 _Loader = yaml.CBaseLoader if yaml.__with_libyaml__ else yaml.BaseLoader
 
@@ -56,19 +58,28 @@ class Positions(Mapping[Path, Position]):
 
     __slots__ = ("_file", "_first_line", "_mark", "_spots")
 
-    def __init__(self, file: str, first_line: int, mark: yaml.Mark, spots: _Spots | None) -> None:
+    def __init__(self, file: str, first_line: int, mark: yaml.Mark, spots: _Spots | str | None) -> None:
         self._file = file
         self._first_line = first_line
         self._mark = mark
         self._spots = spots
 
     def __getitem__(self, path: Path) -> Position:
+        mark, _ = self._find(path)
+        return Position(self._file, self._first_line + mark.line, mark.column + 1)
+
+    def source(self, path: Path) -> str | None:
+        """The text of the scalar at `path` if that is not the printed value. KeyError for an unknown path."""
+        _, inside = self._find(path)
+        return inside if isinstance(inside, str) else None
+
+    def _find(self, path: Path) -> tuple[yaml.Mark, _Spots | str | None]:
         mark, spots = self._mark, self._spots
         for part in path:
-            if spots is None or part not in spots:
+            if not isinstance(spots, dict) or part not in spots:
                 raise KeyError(path)
             mark, spots = spots[part]
-        return Position(self._file, self._first_line + mark.line, mark.column + 1)
+        return mark, spots
 
     def __iter__(self) -> Iterator[Path]:
         yield ()
@@ -84,6 +95,11 @@ class Document:
 
     value: Value
     positions: Mapping[Path, Position]
+
+    def source(self, path: Path) -> str | None:
+        """The text of the scalar at `path` if that is not the printed value, such as 1.10 or 0x1F."""
+        positions = self.positions
+        return positions.source(path) if isinstance(positions, Positions) and path in positions else None
 
 
 def decode(data: bytes, file: str) -> str:
@@ -125,11 +141,22 @@ def parse(text: str, file: str) -> tuple[list[Document], list[Problem]]:
     return reader.documents, sorted(reader.problems, key=lambda problem: problem.position or top)
 
 
-def _paths(prefix: Path, spots: _Spots | None) -> Iterator[Path]:
-    for part, (_, inner) in (spots or {}).items():
+def _paths(prefix: Path, spots: _Spots | str | None) -> Iterator[Path]:
+    for part, (_, inner) in spots.items() if isinstance(spots, dict) else ():
         path = (*prefix, part)
         yield path
         yield from _paths(path, inner)
+
+
+def _source(text: str, value: Scalar) -> str | None:
+    """The text of a scalar that is not a string, unless the value is printed like this."""
+    return None if text == _printed(value) else text
+
+
+def _printed(value: Scalar) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _place(text: str, index: int, file: str, first_line: int) -> Position:
@@ -171,7 +198,7 @@ class _Anchor:
 
     value: Value
     inside: int | None
-    spots: _Spots | None = None
+    spots: _Spots | str | None = None
     height: int = 0
 
 
@@ -228,14 +255,15 @@ class _Reader:
         positions = Positions(self._file, self._first_line, event.start_mark, spots)
         self.documents.append(Document(value, positions))
 
-    def _value(self, event: Any, depth: int) -> tuple[Value, _Spots | None, int]:
+    def _value(self, event: Any, depth: int) -> tuple[Value, _Spots | str | None, int]:
         """The value that starts with the event, its spots and its height (0: scalar, 1: list of scalars)."""
         kind = event.__class__
         if kind is ScalarEvent:
             scalar = self._scalar(event)
+            source = None if scalar.__class__ is str else _source(event.value, scalar)
             if event.anchor is not None:
-                self._anchors[event.anchor] = _Anchor(scalar, 0)
-            return scalar, None, 0
+                self._anchors[event.anchor] = _Anchor(scalar, 0, source)
+            return scalar, source, 0
         if kind is AliasEvent:
             return self._alias(event, depth)
         if depth == MAX_DEPTH:
@@ -248,11 +276,12 @@ class _Reader:
         if event.anchor is not None:
             self._anchors[event.anchor] = anchor
         before = self._nodes
-        anchor.spots = {}
+        spots: _Spots = {}
+        anchor.spots = spots
         if isinstance(value, dict):
-            anchor.height = self._fill_mapping(value, anchor.spots, depth + 1)
+            anchor.height = self._fill_mapping(value, spots, depth + 1)
         else:
-            anchor.height = self._fill_list(value, anchor.spots, depth + 1)
+            anchor.height = self._fill_list(value, spots, depth + 1)
         anchor.inside = self._nodes - before
         return value, anchor.spots, anchor.height
 
@@ -332,7 +361,7 @@ class _Reader:
             self._refuse(event, f"{short(event.value)} is not a valid !!{event.tag.removeprefix(_TAG)}")
         return float(value) if event.tag == f"{_TAG}float" and isinstance(value, int) else value
 
-    def _alias(self, event: Any, depth: int) -> tuple[Value, _Spots | None, int]:
+    def _alias(self, event: Any, depth: int) -> tuple[Value, _Spots | str | None, int]:
         anchor = self._anchors.get(event.anchor)
         if anchor is None:
             hint = "quote a string that starts with '*'"
