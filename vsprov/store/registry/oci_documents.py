@@ -242,10 +242,10 @@ def read_config(data: bytes, label: str) -> ImageConfig:
     rootfs = untrusted_json.get(content, "rootfs", dict, label) or {}
     working_dir = untrusted_json.text(config, "WorkingDir", label)
     return ImageConfig(
-        entrypoint=untrusted_json.words(config, "Entrypoint", label),
-        command=untrusted_json.words(config, "Cmd", label),
-        env=_environment(untrusted_json.words(config, "Env", label), label),
-        user=untrusted_json.text(config, "User", label),
+        entrypoint=_command(config, "Entrypoint", label),
+        command=_command(config, "Cmd", label),
+        env=_environment(untrusted_json.words(config, "Env", label)),
+        user=_user(untrusted_json.text(config, "User", label)),
         working_dir=posixpath.normpath(f"/{working_dir.lstrip('/')}") if working_dir else "",
         stop_signal=_stop_signal(untrusted_json.text(config, "StopSignal", label), label),
         os=untrusted_json.text(content, "os", label),
@@ -267,14 +267,24 @@ def _stop_signal(name: str, label: str) -> str:
     return name
 
 
-def _environment(words: tuple[str, ...], label: str) -> dict[str, str]:
-    out = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise ImageError(f"{label}: Env contains {short(word, repr)}; expected NAME=value")
-        out[name] = value
-    return out
+def _command(config: Mapping[str, Any], key: str, label: str) -> tuple[str, ...]:
+    """A list of words; docker also accepts a single text, as one word."""
+    if isinstance(config.get(key), str):
+        word = untrusted_json.text(config, key, label)
+        return (word,) if word else ()
+    return untrusted_json.words(config, key, label)
+
+
+def _environment(words: tuple[str, ...]) -> dict[str, str]:
+    """The variables; as in podman, one without "=" is empty. No program can look up one without a name."""
+    pairs = (word.partition("=") for word in words)
+    return {name: value for name, _, value in pairs if name}
+
+
+def _user(text: str) -> str:
+    """USER[:GROUP]; as in docker, an empty user is root, and an empty group that of the user."""
+    user, _, group = text.partition(":")
+    return f"{user or 0}:{group}" if group else user
 
 
 def follow(data: bytes, digest: str, fetch: Callable[[Descriptor], bytes], label: str) -> Found:
