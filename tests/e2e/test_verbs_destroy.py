@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.verbs import HOST, web
+from tests.e2e.verbs import HOST, on_a_terminal, web
 from tests.lab import (
     Lab,
     pool,
@@ -116,3 +119,19 @@ def test_an_apply_that_is_terminated_ends_with_143_and_the_next_one_converges(la
     running.stderr.close()
     lab.apply(*documents)
     assert lab.is_settled(*documents)
+
+
+def test_the_question_names_the_instance_the_host_and_what_is_lost(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, web(), web("web2"))
+    lab.shell("web1", "dd if=/dev/zero of=/srv/big bs=1M count=30")
+    (tmp_path / "m.yaml").write_text(to_yaml(web("web2")))
+    where = f"of instance {lab.vsprov.name} on {os.uname().nodename}"
+    code, shown = on_a_terminal(lab, "destroy", "--all", typed="n\n", when="[y/N]")
+    assert code == 130 and lab.init("web1")
+    lost = r"2 servers, with (\S+)Mi of written files; image host\?"
+    found = re.search(f"Destroy everything {re.escape(where)}: {lost} ", shown)
+    assert found and 30.0 <= float(found[1]) < 30.5
+    _, shown = on_a_terminal(lab, "destroy", str(tmp_path / "m.yaml"), typed="n\n", when="[y/N]")
+    assert re.search(
+        rf"Destroy these objects {re.escape(where)}: 1 server, with \S+ of written files\? ", shown
+    )

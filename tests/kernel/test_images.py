@@ -22,7 +22,7 @@ def test_a_record_reads_back_and_bears_its_owner(store: Store) -> None:
     record = store.imported(tar(archive(store.folder / "image.tar", member("x"))))
     path = Path(store.instance.images, "base.json")
     assert images.observe(store.instance) == {"base": record}
-    assert (record.owner, record.problem, store.keys()) == (store.owner, "", (record.digest,))
+    assert (record.owners, record.problem, store.keys()) == ((store.owner,), "", (record.digest,))
     assert record.spec["source"] == {"tar": {"path": f"{store.folder}/image.tar"}}
     assert path.stat().st_mode & 0o7777 == 0o600
     assert os.listdir(store.instance.layers) == [record.digest]
@@ -56,7 +56,7 @@ def test_a_damaged_record_keeps_every_layer_and_is_mended_by_the_next_import(sto
     for damage in (path.read_bytes()[:-9], b"", b"{}", sealed.seal(incomplete), sealed.seal(traversing)):
         path.write_bytes(damage)
         (seen,) = images.observe(store.instance).values()
-        assert (seen.owner, seen.digest, seen.contents) == (store.owner, "", None)
+        assert (seen.owners, seen.digest, seen.contents) == ((store.owner,), "", None)
         assert seen.problem.startswith("base.json ")
         assert not store.unused()
         assert store.imported(source) == record
@@ -77,12 +77,18 @@ def test_records_and_layers_of_others_are_never_touched(store: Store) -> None:
     source = tar(archive(store.folder / "image.tar", member("x")))
     record = store.imported(source)
     path = Path(store.instance.images, "base.json")
-    for owner in (Owner("another", "default"), Owner(store.instance.name, "another"), None):
+    for owner in (Owner("another", "default"), None):
         marks.remove_mark(str(path), marks.OWNER) if owner is None else marks.write_owner(str(path), owner)
         with pytest.raises(ConflictError, match="left untouched"):
             store.imported(source)
     with pytest.raises(ConflictError, match="left untouched"):
         images.remove(store.instance, "base")
+    marks.write_owner(str(path), Owner(store.instance.name, "another"))
+    different = tar(archive(store.folder / "other.tar", member("y")))
+    with pytest.raises(ConflictError, match=r"belongs to [^ ]+/another: left untouched"):
+        store.take(different, store.resolve(different))
+    store.imported(source)  # sets of one instance share what is the same in both
+    assert [owner.set for owner in store.record().owners] == ["another", "default"]
     os.unlink(path)
     os.mkdir(f"{store.instance.layers}/{'0' * 64}")
     os.mkdir(f"{store.instance.layers}/lost+found")

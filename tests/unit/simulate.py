@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.model import fields
@@ -37,6 +37,7 @@ from vsprov.plan.steps import (
     RemoveDirectory,
     RemoveGroup,
     RemoveImage,
+    ShareImage,
     Spawn,
     Step,
     Stop,
@@ -306,7 +307,11 @@ class World:
             case ImportImage(image):
                 spec = fields.write(want[f"Image/{image}"].spec)
                 digest = wanted.digests[image]
-                self.images[image] = ObservedImage(image, digest, wanted.owner, spec)
+                owners = self.images[image].owners if image in self.images else ()
+                owners = tuple(dict.fromkeys((*owners, wanted.owner)))
+                self.images[image] = ObservedImage(image, digest, owners, spec)
+            case ShareImage(image, owners):
+                self.images[image] = replace(self.images[image], owners=owners)
             case RemoveImage(image):
                 if any(guest.image.startswith(f"{image}@") for guest in self.guests.values()):
                     raise Refused(f"{step.describe()}: it is in use")

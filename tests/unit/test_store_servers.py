@@ -114,7 +114,7 @@ def test_no_content_of_a_record_makes_observing_raise(data: bytes) -> None:
         assert (found.name, found.owner, found.applied) == ("web", None, None)
         assert found.problem.startswith("server.json ")
         (image,) = images.observe(instance).values()
-        assert (image.name, image.owner, image.digest, image.contents) == ("base", None, "", None)
+        assert (image.name, image.owners, image.digest, image.contents) == ("base", (), "", None)
         assert image.problem.startswith("base.json ")
 
 

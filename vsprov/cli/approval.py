@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from vsprov.cli.verb import Settings
 from vsprov.engine.apply.converge import Proposal
@@ -25,7 +26,7 @@ class Approval:
         report: Lines,
         yes: bool,
         saved_plan: SavedPlan | None = None,
-        question: str = "Apply this plan?",
+        question: Callable[[Proposal], str] = lambda proposal: "Apply this plan?",
     ) -> None:
         self.settings, self.report, self.yes = settings, report, yes
         self.saved_plan, self.question = saved_plan, question
@@ -39,7 +40,7 @@ class Approval:
             write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0))
         if proposal.plan.empty:
             return True
-        if not self.yes and not confirm(self.question):
+        if not self.yes and not confirm(self.question(proposal)):
             return False
         self.report.expect(len(proposal.plan.changes))
         return True

@@ -21,7 +21,9 @@ from vsprov.plan import applied
 from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.observed import Observed, ObservedServer, is_of
+from vsprov.plan.plan import Plan
 from vsprov.store.instance import Instance
+from vsprov.store.layers import sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,26 @@ def destroy_all(
         wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", remove=remove)
         proposal = converge.propose(instance, wanted)
         return converge.perform(instance, proposal, report, approve=approve, parallelism=parallelism)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What is lost with a plan: servers, the bytes on disk that they have written, and names of images."""
+
+    servers: int
+    written: int
+    images: tuple[str, ...]
+
+
+def losses(instance: Instance, plan: Plan) -> Losses:
+    """What is lost when the plan is applied. Reads the upper directories of the servers it removes."""
+    removed = [change for change in plan.objects if change.action == "delete"]
+    names = [change.name for change in removed if change.kind == "Server"]
+    return Losses(
+        len(names),
+        sum(sizes.upper_size(f"{instance.servers}/{name}/upper") for name in names),
+        tuple(change.name for change in removed if change.kind == "Image"),
+    )
 
 
 def _removable(observed: Observed, instance: str, report: Report) -> Iterable[str]:

@@ -152,11 +152,14 @@ def set_of(owner: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ObservedImage:
-    """An image in the store, with the spec that it was imported with; `digest` is "" if it is broken."""
+    """An image in the store, with the spec that it was imported with; `digest` is "" if it is broken.
+
+    `owners` are the owner marks of the sets that have it in their manifests, () without a mark.
+    """
 
     name: str
     digest: str
-    owner: str | None
+    owners: tuple[str, ...]
     spec: Mapping[str, Any]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.kinds.planner import PLANNERS, KindPlanner, ordered
+from vsprov.plan.observed import is_of
 from vsprov.plan.plan import Change
 
 
@@ -14,9 +15,10 @@ def plan(builder: PlanBuilder) -> None:
     removed: dict[str, Change] = {}
     for planner in reversed(ordered()):
         for name, seen in planner.observed(builder.observed).items():
-            if _is_removal(builder, planner, name, planner.owners(seen)):
+            if _is_removal(builder, planner, name, seen):
                 address = f"{planner.kind}/{name}"
-                if used_by := users(builder, address):
+                remains = planner.shared and not all(map(builder.wanted.owns, planner.owners(seen)))
+                if not remains and (used_by := users(builder, address)):
                     builder.problem(address, f"cannot be removed: used by {', '.join(used_by)}")
                 elif change := planner.remove(builder, name):
                     removed[address] = change
@@ -43,21 +45,28 @@ def users(builder: PlanBuilder, address: str) -> list[str]:
 
 
 def _is_removed(builder: PlanBuilder, planner: KindPlanner, name: str, seen: object) -> bool:
+    return builder.removes(planner.kind, name, _owner(builder, planner, seen))
+
+
+def _owner(builder: PlanBuilder, planner: KindPlanner, seen: object) -> str | None:
+    """The owner mark that decides whether an observed object is removed."""
     owners = planner.owners(seen)
-    return builder.removes(planner.kind, name, owners[0] if owners else None)
+    if planner.shared:
+        owners = (*filter(builder.wanted.owns, owners), *owners)
+    return owners[0] if owners else None
 
 
-def _is_removal(
-    builder: PlanBuilder, planner: KindPlanner, name: str, owners: tuple[str | None, ...]
-) -> bool:
+def _is_removal(builder: PlanBuilder, planner: KindPlanner, name: str, seen: object) -> bool:
     """Whether an observed object is removed.
 
     Objects of this set that are not in the manifest and not removed are added to `unlisted`.
     """
-    kind, owner = planner.kind, owners[0] if owners else None
+    kind, owner = planner.kind, _owner(builder, planner, seen)
     if name in builder.of(kind):
         return False
     if f"{kind}/{name}" in builder.wanted.remove:
+        if planner.shared and is_of(owner, builder.wanted.instance) and not builder.wanted.owns(owner):
+            return False  # this set has no part in it
         return not builder.refuse_foreign(f"{kind}/{name}", owner, f"{kind.lower()} {name}")
     whole = builder.wanted.objects and not builder.wanted.selected
     if whole and builder.wanted.owns(owner) and not builder.wanted.prune:

@@ -137,6 +137,21 @@ class ImportImage(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class ShareImage(Step):
+    """Set the owner marks of an image: the sets that have it in their manifests."""
+
+    image: str
+    owners: tuple[str, ...]
+    before: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"image {self.image}: belongs to {', '.join(self.owners)}"
+
+    def undo(self) -> Step | None:
+        return ShareImage(self.image, self.before, self.owners)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveImage(Step):
     """Remove the record of an image. Its layers are collected at the end if they are unused."""
 

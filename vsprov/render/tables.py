@@ -151,7 +151,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     digest = digests.short(document["status"]["digest"] or "-")
     row = (document["metadata"]["name"], _source(document["spec"]["source"]), digest)
-    return (*row, _or_dash(document["status"]["set"])) if wide else row
+    return (*row, _or_dash(", ".join(document["status"]["sets"]))) if wide else row
 
 
 def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
@@ -170,7 +170,7 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
             size(item["private"]),
             shown or "-",
         )
-        rows.append((*row, str(item["layers"]), _or_dash(item["set"])) if wide else row)
+        rows.append((*row, str(item["layers"]), _or_dash(", ".join(item["sets"]))) if wide else row)
     columns = (*columns, "LAYERS", "SET") if wide else columns
     right = frozenset(("SIZE", "SHARED", "PRIVATE", "LAYERS"))
     return Table(columns, tuple(rows), right, ("DIGEST", "SHARED", "PRIVATE"), wide)

@@ -45,12 +45,13 @@ class Contents:
 class ImageRecord:
     """An image as imported.
 
-    `spec` is the spec at the time of the import. `problem` is "" if the record is readable and its contents
+    `owners` are the sets that have it in their manifests, () without a valid mark. `spec` is the spec at the
+    time of the import. `problem` is "" if the record is readable and its contents
     are complete. `contents` is None if they are not, `digest` is "" if the record is not readable.
     """
 
     name: str
-    owner: Owner | None
+    owners: tuple[Owner, ...]
     digest: str = ""
     spec: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
@@ -77,21 +78,21 @@ def _observe(
     instance: Instance, name: str, path: str, there: set[str], known: Mapping[str, Contents | None]
 ) -> ImageRecord:
     try:
-        owner = marks.read_owner(path)
+        owners = marks.read_owners(path)
     except OSError as error:
-        return ImageRecord(name, None, problem=f"owner mark: {reason(error)}")
+        return ImageRecord(name, (), problem=f"owner mark: {reason(error)}")
     content, problem = sealed.read(path)
     if content is None:
-        return ImageRecord(name, owner, problem=problem)
+        return ImageRecord(name, owners, problem=problem)
     digest, spec, fingerprint = (content.get(key) for key in ("digest", "spec", "fingerprint"))
     if not (is_digest(digest) and isinstance(spec, dict) and isinstance(fingerprint, str)):
-        return ImageRecord(name, owner, problem=f"{name}{_SUFFIX} is not an image record")
+        return ImageRecord(name, owners, problem=f"{name}{_SUFFIX} is not an image record")
     made_of, problem = known.get(str(digest)), ""
     if made_of is None:
         made_of, problem = _contents(instance, str(digest))
     missing = [key for key in made_of.layers if key not in there] if made_of else []
     problem = problem or "; ".join(f"layer {key} is missing" for key in missing)
-    return ImageRecord(name, owner, str(digest), spec, fingerprint, made_of, problem)
+    return ImageRecord(name, owners, str(digest), spec, fingerprint, made_of, problem)
 
 
 def contents(instance: Instance, digest: str) -> Contents:
@@ -147,7 +148,7 @@ def write(
     Raises ConflictError if the record has another owner.
     """
     path = folders.place(instance.images, name, _SUFFIX)
-    refuse_foreign(instance, name, owner)
+    owners = refuse_foreign(instance, name, owner, spec)
     if not is_digest(digest):
         raise ImageError(f"Image/{name}: {digest!r} is not a sha256")
     manifest = {
@@ -158,24 +159,46 @@ def write(
     record = {"digest": digest, "spec": dict(spec), "fingerprint": fingerprint}
     with _writing:
         durable.write_file(f"{instance.manifests}/{digest}{_SUFFIX}", sealed.seal(manifest))
-        durable.write_file(path, sealed.seal(record), owner=owner)
+        durable.write_file(path, sealed.seal(record), owner=marks.of_owners(owners))
 
 
-def refuse_foreign(instance: Instance, name: str, owner: Owner) -> None:
-    """Raise ConflictError if a record of this name has another owner."""
+def refuse_foreign(instance: Instance, name: str, owner: Owner, spec: Mapping[str, Any]) -> tuple[Owner, ...]:
+    """The owners of the record `name` when `owner` has imported it with `spec`.
+
+    Raises ConflictError if it has other owners. Sets share a record whose spec is the same in all of them.
+    """
     path = folders.place(instance.images, name, _SUFFIX)
     try:
-        found = marks.read_owner(path)
+        found = marks.read_owners(path)
     except FileNotFoundError:
-        return
+        return (owner,)
     except OSError as error:
         raise durable.failed(path, "read its owner mark", error) from error
-    if found != owner:
-        whose = f"belongs to {found}" if found else "has no owner mark"
-        raise ConflictError(
-            f"Image/{name}: {path} {whose}: left untouched",
-            hint="rename the image, or move that file away",
-        )
+    if found == (owner,):
+        return found
+    content, _ = sealed.read(path)
+    equal = content is None or content.get("spec") == dict(spec)
+    if equal and found and found[0].instance == owner.instance:
+        return tuple(dict.fromkeys((*found, owner)))
+    whose = f"belongs to {', '.join(map(str, found))}" if found else "has no owner mark"
+    raise ConflictError(
+        f"Image/{name}: {path} {whose}: left untouched",
+        hint="rename the image, or move that file away",
+    )
+
+
+def write_owners(instance: Instance, name: str, owners: tuple[Owner, ...]) -> None:
+    """Replace the owners of a record of this instance, safe from power failure."""
+    path = folders.place(instance.images, name, _SUFFIX)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            marks.write_owner(fd, marks.of_owners(owners), path)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise durable.failed(path, "change its owner mark", error) from error
 
 
 def remove(instance: Instance, name: str) -> None:

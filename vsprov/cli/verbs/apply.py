@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -13,15 +14,17 @@ from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
-from vsprov.engine.apply.converge import Outcome, PlanError
+from vsprov.engine.apply.converge import Outcome, PlanError, Proposal
 from vsprov.engine.desired import saved, wanted
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.engine.desired.wanted import Desired
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.manifest.load import Manifest
+from vsprov.plan.builder import EVERY_SET
 from vsprov.render import plan as plan_text
-from vsprov.render.problems import dump, errors_as_json
+from vsprov.render import tables
+from vsprov.render.problems import counted, dump, errors_as_json
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
 
@@ -116,7 +119,7 @@ def destroy(
 ) -> None:
     """Stops and removes the servers, quotas and images of the manifest, with all files that the servers have
     written. Nothing is removed if any of these objects belongs to another set, was not created by
-    vsprov, or is used by a server that remains.
+    vsprov, or is used by a server that remains. An image that other sets have as well is kept for them.
     """
     if everything == bool(inputs.paths):
         raise UsageError("destroy: specify either PATH or --all")
@@ -128,7 +131,7 @@ def destroy(
     process.require_root("destroy: stopping and removing servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
-        approval = Approval(settings, report, yes, question="Destroy these objects?")
+        approval = Approval(settings, report, yes, question=lambda proposal: _question(settings, proposal))
         if desired is None:
             outcome = lifecycle.destroy_all(
                 settings.instance,
@@ -144,6 +147,17 @@ def destroy(
         plan = saved.document(outcome.proposal, manifest, name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
     _conclude(settings, outcome, time.monotonic() - since)
+
+
+def _question(settings: Settings, proposal: Proposal) -> str:
+    """The question before a destroy, which names what cannot be brought back."""
+    lost = lifecycle.losses(settings.instance, proposal.plan)
+    written = f", with {tables.size(lost.written)} of written files" if lost.servers else ""
+    what = [f"{counted(lost.servers, 'server')}{written}"] if lost.servers else []
+    what += [f"image{'s' if len(lost.images) > 1 else ''} {', '.join(lost.images)}"] if lost.images else []
+    rest = f": {'; '.join(what)}" if what else ""
+    objects = "everything" if proposal.wanted.owner.endswith(f"/{EVERY_SET}") else "these objects"
+    return f"Destroy {objects} of instance {settings.instance.name} on {os.uname().nodename}{rest}?"
 
 
 def _converge(settings: Settings, desired: Desired, approval: Approval, work: WorkOptions) -> Outcome:

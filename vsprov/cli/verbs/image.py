@@ -70,7 +70,7 @@ def _document(view: imagestore.ImageView) -> dict[str, Any]:
         "shared": view.share.shared,
         "private": view.share.private,
         "usedBy": list(view.used_by),
-        "set": record.owner.set if record.owner else None,
+        "sets": sorted(owner.set for owner in record.owners),
         "problem": record.problem or None,
     }
 

@@ -75,10 +75,12 @@ def _from_registry(reference: str, name: str, insecure: bool) -> Object:
 def _from_store(instance: Instance, names: list[str]) -> ImagesToPull:
     process.require_root("image pull: reading the image store")
     objects = tuple(imagestore.recorded(instance, name) for name in names)
-    owners = {str(images.observe(instance)[name].owner) for name in names}
-    if len(owners) > 1:
-        raise UsageError(f"image pull: the images belong to different sets: {', '.join(sorted(owners))}")
-    return ImagesToPull(owners.pop(), objects)
+    records = images.observe(instance)
+    owners = [frozenset(map(str, records[name].owners)) for name in names]
+    if not (common := frozenset.intersection(*owners)):
+        every = sorted(frozenset.union(*owners))
+        raise UsageError(f"image pull: the images belong to different sets: {', '.join(every)}")
+    return ImagesToPull(min(common), objects)
 
 
 def _from_manifest(instance: Instance, given: Inputs, set_name: str | None) -> ImagesToPull:

@@ -81,7 +81,7 @@ def import_image(context: ApplyContext, step: ImportImage, owner: Owner) -> Gene
     want = context.wanted[f"Image/{step.image}"]
     assert isinstance(want.spec, Image) and want.spec.source.build is not None
     build, resolved, address = want.spec.source.build, context.resolved[step.image], want.address
-    images.refuse_foreign(context.instance, step.image, owner)
+    images.refuse_foreign(context.instance, step.image, owner, fields.write(want.spec))
     folders.prepare(context.instance)
     base = context.contents(build.from_)
     limits, progress = sources.limits_of(want.spec), context.threads.progress(address)

@@ -126,7 +126,11 @@ def prunable(instance: Instance, *, everything: bool = False) -> Pruned:
 
 def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> Pruned:
     """What is unused if those of the images `names` that no server uses are removed."""
-    ours = {name for name, image in observed.images.items() if is_of(image.owner, instance.name)}
+    ours = {
+        name
+        for name, image in observed.images.items()
+        if any(is_of(owner, instance.name) for owner in image.owners)
+    }
     names = tuple(name for name in names if name in ours and not any(_users(name, observed)))
     unused = recover.unused(instance, observed, without=names)
     measured = sizes.measure({key: layers.path(instance, key) for key in layers.keys(instance)})

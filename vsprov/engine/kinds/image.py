@@ -10,9 +10,9 @@ from vsprov.plan.observed import set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
-    """The status of an image: its digest, null if it is broken, and its set."""
+    """The status of an image: its digest, null if it is broken, and the sets that have it."""
     image = view.shown.observed.images[name]
-    return {"digest": digests.full(image.digest) or None, "set": set_of(image.owner)}
+    return {"digest": digests.full(image.digest) or None, "sets": sorted(map(str, map(set_of, image.owners)))}
 
 
 register(KindView("Image", status))

@@ -270,6 +270,6 @@ def _image(record: images.ImageRecord) -> ObservedImage:
     return ObservedImage(
         record.name,
         "" if record.problem else record.digest,
-        str(record.owner) if record.owner else None,
+        tuple(map(str, record.owners)),
         record.spec,
     )

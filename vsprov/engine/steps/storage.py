@@ -13,6 +13,7 @@ from vsprov.plan.steps import (
     MakeDirectory,
     RemoveDirectory,
     RemoveImage,
+    ShareImage,
     WriteApplied,
 )
 from vsprov.store import images, servers
@@ -22,6 +23,12 @@ from vsprov.store.disk.marks import Owner
 @carries_out(ImportImage)
 def import_image(context: ApplyContext, step: ImportImage) -> Work:
     yield from imports.import_image(context, step, _owner(context.owner))
+
+
+@carries_out(ShareImage)
+def share_image(context: ApplyContext, step: ShareImage) -> None:
+    images.write_owners(context.instance, step.image, tuple(map(_owner, step.owners)))
+    context.forget_images()
 
 
 @carries_out(RemoveImage)

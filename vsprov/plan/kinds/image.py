@@ -11,27 +11,74 @@ from vsprov.model.values import digests
 from vsprov.plan import diff
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
-from vsprov.plan.observed import ObservedImage
-from vsprov.plan.plan import Change, PathChange, change, removal
-from vsprov.plan.steps import ImportImage, RemoveImage
+from vsprov.plan.observed import ObservedImage, is_of, set_of
+from vsprov.plan.plan import Change, PathChange, change, removal, show
+from vsprov.plan.steps import ImportImage, RemoveImage, ShareImage
 
 
 def plan(builder: PlanBuilder) -> None:
     """Add a change for every wanted image that is missing or has changed."""
     for want in builder.of("Image").values():
         seen = builder.observed.images.get(want.name)
-        if seen is None or not builder.refuse_foreign(want.address, seen.owner, f"image {want.name}"):
-            builder.add(want.address, _change(want, seen, builder.wanted.digests[want.name]))
+        if seen is None or _is_ours_or_equal(builder, want, seen):
+            builder.add(want.address, _change(builder, want, seen))
 
 
-def _change(want: Object, seen: ObservedImage | None, digest: str) -> Change | None:
+def _is_ours_or_equal(builder: PlanBuilder, want: Object, seen: ObservedImage) -> bool:
+    """Whether an image in the store may become what is wanted; adds a problem if not.
+
+    Sets of one instance share an image whose spec is the same in all of them.
+    """
+    others = _other_owners(builder, seen)
+    if seen.owners and not others:
+        return True
+    if not seen.owners or not all(is_of(owner, builder.wanted.instance) for owner in others):
+        foreign = next((owner for owner in others if not is_of(owner, builder.wanted.instance)), None)
+        return not builder.refuse_foreign(want.address, foreign, f"image {want.name}")
+    if not seen.spec or seen.spec == fields.write(want.spec):
+        return True
+    builder.problem(
+        want.address,
+        f"image {want.name} is another one in set {_sets(others)}: "
+        + "; ".join(
+            f"{path} is {show(old)} there and {show(new)} here"
+            for path, old, new in diff.differences(dict(seen.spec), fields.write(want.spec))
+        ),
+        "rename the image here or there; sets share an image if its spec is the same in all of them",
+    )
+    return False
+
+
+def _other_owners(builder: PlanBuilder, seen: ObservedImage) -> tuple[str, ...]:
+    return tuple(owner for owner in seen.owners if not builder.wanted.owns(owner))
+
+
+def _sets(owners: Iterable[str]) -> str:
+    return ", ".join(sorted(set_of(owner) or "" for owner in owners))
+
+
+def _change_of_sets(seen: ObservedImage, owners: tuple[str, ...]) -> PathChange:
+    before, after = (sorted(set_of(owner) or "" for owner in each) for each in (seen.owners, owners))
+    return PathChange("sets", before, after, "none", (", ".join(before) or "—", ", ".join(after)))
+
+
+def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> Change | None:
     spec, steps, after = fields.write(want.spec), (ImportImage(want.name),), tuple(needs(want))
+    digest = builder.wanted.digests[want.name]
     if seen is None:
         return Change("Image", want.name, "create", "none", "missing", desired=spec, steps=steps, after=after)
-    if seen.digest == digest and seen.spec == spec:
-        return None
     before = dict(seen.spec)
+    joins = not any(map(builder.wanted.owns, seen.owners))
+    owners = (*seen.owners, builder.wanted.owner)
+    if seen.digest == digest and seen.spec == spec:
+        if not joins:
+            return None
+        share = (ShareImage(want.name, owners, seen.owners),)
+        path = (_change_of_sets(seen, owners),)
+        return Change("Image", want.name, "update", "none", "changed", path, before, spec, share, after)
     paths = [change(f"spec.{path}", old, new, "none") for path, old, new in diff.differences(before, spec)]
+    if joins:
+        paths.append(_change_of_sets(seen, owners))
     if seen.digest != digest:
         texts = (digests.short(seen.digest) or "broken", digests.short(digest))
         old, new = digests.full(seen.digest), digests.full(digest)
@@ -46,11 +93,20 @@ def needs(want: Object) -> Iterable[str]:
 
 
 def remove(builder: PlanBuilder, name: str) -> Change:
-    """The change that removes an image; `removals` has checked that nothing uses it."""
-    return removal("Image", name, (RemoveImage(name),), dict(builder.observed.images[name].spec))
+    """The change that removes an image, or this set from its owners if there are others.
+
+    `removals` has checked that nothing uses an image that is removed.
+    """
+    seen = builder.observed.images[name]
+    spec = dict(seen.spec)
+    if others := _other_owners(builder, seen):
+        share = (ShareImage(name, others, seen.owners),)
+        paths = (_change_of_sets(seen, others),)
+        return Change("Image", name, "update", "none", "not in the manifest", paths, spec, spec, share)
+    return removal("Image", name, (RemoveImage(name),), spec)
 
 
-def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
+def shown(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     """The spec that the image was imported with."""
     return dict(from_.observed.images[name].spec)
 
@@ -59,10 +115,11 @@ register(
     KindPlanner(
         "Image",
         observed=lambda observed: observed.images,
-        owners=lambda image: (image.owner,),
+        owners=lambda image: image.owners or (None,),
+        shared=True,
         plan=plan,
         remove=remove,
-        show=show,
+        show=shown,
         needs=needs,
     )
 )

@@ -37,6 +37,9 @@ class KindPlanner:
     (None for a part without a mark). `plan` adds the changes of the wanted objects to the builder. `remove`
     returns the change that removes an observed object, or None after adding a problem to the builder.
 
+    If objects of the kind are `shared`, each of `owners` is a set that has the object in its manifest. Then
+    `remove` ends the ownership of one set, and removes the object with its last owner.
+
     `needs` returns the addresses that a wanted object requires, `holds` those that an observed object
     requires, and `follows` those of objects that must be removed after an observed object.
 
@@ -56,6 +59,7 @@ class KindPlanner:
     follows: Callable[[Any], Iterable[str]] = _nothing
     rounded: Callable[[Mapping[str, Any], Machine], dict[str, Any]] = _unchanged
     readable: Callable[[Mapping[str, Any]], dict[str, Any]] = _unchanged
+    shared: bool = False
 
 
 PLANNERS: dict[str, KindPlanner] = {}

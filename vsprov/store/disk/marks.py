@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vsprov.errors import FailedError, HostError, NotPermittedError, reason
@@ -66,6 +67,20 @@ def read_owner(path: str | int) -> Owner | None:
         return None
     instance, slash, rest = text.partition("/")
     return Owner(instance, rest) if instance and slash and rest else None
+
+
+def read_owners(path: str | int) -> tuple[Owner, ...]:
+    """The owners of what several sets of an instance share; () without a valid mark.
+
+    The sets stand in one mark, so that they change together; their names contain no comma.
+    """
+    owner = read_owner(path)
+    return tuple(Owner(owner.instance, name) for name in owner.set.split(",")) if owner else ()
+
+
+def of_owners(owners: Sequence[Owner]) -> Owner:
+    """The owner whose mark `read_owners` reads as these, which are of one instance."""
+    return Owner(owners[0].instance, ",".join(sorted({owner.set for owner in owners})))
 
 
 def write_owner(path: str | int, owner: Owner, label: str = "") -> None:

@@ -64,7 +64,7 @@ def import_image(
     Raises ImageError if the source is not valid or no longer matches `resolved`, ConflictError if the record
     has another owner. Nothing remains of an import that fails, except downloads.
     """
-    images.refuse_foreign(instance, name, owner)
+    images.refuse_foreign(instance, name, owner, fields.write(image))
     folders.prepare(instance)
     try:
         made_of, notes = _contents(instance, image, resolved, progress)
