@@ -147,6 +147,23 @@ def files(name: str, root: Path) -> Iterator[Path]:
         yield from (Path(folder, each) for each in (*below, *names))
 
 
+def claims(name: str) -> list[Path]:
+    """The blocks of ids that instance `name` has claimed."""
+    folder = Path("/var/lib/vsprov.ranges")
+    try:
+        links = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    found = []
+    for link in links:
+        try:
+            if os.readlink(link).partition(" ")[0] == name:
+                found.append(link)
+        except FileNotFoundError:
+            continue  # another test has just released it
+    return found
+
+
 def found(name: str, root: Path) -> list[str]:
     """A line for each thing that instance `name`, with its files in `root`, has on this machine now."""
     return [
@@ -157,6 +174,7 @@ def found(name: str, root: Path) -> list[str]:
         *(f"nft table {family} {table}" for family, table in tables(name)),
         *(f"loop device {device}" for device in loops(root)),
         *(f"on disk {path}" for path in files(name, root)),
+        *(f"claim of ids {path}" for path in claims(name)),
     ]
 
 
@@ -182,6 +200,8 @@ def remove(name: str, root: Path) -> None:
             continue  # still populated: what is left is told by `found`
     if any(name in each.text for each in mounts()):
         return  # it may be a bind of the host's own files: better to leave rubbish than to delete through it
+    for claim in claims(name):
+        claim.unlink(missing_ok=True)
     for path in [root, *files(name, root)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

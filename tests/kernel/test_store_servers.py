@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import Instance as Own
 from vsprov.errors import ConflictError, FailedError, HostError
+from vsprov.plan.observed import Parts
 from vsprov.store import images, servers
 from vsprov.store.disk import durable, marks
 from vsprov.store.disk.marks import Owner
@@ -53,7 +54,11 @@ def test_a_made_server_reads_back_and_each_directory_has_its_owner_and_mode(
     servers.make(store, "web", owner, BASE, APPLIED)
     servers.flush(store)
     path = f"{store.servers}/web"
-    assert servers.observe(store) == {"web": servers.ServerDirectory("web", path, owner, BASE, APPLIED, "")}
+    parts = Parts(BASE, (BASE, BASE), (BASE, BASE))
+    roots = {part: servers.identity(os.lstat(f"{path}/{part}")) for part in ("upper", "work")}
+    assert servers.observe(store) == {
+        "web": servers.ServerDirectory("web", path, owner, BASE, APPLIED, "", parts, roots)
+    }
     shown = {
         name: (status.st_mode & 0o7777, status.st_uid, status.st_gid)
         for name in ("", "upper", "work", "server.json")
@@ -220,7 +225,9 @@ def test_overlay_takes_a_servers_directories_again_and_again(store: Instance, ow
     for _ in range(2):
         subprocess.run(["unshare", "--mount", "sh", "-ec", script], check=True)
         assert os.lstat(f"{path}/upper").st_uid == BASE + 7
-        assert servers.observe(store)["web"] == servers.ServerDirectory("web", path, owner, BASE, APPLIED, "")
+        seen = servers.observe(store)["web"]
+        assert (seen.owner, seen.id_base, seen.applied, seen.problem) == (owner, BASE, APPLIED, "")
+        assert seen.parts == Parts(BASE, (BASE + 7, BASE), (BASE, BASE))
         servers.discard_upper(store, "web")
         assert os.lstat(f"{path}/upper").st_uid == BASE
 

@@ -5,24 +5,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import FailedError
 from vsprov.store import images, servers
 from vsprov.store.disk import folders
-from vsprov.store.instance import FIRST_ID, RANGE, RANGES_PER_SLOT, Instance
-
-
-def free_range(instance: Instance, taken: list[int]) -> int:
-    return next(servers.free_ranges(instance, taken))
-
-
-@pytest.fixture
-def no_subordinate_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(servers, "SUBUID", str(tmp_path / "subuid"))
-    monkeypatch.setattr(servers, "SUBGID", str(tmp_path / "subgid"))
-    return tmp_path / "subuid"
+from vsprov.store.instance import Instance
 
 
 def test_nothing_is_observed_before_anything_was_made(tmp_path: Path) -> None:
@@ -133,47 +122,3 @@ def test_a_file_a_bare_directory_and_an_odd_name_among_the_servers_are_shown_as_
         f"{name}: No such file or directory" for name in ("work/", "upper/", "server.json")
     )
     assert found["file"].problem.startswith("work/: Not a directory")
-
-
-def test_ranges_are_handed_out_from_the_lowest_that_is_free(no_subordinate_ids: Path) -> None:
-    instance = Instance()
-    assert free_range(instance, []) == FIRST_ID
-    assert free_range(instance, [FIRST_ID, FIRST_ID + 2 * RANGE]) == FIRST_ID + RANGE
-    assert free_range(instance, [0, FIRST_ID + 1]) == FIRST_ID + 2 * RANGE
-
-
-def test_other_users_subordinate_ids_are_left_to_them(no_subordinate_ids: Path) -> None:
-    no_subordinate_ids.write_text(
-        f"alice:100000:65536\nbob:{FIRST_ID + 5}:10\n# comment\n\nbroken:x:y\n:::\n"
-    )
-    Path(servers.SUBGID).write_text(f"carol:{FIRST_ID + RANGE}:65536\n")
-    assert free_range(Instance(), []) == FIRST_ID + 2 * RANGE
-
-
-def test_the_ids_given_to_vsprov_are_used_instead_and_no_others(no_subordinate_ids: Path) -> None:
-    no_subordinate_ids.write_text("vsprov:1000001:131072\nvsprov:5000000:65535\nvsprov:9000000:65536\n")
-    assert free_range(Instance(), []) == 1000001
-    assert free_range(Instance(), [1000001]) == 1000001 + RANGE
-    assert free_range(Instance(), [1000001, 1000001 + RANGE]) == 9000000
-    with pytest.raises(FailedError, match="allocate 65536 ids: no free range left"):
-        free_range(Instance(), [1000001, 1000001 + RANGE, 9000000])
-
-
-def test_an_instance_ends_where_the_next_one_may_begin(no_subordinate_ids: Path) -> None:
-    taken = [FIRST_ID + number * RANGE for number in range(RANGES_PER_SLOT)]
-    with pytest.raises(FailedError) as refused:
-        free_range(Instance(), taken)
-    assert str(refused.value) == "ids 524288 to 262668287: allocate 65536 ids: no free range left"
-    assert free_range(Instance(), taken[:-1]) == taken[-1]
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.integers(1, 30))
-def test_ranges_never_overlap_what_is_taken_nor_each_other(foreign: list[int], count: int) -> None:
-    taken = list(foreign)
-    for _ in range(count):
-        base = free_range(Instance("vt-x", "/nonexistent"), taken)
-        assert all(base + RANGE <= other or other + RANGE <= base for other in taken)
-        taken.append(base)
-    ranges = servers.free_ranges(Instance("vt-x", "/nonexistent"), foreign)
-    assert [next(ranges) for _ in range(count)] == taken[len(foreign) :]

@@ -16,7 +16,7 @@ from vsprov.model.objects import Object, Server
 from vsprov.model.traits import cost_of
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes
-from vsprov.plan import applied, diff, groups, resources
+from vsprov.plan import applied, diff, groups, ranges, resources
 from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
 from vsprov.plan.groups import GroupDelta
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
@@ -141,9 +141,23 @@ class Comparison:
             yield change("status.processes", "some, without an init", "none", "none")
         if not self.seen.directory:
             yield change("status.directory", "missing", "present", "restart")
+        yield from self._disk()
         if self.seen.strays:
             outside = ", ".join(name or "cgroup2" for name in self.seen.strays)
             yield change("status.cgroup", f"init is outside it ({outside})", "init is in it", "live")
+
+    def _disk(self) -> Iterable[PathChange]:
+        """The parts of the server's directory and of its root that are missing or were replaced."""
+        missing = self.seen.parts.missing() if self.seen.parts else ()
+        for part in missing:
+            lost = "; what the server had written is lost" if part == "upper" else ""
+            yield change(f"status.{part}", "missing", f"empty{lost}", "restart")
+        for part in self.seen.detached:
+            if part not in missing:
+                name = part if part in ("upper", "work") else f"layers.{part[:12]}"
+                yield change(f"status.{name}", "removed or replaced since the start", "mounted", "restart")
+        if not missing and not ranges.is_kept(self.seen, self.machine.ranges):
+            yield change("status.idRange", "not recorded or not claimed", "recorded and claimed", "live")
 
 
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:

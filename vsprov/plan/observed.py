@@ -8,6 +8,7 @@ from typing import Any
 
 from vsprov.model.encodings import Host, Side
 from vsprov.model.knobs import KNOBS, Knob
+from vsprov.plan.ranges import Ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class Machine:
     `versions` is the cgroup version of each controller of the host, by v2 name. `missing` are the controller
     files that this kernel lacks. `memory` is in bytes. `limits` are the resource limits of a server that sets
     none, {name: (soft, hard)}. `ceilings` are the highest hard limits that vsprov can set; {} if it has
-    CAP_SYS_RESOURCE, which raising a hard limit of a running process requires. `rows` are the knobs that this
-    host supports, with their files.
+    CAP_SYS_RESOURCE, which raising a hard limit of a running process requires. `ranges` are the ids that
+    servers may have. `rows` are the knobs that this host supports, with their files.
     """
 
     host: Host
@@ -28,6 +29,7 @@ class Machine:
     memory: int = 0
     limits: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     ceilings: Mapping[str, Any] = field(default_factory=dict)
+    ranges: Ranges = Ranges()
     rows: tuple[tuple[Knob, Side], ...] = field(init=False, compare=False)
     _sides: Mapping[str, Side] = field(init=False, compare=False)
 
@@ -101,14 +103,33 @@ class LastExit:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What is in the directory of a server.
+
+    `recorded` is the first id of its range according to its record, None if that has none. `upper` and `work`
+    are the (uid, gid) of these directories, None for one that is missing.
+    """
+
+    recorded: int | None = None
+    upper: tuple[int, int] | None = None
+    work: tuple[int, int] | None = None
+
+    def missing(self) -> tuple[str, ...]:
+        """The names of the directories that are missing."""
+        return tuple(name for name in ("upper", "work") if getattr(self, name) is None)
+
+
+@dataclass(frozen=True, slots=True)
 class ObservedServer:
     """A server, or what exists of it.
 
     `applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark on
     the home cgroup or else from disk. `mark` and `disk` are the texts of those two, None if missing or
-    edited. `directory` is whether its directory exists, `owner` the owner mark of that. `init` is its pid 1,
-    if it runs. `strays` are the hierarchies in which init is outside its group. `populated` is whether the
-    home group has processes. `live` has the observed value of each live aspect (`plan.aspects`), by name.
+    edited. `directory` is whether its directory exists, `owner` the owner mark of that, `id_base` the first
+    id of its range if known, `parts` what is in it. `detached` are the parts of its root file system
+    ("upper", "work", keys of layers) that were removed or replaced on disk since it started. `init` is its
+    pid 1, if it runs. `strays` are the hierarchies in which init is outside its group. `populated` is whether
+    the home group has processes. `live` has the observed value of each live aspect (`plan.aspects`), by name.
     `last_exit` is how its init ended, since it was last started.
     """
 
@@ -125,6 +146,8 @@ class ObservedServer:
     populated: bool = False
     live: Mapping[str, Any] = field(default_factory=dict)
     last_exit: LastExit | None = None
+    parts: Parts | None = None
+    detached: tuple[str, ...] = ()
 
     def owners(self) -> tuple[str | None, ...]:
         """The owner marks of its directory and its group, of those that exist."""
@@ -179,3 +202,7 @@ class Observed:
     subtree: frozenset[str] = frozenset()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def id_bases(self) -> list[int]:
+        """The first ids of the ranges of all servers."""
+        return [seen.id_base for seen in self.servers.values() if seen.id_base]

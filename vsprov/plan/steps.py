@@ -180,6 +180,16 @@ class MakeDirectory(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class RepairDirectory(Step):
+    """Create the parts of the server's directory that are missing; record and claim its id range."""
+
+    server: str
+
+    def describe(self) -> str:
+        return f"repair the directory of {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
 class WriteApplied(Step):
     """Replace the record in the server's directory; `before` is the old one, "" if it was unreadable."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from vsprov.plan.ranges import FIRST_ID, RANGE
+
 DEFAULT = "vsprov"
-FIRST_ID = 524288  # above the ids that useradd(8) assigns to users
-RANGE = 65536
 RANGES_PER_SLOT = 4000
 SLOTS = 16
 
@@ -58,10 +58,10 @@ class Instance:
 
     @property
     def first_range(self) -> int:
-        """The lowest id that this instance assigns.
+        """The id from which on this instance looks for ranges that are free.
 
-        Instances do not see each other's servers, so each starts in a slot that is derived from its name. Two
-        names may share a slot; the default instance has its slot to itself.
+        It is derived from the name, so that instances whose servers have no claims yet, because they were
+        made by version 0.1.0, are unlikely to be in each other's way (`store.claims`).
         """
         if self.name == DEFAULT:
             return FIRST_ID

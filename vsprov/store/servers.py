@@ -1,31 +1,34 @@
 """Server directories: the state of servers on disk, which survives a reboot.
 
     <root>/servers/<name>/           owner mark; root 0700
-        server.json                  the spec as last applied, sealed
+        server.json                  the spec as last applied and the id range, sealed
         upper/                       what the server has written; owned by its id range
-        work/                        for overlay; its owner records the id range
+        work/                        for overlay; owned by the first id of the range
         console.log                  created when the server starts
 
-The id range is read from the owner of work/, since upper/ is the server's "/", which its root may chown.
+The id range is the one in server.json. Version 0.1.0 did not record it: the owner of work/ was the record.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, reason
+from vsprov.plan.observed import Parts
+from vsprov.plan.ranges import FIRST_ID, RANGE
+from vsprov.store import claims
 from vsprov.store.disk import durable, folders, marks, sealed
 from vsprov.store.disk.folders import sweep as sweep
 from vsprov.store.disk.marks import Owner
-from vsprov.store.instance import RANGE, RANGES_PER_SLOT, Instance
+from vsprov.store.instance import Instance
 
-SUBUID = "/etc/subuid"
-SUBGID = "/etc/subgid"
-SUBUID_USER = "vsprov"
+_RANGE = "idBase"  # in server.json, beside the keys of the spec as last applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class ServerDirectory:
 
     `owner` is None for a directory (or a file) that vsprov did not create. `id_base` is the first host id of
     the server's range of 65536, 0 if unknown. `applied` is what was last passed to `make` or `write_applied`,
-    None if it is not readable. `problem` describes any damage; "" if there is none.
+    None if it is not readable. `problem` describes any damage; "" if there is none. `roots` identify the
+    directories that exist, by name, as `identity` does.
     """
 
     name: str
@@ -43,6 +47,8 @@ class ServerDirectory:
     id_base: int
     applied: dict[str, Any] | None
     problem: str
+    parts: Parts = Parts()
+    roots: Mapping[str, str] = field(default_factory=dict)
 
 
 def observe(instance: Instance, without: Container[str] = ()) -> dict[str, ServerDirectory]:
@@ -59,20 +65,44 @@ def find(instance: Instance, name: str) -> ServerDirectory | None:
 
 def _observe(name: str, path: str) -> ServerDirectory:
     problems = []
-    owner, id_base = None, 0
-    try:
+    owner = None
+    found: dict[str, os.stat_result] = {}
+    with suppress(OSError):  # it was removed meanwhile; the directories in it are then missing as well
         owner = marks.read_owner(path)
-        id_base = os.lstat(f"{path}/work").st_uid
-    except OSError as error:
-        problems.append(f"work/: {reason(error)}")
-    try:
-        os.lstat(f"{path}/upper/")
-    except OSError as error:
-        problems.append(f"upper/: {reason(error)}")
+    for part in ("work", "upper"):
+        try:
+            status = os.lstat(f"{path}/{part}")
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            found[part] = status
+        except OSError as error:
+            problems.append(f"{part}/: {reason(error)}")
     applied, problem = sealed.read(f"{path}/server.json")
     if problem:
         problems.append(problem)
-    return ServerDirectory(name, path, owner, id_base, applied, "; ".join(problems))
+    recorded = applied.pop(_RANGE, None) if applied else None
+    parts = Parts(
+        recorded if isinstance(recorded, int) else None,
+        **{part: (status.st_uid, status.st_gid) for part, status in found.items()},
+    )
+    roots = {part: identity(status) for part, status in found.items()}
+    return ServerDirectory(name, path, owner, _base(parts), applied, "; ".join(problems), parts, roots)
+
+
+def _base(parts: Parts) -> int:
+    """The first id of the range of a server: the recorded one, or that of the owner of its directories."""
+    if parts.recorded is not None:
+        return parts.recorded
+    if parts.work is not None:
+        return parts.work[0]
+    if parts.upper is not None and parts.upper[0] >= FIRST_ID:  # the server's root may have chowned its "/"
+        return FIRST_ID + (parts.upper[0] - FIRST_ID) // RANGE * RANGE
+    return 0
+
+
+def identity(status: os.stat_result) -> str:
+    """A text that identifies a directory as long as anything has it mounted."""
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dict[str, Any]) -> None:
@@ -94,7 +124,7 @@ def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dic
         try:
             marks.write_owner(making, owner)
             _make_disk(making, id_base)
-            durable.write_file(f"{making}/server.json", sealed.seal(applied), flush=False)
+            _write_record(making, applied, id_base, flush=False)
             durable.rename_new(making, path)
         except BaseException:
             durable.remove_tree(making)
@@ -106,22 +136,50 @@ def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dic
 
 
 def _make_disk(folder: str, id_base: int) -> None:
-    for name, mode in (("upper", 0o755), ("work", 0o700)):
-        os.mkdir(f"{folder}/{name}", mode)
-        os.chmod(f"{folder}/{name}", mode)  # whatever the umask
-        os.chown(f"{folder}/{name}", id_base, id_base)
+    for name in _MODES:
+        _make_part(folder, name, id_base)
+
+
+_MODES = {"upper": 0o755, "work": 0o700}
+
+
+def _make_part(folder: str, name: str, id_base: int) -> None:
+    os.mkdir(f"{folder}/{name}", _MODES[name])
+    os.chmod(f"{folder}/{name}", _MODES[name])  # whatever the umask
+    os.chown(f"{folder}/{name}", id_base, id_base)
+
+
+def _write_record(path: str, applied: Mapping[str, Any], id_base: int, *, flush: bool) -> None:
+    durable.write_file(f"{path}/server.json", sealed.seal({**applied, _RANGE: id_base}), flush=flush)
 
 
 def flush(instance: Instance) -> None:
     """Write what `make` and `write_applied(…, flush=False)` have written to disk, safe from power failure."""
     if os.path.isdir(instance.servers):
+        claims.flush()
         durable.flush_all(instance.servers)
 
 
 def write_applied(instance: Instance, name: str, applied: dict[str, Any], *, flush: bool = True) -> None:
     """Record what was applied; without `flush` it is safe from power failure only after `flush()`."""
     path = _ours(instance, name)
-    durable.write_file(f"{path}/server.json", sealed.seal(applied), flush=flush)
+    _write_record(path, applied, id_base(instance, name), flush=flush)
+
+
+def repair(instance: Instance, name: str, id_base: int) -> None:
+    """Create the parts of a server's directory that are missing, and record its id range.
+
+    A record that is not readable is left alone. It is safe from power failure only after `flush`.
+    """
+    path = _ours(instance, name)
+    found = _observe(name, path)
+    try:
+        for part in found.parts.missing():
+            _make_part(path, part, id_base)
+    except OSError as error:
+        raise durable.failed(path, "create what is missing", error) from error
+    if found.applied is not None and found.parts.recorded != id_base:
+        _write_record(path, found.applied, id_base, flush=False)
 
 
 def discard_upper(instance: Instance, name: str) -> None:
@@ -130,10 +188,10 @@ def discard_upper(instance: Instance, name: str) -> None:
     durable.refuse_mounts(path)
     making = f"{instance.servers}/{durable.MAKING}{name}"
     try:
-        id_base = os.lstat(f"{path}/work").st_uid
+        base = id_base(instance, name)
         durable.remove_tree(making)
         os.mkdir(making, 0o700)
-        _make_disk(making, id_base)
+        _make_disk(making, base)
         for part in ("upper", "work"):
             try:
                 durable.exchange(f"{making}/{part}", f"{path}/{part}")
@@ -175,35 +233,10 @@ def _ours(instance: Instance, name: str) -> str:
 
 def id_base(instance: Instance, name: str) -> int:
     """The first host id in the range of a server."""
-    path = f"{folders.place(instance.servers, name)}/work"
-    try:
-        return os.lstat(path).st_uid
-    except OSError as error:
-        raise durable.failed(path, "read the id range", error) from error
-
-
-def free_ranges(instance: Instance, taken: Iterable[int]) -> Iterator[int]:
-    """The first ids of free ranges of 65536, lowest first. None overlaps `taken` or other users' subids.
-
-    They come from the entries of user vsprov in /etc/subuid if there are any, otherwise from
-    `instance.first_range` on. Raises FailedError when no range is left. subuid(5).
-    """
-    own, foreign = _subordinate()
-    spans = own or [(instance.first_range, RANGES_PER_SLOT * RANGE)]
-    busy = [*foreign, *((base, RANGE) for base in taken)]
-    for start, count in spans:
-        places = count // RANGE
-        used: set[int] = set()
-        for base, size in busy:
-            if size > 0 and base + size > start:
-                first = max(base - start, 0) // RANGE
-                used.update(range(first, min((base + size - 1 - start) // RANGE + 1, places)))
-        yield from (start + number * RANGE for number in range(places) if number not in used)
-    where = SUBUID if own else f"ids {spans[0][0]} to {spans[0][0] + spans[0][1] - 1}"
-    raise FailedError(
-        f"{where}: allocate {RANGE} ids: no free range left",
-        hint=f"give user {SUBUID_USER} more ids in {SUBUID}, or remove servers",
-    )
+    found = _observe(name, folders.place(instance.servers, name))
+    if not found.id_base:
+        raise FailedError(f"{found.path}: read the id range: {found.problem}")
+    return found.id_base
 
 
 def tidy(instance: Instance) -> None:
@@ -214,28 +247,5 @@ def tidy(instance: Instance) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
                 raise durable.failed(folder, "remove", error) from error
-
-
-def _subordinate() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(first id, count) of the entries for vsprov in /etc/subuid, and of all others in either file."""
-    own, foreign = [], []
-    for path in (SUBUID, SUBGID):
-        for user, start, count in _lines(path):
-            if user != SUBUID_USER:
-                foreign.append((start, count))
-            elif path == SUBUID:
-                own.append((start, count))
-    return own, foreign
-
-
-def _lines(path: str) -> Iterator[tuple[str, int, int]]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return  # most hosts have no such file, and no subordinate ids
-    for line in lines:
-        user, _, rest = line.partition(":")
-        start, _, count = rest.partition(":")
-        if start.isascii() and start.isdigit() and count.isascii() and count.isdigit():
-            yield user, int(start), int(count)
+    if not os.path.lexists(instance.servers):
+        claims.release(instance)

@@ -23,10 +23,10 @@ from vsprov.model.values.names import CAPABILITIES, DEFAULT_CAPABILITIES
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
-from vsprov.store import servers
+from vsprov.plan.ranges import RANGE
 from vsprov.store.hostimage import Bind as HostBind
 from vsprov.store.images import Contents
-from vsprov.store.instance import RANGE, TREE
+from vsprov.store.instance import TREE
 from vsprov.store.layers import layers
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def for_server(context: ApplyContext, server: Object, group: str) -> Guest:
     guest = _guest(
         _server_process(spec, init, init.command, groups, context.machine),
         hostname=spec.hostname,
-        base=servers.id_base(context.instance, server.name),
+        base=context.bases[server.name],
         lower=[layers.tree(context.instance, key) for key in reversed(image.layers)],
         upper=f"{path}/upper",
         work=f"{path}/work",

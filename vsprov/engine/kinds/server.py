@@ -8,7 +8,7 @@ from vsprov.engine.kinds.view import KindView, View, register
 from vsprov.engine.look import last_exit, usage
 from vsprov.model.values import digests
 from vsprov.plan.observed import ObservedServer, set_of
-from vsprov.store.instance import RANGE
+from vsprov.plan.ranges import RANGE
 from vsprov.store.layers import sizes
 
 

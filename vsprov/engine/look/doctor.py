@@ -10,18 +10,21 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
 from vsprov.engine.guests.request import find_reaper
 from vsprov.engine.look import machine as machines
+from vsprov.engine.look import observe
 from vsprov.errors import HostError, reason
 from vsprov.kernel import cgroup, proc, syscall
 from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.values.names import CAPABILITIES
+from vsprov.plan import ranges
 from vsprov.plan.observed import Machine
+from vsprov.store import claims
 from vsprov.store.instance import Instance
 
 State = Literal["ok", "degraded", "missing"]
@@ -83,13 +86,15 @@ def examine(instance: Instance) -> list[Finding]:
         _idmap("state root", _existing(instance.root)),
         _idmap("/usr", "/usr"),
         _trusted(_existing(instance.root)),
+        _upper(_existing(instance.root)),
     ]
     try:
         hierarchies = cgroup.find()
     except HostError as error:
         return [*findings, Finding("cgroup2", "missing", str(error), error.hint), *_programs()]
-    machine = machines.look(hierarchies, (), instance.name)
+    machine = machines.look(hierarchies, (), instance.name, claims.read(instance))
     findings += [
+        *_ranges(instance, hierarchies, machine),
         _cgroup2(hierarchies),
         _cgroup_kill(hierarchies),
         *_controllers(machine),
@@ -290,6 +295,24 @@ def _trusted(folder: str) -> Finding:
     return _try("trusted attributes of state root", probe, cost)
 
 
+def _upper(folder: str) -> Finding:
+    """Whether the upper layers of servers can be in the file system of the state root. Mounts nothing."""
+    kind = _file_system(folder)
+
+    def probe() -> None:
+        if kind == "overlay":  # Linux before 6.5 says so only when it mounts
+            raise OSError(errno.EINVAL, "an overlay cannot be on an overlay")
+        context = syscall.fsopen("overlay")
+        try:
+            syscall.fsconfig(context, syscall.FSCONFIG_SET_STRING, "upperdir", os.fsencode(folder))
+        finally:
+            os.close(context)
+
+    cost = f"{folder}: required for what servers write; choose another --root"
+    finding = _try("upper layers in state root", probe, cost)
+    return replace(finding, found=f"{kind} {finding.found}".strip())
+
+
 # -- control groups
 
 
@@ -342,6 +365,24 @@ def _knobs(machine: Machine) -> Iterator[Finding]:
         lack = machine.lack(knob)
         if lack and knob.controller in machine.versions and knob is not SWAP:
             yield Finding(f"knob {knob.path}", "degraded", "not supported", lack)
+
+
+# -- ids
+
+
+def _ranges(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Iterator[Finding]:
+    """The id ranges of servers that contradict something, and claims of state roots that are gone."""
+    seen = observe.observe(instance, hierarchies, machine)
+    found = ranges.troubles(seen.servers, machine.ranges)
+    for name, trouble in found.items():
+        yield Finding("id ranges", "degraded", f"Server/{name}: {trouble.message}", trouble.hint)
+    for holder, blocks in claims.gone(machine.ranges).items():
+        name, _, root = holder.partition(" ")
+        files = " ".join(f"{claims.FOLDER}/{block}" for block in sorted(blocks))
+        cost = f"if it is gone for good, its ids are free after: rm {files}"
+        yield Finding("id ranges", "degraded", f"instance {name}: no state root {root}", cost)
+    if not found:
+        yield Finding("id ranges", "ok", f"{len(seen.id_bases())} in use")
 
 
 # -- programs

@@ -16,10 +16,15 @@ from vsprov.model.objects import Object
 from vsprov.model.values.names import CAPABILITIES
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
+from vsprov.plan.ranges import Ranges
 
 
-def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "") -> Machine:
-    """The machine, with the block devices of `objects`; `parent` is the parent group of all servers."""
+def look(
+    hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "", ranges: Ranges | None = None
+) -> Machine:
+    """The machine, with the block devices of `objects`; `parent` is the parent group of all servers, `ranges`
+    are the ids that they may have.
+    """
     versions = hierarchies.versions()
     cpus = _cpuset(hierarchies, "cpus") or "0"
     with open("/proc/meminfo") as file:
@@ -39,6 +44,7 @@ def look(hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str =
         memory=memory,
         limits=_default_limits(own if bounded else {}),
         ceilings={name: hard for name, (_, hard) in own.items() if hard != MAX} if bounded else {},
+        ranges=ranges or Ranges(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from vsprov.engine import aspects as _aspects  # noqa: F401  registers the obser
 from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
-from vsprov.engine.look import last_exit
+from vsprov.engine.look import last_exit, roots
 from vsprov.engine.run import intent
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
@@ -75,6 +76,8 @@ class _Observer:
     def __init__(self, instance: Instance, hierarchies: Hierarchies, machine: Machine) -> None:
         self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
         self.intended = frozenset(intent.groups(instance))
+        self.known: Mapping[str, Contents | None] = {}  # manifests of images, by digest
+        self.layers: dict[str, str] = {}  # identities of layers, by key
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
         for knob, side in machine.rows:
             where = "" if machine.versions[knob.controller] == 2 else side.controller
@@ -83,7 +86,7 @@ class _Observer:
     def observe(self, since: Since | None = None) -> Observed:
         before = since.observed.servers if since else {}
         unchanged = {name: seen for name, seen in before.items() if since and name not in since.touched}
-        known = images.manifests(self.instance)
+        known = self.known = images.manifests(self.instance)
         parent = self.group(self.instance.name)
         directories = servers.observe(self.instance, unchanged)
         pools: dict[str, ObservedGroup] = {}
@@ -158,7 +161,7 @@ class _Observer:
             texts.update(self.texts(controller, path))
         spec = None
         if role == "pool":
-            text = applied.unseal(marks.read_mark(self.path("", path), "applied"), None)
+            text = applied.unseal(marks.find_mark(self.path("", path), "applied"), None)
             spec = json.loads(text) if text else None
         return ObservedGroup(
             path, owner or None, texts, frozenset(controllers), self.subtree(path), spec
@@ -194,7 +197,7 @@ class _Observer:
         populated = False
         if group:
             home = self.path("", group.path)
-            mark = applied.unseal(marks.read_mark(home, "applied"), disk)
+            mark = applied.unseal(marks.find_mark(home, "applied"), disk)
             populated = cgroup.populated(home)
             init = self.init(group, populated, directory.id_base if directory else None)
         strays = self.strays(group, init) if group and init else ()
@@ -207,7 +210,7 @@ class _Observer:
             group,
             owner=str(directory.owner) if directory and directory.owner else None,
             directory=directory is not None,
-            id_base=directory.id_base if directory else None,
+            id_base=(directory.id_base or None) if directory else None,
             applied=record,
             mark=mark,
             disk=disk,
@@ -216,7 +219,24 @@ class _Observer:
             populated=populated,
             live=observer.observe(init.pid) if init else {},
             last_exit=last_exit.read(self.path("", group.path)) if group and not init else None,
+            parts=directory.parts if directory else None,
+            detached=self.detached(home, record, directory) if init and directory else (),
         )
+
+    def detached(
+        self, home: str, record: Mapping[str, Any] | None, directory: ServerDirectory
+    ) -> tuple[str, ...]:
+        """What a running server has mounted that is not on disk any more."""
+        mounted = (marks.find_mark(home, roots.MARK) or "").split()
+        if not mounted or record is None or (made_of := self.known.get(record["image"])) is None:
+            return ()  # unknown: it was started by version 0.1.0, or its image has no manifest any more
+        return roots.detached(mounted, directory.roots, made_of.layers, self.layer)
+
+    def layer(self, key: str) -> str:
+        """The identity of a layer in the store; "" if it is missing."""
+        if key not in self.layers:
+            self.layers[key] = roots.of_layer(self.instance, key)
+        return self.layers[key]
 
     def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
         """The server's pid 1: the marked process if it runs, otherwise the init found in the home group.
@@ -225,7 +245,7 @@ class _Observer:
         pid namespace and has the ids of the server.
         """
         home = self.path("", group.path)
-        words = (marks.read_mark(home, "init") or "").split()
+        words = (marks.find_mark(home, "init") or "").split()
         if len(words) == 3 and words[2] == proc.boot_id() and words[0].isdigit() and words[1].isdigit():
             marked = Process(int(words[0]), int(words[1]))
             if process.start_time(marked.pid) == marked.start:
@@ -257,8 +277,10 @@ def owner_mark(directory: str) -> tuple[bool, str | None]:
     """(whether the directory exists, its owner mark)."""
     try:
         return True, marks.read_mark(directory, marks.OWNER)
-    except FileNotFoundError:
-        return False, None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):
+            return False, None
+        raise
 
 
 def _defaults(known: Mapping[str, Contents | None]) -> dict[str, Mapping[str, Any]]:

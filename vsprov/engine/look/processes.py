@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vsprov.kernel import cgroup, proc
+from vsprov.plan.ranges import RANGE
+from vsprov.store import servers as store
 from vsprov.store.disk import folders, marks
-from vsprov.store.instance import RANGE, Instance
+from vsprov.store.instance import Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def listing(instance: Instance) -> list[ServerProcess]:
     """All processes, sorted by server and pid, without those that exit in the meantime."""
     out = []
     for server, home in _homes(cgroup.find().directory("", instance.name)):
-        base = _id_base(instance, server)
+        directory = store.find(instance, server)
+        base = directory.id_base if directory else None
         out += [found for pid in cgroup.all_processes(home) if (found := _look(server, pid, base))]
     return sorted(out, key=lambda one: (one.server, one.pid))
 
@@ -59,17 +62,7 @@ def _homes(top: str) -> Iterator[tuple[str, str]]:
 
 def _role(directory: str) -> str:
     """The role in the owner mark, "server" or "pool"; "" for a group without a mark."""
-    try:
-        return (marks.read_mark(directory, marks.OWNER) or "").partition(" ")[0]
-    except FileNotFoundError:
-        return ""
-
-
-def _id_base(instance: Instance, server: str) -> int | None:
-    try:
-        return os.lstat(f"{instance.servers}/{server}/work").st_uid
-    except OSError:
-        return None
+    return (marks.find_mark(directory, marks.OWNER) or "").partition(" ")[0]
 
 
 def _look(server: str, pid: int, base: int | None) -> ServerProcess | None:
@@ -84,7 +77,7 @@ def _look(server: str, pid: int, base: int | None) -> ServerProcess | None:
         server=server,
         pid=pid,
         inner=int(rows.get("NSpid", str(pid)).split()[-1]),
-        user=outer - base if base is not None and base <= outer < base + RANGE else None,
+        user=outer - base if base and base <= outer < base + RANGE else None,
         state=fields[0],
         resident=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
         seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),

@@ -11,6 +11,7 @@ from vsprov.kernel import cgroup
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Object
 from vsprov.plan.observed import Machine, Observed
+from vsprov.store import claims
 from vsprov.store.instance import Instance
 
 
@@ -30,5 +31,5 @@ def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None
     With `since`, servers that have not been changed since then are not observed again.
     """
     hierarchies = cgroup.find()
-    host = machine.look(hierarchies, objects, instance.name)
+    host = machine.look(hierarchies, objects, instance.name, claims.read(instance))
     return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host, since))

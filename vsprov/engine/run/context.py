@@ -13,8 +13,9 @@ from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Object
+from vsprov.plan import ranges
 from vsprov.plan.observed import Machine, Observed, Process
-from vsprov.store import images, servers
+from vsprov.store import claims, images
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
@@ -29,7 +30,8 @@ SECONDS_TO_DIE = 10.0  # a process still running this long after SIGKILL is bloc
 class ApplyContext:
     """The state of one apply. Mutable.
 
-    `wanted` is by address, `resolved` by name of the image, `inits` and `groups` by name of the server.
+    `wanted` is by address, `resolved` by name of the image, `inits`, `groups` and `bases`, the first ids of
+    their ranges, by name of the server.
     `spawned` maps servers to their numbers in the spawner, `exits` these numbers to exit events. `builds` are
     the groups of builds, `made_parent` is whether one of them created the parent group, `stopped` are the
     groups of stopped servers.
@@ -46,6 +48,7 @@ class ApplyContext:
     threads: Threads = field(default_factory=lambda: Threads(lambda *progress: None))
     inits: dict[str, Process] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    bases: dict[str, int] = field(default_factory=dict)
     spawned: dict[str, int] = field(default_factory=dict)
     exits: dict[int, Event] = field(default_factory=dict)
     builds: list[str] = field(default_factory=list)
@@ -61,6 +64,8 @@ class ApplyContext:
                 self.inits[seen.name] = seen.init
             if seen.group:
                 self.groups[seen.name] = seen.group.path
+            if seen.id_base:
+                self.bases[seen.name] = seen.id_base
 
     def directory(self, controller: str, group: str) -> str:
         """The directory of a group in the hierarchy of a controller, in cgroup2 for ""."""
@@ -84,11 +89,14 @@ class ApplyContext:
             self.spawner = None
 
     def next_range(self) -> int:
-        """The first id of a range that no server has."""
+        """The first id of a range that no server of any instance has, claimed for this instance."""
         if self._ranges is None:
-            taken = [seen.id_base for seen in self.observed.servers.values() if seen.id_base]
-            self._ranges = servers.free_ranges(self.instance, taken)
-        return next(self._ranges)
+            self._ranges = ranges.free(self.machine.ranges, self.observed.id_bases())
+        for base in self._ranges:
+            if claims.claim(self.instance, base):
+                return base
+        none = ranges.exhausted(self.machine.ranges)
+        raise FailedError(none.message, hint=none.hint)
 
     def image(self, name: str) -> ImageRecord:
         """The record of an image in the store."""

@@ -22,7 +22,6 @@ from vsprov.plan.steps import (
     WriteFile,
     WriteMark,
 )
-from vsprov.store import servers
 from vsprov.store.disk import marks
 
 
@@ -47,7 +46,7 @@ def make_group(context: ApplyContext, step: MakeGroup) -> None:
 
 @carries_out(MakePayload)
 def make_payload(context: ApplyContext, step: MakePayload) -> None:
-    payload.make(context.directory("", step.group), servers.id_base(context.instance, step.server))
+    payload.make(context.directory("", step.group), context.bases[step.server])
 
 
 @carries_out(EnableControllers)

@@ -7,12 +7,13 @@ import signal
 
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.guests import launch, request
-from vsprov.engine.look import last_exit
+from vsprov.engine.look import last_exit, roots
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Readable, Work
 from vsprov.engine.steps.groups import kill_group, not_killed
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
+from vsprov.model.objects import Server
 from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
@@ -91,6 +92,9 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
 def mark_init(context: ApplyContext, step: MarkInit) -> None:
     init, home = context.inits[step.server], context.directory("", context.groups[step.server])
     last_exit.forget(home)
+    spec = context.wanted[f"Server/{step.server}"].spec
+    assert isinstance(spec, Server)
+    roots.write(context.instance, home, step.server, context.contents(spec.image).layers)
     marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
 
 

@@ -6,17 +6,19 @@ from vsprov.engine.apply.register import carries_out
 from vsprov.engine.images import imports
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
-from vsprov.plan import applied
+from vsprov.errors import StepError
+from vsprov.plan import applied, ranges
 from vsprov.plan.steps import (
     DiscardUpper,
     ImportImage,
     MakeDirectory,
     RemoveDirectory,
     RemoveImage,
+    RepairDirectory,
     ShareImage,
     WriteApplied,
 )
-from vsprov.store import images, servers
+from vsprov.store import claims, images, servers
 from vsprov.store.disk.marks import Owner
 
 
@@ -38,13 +40,18 @@ def remove_image(context: ApplyContext, step: RemoveImage) -> None:
 
 @carries_out(MakeDirectory)
 def make_directory(context: ApplyContext, step: MakeDirectory) -> None:
-    servers.make(
-        context.instance,
-        step.server,
-        _owner(step.owner),
-        context.next_range(),
-        applied.from_text(step.applied),
-    )
+    base = context.bases[step.server] = context.next_range()
+    record = applied.from_text(step.applied)
+    servers.make(context.instance, step.server, _owner(step.owner), base, record)
+
+
+@carries_out(RepairDirectory)
+def repair_directory(context: ApplyContext, step: RepairDirectory) -> None:
+    base = context.bases.get(step.server) or context.next_range()
+    if not claims.claim(context.instance, base):
+        raise StepError(f"{step.describe()}: claim ids {ranges.show(base)}: another instance has them")
+    servers.repair(context.instance, step.server, base)
+    context.bases[step.server] = base
 
 
 @carries_out(WriteApplied)

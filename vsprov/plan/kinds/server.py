@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from vsprov.model import fields
@@ -13,7 +14,7 @@ from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.resources import write_resources
 from vsprov.model.traits import applicable_keys
 from vsprov.model.values.units import format_bytes
-from vsprov.plan import applied, groups, resources
+from vsprov.plan import applied, groups, ranges, resources
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.differences import Comparison, Context
@@ -30,6 +31,7 @@ from vsprov.plan.steps import (
     Release,
     RemoveDirectory,
     RemoveGroup,
+    RepairDirectory,
     Spawn,
     Step,
     Stop,
@@ -51,8 +53,22 @@ def plan(builder: PlanBuilder) -> None:
         if name not in builder.servers and (seen.init or seen.populated):
             stop = _stop(seen, builder)
             builder.add(f"Server/{name}", Change("Server", name, "update", "none", "stop", steps=(stop,)))
+    _refuse_without_range(builder)
     for address, after in _predecessors(builder).items():
         builder.changes[address] = replace(builder.changes[address], after=after)
+
+
+def _refuse_without_range(builder: PlanBuilder) -> None:
+    """Add a problem for each server to be created for which the host has no id range left."""
+    made = [
+        address
+        for address, change in builder.changes.items()
+        if any(isinstance(step, MakeDirectory) for step in change.steps)
+    ]
+    free = ranges.free(builder.machine.ranges, builder.observed.id_bases()) if made else iter(())
+    for address in made[len(list(islice(free, len(made)))) :]:
+        none = ranges.exhausted(builder.machine.ranges)
+        builder.problem(address, none.message, none.hint)
 
 
 def _plan(builder: PlanBuilder, want: Object) -> None:
@@ -64,6 +80,8 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     builder.note_lacking(want)
     for aspect in ASPECTS.values():
         builder.refuse(want, aspect.refuse(spec, builder.machine), aspect.hint)
+    if spec.state == "Running" and (trouble := builder.range_troubles.get(want.name)):
+        builder.problem(want.address, trouble.message, trouble.hint)
     pool = _pool_resources(builder, want)
     builder.refuse(want, groups.refusals(spec.resources, pool, builder.machine))
     request = builder.wanted.request
@@ -236,6 +254,8 @@ def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recrea
         steps.append(RemoveDirectory(name))
     if make_directory:
         steps.append(MakeDirectory(name, context.owner, it.text))
+    elif ranges.needs_repair(seen, it.machine.ranges):
+        steps.append(RepairDirectory(name))
     steps += [MakeGroup(hierarchy, group, "server", context.owner) for hierarchy in it.delta.make]
     if start or not it.existing:
         # An interrupted apply may have left the group without it; a new directory has another id range.

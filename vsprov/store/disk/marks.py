@@ -43,6 +43,16 @@ def read_mark(path: str | int, name: str) -> str | None:
         raise
 
 
+def find_mark(path: str, name: str) -> str | None:
+    """The text of a mark; None if `path` does not have it or does not exist (any more)."""
+    try:
+        return read_mark(path, name)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV):  # ENODEV: a control group that is being removed
+            return None
+        raise
+
+
 def write_mark(path: str | int, name: str, text: str, label: str = "") -> None:
     """Set a mark. `label` stands for `path` in errors if that is a descriptor."""
     try:

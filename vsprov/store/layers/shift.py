@@ -7,10 +7,10 @@ import stat
 import struct
 
 from vsprov.errors import ImageError
+from vsprov.plan.ranges import RANGE
 from vsprov.store.disk import tree
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.tree import CAPABILITY, OPAQUE, OVERLAY
-from vsprov.store.instance import RANGE
 
 # linux/capability.h: a capability of a user namespace (revision 3) contains the root uid of the namespace.
 REVISION_3, REVISION_2, REVISION_MASK = 0x03000000, 0x02000000, 0xFF000000
