@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +84,42 @@ def test_a_program_plans_and_applies_without_loading_the_command_line(
         "left_to_remove": {},
         "loaded": [],
     }
+
+
+def test_two_checkouts_of_one_repository_plan_nothing(vsprov: Instance, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "servers").mkdir(parents=True)
+    (first / "src").mkdir()
+    (first / "src/file").write_text("one\n")
+    (first / "vsprov.yaml").write_text("set: shop\n")
+    with tarfile.open(first / "src/base.tar", "w") as archive:
+        archive.add(first / "src/file", "file")
+    (first / "servers/m.yaml").write_text(CHECKOUT)
+    assert "Done: 3 added" in vsprov("apply", "-y", first / "servers").stdout
+    shutil.copytree(first, second)
+    shutil.rmtree(first)
+    for here, path in ((tmp_path, second / "servers"), (second, Path("servers/m.yaml")), (second, Path("."))):
+        flags = ("-R", "--prune", "--detailed-exitcode")
+        assert "Nothing to do: 3 images match" in vsprov("plan", path, *flags, cwd=here).stdout
+        assert vsprov("diff", path, "-R", cwd=here).stdout == ""
+    (second / "src/file").write_text("two\n")
+    changed = vsprov("plan", second / "servers").stdout
+    assert "~ Image/files" in changed and "~ Image/built" in changed and "Image/packed" not in changed
+
+
+CHECKOUT = """
+apiVersion: vsprov/v1
+kind: Image
+metadata: {name: files}
+spec: {source: {directory: ../src}}
+---
+apiVersion: vsprov/v1
+kind: Image
+metadata: {name: packed}
+spec: {source: {tar: {path: ../src/base.tar}}}
+---
+apiVersion: vsprov/v1
+kind: Image
+metadata: {name: built}
+spec: {source: {build: {from: packed, steps: [{copy: {source: ../src/file, target: /copied}}]}}}
+"""

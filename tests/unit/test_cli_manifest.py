@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.features import requires
 from tests.unit.cli import SERVER, Cli
-from vsprov.engine.desired import project
+from vsprov.engine.desired import lockfile, project
 from vsprov.errors import ManifestError, UsageError
 from vsprov.manifest import load as manifests
+from vsprov.model.objects import Image
 
 WRONG = SERVER.replace("memory: {max", "memory: {limt").replace("tier: web", "tier: web, zone: 5")
 
@@ -213,27 +216,107 @@ def test_the_plan_schema_is_a_schema(cli: Cli) -> None:
 # -- the project file, init
 
 
-def test_the_set_is_as_given_or_as_the_project_file_says_or_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def two_projects(tmp_path: Path) -> Path:
+    """The folders `shop` and `bank`, which are projects, and `loose`, which is none."""
+    for name in ("shop", "bank", "loose"):
+        (tmp_path / name / "servers/deep").mkdir(parents=True)
+        if name != "loose":
+            (tmp_path / name / "vsprov.yaml").write_text(f"set: {name}\n")
+        for place in (".", "servers", "servers/deep"):
+            (tmp_path / name / place / "m.yaml").write_text(SERVER)
+    (tmp_path / "link").symlink_to("shop/servers")
+    return tmp_path
+
+
+@pytest.mark.parametrize("here", ["shop", "shop/servers", "bank", "loose", "."])
+def test_the_set_is_that_of_the_project_around_the_file_wherever_the_command_is_run(
+    two_projects: Path, monkeypatch: pytest.MonkeyPatch, here: str
 ) -> None:
-    folder = tmp_path / "infra"
-    (folder / "servers").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert project.owner_set(None, [str(folder / "servers")]) == "default"
-    (folder / "vsprov.yaml").write_text("set: shop\n")
-    assert project.owner_set(None, [str(folder / "servers")]) == "shop"
-    assert project.owner_set(None, [str(folder)]) == "shop"
-    assert project.owner_set(None, [str(folder / "servers/web.yaml")]) == "default"
-    assert project.owner_set("given", [str(folder)]) == "given"
-    monkeypatch.chdir(folder)
-    assert project.owner_set(None, ["servers/web.yaml"]) == "shop"
-    assert project.owner_set(None, ["-"]) == "shop"
+    monkeypatch.chdir(two_projects / here)
+    for name, owner in (("shop", "shop"), ("bank", "bank"), ("loose", "default")):
+        for file in ("m.yaml", "servers/m.yaml", "servers/deep/m.yaml", "servers/../m.yaml"):
+            path = two_projects / name / file
+            assert project.owner_set(None, [str(path)]) == owner
+            assert project.owner_set(None, [os.path.relpath(path)]) == owner
+            assert project.owner_set("given", [str(path)]) == "given"
+    assert project.owner_set(None, [os.path.relpath(two_projects / "link/m.yaml")]) == "shop"
+    assert project.owner_set(None, ["-"]) == "default"
+    assert project.owner_set(None, []) == "default"
+
+
+def test_manifests_of_several_sets_need_a_set_name(two_projects: Path) -> None:
+    shop, bank, loose = (str(two_projects / name / "servers/m.yaml") for name in ("shop", "bank", "loose"))
+    for files, told in (
+        ((shop, bank), f"{shop} belongs to {two_projects}/shop/vsprov.yaml (set shop), {bank} to "
+                       f"{two_projects}/bank/vsprov.yaml (set bank)"),
+        ((shop, loose), f"{shop} belongs to {two_projects}/shop/vsprov.yaml (set shop), {loose} to no "),
+        (("-", shop), f"standard input belongs to no project (set default), {shop} to "),
+    ):  # fmt: skip
+        for each in (files, (files[0], *files)):
+            with pytest.raises(UsageError) as refused:
+                project.owner_set(None, each)
+            assert str(refused.value).startswith(f"manifests of different sets: {told}")
+        assert project.owner_set("one", files) == "one"
+    (two_projects / "bank/vsprov.yaml").write_text("set: shop\n")
+    assert project.owner_set(None, [shop, bank]) == "shop"
+
+
+def test_a_project_inside_another_counts_for_its_own_files(two_projects: Path) -> None:
+    (two_projects / "vsprov.yaml").write_text("set: all\n")
+    assert project.owner_set(None, [str(two_projects / "shop/servers/m.yaml")]) == "shop"
+    assert project.owner_set(None, [str(two_projects / "loose/servers/m.yaml")]) == "all"
+
+
+def test_a_project_file_of_another_user_is_refused(
+    two_projects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requires("root")
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    files = [str(two_projects / "shop/servers/m.yaml")]
+    os.chown(two_projects / "shop/vsprov.yaml", 65534, 65534)
+    with pytest.raises(
+        UsageError, match=r"vsprov.yaml: the project file belongs to another user \(UID 65534"
+    ):
+        project.owner_set(None, files)
+    monkeypatch.setenv("SUDO_UID", "65534")
+    assert project.owner_set(None, files) == "shop"
+    monkeypatch.delenv("SUDO_UID")
+    os.chown(two_projects / "shop/servers", 65534, 65534)
+    assert project.owner_set(None, files) == "shop"
+
+
+def test_the_nearest_lock_file_up_to_the_projects_folder_counts(two_projects: Path) -> None:
+    def digest_of(*files: str) -> str | None:
+        manifest = manifests.load([str(two_projects / file) for file in files])
+        (found,) = lockfile.locked(manifest, must=False)
+        assert isinstance(found.spec, Image) and found.spec.source.oci is not None
+        return found.spec.source.oci.digest
+
+    image = (
+        "apiVersion: vsprov/v1\nkind: Image\nmetadata: {name: a}\nspec: {source: {oci: {ref: a.test/a:1}}}\n"
+    )
+    for name in ("shop", "loose"):
+        (two_projects / name / "servers/m.yaml").write_text(image)
+        (two_projects / name / "vsprov.lock.yaml").write_text(
+            f"images: {{'a.test/a:1': 'sha256:{'1' * 64}'}}\n"
+        )
+    assert digest_of("shop/servers/m.yaml") == f"sha256:{'1' * 64}"
+    assert digest_of("loose/servers/m.yaml") is None
+    nearer = two_projects / "shop/servers/vsprov.lock.yaml"
+    nearer.write_text(f"images: {{'a.test/a:1': 'sha256:{'2' * 64}'}}\n")
+    assert digest_of("shop/servers/m.yaml") == f"sha256:{'2' * 64}"
+    (two_projects / "shop/m.yaml").write_text("")
+    with pytest.raises(
+        ManifestError, match=r"a.test/a:1: has another digest than in .*servers/vsprov.lock.yaml"
+    ):
+        digest_of("shop/servers/m.yaml", "shop/m.yaml")
 
 
 def test_a_key_that_a_project_file_does_not_have_is_told_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "vsprov.yaml").write_text("x-owner: me\nset: a\nsett: b\n")
     with pytest.raises(ManifestError) as refused:
-        project.owner_set(None, [str(tmp_path)])
+        project.owner_set(None, [str(tmp_path / "m.yaml")])
     assert str(refused.value) == f"{tmp_path}/vsprov.yaml:3:1: sett: unknown key; did you mean 'set'?"
 
 
@@ -241,14 +324,14 @@ def test_a_key_that_a_project_file_does_not_have_is_told_with_its_place(tmp_path
 def test_a_project_file_that_is_none_is_an_error_of_the_manifest(text: str, tmp_path: Path) -> None:
     (tmp_path / "vsprov.yaml").write_text(text)
     with pytest.raises(ManifestError):
-        project.owner_set(None, [str(tmp_path)])
+        project.owner_set(None, [str(tmp_path / "m.yaml")])
 
 
 @pytest.mark.parametrize("name", ["", "A", "a/b", "a b", "-a", "a\n"])
 def test_the_name_of_a_set_is_checked(name: str, tmp_path: Path) -> None:
     (tmp_path / "vsprov.yaml").write_text(json.dumps({"set": name or "-"}))
     with pytest.raises(UsageError, match="is not a valid name"):
-        project.owner_set(None, [str(tmp_path)])
+        project.owner_set(None, [str(tmp_path / "m.yaml")])
 
 
 def test_init_makes_a_repository_whose_manifest_is_valid(cli: Cli, tmp_path: Path) -> None:
@@ -261,7 +344,7 @@ def test_init_makes_a_repository_whose_manifest_is_valid(cli: Cli, tmp_path: Pat
     assert made == {"vsprov.yaml", "servers/web.yaml", "README.md", ".vsprov.schema.json", ".gitignore"}
     assert cli("validate", "My Shop/servers").out == "Valid: 1 server, 1 image, 1 quota.\n"
     assert cli("validate", "-R", "My Shop").out == "Valid: 1 server, 1 image, 1 quota.\n"
-    assert project.owner_set(None, ["My Shop/servers"]) == "my-shop"
+    assert project.owner_set(None, ["My Shop/servers/web.yaml"]) == "my-shop"
     first = (tmp_path / "My Shop/servers/web.yaml").read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=../.vsprov.schema.json"
 

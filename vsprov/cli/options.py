@@ -102,7 +102,8 @@ set_name_option = click.option(
     "--set-name",
     metavar="NAME",
     help="Set that the objects belong to. Objects of other sets are refused, and --prune removes only "
-    "objects of this set. [default: `set` in vsprov.yaml, or else default]",
+    "objects of this set. [default: `set` in the vsprov.yaml beside or above the "
+    "manifest, or else default]",
 )
 selector_option = click.option(
     "--selector",

@@ -76,7 +76,7 @@ def lock(settings: Settings, inputs: Inputs) -> None:
     """
     options.require_paths("image lock", inputs)
     manifest = read(inputs, references=False)
-    path, locked = write_lock(inputs.paths, manifest.objects)
+    path, locked = write_lock(manifest)
     if settings.output == "json":
         out(dump({"path": path, "images": dict(locked)}))
     elif not settings.quiet:

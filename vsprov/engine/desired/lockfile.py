@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vsprov.engine.desired.project import folders
-from vsprov.errors import ManifestError, Problem
-from vsprov.manifest.files import LOCK, PROJECT
+from vsprov.engine.desired.project import folders, project_folder, upward
+from vsprov.errors import ManifestError, Problem, UsageError
+from vsprov.manifest.files import LOCK
 from vsprov.manifest.load import Manifest
 from vsprov.model.objects import Image, Object
 from vsprov.model.sources import OciSource
@@ -21,18 +21,20 @@ from vsprov.store.disk.output_file import write_output
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 
 
-def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, dict[str, str]]:
+def write_lock(manifest: Manifest) -> tuple[str, dict[str, str]]:
     """Write the lock file of the manifest; (its path, {reference: "sha256:…"}).
 
-    Raises ImageError if a reference cannot be resolved, FailedError if the file cannot be written.
+    It is in the directory of the project file, or else in that of the manifest. Raises UsageError for
+    manifests in several places, ImageError if a reference cannot be resolved, FailedError if the file cannot
+    be written.
     """
     import yaml
 
     from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
 
-    path = os.path.join(_place(paths), LOCK)
+    path = _shown(os.path.join(_place(manifest.files), LOCK))
     found: dict[str, str] = {}
-    for oci in sorted(_tagged(objects), key=_key):
+    for oci in sorted(_tagged(manifest.objects), key=_key):
         parts = RegistryParts(parse_reference(oci.ref or ""), "", oci.insecure)
         found[_key(oci)] = digests.full(parts.find().digest)
     text = HEAD + yaml.safe_dump({"images": found}, sort_keys=True)
@@ -40,14 +42,13 @@ def write_lock(paths: Sequence[str], objects: Iterable[Object]) -> tuple[str, di
     return path, found
 
 
-def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Object, ...]:
+def locked(manifest: Manifest, *, must: bool) -> tuple[Object, ...]:
     """The objects, with the digests that the lock file has for their tags.
 
     With `must`, raises ManifestError for all tags that are not in the lock file.
     """
-    files = (os.path.join(folder, LOCK) for folder in folders(paths))
-    path = next((file for file in files if os.path.isfile(file)), None)
-    known = _read(path) if path else {}
+    paths = _lock_files(manifest.files)
+    known = _read_all(paths)
     out, problems = [], []
     for one in manifest.objects:
         oci = one.spec.source.oci if isinstance(one.spec, Image) else None
@@ -57,8 +58,7 @@ def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Obj
                 source = replace(one.spec.source, oci=replace(oci, digest=digest))
                 one = replace(one, spec=replace(one.spec, source=source))
             elif must:
-                where = path or LOCK
-                message = f"{oci.ref} is not in {where}" if path else f"there is no {where}"
+                message = f"{oci.ref} is not in {' or '.join(paths)}" if paths else f"there is no {LOCK}"
                 hint = "create it with: vsprov image lock PATH"
                 key = "spec.source.oci.ref"
                 place = manifest.position(one.address, key)
@@ -69,10 +69,55 @@ def locked(paths: Sequence[str], manifest: Manifest, *, must: bool) -> tuple[Obj
     return tuple(out)
 
 
-def _place(paths: Sequence[str]) -> str:
-    """The directory of the project file, or else of the manifest."""
-    known = folders(paths)
-    return next((folder for folder in known if os.path.isfile(os.path.join(folder, PROJECT))), known[0])
+def _place(files: Sequence[str]) -> str:
+    """The directory of the project file, or else of the manifests. UsageError for standard input alone."""
+    places = {project_folder(folder) or folder for folder in folders(files)}
+    if len(places) > 1:
+        raise UsageError(
+            f"image lock: the manifests are in several projects: {', '.join(sorted(places))}",
+            hint="lock them one after the other",
+        )
+    if not places:
+        raise UsageError(
+            "image lock: standard input has no directory for the lock file", hint="specify files"
+        )
+    return places.pop()
+
+
+def _lock_files(files: Sequence[str]) -> list[str]:
+    """For each directory of manifests the nearest lock file, up to its project's directory."""
+    found = []
+    for folder in folders(files):
+        top = project_folder(folder) or folder
+        for place in upward(folder):
+            path = os.path.join(place, LOCK)
+            if os.path.isfile(path):
+                found.append(_shown(path))
+                break
+            if place == top:
+                break
+    return list(dict.fromkeys(found))
+
+
+def _shown(path: str) -> str:
+    """The path, relative if it is below the current directory."""
+    try:
+        return path.removeprefix(os.path.join(os.getcwd(), ""))
+    except FileNotFoundError:  # the current directory was removed
+        return path
+
+
+def _read_all(paths: Iterable[str]) -> Mapping[str, str]:
+    """The digests in all of the lock files. ManifestError if two files disagree."""
+    known: dict[str, str] = {}
+    source: dict[str, str] = {}
+    for path in paths:
+        for reference, digest in _read(path).items():
+            if known.setdefault(reference, digest) != digest:
+                message = f"{reference}: has another digest than in {source[reference]}"
+                raise ManifestError([Problem(message, subject=path)])
+            source.setdefault(reference, path)
+    return known
 
 
 def _tagged(objects: Iterable[Object]) -> list[OciSource]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from vsprov.errors import ManifestError, Problem, UsageError
-from vsprov.manifest.files import PROJECT
+from vsprov.manifest.files import PROJECT, STDIN
 from vsprov.manifest.syntax.text import Document
 
 DEFAULT_SET = "default"
@@ -15,27 +16,97 @@ KEYS = ("set",)
 _SET_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-def owner_set(given: str | None, paths: Sequence[str]) -> str:
-    """The set of an apply: the given one, or that of the project file, or "default".
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The project of a file: the path of the project file, and the name of the set in it.
 
-    Raises UsageError for an invalid name, ManifestError for an invalid project file.
+    Files without a project file have `path` "" and belong to the set "default".
+    """
+
+    path: str = ""
+    set_name: str = DEFAULT_SET
+
+    def __str__(self) -> str:
+        return f"{self.path} (set {self.set_name})" if self.path else f"no project (set {self.set_name})"
+
+
+def owner_set(given: str | None, files: Sequence[str]) -> str:
+    """The set of the manifests `files`: the given one, or that of their project.
+
+    Raises UsageError for an invalid name and for files of different sets, ManifestError for an invalid
+    project file.
     """
     if given:
         return _checked(given, "--set-name")
-    for folder in folders(paths):
-        path = os.path.join(folder, PROJECT)
-        if os.path.isfile(path):
-            return _read_set(path)
-    return DEFAULT_SET
+    first, project = "", Project()
+    found: dict[str, Project] = {}
+    for file in files:
+        folder = _folder(file)
+        if folder not in found:
+            found[folder] = _project_of(folder)
+        if first and found[folder].set_name != project.set_name:
+            raise UsageError(
+                f"manifests of different sets: {_shown(first)} belongs to {project}, "
+                f"{_shown(file)} to {found[folder]}",
+                hint="apply them one after the other, or specify the set with --set-name",
+            )
+        first, project = first or file, project if first else found[folder]
+    return project.set_name
 
 
-def folders(paths: Sequence[str]) -> list[str]:
-    """Where the project file and the lock file may be: in or beside the first path, and in the current
-    directory; in the order they are searched.
+def project_folder(folder: str) -> str | None:
+    """The nearest directory with a project file, from the absolute path `folder` upward.
+
+    Raises UsageError if the file belongs to another user, because it decides what `--prune` removes.
     """
-    first = paths[0] if paths and paths[0] != "-" else "."
-    inside = [first] if os.path.isdir(first) else []
-    return list(dict.fromkeys([*inside, os.path.dirname(os.path.abspath(first)), "."]))
+    owners = {0, os.geteuid(), os.stat(folder).st_uid, _sudo_user()}
+    for place in upward(folder):
+        path = os.path.join(place, PROJECT)
+        if not os.path.isfile(path):
+            continue
+        owner = os.stat(path).st_uid
+        if owner not in owners:
+            raise UsageError(
+                f"{path}: the project file belongs to another user (UID {owner})",
+                hint="remove it, or specify the set with --set-name",
+            )
+        return place
+    return None
+
+
+def _sudo_user() -> int:
+    """The user who ran sudo(8); root if nobody did."""
+    given = os.environ.get("SUDO_UID", "")
+    return int(given) if given.isascii() and given.isdigit() else 0
+
+
+def upward(folder: str) -> Iterator[str]:
+    """The absolute path `folder` and the directories above it."""
+    yield folder
+    while (above := os.path.dirname(folder)) != folder:
+        folder = above
+        yield folder
+
+
+def folders(files: Iterable[str]) -> list[str]:
+    """The directories of files, without symbolic links, each once; standard input has none."""
+    return list(dict.fromkeys(_folder(file) for file in files if file != STDIN))
+
+
+def _folder(file: str) -> str:
+    return "" if file == STDIN else os.path.realpath(os.path.dirname(file))
+
+
+def _project_of(folder: str) -> Project:
+    place = project_folder(folder) if folder else None
+    if place is None:
+        return Project()
+    path = os.path.join(place, PROJECT)
+    return Project(path, _read_set(path))
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == STDIN else file
 
 
 def _read_set(path: str) -> str:

@@ -85,8 +85,8 @@ def _from_store(instance: Instance, names: list[str]) -> ImagesToPull:
 
 def _from_manifest(instance: Instance, given: Inputs, set_name: str | None) -> ImagesToPull:
     manifest = read(given, instance, references=False)
-    objects = tuple(one for one in locked(given.paths, manifest, must=False) if isinstance(one.spec, Image))
-    return ImagesToPull(f"{instance.name}/{owner_set(set_name, given.paths)}", objects, manifest)
+    objects = tuple(one for one in locked(manifest, must=False) if isinstance(one.spec, Image))
+    return ImagesToPull(f"{instance.name}/{owner_set(set_name, manifest.files)}", objects, manifest)
 
 
 def image_name(word: str) -> str:

@@ -42,14 +42,14 @@ def to_apply(
         raise UsageError(
             "--prune: cannot be combined with -l", hint="a selection must not determine what is removed"
         )
-    name = owner_set(set_name, given.paths)
     manifest = inputs.read(given, instance)
+    name = owner_set(set_name, manifest.files)
     if prune and not manifest.objects and not allow_empty:
         raise UsageError(
             f"--prune: the manifest is empty: all objects of set {name} would be removed",
             hint="use --allow-empty to remove them",
         )
-    locked = lockfile.locked(given.paths, manifest, must=must_be_locked)
+    locked = lockfile.locked(manifest, must=must_be_locked)
     wanted = Wanted(
         instance.name,
         f"{instance.name}/{name}",
@@ -67,8 +67,8 @@ def to_remove(
 
     Raises ManifestError and UsageError.
     """
-    name = owner_set(set_name, given.paths)
     manifest = inputs.read(given, instance, references=False)
+    name = owner_set(set_name, manifest.files)
     selected = selector.parse(labels) if labels is not None else None
     addresses = frozenset(
         one.address

@@ -28,11 +28,18 @@ def compare(instance: Instance, objects: Sequence[Object]) -> list[DocumentPair]
     """A comparison for each object, including objects without differences."""
     now = documents.look(instance, objects)
     return [
-        DocumentPair(one.address, _observed(one, now), _rounded(document_of(one), now))
+        _pair(one, now)
         for one in objects
         # Quotas of this scope are part of the servers that refer to them.
         if not (isinstance(one.spec, Quota) and one.spec.scope == "server")
     ]
+
+
+def _pair(one: Object, now: SituationWithWeights) -> DocumentPair:
+    observed, wanted = _observed(one, now), document_of(one)
+    if observed is not None:
+        wanted["spec"] = PLANNERS[one.kind].comparable(one, observed["spec"])
+    return DocumentPair(one.address, observed, _rounded(wanted, now))
 
 
 def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:

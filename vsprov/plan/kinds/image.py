@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vsprov.model import fields
-from vsprov.model.objects import Image, Object
+from vsprov.model import fields, objects
+from vsprov.model.objects import Image, Object, Spec
+from vsprov.model.traits import replaced
 from vsprov.model.values import digests
 from vsprov.plan import diff
 from vsprov.plan.builder import PlanBuilder
@@ -35,7 +36,7 @@ def _is_ours_or_equal(builder: PlanBuilder, want: Object, seen: ObservedImage) -
     if not seen.owners or not all(is_of(owner, builder.wanted.instance) for owner in others):
         foreign = next((owner for owner in others if not is_of(owner, builder.wanted.instance)), None)
         return not builder.refuse_foreign(want.address, foreign, f"image {want.name}")
-    if not seen.spec or seen.spec == fields.write(want.spec):
+    if not seen.spec or _is_same(want, seen, builder.wanted.digests[want.name]):
         return True
     builder.problem(
         want.address,
@@ -70,7 +71,7 @@ def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> C
     before = dict(seen.spec)
     joins = not any(map(builder.wanted.owns, seen.owners))
     owners = (*seen.owners, builder.wanted.owner)
-    if seen.digest == digest and seen.spec == spec:
+    if seen.digest == digest and _is_same(want, seen, digest):
         if not joins:
             return None
         share = (ShareImage(want.name, owners, seen.owners),)
@@ -84,6 +85,27 @@ def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> C
         old, new = digests.full(seen.digest), digests.full(digest)
         paths.append(PathChange("spec.source", old, new, "none", texts))
     return Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps, after)
+
+
+def _is_same(want: Object, seen: ObservedImage, digest: str) -> bool:
+    """Whether the specs are the same, or the same content is wanted from another directory."""
+    if seen.spec == fields.write(want.spec):
+        return True
+    return seen.digest == digest and seen.spec == comparable(want, seen.spec)
+
+
+def comparable(want: Object, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The wanted spec, or `seen` if they differ only in paths that are relative in manifests.
+
+    Two checkouts of a repository have the same files in two places.
+    """
+    recorded = objects.read_spec("Image", seen, lambda path, error: None)
+    same = recorded is not None and _without_places(recorded) == _without_places(want.spec)
+    return dict(seen) if same else fields.write(want.spec)
+
+
+def _without_places(spec: Spec) -> Spec:
+    return replaced(spec, "relative", lambda path: "")
 
 
 def needs(want: Object) -> Iterable[str]:
@@ -121,5 +143,6 @@ register(
         remove=remove,
         show=shown,
         needs=needs,
+        comparable=comparable,
     )
 )

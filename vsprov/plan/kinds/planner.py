@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vsprov.model import fields
 from vsprov.model.objects import KINDS, Object
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import Machine, Observed
@@ -29,6 +30,10 @@ def _unchanged(spec: Mapping[str, Any], *context: Any) -> dict[str, Any]:
     return dict(spec)
 
 
+def _as_wanted(want: Object, observed: Mapping[str, Any]) -> dict[str, Any]:
+    return fields.write(want.spec)
+
+
 @dataclass(frozen=True, slots=True)
 class KindPlanner:
     """How objects of one kind are planned.
@@ -45,7 +50,7 @@ class KindPlanner:
 
     `show` returns the spec with current values from the kernel, except those of the given knobs. `rounded`
     returns a spec with the values that this machine would store, `readable` one with values as people write
-    them.
+    them, and `comparable` the wanted spec without differences from an observed one that are not changes.
     """
 
     kind: str
@@ -60,6 +65,7 @@ class KindPlanner:
     rounded: Callable[[Mapping[str, Any], Machine], dict[str, Any]] = _unchanged
     readable: Callable[[Mapping[str, Any]], dict[str, Any]] = _unchanged
     shared: bool = False
+    comparable: Callable[[Object, Mapping[str, Any]], dict[str, Any]] = _as_wanted
 
 
 PLANNERS: dict[str, KindPlanner] = {}
