@@ -177,7 +177,11 @@ def test_many_mounts_are_made_in_their_order(lab: Lab) -> None:
     lab.converge(
         image(),
         server(
-            "a", mounts=[{"type": "bind", "source": "/usr/share", "target": target} for target in targets]
+            "a",
+            mounts=[
+                {"type": "bind", "source": "/usr/share", "target": target, "readOnly": True}
+                for target in targets
+            ],
         ),
     )
     found = [

@@ -255,7 +255,10 @@ def test_a_plan_is_not_saved_to_standard_output(lab: Lab) -> None:
 
 def test_a_new_mount_is_shown_with_the_keys_its_type_has(lab: Lab) -> None:
     lab.apply(HOST, web())
-    mounts = [{"type": "bind", "source": "/srv", "target": "/srv"}, {"type": "tmpfs", "target": "/tmp"}]
+    mounts = [
+        {"type": "bind", "source": "/srv", "target": "/srv", "readOnly": True},
+        {"type": "tmpfs", "target": "/tmp"},
+    ]
     mounts[1]["size"] = "64Mi"
     shown = lab.vsprov("plan", "-", input=to_yaml(HOST, web(mounts=mounts))).stdout
     assert "spec.mounts[/tmp].size: — → 64Mi (restart)" in shown

@@ -41,7 +41,7 @@ STANDARD_MOUNTS = {
 
 FLAGS = {"read_only": False, "nosuid": False, "nodev": True}
 MOUNTS = {  # what a mount of a request is unless it says otherwise
-    "bind": {**FLAGS, "recursive": False, "idmap": False},
+    "bind": {**FLAGS, "recursive": False, "idmap": False, "owner": None},
     "tmpfs": {**FLAGS, "size": None, "mode": 0o1777},
 }
 

@@ -199,6 +199,24 @@ def test_an_idmapped_bind_shows_the_owners_of_the_host_and_others_nobody(worksho
     assert ((source / "made").stat().st_uid, (source / "shifted").stat().st_uid) == (0, base)
 
 
+@pytest.mark.parametrize("owner", [(1000, 1001), (1000, BASE + 65536)])
+def test_a_bind_shows_an_owner_of_the_host_as_root_and_stores_the_guests_other_users_as_they_are(
+    workshop: Workshop, owner: tuple[int, int]
+) -> None:
+    source = workshop.folder / "source"
+    source.mkdir(mode=0o755)
+    os.chown(source, *owner)
+    (source / "of-root").touch()
+    said = workshop.shell(
+        "stat -c %u:%g /srv /srv/of-root; touch /srv/a /srv/b; chown 33:34 /srv/b",
+        mounts=[bind(source, "/srv", owner=owner)],
+    )
+    assert said.splitlines() == ["0:0", "65534:65534"]
+    made = [(source / name).stat() for name in "ab"]
+    base = BASE + 65536
+    assert [(one.st_uid, one.st_gid) for one in made] == [owner, (base + 33, base + 34)]
+
+
 def test_a_source_that_cannot_be_idmapped_is_named(workshop: Workshop) -> None:
     request = workshop.request(
         "sleep", "1000", mounts=[bind(Path("/proc/sys"), "/srv", idmap=True, read_only=True)]

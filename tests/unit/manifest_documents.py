@@ -200,7 +200,11 @@ MOUNTS = st.one_of(
             "target": st.sampled_from(["/t/b", "/b", "/b-c"]),
             "source": st.just("/srv"),
         },
-        optional={"recursive": st.booleans(), "idMap": st.booleans(), "readOnly": st.booleans()},
+        optional={
+            "recursive": st.booleans(),
+            "idMap": st.sampled_from(["auto", "host", "none", True, False]),
+            "readOnly": st.booleans(),
+        },
     ),
 )
 

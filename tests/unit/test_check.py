@@ -161,6 +161,8 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         check_object.size: "at most 32768",
         check_object.mount_targets: "cannot mount in",
         check_object.mount_kinds: "a bind mount requires a source",
+        check_object.host_ids: "can make setuid programs",
+        check_object.tmpfs_size: "a size of 0 would mean no limit",
         check_object.working_dir: "spec.init.workingDir: '/srv/..'",
         check_object.command: "the program name is empty",
         check_object.capabilities: "is both added and dropped",

@@ -9,7 +9,7 @@ from struct import pack
 
 from .child.program import MOUNTS
 from .child.server import FDS_PER_MESSAGE
-from .mounts import make_bind, make_dev, make_root
+from .mounts import make_bind, make_dev, make_root, write
 from .report import at
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
@@ -45,7 +45,7 @@ def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped:
         trees.append(make_dev(base))
         for source, entry in zip(sources, binds(guest), strict=True):
             at("mount " + entry["target"])
-            trees.append(make_bind(source, entry, userns, unmapped))
+            trees.append(make_bind(source, entry, userns, guest["id_map"], unmapped))
         at("hand over")
         hand_over(channel, trees)
     finally:
@@ -72,14 +72,3 @@ def raise_hard_limits(pid: int, rlimits: list[tuple[int, int, int]]) -> None:
         if own_hard != -1 and (hard == -1 or hard > own_hard):
             at(f"rlimit {number}")
             resource.prlimit(pid, number, (own_soft, hard))
-
-
-def write(path: str, content: bytes) -> None:
-    """Write a file of /proc by one write(2)."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.close(fd)

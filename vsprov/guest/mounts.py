@@ -7,7 +7,7 @@ A user namespace may not create them itself. All paths here are the host's; no p
 from __future__ import annotations
 
 import os
-from errno import EINVAL
+from errno import EINVAL, ENOSPC
 from stat import S_ISDIR, S_ISREG
 
 from .sys_calls import (
@@ -15,6 +15,7 @@ from .sys_calls import (
     AT_FDCWD,
     AT_RECURSIVE,
     CLONE_NEWNS,
+    CLONE_NEWUSER,
     F_ADD_SEALS,
     F_SEALS_ALL,
     FSCONFIG_CMD_CREATE,
@@ -31,7 +32,7 @@ from .sys_calls import (
     MS_PRIVATE,
     MS_REC,
     OPEN_TREE_CLONE,
-    RESOLVE_NO_MAGICLINKS,
+    SIGKILL,
     fsconfig,
     fsmount,
     fsopen,
@@ -39,7 +40,6 @@ from .sys_calls import (
     mount_setattr,
     move_mount,
     open_tree,
-    openat2,
     setns,
     unshare,
 )
@@ -48,7 +48,7 @@ TYPE_CHECKING = False  # importing typing would double the heap that every child
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .wire import Bind, Mount, Root
+    from .wire import Bind, IdMap, Mount, Root
 
 O_PATH = os.O_PATH | os.O_CLOEXEC
 NODES = tuple(
@@ -233,8 +233,8 @@ def attributes_of(entry: Mount) -> int:
 
 
 def open_source(entry: Bind) -> int:
-    """An O_PATH fd of a bind's source."""
-    return openat2(AT_FDCWD, os.fsencode(entry["source"]), os.O_PATH, RESOLVE_NO_MAGICLINKS)
+    """An O_PATH fd of a bind's source, which the client has opened safely and holds open."""
+    return os.open(entry["source"], O_PATH)
 
 
 def is_directory(fd: int) -> bool:
@@ -242,22 +242,78 @@ def is_directory(fd: int) -> bool:
     return S_ISDIR(os.fstat(fd).st_mode)
 
 
-def make_bind(source: int, entry: Bind, userns: int | None, unmapped: list[str]) -> int:
+def make_bind(source: int, entry: Bind, userns: int | None, ids: IdMap | None, unmapped: list[str]) -> int:
     """Create a detached bind of the source with the entry's attributes, which apply to its submounts too; its
     fd.
 
-    mount(2) with MS_BIND | MS_RDONLY would ignore the latter flag. A source that cannot be idmapped is added
-    to `unmapped`.
+    mount(2) with MS_BIND | MS_RDONLY would ignore the latter flag. `userns` is that of the guest, `ids` its
+    range. A source that cannot be idmapped is added to `unmapped`.
     """
     recursive = entry["recursive"]
     tree = open_tree(source, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
+    owned = None
     try:
-        if not with_idmap(tree, recursive, attributes_of(entry), userns if entry["idmap"] else None):
+        if ids and entry["owner"]:
+            owned = owner_userns(ids, *entry["owner"])
+        mapped = userns if entry["idmap"] else owned
+        if not with_idmap(tree, recursive, attributes_of(entry), mapped):
             unmapped.append(entry["source"])
     except OSError:
         os.close(tree)
         raise
+    finally:
+        if owned is not None:
+            os.close(owned)
     return tree
+
+
+def owner_userns(ids: IdMap, uid: int, gid: int) -> int | None:
+    """The fd of a user namespace for an idmapped mount in which these ids of the host are the guest's root,
+    and the other ids of the guest's range are stored as they are; None if both ids are in that range.
+
+    Files of all other ids belong to nobody. A short-lived child makes the namespace, since only its parent
+    has the privilege to write such a map; user_namespaces(7).
+    """
+    base, size = ids["base"], ids["size"]
+    if uid in range(base, base + size) and gid in range(base, base + size):
+        return None
+    child_end, end = os.pipe2(os.O_CLOEXEC)
+    ready, ready_end = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            unshare(CLONE_NEWUSER)
+            os.write(ready_end, b".")
+            os.close(end)
+            os.read(child_end, 1)  # until our parent has the namespace, or is dead
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready_end)
+        if not os.read(ready, 1):
+            raise OSError(ENOSPC, "no user namespace: user.max_user_namespaces?")
+        for name, own in (("uid_map", uid), ("gid_map", gid)):
+            at_root = base if own in range(base, base + size) else own
+            write(
+                f"/proc/{pid}/{name}", b"%d %d 1\n%d %d %d\n" % (at_root, base, base + 1, base + 1, size - 1)
+            )
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.kill(pid, SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in (child_end, end, ready):
+            os.close(fd)
+
+
+def write(path: str, content: bytes) -> None:
+    """Write a file of /proc by one write(2)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
 
 
 def open_console(path: str, base: int) -> int:

@@ -64,9 +64,10 @@ if TYPE_CHECKING:
 
     class Bind(MountFlags):
         type: Literal["bind"]
-        source: str
+        source: str  # links in it are followed: a path of the client's own descriptor in /proc
         recursive: bool
-        idmap: bool
+        idmap: bool  # ids in it are those of the host
+        owner: tuple[int, int] | None  # host uid and gid that are the guest's root; others are not mapped
 
     class Tmpfs(MountFlags):
         type: Literal["tmpfs"]

@@ -211,6 +211,27 @@ def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
                 yield item.problem((*path, name), f"{name} does not apply to a {mount.type} mount")
 
 
+def host_ids(item: Item, server: Server) -> Iterator[Problem]:
+    """Writable bind mounts in which the server's root is the host's."""
+    for i, mount in enumerate(server.mounts):
+        if mount.type == "bind" and mount.id_map == "host" and not mount.read_only:
+            yield item.problem(
+                ("spec", "mounts", i, "idMap"),
+                f"the server's root can make setuid programs of the host's root in {mount.source}",
+                "omit idMap, or set readOnly: true",
+                warning=True,
+            )
+
+
+def tmpfs_size(item: Item, server: Server) -> Iterator[Problem]:
+    """tmpfs(5): a size of 0 means no limit."""
+    for i, mount in enumerate(server.mounts):
+        if mount.type == "tmpfs" and mount.size == 0:
+            message = "a size of 0 would mean no limit"
+            hint = "omit size for the kernel's default, half of the memory, or write the size of the memory"
+            yield item.problem(("spec", "mounts", i, "size"), message, hint)
+
+
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
     """A working directory that is not normalized."""
     wrong = wrong_path(server.init.working_dir or "/", root="")
@@ -256,6 +277,8 @@ def _at_last_mount(item: Item, target: str) -> Problem:
 SERVER_CHECKS: tuple[Callable[[Item, Server], Iterator[Problem]], ...] = (
     mount_targets,
     mount_kinds,
+    host_ids,
+    tmpfs_size,
     working_dir,
     command,
     capabilities,

@@ -81,6 +81,10 @@ class Init:
     )
 
 
+def _parse_id_map(raw: Any) -> str:
+    return {True: "host", False: "none"}[raw] if isinstance(raw, bool) else str(raw)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mount:
     type: Literal["bind", "tmpfs"] = value(
@@ -95,9 +99,15 @@ class Mount:
     )
     read_only: bool = value(False, doc="Mount read-only, including the mounts below.")
     recursive: bool = value(True, doc="For bind: include the mounts below the source.", only=("type", "bind"))
-    id_map: bool = value(
-        True,
-        doc="For bind: files of the host's root belong to the server's root, if the file system supports it.",
+    id_map: Literal["auto", "host", "none"] = value(
+        "auto",
+        doc="For bind: how IDs of the host and of the server correspond, if the file system can be idmapped. "
+        "auto: the owner of the source is the server's root, and other users are stored with IDs of the "
+        "server's range; a source that root owns is like host, and refused if it is writable and other users "
+        "of the host can reach it. host: IDs are the same; the server's root can make setuid programs of the "
+        "host's root in a writable source. none: IDs of the server's range. true means host, false none.",
+        schema={"type": ["string", "boolean"], "enum": ["auto", "host", "none", True, False]},
+        parse=_parse_id_map,
         only=("type", "bind"),
     )
     size: int | None = value(

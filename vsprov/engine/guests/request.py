@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vsprov.engine.guests.host_sources import OpenSources
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
@@ -48,8 +49,11 @@ DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 RESOLVER = "/etc/resolv.conf"
 
 
-def for_server(context: ApplyContext, server: Object, group: str) -> Guest:
-    """A server whose directory and control groups exist; `group` is its home group."""
+def for_server(context: ApplyContext, server: Object, group: str, sources: OpenSources) -> Guest:
+    """A server whose directory and control groups exist; `group` is its home group.
+
+    `sources` must stay open until the server has been created.
+    """
     spec = server.spec
     assert isinstance(spec, Server)
     image = context.contents(spec.image)
@@ -71,7 +75,7 @@ def for_server(context: ApplyContext, server: Object, group: str) -> Guest:
         upper=f"{path}/upper",
         work=f"{path}/work",
         mount_at=context.instance.run,
-        mounts=[*image_binds(image.binds), *map(_mount, spec.mounts)],
+        mounts=[*image_binds(image.binds, sources), *(_mount(mount, sources) for mount in spec.mounts)],
         console=f"{path}/console.log",
     )
     guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
@@ -88,9 +92,10 @@ def for_build(
     folder: str,
     base: int,
     payload: str,
+    sources: OpenSources,
 ) -> Guest:
     """A `run` step of a build: a guest for one command, whose upper directory in `folder` becomes a layer."""
-    mounts: list[Mount] = [*image_binds(below.binds)]
+    mounts: list[Mount] = [*image_binds(below.binds, sources)]
     host_network = step.network == "host"
     if host_network and os.path.isfile(RESOLVER):
         mounts.append(_bind(RESOLVER, RESOLVER, read_only=True, recursive=False, idmap=True))
@@ -278,24 +283,33 @@ def _reaper() -> str:
     raise HostError("init.reaper: neither catatonit nor tini is installed on the host", hint=hint)
 
 
-def image_binds(binds: Sequence[HostBind]) -> list[Bind]:
+def image_binds(binds: Sequence[HostBind], sources: OpenSources) -> list[Bind]:
     """The mounts of an image that consists of the host's own files; programs there may be setuid."""
     return [
         {
             "type": "bind",
-            "source": bind.source,
+            "source": sources.image(bind),
             "target": bind.target,
             "read_only": True,
             "nosuid": False,
             "nodev": True,
             "recursive": True,
             "idmap": True,
+            "owner": None,
         }
         for bind in binds
     ]
 
 
-def _bind(source: str, target: str, *, read_only: bool, recursive: bool, idmap: bool) -> Bind:
+def _bind(
+    source: str,
+    target: str,
+    *,
+    read_only: bool,
+    recursive: bool,
+    idmap: bool,
+    owner: tuple[int, int] | None = None,
+) -> Bind:
     return {
         "type": "bind",
         "source": source,
@@ -305,10 +319,11 @@ def _bind(source: str, target: str, *, read_only: bool, recursive: bool, idmap: 
         "nodev": True,
         "recursive": recursive,
         "idmap": idmap,
+        "owner": owner,
     }
 
 
-def _mount(mount: MountSpec) -> Mount:
+def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
     if mount.type == "tmpfs":
         return {
             "type": "tmpfs",
@@ -319,11 +334,12 @@ def _mount(mount: MountSpec) -> Mount:
             "size": mount.size,
             "mode": int(mount.mode, 8),
         }
-    assert mount.source is not None
+    opened = sources.mount(mount)
     return _bind(
-        mount.source,
+        opened.path,
         mount.target,
         read_only=mount.read_only,
         recursive=mount.recursive,
-        idmap=mount.id_map,
+        idmap=opened.id_map.host,
+        owner=opened.id_map.owner,
     )

@@ -14,7 +14,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO
 
 from vsprov.engine.images import buildserver
@@ -67,9 +67,9 @@ def step_digest(step: Step) -> str:
 
 def _source_digest(path: str) -> str:
     if os.path.isdir(path) and not os.path.islink(path):
-        with tree.opened(path) as top:
+        with tree.opened(path, links=False) as top:
             return tree.digest(top, path)
-    with opened_file(path) as fd:
+    with opened_file(path, links=False) as fd:
         mode = os.fstat(fd).st_mode & 0o7777
         with open(fd, "rb", closefd=False) as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -226,9 +226,10 @@ def _copied(
     uid, gid = map(int, step.owner.split(":"))
     if not os.path.isdir(step.source) or os.path.islink(step.source):
         name = f"{target}/{os.path.basename(step.source)}" if step.target.endswith("/") else target
-        yield _member(name.lstrip("/"), os.stat(step.source), uid, gid, step.mode), opened_file(step.source)
+        with opened_file(step.source, links=False) as fd:
+            yield _member(name.lstrip("/"), os.fstat(fd), uid, gid, step.mode), nullcontext(fd)
         return
-    with tree.opened(step.source) as top:
+    with tree.opened(step.source, links=False) as top:
         for entry in tree.image_entries(top, step.source, left_out=left_out):
             name = "/".join(part for part in (target, entry.path) if part)
             if not name:

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import Any
 
-from vsprov.engine.guests import launch, payload, request
+from vsprov.engine.guests import host_sources, launch, payload, request
 from vsprov.engine.run import intent
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Wait
@@ -41,8 +41,10 @@ def make(
     context.builds.append(group)
     try:
         lower = [batch.tree(one) for one in reversed(below.layers)]
-        guest = request.for_build(context, step, below, lower, folder, base, f"{group}/payload")
-        ready = yield from launch.spawn(context, guest)
+        with host_sources.opening() as opened:
+            payload = f"{group}/payload"
+            guest = request.for_build(context, step, below, lower, folder, base, payload, opened)
+            ready = yield from launch.spawn(context, guest)
         yield from launch.release(context, ready["id"])
         code = yield from launch.wait(context, ready["id"])
         if code != 0:

@@ -6,7 +6,7 @@ import os
 import signal
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.guests import launch, request
+from vsprov.engine.guests import host_sources, launch, request
 from vsprov.engine.look import last_exit, roots
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Readable, Work
@@ -78,10 +78,11 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
     server, group = context.wanted[f"Server/{step.server}"], context.groups[step.server]
     if group in context.stopped:
         yield from wait_for_zombies(context, group)
-    ready = yield from launch.spawn(context, request.for_server(context, server, group))
+    with host_sources.opening() as sources:
+        ready = yield from launch.spawn(context, request.for_server(context, server, group, sources))
     context.spawned[step.server] = ready["id"]
     context.inits[step.server] = Process(ready["pid"], ready["start"])
-    for path in ready["unmapped"]:
+    for path in map(sources.name, ready["unmapped"]):
         context.notice(
             f"{step.server}: the file system of {path} does not support idmapped mounts; "
             "its files appear as owned by nobody"

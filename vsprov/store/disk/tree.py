@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, reason
-from vsprov.kernel.paths import FOLDER
+from vsprov.kernel.paths import FOLDER, UnsafePathError, open_host
 from vsprov.store.disk import limits
 from vsprov.store.disk.durable import HINTS
 from vsprov.store.disk.limits import Limits
@@ -54,19 +54,20 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[int]:
+def opened(path: str, *, links: bool = True) -> Iterator[int]:
     """A descriptor of the directory `path`, during the block; OSErrors in the block become ImageErrors.
 
-    Refuses a symbolic link, which may lead anywhere (CVE-2026-48749).
+    Refuses a symbolic link, which may lead anywhere (CVE-2026-48749), and above it those that others could
+    have placed; with `links` false, all.
     """
     try:
         if stat.S_ISLNK(os.lstat(path).st_mode):
             raise ImageError(
                 f"{path}: it is a symbolic link to {os.readlink(path)}", hint="name the directory itself"
             )
-        top = os.open(path, FOLDER)
+        top = open_host(path, FOLDER, links=links, owners=False)
     except OSError as error:
-        raise ImageError(f"{path}: open as a directory: {reason(error)}") from error
+        raise unusable(path, "open as a directory", error) from error
     try:
         yield top
     except OSError as error:
@@ -74,6 +75,14 @@ def opened(path: str) -> Iterator[int]:
         raise ImageError(f"{where}: {reason(error)}", hint=HINTS.get(error.errno or 0, "")) from error
     finally:
         os.close(top)
+
+
+def unusable(path: str, done: str, error: OSError) -> ImageError:
+    """The ImageError for a source that cannot be opened; names the component that was refused."""
+    if isinstance(error, UnsafePathError):
+        where = "" if error.filename == path else f"{error.filename}: "
+        return ImageError(f"{path}: {done}: {where}{reason(error)}", hint=error.hint)
+    return ImageError(f"{path}: {done}: {reason(error)}")
 
 
 # (entry, device of the top, entries so far, bytes so far, depth): why the entry is not allowed, "" if it is.

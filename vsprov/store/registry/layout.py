@@ -15,10 +15,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from vsprov.errors import ImageError, reason
+from vsprov.kernel.paths import open_host
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.model.values.units import UnitError, short
 from vsprov.store.disk.progress import Progress
+from vsprov.store.disk.tree import unusable
 from vsprov.store.registry import oci_documents, untrusted_json
 from vsprov.store.registry.oci_documents import Descriptor, Entry, Found, Manifest, Parts
 
@@ -47,7 +49,7 @@ class LayoutParts:
     """The parts of an image in an OCI layout: the one with the name `name`, or the only one."""
 
     def __init__(self, folder: str, name: str | None = None) -> None:
-        self._folder = os.path.realpath(folder)
+        self._folder = os.path.abspath(folder)
         self._name = name
         self._label = _label(folder, name)
 
@@ -101,14 +103,14 @@ class LayoutParts:
         """A descriptor of a regular file in the layout; no component of its path may be a symbolic link."""
         try:
             with contextlib.ExitStack() as stack:
-                here = os.open(self._folder, _FOLDER)
+                here = open_host(self._folder, os.O_PATH | os.O_DIRECTORY, owners=False)
                 stack.callback(os.close, here)
                 for name in names[:-1]:
                     here = os.open(name, _FOLDER, dir_fd=here)
                     stack.callback(os.close, here)
                 return _regular(os.open(names[-1], _FILE, dir_fd=here))
         except OSError as error:
-            raise ImageError(f"{self._label}: {'/'.join(names)}: open: {reason(error)}") from error
+            raise unusable(self._label, f"{'/'.join(names)}: open", error) from error
 
 
 class SavedParts:

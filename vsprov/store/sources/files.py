@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 
 from vsprov.errors import ImageError, reason
+from vsprov.kernel.paths import open_host
+from vsprov.store.disk.tree import unusable
 from vsprov.store.images import ImageRecord
 from vsprov.store.sources import Resolved
 
@@ -36,12 +38,15 @@ def resolve_file(path: str, word: str, known: ImageRecord | None) -> Resolved:
 
 
 @contextlib.contextmanager
-def opened_file(path: str) -> Iterator[int]:
-    """A descriptor of a regular file, for reading, during the block."""
+def opened_file(path: str, *, links: bool = True) -> Iterator[int]:
+    """A descriptor of a regular file, for reading, during the block.
+
+    Follows no symbolic link that others could have placed; with `links` false, none.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_host(os.path.abspath(path), os.O_RDONLY | os.O_NONBLOCK, links=links, owners=False)
     except OSError as error:
-        raise ImageError(f"{path}: open: {reason(error)}") from error
+        raise unusable(path, "open", error) from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ImageError(

@@ -14,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vsprov.errors import ImageError, reason
+from vsprov.kernel.paths import UnsafePathError, open_host
 from vsprov.model.objects import Image
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.disk import durable, folders
 from vsprov.store.disk.limits import Limits
+from vsprov.store.disk.tree import unusable
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import LISTING, Instance
 from vsprov.store.layers import listing, unpacking
@@ -106,7 +108,13 @@ def _parts_of(oci: OciSource, downloads: str) -> Parts:
 def _layout_status(path: str) -> str:
     """A text that differs after another image has been stored in the layout."""
     try:
-        status = os.stat(f"{path}/index.json")
+        folder = open_host(os.path.abspath(path), os.O_PATH | os.O_DIRECTORY, owners=False)
+        try:
+            status = os.stat("index.json", dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+    except UnsafePathError as error:
+        raise unusable(path, "open", error) from error
     except OSError as error:
         hint = "oci.layout takes a directory with oci-layout and index.json; use oci.archive for a file"
         raise ImageError(f"{path}/index.json: {reason(error)}", hint=hint) from error

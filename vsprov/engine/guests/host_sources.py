@@ -1,0 +1,255 @@
+"""The files and directories of the host that servers mount: opened, checked, and how their ids are mapped.
+
+We open them, since a server or a user of the host could exchange what a path leads to; the spawner gets our
+descriptors, as paths in /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from errno import EACCES, ENOTSUP, EPERM, EROFS
+
+from vsprov.errors import StepError, reason
+from vsprov.kernel import paths, proc
+from vsprov.kernel.paths import UnsafePathError, walk_host
+from vsprov.model.objects import Mount
+from vsprov.store.hostimage import Bind as HostBind
+
+SECONDS_TO_ANSWER = 5.0  # of a file system whose server may be gone
+# File systems that another process or host serves: a call may wait for it without end.
+_SERVED = (
+    "9p",
+    "afs",
+    "ceph",
+    "cifs",
+    "fuse",
+    "fuseblk",
+    "lustre",
+    "ncpfs",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "virtiofs",
+)
+_PROBE = "import os, sys\nfor path in sys.argv[1:]:\n    try:\n        os.stat(path)\n    except OSError:\n"
+_PROBE += "        pass\n    os.write(1, b'.')\n"
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """How a mount shows ids: `host`: as the host has them. `owner`: (uid, gid) of the host that the server's
+    root is. With neither, ids are those of the server's range."""
+
+    host: bool = False
+    owner: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open source of a bind: where the spawner finds it, and how ids are mapped."""
+
+    path: str
+    id_map: IdMap
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a source cannot be mounted, and what the user can do."""
+
+    message: str
+    hint: str
+
+
+class OpenSources:
+    """The sources of a server, by their path; open until `close`."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        self._names: dict[str, str] = {}
+
+    def image(self, bind: HostBind) -> str:
+        """Where the spawner finds a folder of an image that consists of the host's own files."""
+        try:
+            return self._keep(walk_host(bind.source, links=False).fd, bind.source)
+        except OSError as error:
+            raise StepError(f"start: {_text(bind.source, error)}", hint=_hint(error)) from error
+
+    def mount(self, mount: Mount) -> Opened:
+        """The source of a bind. StepError if it cannot be opened, or is refused."""
+        assert mount.source is not None
+        answer = unanswered([mount.source])
+        if answer:
+            raise StepError(f"start: {_no_answer(mount.source)}", hint=_NO_ANSWER_HINT)
+        try:
+            found = walk_host(mount.source)
+            path = self._keep(found.fd, mount.source)
+            status = os.fstat(found.fd)
+            if refused := refusal(mount, status, found.private):
+                raise StepError(f"start: {refused.message}", hint=refused.hint)
+            if not mount.read_only and stat.S_ISDIR(status.st_mode):
+                _mark(path)
+        except OSError as error:
+            raise StepError(f"start: {_text(mount.source, error)}", hint=_hint(error)) from error
+        return Opened(path, id_map(mount, status))
+
+    def name(self, path: str) -> str:
+        """The source that the spawner knows by `path`."""
+        return self._names.get(path, path)
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _keep(self, fd: int, source: str) -> str:
+        self._fds.append(fd)
+        path = f"/proc/{os.getpid()}/fd/{fd}"
+        self._names[path] = source
+        return path
+
+
+@contextmanager
+def opening() -> Iterator[OpenSources]:
+    """Sources that are closed at the end of the block, when the server has them."""
+    sources = OpenSources()
+    try:
+        yield sources
+    finally:
+        sources.close()
+
+
+def problem(mount: Mount) -> Refusal | None:
+    """Why the source of a bind cannot be mounted now; None if it can. It has answered already."""
+    assert mount.source is not None
+    try:
+        found = walk_host(mount.source)
+    except OSError as error:
+        return Refusal(_text(mount.source, error), _hint(error))
+    try:
+        return refusal(mount, os.fstat(found.fd), found.private)
+    finally:
+        os.close(found.fd)
+
+
+def id_map(mount: Mount, status: os.stat_result) -> IdMap:
+    """How ids are mapped in the mount of a source with this status."""
+    if mount.id_map == "none":
+        return IdMap()
+    if mount.id_map == "host" or status.st_uid == 0:
+        return IdMap(host=True)
+    return IdMap(owner=(status.st_uid, status.st_gid))
+
+
+def refusal(mount: Mount, status: os.stat_result, private: bool) -> Refusal | None:
+    """Why a source must not be mounted with the ids of its owner: a setuid program or one with capabilities
+    that the server makes there would give a user of the host the rights of root."""
+    kinds = (stat.S_IFDIR, stat.S_IFREG)
+    if mount.id_map != "auto" or mount.read_only or private or stat.S_IFMT(status.st_mode) not in kinds:
+        return None
+    if status.st_uid and status.st_gid:
+        return None
+    whose = "root" if status.st_uid == 0 else f"uid {status.st_uid} and the group root"
+    return Refusal(
+        f"{mount.source}: belongs to {whose} and is writable for the server, whose root could make setuid "
+        "programs of root there that users of the host can run",
+        f"give it to another user and group (chown USER:GROUP {mount.source}), move it below a directory "
+        "that only root can enter (mode 0700), or set readOnly: true or idMap: none or host",
+    )
+
+
+def unanswered(sources: Sequence[str]) -> list[str]:
+    """Those of the paths whose file system does not answer within SECONDS_TO_ANSWER.
+
+    A child process asks, only on hosts with file systems that others serve: it can be left behind, since the
+    kernel may not let it end before the file system answers.
+    """
+    if not sources or not _served_mounts():
+        return []
+    silent, left = [], list(dict.fromkeys(sources))
+    while left:
+        answers = _probe(left)
+        if answers < len(left):
+            silent.append(left[answers])
+        left = left[answers + 1 :]
+    return silent
+
+
+def no_answer(source: str) -> Refusal:
+    """The refusal of a source that `unanswered` has returned."""
+    return Refusal(_no_answer(source), _NO_ANSWER_HINT)
+
+
+_NO_ANSWER_HINT = "is its server running? umount -l detaches a file system that does not answer"
+
+
+def _no_answer(source: str) -> str:
+    return f"{source}: open: its file system did not answer within {SECONDS_TO_ANSWER:g} s"
+
+
+def _probe(sources: Sequence[str]) -> int:
+    """How many of the paths, from the first on, have answered."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    command = [sys.executable, "-I", "-S", "-c", _PROBE, *sources]
+    actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+    try:
+        pid = os.posix_spawn(sys.executable, command, {}, file_actions=actions, setsigmask=())
+    finally:
+        os.close(writer)
+    answers = 0
+    try:
+        deadline = time.monotonic() + SECONDS_TO_ANSWER
+        while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            dots = len(os.read(reader, 4096))
+            if not dots:
+                break
+            answers, deadline = answers + dots, time.monotonic() + SECONDS_TO_ANSWER
+        return answers
+    finally:
+        os.close(reader)
+        _leave(pid)
+
+
+def _leave(pid: int) -> None:
+    """Kill a child, and wait for its end only if that comes at once."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    pidfd = os.pidfd_open(pid)
+    try:
+        if select.select([pidfd], [], [], 0.2)[0]:
+            os.waitpid(pid, 0)
+    finally:
+        os.close(pidfd)
+
+
+def _served_mounts() -> bool:
+    for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
+        kind = line.partition(" - ")[2].split(" ", 1)[0]
+        if kind in _SERVED or kind.startswith("fuse."):
+            return True
+    return False
+
+
+def _mark(path: str) -> None:
+    """Mark a folder that a server may write, so that links in it are never followed; some file systems
+    cannot."""
+    try:
+        os.setxattr(path, paths.WRITABLE_BY_SERVERS, b"1")
+    except OSError as error:
+        if error.errno not in (ENOTSUP, EROFS, EPERM, EACCES):
+            raise
+
+
+def _text(source: str, error: OSError) -> str:
+    refused = isinstance(error, UnsafePathError) and error.filename != source
+    return f"{source}: {error.filename}: {reason(error)}" if refused else f"{source}: {reason(error)}"
+
+
+def _hint(error: OSError) -> str:
+    return error.hint if isinstance(error, UnsafePathError) else "create it on the host first"
