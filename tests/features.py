@@ -36,7 +36,9 @@ MOUNT_ATTR_IDMAP = 0x00100000
 
 # Feature: (program, Debian packages). What stands here can be had: when required, its absence is a failure.
 PROGRAMS = {
+    "acl": ("setfacl", "acl"),
     "as": ("x86_64-linux-gnu-as", "binutils-x86-64-linux-gnu"),
+    "bsdtar": ("bsdtar", "libarchive-tools"),
     "busybox": ("busybox", "busybox-static"),
     "catatonit": ("catatonit", "catatonit"),
     "debootstrap": ("debootstrap", "debootstrap"),

@@ -42,7 +42,7 @@ def listing(top: Path) -> dict[str, Found]:
             attributes={
                 each: os.getxattr(path, each, follow_symlinks=False)
                 for each in os.listxattr(path, follow_symlinks=False)
-                if not each.startswith(("trusted.", "system.", "security.selinux"))
+                if not each.startswith(("trusted.", "security.selinux"))
             },
             content=content,
             same_as=name

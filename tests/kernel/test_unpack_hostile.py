@@ -54,6 +54,14 @@ REFUSED_MEMBERS = [
      "'x': trusted.overlay.opaque: belongs to the upper layer of an overlay"),
     ([folder("x", pax_headers={"SCHILY.xattr.user.overlay.opaque": "y"})],
      "'x': user.overlay.opaque: belongs to the upper layer of an overlay"),
+    ([member("x", pax_headers={"SCHILY.acl.access": "user::rw-,user:1:rw-"})],
+     "'x': set system.posix_acl_access: Invalid argument"),
+    ([member("x", pax_headers={"SCHILY.acl.access": "user::rw-,all:1:rw-"})],
+     "'x': SCHILY.acl.access: is not an access control list: 'all:1:rw-'"),
+    ([folder("x", pax_headers={"SCHILY.xattr.system.posix_acl_default": "no"})],
+     "'x': system.posix_acl_default: is not an access control list"),
+    ([member("x", pax_headers={"SCHILY.acl.access": "u::rw-,u:a:rw-,g::r--,m::r--,o::---"})],
+     "'x': access control list: user 'a' is not in /etc/passwd of the image"),
     ([member(".", b"x")], "'.': the root of the archive is not a directory"),
     ([member("f"), member("f/e")], "unpack: 'f/e': Not a directory"),
     ([member("a" * 256)], f"unpack: {'a' * 256!r}: File name too long"),
@@ -91,7 +99,7 @@ def test_extended_attributes_that_could_mean_something_to_the_host_are_left_out(
         member("x", pax_headers={
             "SCHILY.xattr.trusted.vsprov.owner": "vsprov/default",
             "SCHILY.xattr.security.ima": "x",
-            "SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.system.posix_acl_access": "x",
+            "SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.system.nfs4_acl": "x",
         }),
         link("l", "x", pax_headers={"SCHILY.xattr.user.note": "x"}),
     )  # fmt: skip

@@ -102,6 +102,39 @@ def test_a_layer_over_others_is_what_umoci_makes_of_it(box: Box, name: str) -> N
         same(listing(merged), as_umoci(box.folder, layers))
 
 
+LISTS = {
+    "SCHILY.acl.access": "user::rwx\nuser:app:rwx\ngroup::r-x\nmask::rwx\nother::---\n",
+    "SCHILY.acl.default": "user::rwx,user:app:rwx:7,group::r-x,mask::rwx,other::---",
+}
+
+
+def test_what_is_made_in_a_folder_with_a_default_list_has_its_own_lists_only(box: Box) -> None:
+    """Of this archive or of a layer below; the kernel would let it inherit, acl(5)."""
+    below = [member("etc/passwd", b"app:x:7:7\n"), folder("d", pax_headers=LISTS), member("d/file")]
+    above = [
+        member("d/new", mode=0o640), member("d/made/file"), folder("d/folder", mode=0o750),
+        member("d/own", mode=0o640, pax_headers={"SCHILY.acl.access": LISTS["SCHILY.acl.access"]}),
+    ]  # fmt: skip
+    trees = box.stack([packed(*below), packed(*above), packed(folder("d"))])
+    for number, names in ((0, {"d": 2}), (1, {"d": 2, "d/own": 1}), (2, {"d": 0})):
+        found = listing(trees[number])
+        lists = {name: sum("acl" in each for each in seen.attributes) for name, seen in found.items()}
+        assert {name: count for name, count in lists.items() if count or name in names} == names
+    found = listing(trees[1])
+    assert [found[name].mode & 0o777 for name in ("d/new", "d/made", "d/folder", "d/own")] == [
+        0o640, 0o755, 0o750, 0o770,
+    ]  # fmt: skip
+
+
+def test_names_in_lists_of_a_layer_may_be_explained_by_a_layer_below(box: Box) -> None:
+    named = archive(box.folder / "named.tar", folder("d", pax_headers=LISTS))
+    with pytest.raises(NeedsBelow):
+        box.opened(named, below=None)
+    trees = box.stack([packed(member("etc/passwd", b"app:x:9:9\n")), named.read_bytes()])
+    access = os.getxattr(trees[1] / "d", "system.posix_acl_access")
+    assert access[12:20] == b"\x02\0\x07\0\x09\0\0\0"  # ACL_USER, rwx, 9
+
+
 def test_a_device_or_a_fifo_hides_what_is_below_it_in_the_place_of_which_it_is(box: Box) -> None:
     fifo = member("opt/d", type=tarfile.FIFOTYPE)
     layers = [

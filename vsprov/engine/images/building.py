@@ -36,6 +36,7 @@ from vsprov.store.layers import layers
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved
 from vsprov.store.sources.files import opened_file
+from vsprov.store.unpack import acl
 
 
 def resolve(
@@ -70,7 +71,7 @@ def _source_digest(path: str) -> str:
         with tree.opened(path, links=False) as top:
             return tree.digest(top, path)
     with opened_file(path, links=False) as fd:
-        mode = os.fstat(fd).st_mode & 0o7777
+        mode = _mode(fd)
         with open(fd, "rb", closefd=False) as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{mode:o} {os.path.basename(path)} {content}"
@@ -227,25 +228,37 @@ def _copied(
     if not os.path.isdir(step.source) or os.path.islink(step.source):
         name = f"{target}/{os.path.basename(step.source)}" if step.target.endswith("/") else target
         with opened_file(step.source, links=False) as fd:
-            yield _member(name.lstrip("/"), os.fstat(fd), uid, gid, step.mode), nullcontext(fd)
+            info = _member(name.lstrip("/"), os.fstat(fd), uid, gid, step.mode, _mode(fd))
+            yield info, nullcontext(fd)
         return
     with tree.opened(step.source, links=False) as top:
         for entry in tree.image_entries(top, step.source, left_out=left_out):
             name = "/".join(part for part in (target, entry.path) if part)
             if not name:
                 continue  # the image's own root
-            info = _member(name, entry.status, uid, gid, step.mode)
-            if info.issym():
+            if entry.kind == stat.S_IFLNK:
+                info = _member(name, entry.status, uid, gid, None, 0o777)
                 info.linkname = os.readlink(entry.name, dir_fd=entry.folder)
+            else:
+                with tree.opened_entry(entry, step.source) as fd:
+                    info = _member(name, entry.status, uid, gid, step.mode, _mode(fd))
             yield info, tree.opened_entry(entry, step.source) if info.isreg() else None
 
 
-def _member(name: str, status: os.stat_result, uid: int, gid: int, mode: str | None) -> tarfile.TarInfo:
+def _mode(fd: int) -> int:
+    """The mode of an open file without its access control list, which copies do not keep."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    return acl.rights_of_group(mode, os.getxattr(fd, acl.ACCESS)) if acl.ACCESS in os.listxattr(fd) else mode
+
+
+def _member(
+    name: str, status: os.stat_result, uid: int, gid: int, wanted: str | None, mode: int
+) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type = {stat.S_IFDIR: tarfile.DIRTYPE, stat.S_IFLNK: tarfile.SYMTYPE}.get(
         stat.S_IFMT(status.st_mode), tarfile.REGTYPE
     )
-    info.mode = int(mode, 8) if mode is not None and info.isreg() else status.st_mode & 0o7777
+    info.mode = int(wanted, 8) if wanted is not None and info.isreg() else mode
     info.uid, info.gid = uid, gid
     info.mtime = int(status.st_mtime)
     return info

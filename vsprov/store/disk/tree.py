@@ -1,4 +1,4 @@
-"""Directory trees: walking them, and computing the digest and copying those that are sources of images.
+"""Directory trees: walking them, and computing the digest of those that are sources of images.
 
 A tree may change meanwhile, and may be hostile: each step goes by a descriptor of the directory, and no
 symbolic link is followed.
@@ -7,8 +7,6 @@ symbolic link is followed.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -22,8 +20,8 @@ from vsprov.kernel.paths import FOLDER, UnsafePathError, open_host
 from vsprov.store.disk import limits
 from vsprov.store.disk.durable import HINTS
 from vsprov.store.disk.limits import Limits
+from vsprov.store.unpack import acl
 
-FICLONE = 0x40049409  # linux/fs.h
 KINDS = {
     stat.S_IFBLK: "a block device",
     stat.S_IFCHR: "a character device",
@@ -36,8 +34,6 @@ OPAQUE = f"{OVERLAY}opaque"
 WHITEOUT = ".wh."
 LEFT_OUT_SHOWN = 5  # special files, in a note
 WITHOUT_LIMIT = Limits(entries=sys.maxsize, bytes=sys.maxsize)
-CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
-CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
 
 class Entry(NamedTuple):
@@ -280,7 +276,7 @@ def open_entry(entry: Entry, label: str) -> int:
 
 
 def kept_attributes(fd: int, entry: Entry, label: str) -> list[tuple[str, bytes]]:
-    """The extended attributes that an image keeps: file capabilities and user.*.
+    """The extended attributes that an image keeps: file capabilities, access control lists and user.*.
 
     Raises ImageError for those of overlay: without the lower layers, the tree would be incomplete.
     """
@@ -293,111 +289,9 @@ def kept_attributes(fd: int, entry: Entry, label: str) -> list[tuple[str, bytes]
             )
         if name == CAPABILITY or name.startswith("user."):
             kept.append((name, os.getxattr(fd, name)))
+        elif name in acl.ATTRIBUTES:
+            try:
+                kept.append((name, acl.check(os.getxattr(fd, name), limits.MAX_ID)))
+            except ValueError as error:
+                raise ImageError(f"{label}: {entry.path or '.'!r}: {name}: {error}") from error
     return kept
-
-
-def copy(
-    top: int,
-    label: str,
-    target: str,
-    progress: Callable[[int, int], None],
-    reject_reason: RejectReason | None = None,
-) -> str:
-    """Copy the tree into the empty directory `target`, sharing blocks (reflinks) where possible.
-
-    `progress` is called with the number of entries and bytes after each entry. No other process may change
-    `target` meanwhile. Returns a note about the special files that were left out, "" if there were none.
-    """
-    left_out: dict[str, str] = {}
-    into = os.open(target, FOLDER)
-    linked: dict[int, str] = {}
-    folders: list[Entry] = []
-    count = size = 0
-    try:
-        for entry in image_entries(top, label, reject_reason, left_out):
-            path = entry.path or "."
-            s = entry.status
-            if entry.kind == stat.S_IFDIR:
-                if entry.path:
-                    os.mkdir(path, 0o700, dir_fd=into)
-                folders.append(entry)
-                _copy_open(entry, label, path, into, FOLDER)
-            elif s.st_nlink > 1 and s.st_ino in linked:
-                os.link(linked[s.st_ino], path, src_dir_fd=into, dst_dir_fd=into, follow_symlinks=False)
-            elif entry.kind == stat.S_IFLNK:
-                os.symlink(os.readlink(entry.name, dir_fd=entry.folder), path, dir_fd=into)
-                os.chown(path, s.st_uid, s.st_gid, dir_fd=into, follow_symlinks=False)
-                os.utime(path, ns=(s.st_atime_ns, s.st_mtime_ns), dir_fd=into, follow_symlinks=False)
-            else:
-                _copy_open(
-                    entry,
-                    label,
-                    path,
-                    into,
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                )
-                size += s.st_size
-            linked.setdefault(s.st_ino, path)
-            count += 1
-            progress(count, size)
-        for entry in reversed(folders):
-            os.utime(
-                entry.path or ".",
-                ns=(entry.status.st_atime_ns, entry.status.st_mtime_ns),
-                dir_fd=into,
-                follow_symlinks=False,
-            )
-    finally:
-        os.close(into)
-    return left_out_note(list(left_out.items())[:LEFT_OUT_SHOWN], len(left_out))
-
-
-def _copy_open(entry: Entry, label: str, path: str, into: int, flags: int) -> None:
-    """Copy a regular file, or a directory without its entries."""
-    s = entry.status
-    with opened_entry(entry, label) as source:
-        target = os.open(path, flags, 0o600, dir_fd=into)
-        try:
-            if entry.kind == stat.S_IFREG:
-                _copy_content(source, target, s.st_size)
-            os.fchown(target, s.st_uid, s.st_gid)  # first, as chown(2) clears capabilities and setuid
-            for name, value in kept_attributes(source, entry, label):
-                os.setxattr(target, name, value)
-            os.fchmod(target, stat.S_IMODE(s.st_mode))
-            os.utime(target, ns=(s.st_atime_ns, s.st_mtime_ns))
-        finally:
-            os.close(target)
-
-
-def _copy_content(source: int, target: int, size: int) -> None:
-    """Copy the content of a file, with its holes."""
-    try:
-        fcntl.ioctl(target, FICLONE, source)
-        return
-    except OSError as error:
-        if error.errno not in CANNOT_CLONE:
-            raise
-    os.ftruncate(target, size)
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(source, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        offset = os.lseek(source, start, os.SEEK_HOLE)
-        while start < offset:
-            copied = _copy_range(source, target, start, offset - start)
-            if copied == 0:
-                return  # the file has shrunk, which the fingerprint will show
-            start += copied
-
-
-def _copy_range(source: int, target: int, offset: int, count: int) -> int:
-    try:
-        return os.copy_file_range(source, target, count, offset, offset)
-    except OSError as error:
-        if error.errno not in CANNOT_COPY_RANGE:
-            raise
-    return os.pwrite(target, os.pread(source, min(count, 1 << 20), offset), offset)

@@ -21,6 +21,7 @@ from vsprov.errors import FailedError, ImageError
 from vsprov.store.disk import durable, folders, marks
 from vsprov.store.disk.progress import Progress
 from vsprov.store.instance import LINKING, LISTING, TREE, Instance
+from vsprov.store.unpack import acl
 
 MARK = "layer"
 _serial = itertools.count()
@@ -93,6 +94,10 @@ class Batch:
             os.mkdir(folder, 0o700)
             top = f"{folder}/{TREE}"
             os.mkdir(top, 0o755)
+            for name in set(acl.ATTRIBUTES) & set(
+                os.listxattr(top)
+            ):  # of the state root, which are inherited
+                os.removexattr(top, name)
             os.chmod(top, 0o755)  # whatever the umask is
             fill(top)
             marks.write_mark(folder, MARK, self.instance.name)

@@ -18,6 +18,7 @@ from typing import IO, NamedTuple
 from vsprov.errors import ImageError, reason
 from vsprov.store.disk import durable, tree
 from vsprov.store.disk.progress import PIECE, Meter, Progress
+from vsprov.store.unpack import acl
 
 HEAD = b"vsprov listing 1\n"
 ANY_HEAD = rb"vsprov listing [0-9]+\n"
@@ -129,7 +130,7 @@ def kept_attributes(path: int | str) -> dict[str, str]:
     return {
         name: os.getxattr(path, name, follow_symlinks=follow).hex()
         for name in sorted(os.listxattr(path, follow_symlinks=follow))
-        if name == tree.CAPABILITY or name.startswith(("user.", tree.OVERLAY))
+        if name in (tree.CAPABILITY, *acl.ATTRIBUTES) or name.startswith(("user.", tree.OVERLAY))
     }
 
 

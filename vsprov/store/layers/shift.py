@@ -11,6 +11,7 @@ from vsprov.plan.ranges import RANGE
 from vsprov.store.disk import tree
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.tree import CAPABILITY, OPAQUE, OVERLAY
+from vsprov.store.unpack import acl
 
 # linux/capability.h: a capability of a user namespace (revision 3) contains the root uid of the namespace.
 REVISION_3, REVISION_2, REVISION_MASK = 0x03000000, 0x02000000, 0xFF000000
@@ -53,17 +54,22 @@ def _shift(fd: int, base: int, label: str) -> None:
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and _is_shifted(status, base):
         return
-    capability = None
+    later: dict[str, bytes] = {}
     for name in os.listxattr(fd):
         if name == CAPABILITY:
-            capability = _of_any_namespace(os.getxattr(fd, name))
+            later[name] = _of_any_namespace(os.getxattr(fd, name))
+        elif name in acl.ATTRIBUTES:
+            try:
+                later[name] = acl.shift(os.getxattr(fd, name), base, RANGE)
+            except ValueError as error:
+                raise ImageError(f"{label}: {name}: {error}") from error
         elif name.startswith(OVERLAY) and not (name == OPAQUE and os.getxattr(fd, name) == b"y"):
             os.removexattr(fd, name)
     uid, gid = _inside(status, base, label)
     os.fchown(fd, uid, gid)
     os.fchmod(fd, stat.S_IMODE(status.st_mode))
-    if capability is not None:
-        os.setxattr(fd, CAPABILITY, capability)
+    for name, value in later.items():
+        os.setxattr(fd, name, value)
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 

@@ -6,7 +6,7 @@ import os
 
 from vsprov.errors import ImageError
 from vsprov.model.objects import Image
-from vsprov.store.disk import tree
+from vsprov.store.disk import copying, tree
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers.layers import Batch
@@ -38,7 +38,7 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
 
     def fill(into: str) -> None:
         with tree.opened(path) as top:
-            note = tree.copy(
+            note = copying.copy(
                 top, path, into, lambda count, size: batch.progress("copy", size, 0), reject_reason
             )
             batch.note(note)

@@ -11,6 +11,7 @@ import re
 import tarfile
 from typing import Any, NamedTuple
 
+from . import acl
 from .refused import Refused
 from .stream import Stream
 
@@ -106,7 +107,7 @@ class Members:
         attributes = (
             (key.removeprefix(ATTRIBUTE), value.encode(*NAMES))
             for key, value in info.pax_headers.items()
-            if key.startswith(ATTRIBUTE)
+            if key.startswith(ATTRIBUTE) or key in acl.TEXTS
         )
         return Member(
             name=info.name,
@@ -184,7 +185,7 @@ def common(block: bytes, extended: dict[str, bytes]) -> Member | None:
         attributes = tuple(
             (key.removeprefix(ATTRIBUTE), value)
             for key, value in extended.items()
-            if key.startswith(ATTRIBUTE)
+            if key.startswith(ATTRIBUTE) or key in acl.TEXTS
         )
     special = kind in (tarfile.CHRTYPE, tarfile.BLKTYPE)
     device = (number(block[329:337]), number(block[337:345])) if special else (0, 0)

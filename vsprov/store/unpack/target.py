@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from . import acl
 from .refused import NeedsBelow, Refused
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,19 +21,27 @@ MAX_LINKS = 40  # in one path, as in path_resolution(7)
 class Place:
     """A directory, open as long as it is referenced."""
 
-    __slots__ = ("counted", "fd", "gid", "made", "modified", "path")
+    __slots__ = ("counted", "fd", "gid", "inherits", "made", "modified", "path")
 
     def __init__(self, path: str, fd: int, made: set[str]) -> None:
         status = os.fstat(fd)
         self.path = path  # from the root, without symbolic links; "" for the root itself
         self.fd = fd
         self.gid = status.st_gid
+        self.inherits = acl.DEFAULT in os.listxattr(fd)  # what is made in it gets an access control list
         self.modified = status.st_mtime_ns
         self.made = made  # the names in it that the archive has made, or below which it has made something
         self.counted = False  # whether it and its parents are recorded as made
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+def drop_lists(place: Place) -> None:
+    """Remove the access control lists of a directory."""
+    for name in set(acl.ATTRIBUTES) & set(os.listxattr(place.fd)):
+        os.removexattr(place.fd, name)
+    place.inherits = False
 
 
 def joined(folder: str, name: str) -> str:
@@ -110,6 +119,8 @@ class Tree:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             return self._walk(here, os.readlink(name, dir_fd=here.fd), make)
         place = self.make_folder(here, name)
+        if here.inherits:
+            drop_lists(place)
         os.fchown(place.fd, 0, 0)  # with the mode, as a setgid parent determines both
         os.fchmod(place.fd, 0o755)
         place.gid = 0

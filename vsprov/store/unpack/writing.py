@@ -8,12 +8,13 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from . import acl
 from .headers import Member, Members
+from .lists import MAX_ID, Lists
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .target import Place, Tree
+from .target import Place, Tree, joined
 
-MAX_ID = 65535
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."  # this and the next: image-spec, layer.md
 OPAQUE = ".wh..wh..opq"
@@ -59,6 +60,7 @@ class Unpacking:
         self.below = below
         self.entries = 0
         self.bytes = 0
+        self.lists = Lists(tree, alone=below is None)
         self.left_out: dict[str, str] = {}  # {path: what it is} of special files
 
     def run(self, members: Members) -> None:
@@ -68,6 +70,7 @@ class Unpacking:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, repr(member.name)) from error
             self.tree.tidy()
+        self.lists.finish()
         self.tree.finish()
 
     def put(self, members: Members, member: Member) -> None:
@@ -173,11 +176,12 @@ class Unpacking:
         place.gid = member.gid
         kept = self.kept(member)
         for attribute in os.listxattr(place.fd):  # if the directory existed before
-            if attribute.startswith("user.") and attribute not in kept:
+            if attribute in acl.ATTRIBUTES or (attribute.startswith("user.") and attribute not in kept):
                 os.removexattr(place.fd, attribute)
         for attribute, value in kept.items():
             os.setxattr(place.fd, attribute, value)
         os.fchmod(place.fd, member.mode & 0o7777)
+        place.inherits = self.lists.set(place.fd, place.path, member)
         self.tree.times[place.path] = member.mtime
 
     def is_there(self, path: str) -> bool:
@@ -244,12 +248,15 @@ class Unpacking:
             fd = os.open(name, NEW, 0o600, dir_fd=place.fd)
         try:
             self.write(fd, member, members)
+            if place.inherits:
+                os.removexattr(fd, acl.ACCESS)
             if place.gid or (member.uid, member.gid) != ROOT:
                 os.fchown(fd, member.uid, member.gid)
             if member.attributes:
                 for attribute, value in self.kept(member).items():
                     os.setxattr(fd, attribute, value)
             os.fchmod(fd, member.mode & 0o7777)
+            self.lists.set(fd, joined(place.path, name), member)
             os.utime(fd, ns=(member.mtime, member.mtime))
         finally:
             os.close(fd)
