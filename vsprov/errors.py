@@ -18,7 +18,8 @@ user can do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,3 +116,14 @@ class StepError(FailedError):
 def reason(error: OSError) -> str:
     """The message of the kernel, without the number and path that Python adds."""
     return error.strerror or str(error)
+
+
+# What to do if the kernel has no more of a resource, by number of the error.
+EXHAUSTED: Mapping[int, str] = {
+    errno.EAGAIN: "the host, or the group vsprov runs in, is at its limit of processes: pids.max, ulimit -u",
+    errno.EMFILE: "vsprov has as many files open as it may: ulimit -n",
+    errno.ENFILE: "the host has as many files open as it may: fs.file-max",
+    errno.ENOMEM: "free some memory, or raise the memory limit of this session",
+    errno.ENOSPC: "free some space on that file system",
+    errno.EDQUOT: "the disk quota on that file system is exhausted",
+}

@@ -6,6 +6,7 @@ Exit codes: those of `vsprov.errors`, 64 for a wrong command line, 70 for a faul
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ import click
 
 from vsprov.cli import shells
 from vsprov.cli.program import program
-from vsprov.errors import ManifestError, UsageError, VsprovError
+from vsprov.errors import EXHAUSTED, ManifestError, UsageError, VsprovError
 from vsprov.render.screen import err
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED, TERMINATED = 70, 130, 141, 143
@@ -97,6 +98,15 @@ def _explain(error: BaseException) -> int:
         case PermissionError() if os.geteuid() != 0:
             err(f"vsprov: {error.filename or 'this'}: {error.strerror}\n  hint: run it with sudo")
             return 77
+        case OSError(errno=int(number)) if number in EXHAUSTED:
+            err(f"vsprov: {error.filename or 'this host'}: {error.strerror}\n  hint: {EXHAUSTED[number]}")
+            return 1
+        case MemoryError():
+            err(f"vsprov: out of memory\n  hint: {EXHAUSTED[errno.ENOMEM]}")
+            return 1
+        case RuntimeError() if str(error) == "can't start new thread":
+            err(f"vsprov: start a thread: {os.strerror(errno.EAGAIN)}\n  hint: {EXHAUSTED[errno.EAGAIN]}")
+            return 1
         case _:
             return _explain_fault(error)
 

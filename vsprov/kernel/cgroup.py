@@ -29,6 +29,7 @@ V1_NAMES = {
     "hugetlb": "hugetlb",
 }
 EMPTIED = select.POLLPRI | select.POLLERR  # poll(2) events of cgroup.events
+GONE = (errno.ENOENT, errno.ENODEV)  # there is no such group; it was removed after open(2)
 BUSY_TRIES = 12  # attempts at rmdir; with pauses doubling from 1 ms, about 4 s in total
 
 
@@ -63,28 +64,48 @@ class Hierarchies:
 def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
     """The hierarchies of this host. If cgroup2 is not mounted, mount it for this process only.
 
-    Raises HostError if the kernel has no cgroup2.
+    Raises HostError if the kernel has no cgroup2, or if the root of a hierarchy cannot be reached.
     """
     v1: dict[str, str] = {}
     cgroup2 = ""
-    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            head, _, tail = line.rstrip("\n").partition(" - ")
-            kind, _, options = tail.split(" ", 2)
-            if kind not in ("cgroup", "cgroup2"):
-                continue
-            fields = head.split(" ")
-            if fields[3] != "/":  # a bind mount of a single group
-                continue
-            if kind == "cgroup2":
-                cgroup2 = cgroup2 or fields[4]
-            else:
-                for name in options.split(","):
-                    if name in V1_NAMES.values():
-                        v1.setdefault(name, fields[4])
+    parts: dict[str, tuple[str, str]] = {}  # (group, mount point) of mounts that are not of the root
+    for root, point, kind, options in _mounts(mountinfo):
+        names = [name for name in options.split(",") if name in V1_NAMES.values()]
+        if root != "/":  # a bind mount of a single group, or a mount from outside this cgroup namespace
+            parts.update(dict.fromkeys(names if kind == "cgroup" else [""], (root, point)))
+        elif kind == "cgroup2":
+            cgroup2 = cgroup2 or point
+        else:
+            for name in names:
+                v1.setdefault(name, point)
+    for name, (root, point) in parts.items():
+        # A limit that is written to another hierarchy, or to none, would silently not hold.
+        if (name not in v1) if name else (not cgroup2 and root.startswith("/..")):
+            raise HostError(
+                f"cgroup {f'v1 controller {name}' if name else 'v2'}: find its root: "
+                f"{point} shows the group {root} of it",
+                hint="run vsprov in the cgroup namespace of the host, with its cgroup file systems mounted",
+            )
     cgroup2 = cgroup2 or _private_mount()
     with open(f"{cgroup2}/cgroup.controllers") as file:
         return Hierarchies(cgroup2, v1, frozenset(file.read().split()))
+
+
+def _mounts(mountinfo: str) -> Iterator[tuple[str, str, str, str]]:
+    """(root in the file system, mount point, type, options of the file system) of mounts of cgroup v1 and v2;
+    proc_pid_mountinfo(5).
+    """
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError as error:
+        raise HostError(f"{mountinfo}: read: {error.strerror}", hint="mount -t proc proc /proc") from error
+    for line in lines:
+        head, _, tail = line.partition(" - ")
+        kind, _, options = tail.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            fields = head.split(" ")
+            yield fields[3], fields[4], kind, options
 
 
 @functools.cache
@@ -107,16 +128,17 @@ def read(path: str) -> str | None:
     """The content of a file without the final newline; None if the file or the group does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
     try:
         text = b""  # a read(2) returns at most a page: the pids of about 800 processes
         while part := os.read(fd, 1 << 16):
             text += part
         return text.decode().rstrip("\n")
     except OSError as error:
-        # ENODEV: the group was removed after open(2). EOPNOTSUPP: no swap accounting.
-        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+        if error.errno in (*GONE, errno.EOPNOTSUPP):  # EOPNOTSUPP: no swap accounting
             return None
         raise
     finally:
@@ -148,8 +170,10 @@ def children(directory: str) -> list[str]:
     try:
         with os.scandir(directory) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
+    except OSError as error:
+        if error.errno in GONE:
+            return []
+        raise
 
 
 def processes(directory: str) -> list[int]:
@@ -183,8 +207,11 @@ def populated(directory: str) -> bool:
 
 def kill(directory: str) -> None:
     """SIGKILL all processes in a cgroup2 group and below it, frozen or not (cgroup.kill, Linux 5.14)."""
-    if os.path.isdir(directory):
+    try:
         write(f"{directory}/cgroup.kill", "1")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
 
 
 def kill_all(directory: str) -> Generator[int, None, None]:
@@ -195,13 +222,25 @@ def kill_all(directory: str) -> Generator[int, None, None]:
     """
     if not populated(directory):
         return
-    fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open(f"{directory}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
     try:
         kill(directory)
-        while b"populated 1" in os.pread(fd, 4096, 0):
+        while _is_populated(fd):
             yield fd
     finally:
         os.close(fd)
+
+
+def _is_populated(events: int) -> bool:
+    try:
+        return b"populated 1" in os.pread(events, 4096, 0)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise
 
 
 def end(directory: str, seconds: float) -> None:

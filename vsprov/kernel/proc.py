@@ -33,9 +33,12 @@ def boot_id() -> str:
 
 
 def capabilities() -> int:
-    """The effective capabilities of this process, as a bit mask; capabilities(7)."""
+    """The effective capabilities of this process, as a bit mask; none if /proc is not mounted.
+
+    capabilities(7).
+    """
     status = read("/proc/self/status") or ""
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    return int(next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0"), 16)
 
 
 def first_id(pid: int) -> int | None:

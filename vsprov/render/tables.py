@@ -150,7 +150,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
 
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     digest = digests.short(document["status"]["digest"] or "-")
-    row = (document["metadata"]["name"], _source(document["spec"]["source"]), digest)
+    row = (document["metadata"]["name"], _source(document["spec"].get("source", {})), digest)
     return (*row, _or_dash(", ".join(document["status"]["sets"]))) if wide else row
 
 

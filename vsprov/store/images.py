@@ -85,7 +85,8 @@ def _observe(
     if content is None:
         return ImageRecord(name, owners, problem=problem)
     digest, spec, fingerprint = (content.get(key) for key in ("digest", "spec", "fingerprint"))
-    if not (is_digest(digest) and isinstance(spec, dict) and isinstance(fingerprint, str)):
+    source = spec.get("source") if isinstance(spec, dict) else None
+    if not (is_digest(digest) and spec and isinstance(source, dict) and isinstance(fingerprint, str)):
         return ImageRecord(name, owners, problem=f"{name}{_SUFFIX} is not an image record")
     made_of, problem = known.get(str(digest)), ""
     if made_of is None:

@@ -86,7 +86,7 @@ def sweep(directory: str) -> list[str]:
     found = []
     for name in cgroup.children(directory):
         group = f"{directory}/{name}"
-        if name.startswith(PREFIX) and (marks.read_mark(group, marks.OWNER) or "").startswith(f"{ROLE} "):
+        if name.startswith(PREFIX) and (marks.find_mark(group, marks.OWNER) or "").startswith(f"{ROLE} "):
             cgroup.end(group, SECONDS_TO_DIE)
             found.append(group)
     return found

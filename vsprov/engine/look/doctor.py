@@ -62,6 +62,8 @@ class Finding:
 
 def examine(instance: Instance) -> list[Finding]:
     """All features, the most important first."""
+    if not os.path.exists("/proc/self/mountinfo"):
+        return [Finding("/proc", "missing", "not mounted", "mount -t proc proc /proc")]
     findings = [_capabilities(), *map(_namespace, NAMESPACES)]
     findings += [
         _try("openat2", _openat2, "paths inside a server cannot be opened safely"),
@@ -110,6 +112,8 @@ def _try(feature: str, probe: Callable[[], None], cost: str, otherwise: State = 
         probe()
     except OSError as error:
         return Finding(feature, otherwise, reason(error), cost)
+    except HostError as error:
+        return Finding(feature, otherwise, str(error), error.hint)
     return Finding(feature, "ok", "")
 
 

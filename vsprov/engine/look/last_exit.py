@@ -36,9 +36,9 @@ def forget(home: str) -> None:
 def read(home: str) -> LastExit | None:
     """The exit of the last run; None if it has not ended, or nobody saw it."""
     try:
-        found = json.loads(marks.read_mark(home, MARK) or "null")
+        found = json.loads(marks.find_mark(home, MARK) or "null")
         return LastExit(found["code"], found["signal"], bool(found["oom"]), float(found["at"]))
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # no group, no mark, or edited by hand
+    except (ValueError, TypeError, KeyError):  # no group, no mark, or edited by hand
         return None
 
 

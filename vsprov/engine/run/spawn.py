@@ -9,13 +9,12 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from errno import EAGAIN, EMFILE, ENFILE
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vsprov import PACKAGE
 from vsprov.engine.guests import outcome
-from vsprov.errors import FailedError, reason
+from vsprov.errors import EXHAUSTED, FailedError, reason
 from vsprov.guest import wire
 from vsprov.kernel import proc, syscall
 
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 PROGRAM = os.path.join(PACKAGE, "guest", "spawner.py")
 SECONDS_TO_LEAVE = 10.0
 _BUFFER = 4 << 20
-_HINTS = {
-    EAGAIN: "the host, or the group vsprov runs in, is at its limit of processes: pids.max, ulimit -u",
-    EMFILE: "vsprov has as many files open as it may: ulimit -n",
-    ENFILE: "the host has as many files open as it may: fs.file-max",
-}
 
 
 def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> int:
@@ -71,7 +65,9 @@ def starting(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FailedError(f"{what}: start: {reason(error)}", hint=_HINTS.get(error.errno or 0, "")) from error
+        raise FailedError(
+            f"{what}: start: {reason(error)}", hint=EXHAUSTED.get(error.errno or 0, "")
+        ) from error
 
 
 def is_at_gate(pid: int) -> bool:
@@ -123,7 +119,7 @@ class Connection:
         events: list[Event] = wire.decode(self._incoming)
         for event in events:
             if event["event"] == "failed" and event["id"] == 0:
-                hint = _HINTS.get(event["errno"], "")
+                hint = EXHAUSTED.get(event["errno"], "")
                 raise FailedError(f"spawner: start: {outcome.explain(event)}", hint=hint)
         return events
 

@@ -54,8 +54,12 @@ class Threads:
                 os.eventfd_write(done, 1)
 
         thread = threading.Thread(target=call, name="import")
+        try:
+            thread.start()
+        except BaseException:  # no further process can be started
+            os.close(done)
+            raise
         self._running.append(thread)
-        thread.start()
         while not (yield Readable(done, DAY)):
             pass
         thread.join()
