@@ -55,6 +55,7 @@ class Instance:
         return kept | {
             "VSPROV_INSTANCE": self.name,
             "PYTHONPATH": str(CHECKOUT),
+            "VSPROV_SETTLE": "0",  # tests of it set another time; the others have to be quick
             "TMPDIR": str(self.temporary),
             "COLUMNS": "200",
             "NO_COLOR": "1",

@@ -172,7 +172,7 @@ def compare(it: Running) -> Iterable[Difference]:
 
 
 @observes("score")
-def observe_score(pid: int) -> int:
+def observe_score(pid: int, home: str) -> int:
     with open(f"/proc/{pid}/oom_score_adj") as file:
         return int(file.read())
 

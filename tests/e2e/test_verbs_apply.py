@@ -126,11 +126,11 @@ def test_a_command_that_ends_while_the_apply_goes_on_is_told_with_its_last_words
     said = lab.refused(
         slow("sleep 9999"), server("web1", "/bin/sh", "-c", "echo first; echo last words; exit 3")
     )
-    assert "still differs from the manifest" in said
-    assert "Server/web1: its command exited with code 3" in said
+    assert "Server/web1: started, but its command exited with code 3" in said
+    assert "1 of 2 failed" in said
     assert "web1: first\n  web1: last words" in said
     web1 = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)
-    assert (web1["status"]["state"], web1["status"]["lastExit"]["code"]) == ("Stopped", 3)
+    assert (web1["status"]["state"], web1["status"]["lastExit"]["code"]) == ("Exited (3)", 3)
 
 
 def test_an_apply_whose_words_nobody_reads_any_more_is_finished(lab: Lab) -> None:

@@ -84,6 +84,7 @@ def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:
         "already": ["Server/db1"],
         "errors": [],
         "exits": {},
+        "unheardSignals": {},
     }
     unknown = lab.vsprov("stop", "web1", "web3", check=False)
     assert unknown.returncode == 1 and "Server/web3: not found" in unknown.stderr
@@ -93,7 +94,8 @@ def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:
 
 def test_servers_start_after_what_they_depend_on_and_stop_before_it(lab: Lab) -> None:
     lab.apply(HOST, web("a", dependsOn=[{"name": "b"}]), web("b", dependsOn=[{"name": "c"}]), web("c"))
-    stopped = [line.partition(":")[0] for line in lab.vsprov("stop", "--all").stderr.splitlines()]
+    said = lab.vsprov("stop", "--all").stderr.splitlines()
+    stopped = [line.partition(":")[0] for line in said if ": stopped" in line]
     assert stopped == ["Server/a", "Server/b", "Server/c"]
     started = [line.partition(":")[0] for line in lab.vsprov("start", "--all").stderr.splitlines()]
     assert started == ["Server/c", "Server/b", "Server/a"]

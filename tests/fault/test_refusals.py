@@ -103,12 +103,63 @@ def test_a_full_disk_is_found_before_a_server_is_stopped_for_a_change(
     assert small_lab.init("a") != init
 
 
-def test_where_a_changed_server_cannot_be_started_it_says_that_it_is_stopped(lab: Lab) -> None:
-    lab.converge(image(), server("a"), server("b"))
-    before = lab.init("b")
-    said = lab.refused(image(), server("a", "/no/such/program"), server("b"))
-    assert "No such file or directory; the server is now stopped" in said
-    assert lab.processes("a") == [] and lab.init("b") == before
+def test_where_a_changed_server_cannot_be_started_it_is_started_as_it_was(lab: Lab) -> None:
+    limited = {"resources": {"pids": {"max": 9}}}
+    lab.converge(image(), server("a", **limited), server("b"))
+    first, other = lab.init("a"), lab.init("b")
+    lab.shell("a", "echo kept > /root/note")
+    said = lab.refused(image(), server("a", "/no/such/program", resources={"pids": {"max": 8}}), server("b"))
+    assert "exec /no/such/program: No such file or directory" in said
+    assert "the server was started again as it was before" in said
+    assert lab.init("a") != first and lab.init("b") == other
+    assert lab.limit("a", "pids.max") == "9" and lab.shell("a", "cat /root/note") == "kept\n"
+    assert lab.is_settled(image(), server("a", **limited), server("b"))
+    lab.vsprov("restart", "a")
+    assert lab.is_settled(image(), server("a", **limited), server("b"))
+
+
+def test_a_server_whose_new_image_cannot_run_it_gets_the_old_one_back(lab: Lab, tmp_path: Path) -> None:
+    root = busybox_image(tmp_path / "root")
+    box, a = image("box", directory=str(root)), server("a", "sleep", "1000000", image="box")
+    lab.converge(box, a)
+    (root / "bin/sleep").unlink()
+    said = lab.refused(box, a)
+    assert "the server was started again as it was before" in said
+    assert lab.shell("a", "ls /bin/sleep") == "/bin/sleep\n"
+    assert list(lab.differences(box, a)) == ["Server/a /spec/image"]
+
+
+def test_a_server_that_cannot_be_started_again_as_it_was_is_said_to_be_stopped(
+    lab: Lab, tmp_path: Path
+) -> None:
+    source = tmp_path / "data"
+    source.mkdir()
+    mounts = [{"type": "bind", "source": str(source), "target": "/data"}]
+    old = server("a", mounts=mounts)
+    lab.converge(image(), old)
+    source.rmdir()
+    said = lab.refused(image(), server("a", "/no/such/program"))
+    assert "the server is now stopped; to start it again as before the change failed: " in said
+    assert str(source) in said and lab.processes("a") == []
+    source.mkdir()
+    lab.vsprov("start", "a")
+    assert lab.is_settled(image(), old)
+
+
+def test_a_failed_restart_leaves_the_server_stopped_where_nothing_else_was_wanted(
+    lab: Lab, tmp_path: Path
+) -> None:
+    root = busybox_image(tmp_path / "root")
+    box, a = image("box", directory=str(root)), server("a", "/root/sleep", image="box")
+    (root / "root/sleep").symlink_to("/bin/sleep")
+    a["spec"]["init"]["command"] = ["/root/sleep", "1000000"]
+    lab.converge(box, a)
+    lab.shell("a", "rm /root/sleep")
+    said = lab.vsprov("restart", "a", check=False)
+    assert (
+        said.returncode == 1
+        and "/root/sleep: No such file or directory; the server is now stopped" in said.stderr
+    )
 
 
 @pytest.mark.parametrize("lacking", [{"mounts": [{"type": "bind", "source": "/no/such", "target": "/srv"}]}])
@@ -249,11 +300,11 @@ def test_what_depends_on_a_server_that_fails_is_not_tried(lab: Lab) -> None:
     assert lab.init("free")
 
 
-def test_a_changed_command_that_cannot_be_executed_stops_the_server_and_says_so(lab: Lab) -> None:
+def test_a_changed_command_that_cannot_be_executed_is_named(lab: Lab) -> None:
     lab.converge(image(), server("a", resources={"pids": {"max": 9}}))
     told = lab.refused(image(), server("a", "no-such-program", resources={"pids": {"max": 9}}))
     assert "Server/a" in told and "no-such-program" in told
-    assert lab.processes("a") == []
+    assert lab.init("a")
     lab.converge(image(), server("a", resources={"pids": {"max": 9}}))
     assert lab.init("a")
 

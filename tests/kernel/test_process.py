@@ -23,7 +23,7 @@ def test_pid_and_start_time_are_of_one_process_only(house: House) -> None:
     try:
         assert process.find_init([os.getpid(), who.pid]) == who.pid
         assert process.find_init([os.getpid()]) is None
-        assert not process.catches(who.pid, signal.SIGTERM)
+        assert not process.receives(who.pid, signal.SIGTERM)
         assert process.send_signal(fd, signal.SIGKILL)
         house.workshop.wait(house.guest.number, "exited")
         assert not process.send_signal(fd, signal.SIGKILL)
@@ -70,5 +70,5 @@ def test_a_handler_is_seen(house: House) -> None:
     deadline = time.monotonic() + SECONDS
     while house.workshop.output() != "set\n" and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert process.catches(guest.pid, signal.SIGTERM)
-    assert not process.catches(guest.pid, signal.SIGUSR1)
+    assert process.receives(guest.pid, signal.SIGTERM)
+    assert not process.receives(guest.pid, signal.SIGUSR1)

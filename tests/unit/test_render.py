@@ -200,9 +200,8 @@ def test_the_result_counts_what_was_made() -> None:
     assert plans.result([]) == "0 added, 0 changed, 0 destroyed"
 
 
-def test_what_is_left_over_names_the_commands_that_ended() -> None:
-    shown = plans.left_over(Plan((DRIFT,)), {"b": "exited with code 3"}, PLAIN)
-    assert shown.endswith("Server/b: its command exited with code 3")
+def test_what_is_left_over_is_shown_as_in_a_plan() -> None:
+    shown = plans.left_over(Plan((DRIFT,)), PLAIN)
     assert "spec.resources.memory.max" in shown
 
 

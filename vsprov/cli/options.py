@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -94,6 +95,24 @@ def work_options(function: Function) -> Function:
             raise UsageError(f"--parallelism {parallelism}: not a number between 1 and 1024")
         seconds = duration(lock_timeout, "--lock-timeout") / 1_000_000
         function(work=WorkOptions(int(parallelism), seconds), **rest)
+
+    return call
+
+
+def settle_option(function: Function) -> Function:
+    """Add the option --settle; the verb gets `settle`, in seconds."""
+
+    @click.option(
+        "--settle",
+        metavar="TIME",
+        help="How long to watch started servers. If the command of one ends meanwhile, the start has failed, "
+        "unless init.oneshot is set and the exit code is 0. 0: do not watch. "
+        "[env: VSPROV_SETTLE; default: 250ms]",
+    )
+    @wraps(function)
+    def call(settle: str | None, **rest: Any) -> None:
+        given = settle or os.environ.get("VSPROV_SETTLE") or "250ms"
+        function(settle=0.0 if given == "0" else duration(given, "--settle") / 1_000_000, **rest)
 
     return call
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply import converge, settle
 from vsprov.engine.apply.converge import Outcome, Proposal, Report
 from vsprov.engine.look import situation
 from vsprov.engine.look.observe import refuse_foreign
@@ -67,10 +67,12 @@ def change_state(
     timeout: int | None = None,
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
+    settle_seconds: float = settle.SECONDS,
 ) -> Changed:
     """Start, stop or restart servers, except those that are already in the requested state.
 
-    `timeout`, in microseconds, overrides the stop timeout of each server. FailedError, before any change, if
+    `timeout`, in microseconds, overrides the stop timeout of each server; see `settle.watch` for
+    `settle_seconds`. FailedError, before any change, if
     a server cannot be started.
     """
     with converge.exclusive(instance, lock_timeout, report):
@@ -86,13 +88,16 @@ def change_state(
             request=Request(action, frozenset(seen.name for seen in chosen), timeout),
         )
         proposal = converge.propose(instance, wanted)
-        return Changed(converge.perform(instance, proposal, report, parallelism=parallelism), already)
+        outcome = converge.perform(
+            instance, proposal, report, parallelism=parallelism, settle_seconds=settle_seconds
+        )
+        return Changed(outcome, already)
 
 
 def _is_already(action: RequestedAction, seen: ObservedServer) -> bool:
     if action == "stop":
         return not (seen.init or seen.populated)
-    return action == "start" and seen.init is not None
+    return action == "start" and seen.state == "Running"
 
 
 def _recorded(action: RequestedAction, seen: ObservedServer) -> Object | None:

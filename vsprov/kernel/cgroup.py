@@ -165,6 +165,18 @@ def memory_used(directory: str) -> int | None:
     return None
 
 
+def oom_kills(directory: str) -> int:
+    """How many processes in a group of the memory controller, v1 or v2, were killed for lack of memory: in it
+    and below it on v2, in it on v1. 0 if it does not exist.
+    """
+    for file in ("memory.events", "memory.oom_control"):
+        for line in (read(f"{directory}/{file}") or "").splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
 def children(directory: str) -> list[str]:
     """Names of the child groups; [] if the group does not exist."""
     try:
@@ -203,6 +215,23 @@ def populated(directory: str) -> bool:
     """Whether a process is in this cgroup2 group or below it; False if the group does not exist."""
     text = read(f"{directory}/cgroup.events")
     return text is not None and "populated 1" in text
+
+
+def frozen(directory: str) -> bool:
+    """Whether all processes of a cgroup2 group are frozen (cgroup.events); False if it does not exist.
+
+    An empty group is frozen if a new process in it would be.
+    """
+    return "frozen 1" in (read(f"{directory}/cgroup.events") or "")
+
+
+def thaw(directory: str, levels: int) -> list[str]:
+    """Thaw a group, all groups below it, and its ancestors up to `levels` above; those that were frozen."""
+    above = [directory.rsplit("/", level)[0] for level in range(1, levels + 1)]
+    thawed = [group for group in (*above, *walk(directory)) if read(f"{group}/cgroup.freeze") == "1"]
+    for group in thawed:
+        write(f"{group}/cgroup.freeze", "0")
+    return thawed
 
 
 def kill(directory: str) -> None:

@@ -20,6 +20,17 @@ _PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _PIDFD_INFO_EXIT = 1 << 3
 _PF_EXITING = 0x4  # include/linux/sched.h
 
+# The numbers of rt_sigtimedwait and, for 32-bit programs, rt_sigtimedwait_time64, as /proc/PID/syscall shows
+# them (arch/*/entry/syscalls/*.tbl). 32-bit programs have the numbers of their own architecture.
+_MACHINES = {
+    "x86_64": (128, 177, 421, 0x40000000 + 523),
+    "aarch64": (137, 177, 421),
+    "riscv64": (137, 421),
+    "loongarch64": (137,),
+    "ppc64le": (176, 421),
+    "s390x": (177, 421),
+}
+_SIGTIMEDWAIT = frozenset(map(str, _MACHINES.get(os.uname().machine, ())))
 
 # Resource names in the order of their RLIMIT_… numbers, which is also that of /proc/PID/limits.
 _NAMES = "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime"
@@ -93,21 +104,35 @@ def kill(pid: int, start: int, seconds: float) -> bool:
         return True
     try:
         send_signal(pidfd, signal.SIGKILL)
-        return bool(select.select([pidfd], [], [], seconds)[0])
+        poll = select.poll()  # select(2) takes no fd above 1023
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
     finally:
         os.close(pidfd)
 
 
-def catches(pid: int, number: int) -> bool:
-    """Whether a process handles a signal: it has a handler (`SigCgt` in /proc/PID/status), or blocks the
-    signal (`SigBlk`) to take it from a signalfd or sigwait, as init programs do. False if it does not exist.
+def receives(pid: int, number: int) -> bool:
+    """Whether the init of a pid namespace receives a signal from outside; False if it does not exist.
 
-    The init of a pid namespace receives no other signals, except SIGKILL and SIGSTOP from outside;
-    pid_namespaces(7).
+    The kernel drops a signal for which it has no handler (`SigCgt` in /proc/PID/status), unless it is blocked
+    (`SigBlk`), to be taken from a signalfd, or a thread waits for it in rt_sigtimedwait(2), which unblocks it
+    meanwhile. SIGKILL and SIGSTOP are always received. pid_namespaces(7)
     """
+    if number in (signal.SIGKILL, signal.SIGSTOP):
+        return True
     status = proc.read(f"/proc/{pid}/status") or ""
     taken = int(_field(status, "SigCgt") or "0", 16) | int(_field(status, "SigBlk") or "0", 16)
-    return bool(taken >> (number - 1) & 1)
+    return bool(taken >> (number - 1) & 1) or _waits_for_signals(pid)
+
+
+def _waits_for_signals(pid: int) -> bool:
+    """Whether a thread is in rt_sigtimedwait(2) (sigwait(3)); /proc/PID/task/TID/syscall."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    calls = (proc.read(f"/proc/{pid}/task/{thread}/syscall") or "" for thread in threads)
+    return any(call.partition(" ")[0] in _SIGTIMEDWAIT for call in calls)
 
 
 def find_init(pids: Iterable[int]) -> int | None:

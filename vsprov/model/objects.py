@@ -66,6 +66,12 @@ class Init:
         False,
         doc="Run a small init as PID 1 that reaps orphaned processes and forwards signals to the command.",
     )
+    oneshot: bool = value(
+        False,
+        doc="The command is meant to end. Once it has ended with exit code 0, the server is as it should be; "
+        "it runs again when a change requires a restart.",
+        cost="live",
+    )
     stop_signal: str | None = value(
         None,
         doc="Signal that asks the command to stop: TERM, INT, RTMIN+3, … Defaults to the image's, or TERM.",

@@ -61,9 +61,9 @@ def unseal(mark: str | None, disk: str | None) -> str | None:
     return text if text and seal(text).startswith(checksum + " ") else None
 
 
-def mark_step(group: str, text: str) -> WriteMark:
-    """The step that writes the record to a home group."""
-    return WriteMark(group, "applied", seal(text))
+def mark_step(group: str, text: str, before: str | None = None) -> WriteMark:
+    """The step that writes the record to a home group; `before` is the current one."""
+    return WriteMark(group, "applied", seal(text), seal(before) if before else None)
 
 
 def to_object(name: str, applied: Mapping[str, Any]) -> Object:

@@ -23,12 +23,14 @@ class Request:
     """A request to start, stop or restart servers without changing their specs.
 
     `servers` are their names. Servers without a record are not among the wanted objects and can only be
-    stopped. `timeout`, in microseconds, overrides the stop timeout of each server.
+    stopped. `timeout`, in microseconds, overrides the stop timeout of each server. `checks`: it was carried
+    out; servers that were meant to end, and have, do not start again.
     """
 
     action: RequestedAction
     servers: frozenset[str]
     timeout: int | None = None
+    checks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class Wanted:
     def again(self) -> Wanted:
         """The wanted state after this was applied: the second plan for it must be empty."""
         request = self.request
-        if request and request.action == "restart":
-            request = replace(request, action="start")
+        if request:
+            action = "start" if request.action == "restart" else request.action
+            request = replace(request, action=action, checks=True)
         return replace(self, refresh=False, request=request)
 
     def owns(self, owner: str | None) -> bool:

@@ -6,6 +6,7 @@ of what was applied, because the server itself may change them, such as its moun
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,7 @@ class Context:
 
     `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
     of its pool. `stop` is the step that stops it. `restart`: restart it even if no change requires that.
+    `again`: run it again even if it is meant to end and has.
     """
 
     instance: str
@@ -40,6 +42,7 @@ class Context:
     pool: Group
     stop: Stop
     restart: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Comparison:
     delta: GroupDelta
     live: tuple[Difference, ...]
     machine: Machine
+    again: bool  # whether a command that is meant to end is run again
 
     @staticmethod
     def of(want: Object, spec: Server, seen: ObservedServer, context: Context) -> Comparison:
@@ -84,7 +88,16 @@ class Comparison:
         ]
         record = applied.record(want, context.image)
         text = applied.to_text(record)
-        return Comparison(spec, record, text, seen, group, existing, delta, tuple(live), machine)
+        return Comparison(
+            spec, record, text, seen, group, existing, delta, tuple(live), machine, context.again
+        )
+
+    @property
+    def completed(self) -> bool:
+        """Whether the command was meant to end, did so with 0, and need not run again for a changed key."""
+        if self.again or not (self.spec.init.oneshot and self.seen.completed):
+            return False
+        return all(path.cost not in ("restart", "recreate") for path in self._recorded())
 
     def paths(self) -> tuple[PathChange, ...]:
         """All keys that differ. Changes to a server that is not running cost nothing, except recreation."""
@@ -128,8 +141,16 @@ class Comparison:
         if self.existing:
             yield from groups.changed_paths(self.delta)
         yield from (difference.path for difference in self.live)
-        if self.seen.state != self.spec.state:
-            yield change("spec.state", self.seen.state, self.spec.state, "none")
+        runs = self.seen.init is not None or self.completed
+        if runs != (self.spec.state == "Running"):
+            yield self._state()
+
+    def _state(self) -> PathChange:
+        before, after, last = self.seen.state, self.spec.state, self.seen.last_exit
+        if not self.seen.ended or last is None:
+            return change("spec.state", before, after, "none")
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(last.at))
+        return PathChange("spec.state", before, after, "none", (f"{before} since {when} UTC", after))
 
     def _parts(self) -> Iterable[PathChange]:
         """The parts of a server that are missing or not where they belong: groups, directory, processes."""

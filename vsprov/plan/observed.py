@@ -10,6 +10,8 @@ from vsprov.model.encodings import Host, Side
 from vsprov.model.knobs import KNOBS, Knob
 from vsprov.plan.ranges import Ranges
 
+FREEZE, FROZEN = "freeze", "Frozen"  # the live aspect, and the state of a server that it finds frozen
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -101,6 +103,14 @@ class LastExit:
     oom: bool
     at: float
 
+    def __str__(self) -> str:
+        """As the state of a server: OOM, Killed (9), Exited (3), or Exited if nobody knows how."""
+        if self.oom:
+            return "OOM"
+        if self.signal is not None:
+            return f"Killed ({self.signal})"
+        return "Exited" if self.code is None else f"Exited ({self.code})"
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -130,7 +140,8 @@ class ObservedServer:
     ("upper", "work", keys of layers) that were removed or replaced on disk since it started. `init` is its
     pid 1, if it runs. `strays` are the hierarchies in which init is outside its group. `populated` is whether
     the home group has processes. `live` has the observed value of each live aspect (`plan.aspects`), by name.
-    `last_exit` is how its init ended, since it was last started.
+    `ended` is whether its init has ended without being stopped by vsprov, `last_exit` how it ended, since it
+    was last started.
     """
 
     name: str
@@ -145,6 +156,7 @@ class ObservedServer:
     strays: tuple[str, ...] = ()
     populated: bool = False
     live: Mapping[str, Any] = field(default_factory=dict)
+    ended: bool = False
     last_exit: LastExit | None = None
     parts: Parts | None = None
     detached: tuple[str, ...] = ()
@@ -160,7 +172,23 @@ class ObservedServer:
 
     @property
     def state(self) -> str:
-        return "Running" if self.init else "Stopped"
+        """Running, Frozen, Stopped (on purpose, or never started), or how its init ended by itself."""
+        if self.init:
+            return FROZEN if self.live.get(FREEZE) else "Running"
+        if not self.ended:
+            return "Stopped"
+        return str(self.last_exit) if self.last_exit else "Exited"
+
+    @property
+    def completed(self) -> bool:
+        """Whether its command has ended by itself, with exit code 0."""
+        return self.ended and self.last_exit is not None and self.last_exit.code == 0
+
+    @property
+    def wanted_state(self) -> str:
+        """The key `state` of a manifest that describes it as it is."""
+        once = self.applied is not None and bool(self.applied["spec"].get("init", {}).get("oneshot"))
+        return "Running" if self.init or (once and self.completed) else "Stopped"
 
 
 def is_of(owner: str | None, instance: str) -> bool:

@@ -113,14 +113,21 @@ class RemoveGroup(Step):
 
 @dataclass(frozen=True, slots=True)
 class WriteMark(Step):
-    """Set the extended attribute `trusted.vsprov.<name>` of the group's directory in cgroup2."""
+    """Set the extended attribute `trusted.vsprov.<name>` of the group's directory in cgroup2.
+
+    `before` is the current text that undoes it, None if there is none.
+    """
 
     group: str
     name: str
     text: str
+    before: str | None = None
 
     def describe(self) -> str:
         return f"set mark {self.name!r} of cgroup {self.group}"
+
+    def undo(self) -> Step | None:
+        return WriteMark(self.group, self.name, self.before, self.text) if self.before else None
 
 
 # -- images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from vsprov.plan.plan import Change, PathChange, Plan
 from vsprov.render.problems import count_kinds, counted
@@ -155,9 +155,8 @@ def _excerpt(value: str, start: int, stop: int) -> str:
     return ("… " if start else "") + piece + (" …" if stop < len(value) else "")
 
 
-def left_over(plan: Plan, exits: Mapping[str, str], screen: Screen) -> str:
-    """The changes that a plan right after the apply still has, and the servers whose commands have exited."""
+def left_over(plan: Plan, screen: Screen) -> str:
+    """The changes that a plan right after the apply still has."""
     lines = ["the state of the kernel still differs from the manifest after the apply:"]
     lines += [_change(change, screen, False) for change in plan.objects or plan.changes]
-    lines += [f"Server/{clean(name)}: its command {clean(how)}" for name, how in exits.items()]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
 
@@ -12,7 +13,14 @@ from vsprov.model.objects import require_rows
 from vsprov.model.values import digests, units
 from vsprov.render.screen import Screen, clean
 
-_COLORS = {"Running": "green", "Stopped": "yellow", "ok": "green", "degraded": "yellow", "missing": "red"}
+_COLORS = {
+    "Running": "green",
+    "Stopped": "yellow",
+    "Frozen": "yellow",
+    "ok": "green",
+    "degraded": "yellow",
+    "missing": "red",
+}
 
 
 NARROWEST = 12  # columns to which the text of a column may be wrapped
@@ -125,7 +133,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     spec, status = document["spec"], document["status"]
     row = (
         document["metadata"]["name"],
-        status["state"],
+        _state(status),
         _or_dash(status["pid"]),
         _or_dash(spec.get("image")),
         _or_dash(spec.get("quota")),
@@ -146,6 +154,15 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
         _or_dash(status["cgroup"]),
         _or_dash(command),
     )
+
+
+def _state(status: Mapping[str, Any]) -> str:
+    """The state of a server, and if it ended by itself, how long ago: "Exited (3) 2m5s ago"."""
+    last = status["lastExit"]
+    if status["state"] in ("Running", "Frozen", "Stopped") or not last:
+        return str(status["state"])
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(last["at"])).total_seconds()
+    return f"{status['state']} {duration(seconds)} ago"
 
 
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:

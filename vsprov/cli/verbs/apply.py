@@ -46,6 +46,7 @@ vsprov apply tonight.plan                   # the plan saved by `vsprov plan --o
 @options.detailed_exitcode_option
 @options.locked_option
 @options.manifest_inputs
+@options.settle_option
 @options.work_options
 def apply(
     settings: Settings,
@@ -58,6 +59,7 @@ def apply(
     set_name: str | None,
     detailed_exitcode: bool,
     must_be_locked: bool,
+    settle: float,
 ) -> None:
     """Shows the plan, asks for confirmation, carries the plan out and checks the result: apply succeeds only
     if the state of the kernel then matches the manifest. Only what differs is changed, so a second apply
@@ -85,7 +87,7 @@ def apply(
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
         approval = Approval(settings, report, yes or saved_plan is not None, saved_plan)
-        outcome = _converge(settings, desired, approval, work)
+        outcome = _converge(settings, desired, approval, work, settle)
     if settings.output == "json":
         plan = saved.document(outcome.proposal, desired.manifest, desired.set_name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
@@ -160,7 +162,9 @@ def _question(settings: Settings, proposal: Proposal) -> str:
     return f"Destroy {objects} of instance {settings.instance.name} on {os.uname().nodename}{rest}?"
 
 
-def _converge(settings: Settings, desired: Desired, approval: Approval, work: WorkOptions) -> Outcome:
+def _converge(
+    settings: Settings, desired: Desired, approval: Approval, work: WorkOptions, settle: float = 0
+) -> Outcome:
     """Apply what is wanted; problems that only the host shows get their place in the manifest."""
     try:
         return converge.apply(
@@ -170,6 +174,7 @@ def _converge(settings: Settings, desired: Desired, approval: Approval, work: Wo
             approve=approval,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
+            settle_seconds=settle,
         )
     except PlanError as error:
         raise wanted.with_positions(error, desired.manifest) from None
@@ -181,13 +186,17 @@ def _conclude(settings: Settings, outcome: Outcome, seconds: float) -> None:
         err("Nothing was changed.")
         raise click.exceptions.Exit(DECLINED)
     plan = outcome.proposal.plan
-    made = [change for change in plan.objects if not _failed(outcome, change.address)]
-    if outcome.errors:
-        failed = len({key.partition("#")[0] for key in outcome.errors})
-        err(f"vsprov: {failed} of {len(made) + failed} failed: {plan_text.result(made)}")
+    made = [change for change in plan.objects if not failed(outcome, change.address)]
+    for name, how in outcome.exits.items():
+        show_exit(settings, name, how)
+    if outcome.errors or outcome.exits:
+        # The rest of what differs is the consequence of these.
+        addresses = {key.partition("#")[0] for key in outcome.errors}
+        count = len(addresses | {f"Server/{name}" for name in outcome.exits})
+        err(f"vsprov: {count} of {len(made) + count} failed: {plan_text.result(made)}")
         raise click.exceptions.Exit(1)
     if outcome.left is not None and not outcome.left.empty:
-        err(f"vsprov: {plan_text.left_over(outcome.left, outcome.exits, settings.stderr)}")
+        err(f"vsprov: {plan_text.left_over(outcome.left, settings.stderr)}")
         for change in outcome.left.objects:
             if change.kind == "Server":
                 _show_console(settings, change.name)
@@ -196,8 +205,16 @@ def _conclude(settings: Settings, outcome: Outcome, seconds: float) -> None:
         out(f"Done: {plan_text.result(made)} ({seconds:.1f}s)")
 
 
-def _failed(outcome: Outcome, address: str) -> bool:
-    return any(key.partition("#")[0] == address for key in outcome.errors)
+def failed(outcome: Outcome, address: str) -> bool:
+    ended = any(address == f"Server/{name}" for name in outcome.exits)
+    return ended or any(key.partition("#")[0] == address for key in outcome.errors)
+
+
+def show_exit(settings: Settings, name: str, how: str) -> None:
+    """Print that the command of a started server has ended, and what it wrote last."""
+    err(f"vsprov: Server/{clean(name)}: started, but its command {clean(how)}")
+    _show_console(settings, name)
+    err(f"  hint: vsprov logs {clean(name)}; for a command that is meant to end, set init.oneshot: true")
 
 
 def _show_console(settings: Settings, name: str) -> None:
@@ -214,9 +231,10 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "done": [
             change.address
             for change in plan.objects
-            if outcome.approved and not _failed(outcome, change.address)
+            if outcome.approved and not failed(outcome, change.address)
         ],
         "errors": errors_as_json(outcome.errors),
         "left": [change.address for change in outcome.left.changes] if outcome.left else [],
         "exits": dict(outcome.exits),
+        "unheardSignals": dict(outcome.deaf),
     }

@@ -111,7 +111,7 @@ def conclude(settings: Settings, outcome: Outcome, done: str) -> None:
     if outcome.errors:
         raise click.exceptions.Exit(1)
     if outcome.left is not None and not outcome.left.empty:
-        err(f"vsprov: {plan_text.left_over(outcome.left, outcome.exits, settings.stderr)}")
+        err(f"vsprov: {plan_text.left_over(outcome.left, settings.stderr)}")
         raise click.exceptions.Exit(1)
 
 

@@ -11,6 +11,7 @@ import click
 from vsprov.cli import complete, options
 from vsprov.cli.options import WorkOptions, duration, server_name
 from vsprov.cli.verb import Settings, verb
+from vsprov.cli.verbs.apply import failed, show_exit
 from vsprov.engine import lifecycle
 from vsprov.engine.desired import selector
 from vsprov.engine.lifecycle import Choice
@@ -57,15 +58,17 @@ vsprov start -l tier=web
     outputs=("text", "json"),
 )
 @server_choice
+@options.settle_option
 @options.work_options
-def start(settings: Settings, choice: Choice, work: WorkOptions) -> None:
+def start(settings: Settings, choice: Choice, work: WorkOptions, settle: float) -> None:
     """Starts servers as they were last applied, in the order of their dependencies. Other drift of these
-    servers, such as a limit changed by hand, is repaired on the way. Running servers are not changed.
+    servers, such as a limit changed by hand, is repaired on the way. Running servers are not changed;
+    frozen ones are thawed.
 
     The manifest is not changed: the next apply stops a server that should be stopped according to its
     manifest.
     """
-    _change(settings, "start", choice, work)
+    _change(settings, "start", choice, work, settle=settle)
 
 
 @verb(
@@ -96,16 +99,24 @@ vsprov restart -l "tier in (web,api)"
 )
 @timeout_option
 @server_choice
+@options.settle_option
 @options.work_options
-def restart(settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None) -> None:
+def restart(
+    settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None, settle: float
+) -> None:
     """Stops servers and starts them again as they were last applied, without other drift. Stopped servers
     are started.
     """
-    _change(settings, "restart", choice, work, timeout)
+    _change(settings, "restart", choice, work, timeout, settle)
 
 
 def _change(
-    settings: Settings, action: RequestedAction, choice: Choice, work: WorkOptions, timeout: str | None = None
+    settings: Settings,
+    action: RequestedAction,
+    choice: Choice,
+    work: WorkOptions,
+    timeout: str | None = None,
+    settle: float = 0,
 ) -> None:
     longest = duration(timeout, "--timeout") if timeout is not None else None
     process.require_root(f"{action}: changing the state of servers")
@@ -118,10 +129,11 @@ def _change(
             timeout=longest,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
+            settle_seconds=settle,
         )
     outcome = changed.outcome
-    exits = outcome.exits if action != "stop" else {}
-    made = [change.address for change in outcome.proposal.plan.objects if change.key not in outcome.errors]
+    exits = outcome.exits
+    made = [change.address for change in outcome.proposal.plan.objects if not failed(outcome, change.address)]
     if settings.output == "json":
         already = [f"Server/{name}" for name in changed.already]
         out(
@@ -131,6 +143,7 @@ def _change(
                     "already": already,
                     "errors": errors_as_json(outcome.errors),
                     "exits": dict(exits),
+                    "unheardSignals": dict(outcome.deaf),
                 }
             )
         )
@@ -140,6 +153,6 @@ def _change(
         if not made and not changed.already and not outcome.errors:
             err(f"Nothing to {action}: no server is selected.")
     for name, how in exits.items():
-        err(f"vsprov: Server/{clean(name)}: its command {clean(how)}\n  hint: vsprov logs {clean(name)}")
+        show_exit(settings, name, how)
     if outcome.errors or exits:
         raise click.exceptions.Exit(1)

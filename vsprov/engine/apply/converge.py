@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from vsprov.engine.apply import execute, preflight, recover
+from vsprov.engine.apply import execute, preflight, recover, settle
+from vsprov.engine.apply.put_back import put_back
 from vsprov.engine.images import imports
-from vsprov.engine.look import devices, last_exit, situation
+from vsprov.engine.look import devices, situation
 from vsprov.engine.look.observe import Since
 from vsprov.engine.look.situation import Situation
 from vsprov.engine.run import intent, lock
@@ -25,7 +26,6 @@ from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
-from vsprov.kernel.process import ExitInfo
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
@@ -66,7 +66,8 @@ class Outcome:
     """The result of an apply.
 
     `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,
-    None if a change failed. `exits` is {server: how its init exited}, for those that exited during the apply.
+    None if a change failed. `exits` is {server: how its init exited}, for those that exited during the apply
+    and were not meant to. `deaf` is {server: its stop signal}, for those whose init did not handle it.
     """
 
     proposal: Proposal
@@ -74,6 +75,7 @@ class Outcome:
     errors: Mapping[str, VsprovError] = field(default_factory=dict)
     left: Plan | None = None
     exits: Mapping[str, str] = field(default_factory=dict)
+    deaf: Mapping[str, str] = field(default_factory=dict)
 
 
 def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
@@ -110,14 +112,17 @@ def apply(
     approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
+    settle_seconds: float = settle.SECONDS,
 ) -> Outcome:
-    """Plan and carry out what is wanted.
+    """Plan and carry out what is wanted; see `settle.watch` for `settle_seconds`.
 
     Raises PlanError if the plan has problems. Failures of single objects are in the outcome.
     """
     with exclusive(instance, lock_timeout, report):
         first = propose(instance, wanted)
-        return perform(instance, first, report, approve=approve, parallelism=parallelism)
+        return perform(
+            instance, first, report, approve=approve, parallelism=parallelism, settle_seconds=settle_seconds
+        )
 
 
 @contextmanager
@@ -139,6 +144,7 @@ def perform(
     *,
     approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = PARALLELISM,
+    settle_seconds: float = settle.SECONDS,
 ) -> Outcome:
     """Carry out a plan that was made under the lock, and plan again. PlanError if it has problems."""
     refuse_problems(first.plan)
@@ -170,16 +176,43 @@ def perform(
             servers.flush(instance)
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
         since = Since(first.now.observed, touched)
-        again = first.wanted.again()
-        second = None if errors else propose(instance, again, since)
-        exits = record_exits(context)
+        second = check(context, None if errors else first.wanted.again(), since, settle_seconds)
+        exits = settle.record(context)
     finally:
         context.close()
+    if context.deaf:
+        _report_deaf(context.deaf, report)
     if second:
         intent.forget(instance)
         recover.collect(instance, second.now.observed)
         servers.tidy(instance)
-    return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits)
+    return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits, deaf=context.deaf)
+
+
+def _report_deaf(deaf: Mapping[str, str], report: Report) -> None:
+    names = [f"Server/{name}" for name in sorted(deaf)]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    signals = ", ".join(f"SIG{name}" for name in sorted(set(deaf.values())))
+    report.notice(f"{shown}: killed without waiting: the command, as pid 1, has no handler for {signals}")
+    report.notice(
+        "  hint: handle the signal, set init.stopSignal to one that is handled, or init.reaper: true"
+    )
+
+
+def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: float) -> Proposal | None:
+    """The second plan, after the started servers were watched for a moment. None without `again`.
+
+    Planning takes part of that moment. It is repeated if a server ends meanwhile, whose exit it missed.
+    """
+    second = None
+    while True:
+        known = settle.collect(context)
+        settle.record(context)
+        if again:
+            second = propose(context.instance, again, since)
+        settle.watch(context, seconds)
+        if settle.collect(context) == known:
+            return second
 
 
 def refuse_problems(plan: Plan) -> None:
@@ -233,10 +266,10 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
     except VsprovError as error:
         undone, stuck = yield from roll_back(context, finished)
         message = f"{change.address}: {str(error).removeprefix(f'{change.address}: ')}"
-        if any(isinstance(step, Stop) for step in finished):
-            message += "; the server is now stopped"
         if undone:
             message += "; earlier steps were rolled back"
+        if any(isinstance(step, Stop) for step in finished):
+            message += "; " + (yield from put_back(context, change, finished))
         for problem in stuck:
             message += f"\n{change.address}: rollback failed: {problem}"
         raise StepError(message, hint=error.hint) from error
@@ -268,18 +301,3 @@ class Budget:
         self.left -= steps
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def record_exits(context: ApplyContext) -> dict[str, str]:
-    """{server: how its init exited} of servers that exited during the apply; records it as last exit."""
-    if context.spawner:
-        for event in context.spawner.events():
-            context.exits[event["id"]] = event
-    names = {number: name for name, number in context.spawned.items()}
-    found = {}
-    for number, event in context.exits.items():
-        if event["event"] == "exited":
-            name, how = names[number], ExitInfo(event.get("code"), event.get("signal"))
-            found[name] = str(how)
-            last_exit.record(context.directory("", context.groups[name]), how)
-    return found

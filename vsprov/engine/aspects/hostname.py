@@ -12,7 +12,11 @@ from vsprov.plan.aspects.hostname import SetHostname
 if TYPE_CHECKING:
     from vsprov.engine.run.context import ApplyContext
 
-observes("hostname")(namespace.hostname)
+
+@observes("hostname")
+def hostname(pid: int, home: str) -> str | None:
+    """The hostname that the server has now."""
+    return namespace.hostname(pid)
 
 
 @carries_out(SetHostname)

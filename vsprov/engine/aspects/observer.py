@@ -8,8 +8,8 @@ from typing import Any
 from vsprov.plan import aspects as _aspects  # noqa: F401
 from vsprov.plan.aspects.aspect import ASPECTS
 
-# Takes the pid of a server's init; returns None if the process has just exited.
-Observer = Callable[[int], Any]
+# Takes the pid of a server's init and the server's home group; returns None if the process has just exited.
+Observer = Callable[[int, str], Any]
 
 OBSERVERS: dict[str, Observer] = {}
 
@@ -24,9 +24,9 @@ def observes(aspect: str) -> Callable[[Observer], Observer]:
     return register
 
 
-def observe(pid: int) -> dict[str, Any]:
-    """{aspect: observed value} of the running server whose init has this pid."""
-    found = {name: observer(pid) for name, observer in OBSERVERS.items()}
+def observe(pid: int, home: str) -> dict[str, Any]:
+    """{aspect: observed value} of the running server whose init has this pid, in its home group."""
+    found = {name: observer(pid, home) for name, observer in OBSERVERS.items()}
     return {name: seen for name, seen in found.items() if seen is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects.observer import observes
@@ -14,7 +14,11 @@ from vsprov.plan.aspects.rlimits import SetLimit
 if TYPE_CHECKING:
     from vsprov.engine.run.context import ApplyContext
 
-observes("rlimits")(limits_of)
+
+@observes("rlimits")
+def limits(pid: int, home: str) -> dict[str, tuple[Any, Any]]:
+    """The limits of the server's init."""
+    return limits_of(pid)
 
 
 @carries_out(SetLimit)

@@ -18,7 +18,7 @@ from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Server
 from vsprov.model.suggest import not_found
 from vsprov.plan import applied
-from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.plan.observed import FROZEN, Machine, ObservedServer
 from vsprov.store import images
 from vsprov.store.instance import Instance
 
@@ -76,6 +76,9 @@ def _running(instance: Instance, name: str) -> tuple[Hierarchies, Machine, Obser
     observe.refuse_foreign(seen, instance.name)
     if seen.init is None or seen.group is None:
         raise FailedError(f"Server/{name}: is not running", hint=f"vsprov start {name}")
+    if seen.state == FROZEN:
+        hint = f"vsprov start {name} thaws it"
+        raise FailedError(f"Server/{name}: is frozen, and so would be what runs in it", hint=hint)
     if seen.applied is None:
         raise FailedError(
             f"Server/{name}: its record is lost or was edited, so its confinement is unknown",

@@ -56,7 +56,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
     """
     spec = server.spec
     assert isinstance(spec, Server)
-    image = context.contents(spec.image)
+    image = context.contents_for(server.name, spec.image)
     init = init_of(spec.init, image.config)
     if not init.command:
         hint = "init: {command: [/bin/sh, -c, …]}"

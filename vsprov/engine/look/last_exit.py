@@ -18,12 +18,15 @@ from vsprov.store.disk import marks
 MARK = "exit"
 
 
-def record(home: str, how: ExitInfo) -> None:
-    """Write the mark of a home group whose init has just exited, unless it is there and says how."""
+def record(home: str, how: ExitInfo, *, oom: bool = False) -> None:
+    """Write the mark of a home group whose init has just exited, unless it is there and says how.
+
+    `oom`: the kernel has killed a process of the server for lack of memory.
+    """
     known = read(home)
     if known and (known.code, known.signal) != (None, None):
         return
-    oom = known is not None and known.oom
+    oom = (oom and how.code != 0) or (known is not None and known.oom)
     exit_ = {"code": how.code, "signal": how.signal, "oom": oom, "at": time.time()}
     marks.write_mark(home, MARK, json.dumps(exit_))
 

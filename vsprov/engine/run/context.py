@@ -34,7 +34,10 @@ class ApplyContext:
     their ranges, by name of the server.
     `spawned` maps servers to their numbers in the spawner, `exits` these numbers to exit events. `builds` are
     the groups of builds, `made_parent` is whether one of them created the parent group, `stopped` are the
-    groups of stopped servers.
+    groups of stopped servers. `deaf` maps servers to the stop signal that their init did not handle, and
+    `released` servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to
+    the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
+    counts of servers' groups before they were started.
     """
 
     instance: Instance
@@ -54,6 +57,10 @@ class ApplyContext:
     builds: list[str] = field(default_factory=list)
     made_parent: bool = False
     stopped: set[str] = field(default_factory=set)
+    deaf: dict[str, str] = field(default_factory=dict)
+    released: dict[str, float] = field(default_factory=dict)
+    pinned: dict[str, str] = field(default_factory=dict)
+    oom_kills: dict[str, int] = field(default_factory=dict)
     spawner: Spawner | None = None
     _ranges: Iterator[int] | None = None
     _records: dict[str, ImageRecord] | None = None
@@ -104,12 +111,23 @@ class ApplyContext:
             self._records = images.observe(self.instance)
         return self._records[name]
 
-    def contents(self, name: str) -> Contents:
-        """The contents of an image in the store. FailedError if it is incomplete."""
+    def contents(self, name: str, digest: str | None = None) -> Contents:
+        """The contents of an image in the store, or of an earlier one with this digest. FailedError if it is
+        incomplete.
+        """
         record = self.image(name)
+        if digest and digest != record.digest:
+            earlier = images.manifests(self.instance).get(digest)
+            if earlier is None or not images.is_whole(self.instance, digest):
+                raise FailedError(f"image {name} as it was is not in the store any more")
+            return earlier
         if record.contents is None or record.problem:
             raise FailedError(f"image {name} cannot be used: {record.problem}")
         return record.contents
+
+    def contents_for(self, name: str, image: str) -> Contents:
+        """The contents of the image that the server of this name runs, which may be an earlier one."""
+        return self.contents(image, self.pinned.get(name))
 
     def forget_images(self) -> None:
         """Read the records of images again when they are next needed, because one was written."""

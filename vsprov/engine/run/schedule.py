@@ -31,9 +31,13 @@ class Readable:
 
 @dataclass(frozen=True, slots=True)
 class NextEvent:
-    """Wait for the next event of the spawner for the server with this number; `yield` returns the event."""
+    """Wait for the next event of the spawner for the server with this number; `yield` returns the event.
+
+    It returns None after a timeout of `seconds`; without them there is no timeout.
+    """
 
     number: int
+    seconds: float | None = None
 
 
 Wait = Readable | NextEvent
@@ -60,9 +64,9 @@ class Loop:
         self._source, self._limit, self._stray = source, limit, stray
         self._poll = select.poll()
         self._by_fd: dict[int, tuple[str, Work, int]] = {}
-        self._by_number: dict[int, tuple[str, Work]] = {}
-        # (time, serial number, fd): numbers of file descriptors are reused, serial numbers are not.
-        self._deadlines: list[tuple[float, int, int]] = []
+        self._by_number: dict[int, tuple[str, Work, int]] = {}
+        # (time, serial number, wait): numbers of file descriptors are reused, serial numbers are not.
+        self._deadlines: list[tuple[float, int, Wait]] = []
         self._serial = 0
         self._watched = -1
 
@@ -135,13 +139,14 @@ class Loop:
                         ready.append(follower)
 
     def _park(self, key: str, work: Work, wait: Wait) -> None:
+        self._serial += 1
         if isinstance(wait, NextEvent):
-            self._by_number[wait.number] = (key, work)
+            self._by_number[wait.number] = (key, work, self._serial)
         else:
-            self._serial += 1
             self._by_fd[wait.fd] = (key, work, self._serial)
             self._poll.register(wait.fd, wait.events)
-            heapq.heappush(self._deadlines, (time.monotonic() + wait.seconds, self._serial, wait.fd))
+        if wait.seconds is not None:
+            heapq.heappush(self._deadlines, (time.monotonic() + wait.seconds, self._serial, wait))
 
     def _wake(self) -> list[tuple[str, Work, Any]]:
         """Sleep until a wait ends. Returns (key, work, answer) of the works to resume."""
@@ -157,21 +162,26 @@ class Loop:
             if source and fd == self._watched:
                 for event in source.events():
                     if event["id"] in self._by_number:
-                        out.append((*self._by_number.pop(event["id"]), event))
+                        out.append((*self._by_number.pop(event["id"])[:2], event))
                     else:
                         self._stray(event)
             elif fd in self._by_fd:
                 out.append((*self._resume(fd), True))
         now = time.monotonic()
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, serial, fd = heapq.heappop(self._deadlines)
-            if self._is_due(serial, fd):
-                out.append((*self._resume(fd), False))
+            _, serial, wait = heapq.heappop(self._deadlines)
+            if not self._is_due(serial, wait):
+                continue
+            if isinstance(wait, NextEvent):
+                out.append((*self._by_number.pop(wait.number)[:2], None))
+            else:
+                out.append((*self._resume(wait.fd), False))
         return out
 
-    def _is_due(self, serial: int, fd: int) -> bool:
+    def _is_due(self, serial: int, wait: Wait) -> bool:
         """Whether the wait that a deadline belongs to has not ended."""
-        return fd in self._by_fd and self._by_fd[fd][2] == serial
+        held = self._by_number.get(wait.number) if isinstance(wait, NextEvent) else self._by_fd.get(wait.fd)
+        return held is not None and held[2] == serial
 
     def _resume(self, fd: int) -> tuple[str, Work]:
         self._poll.unregister(fd)

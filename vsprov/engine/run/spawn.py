@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vsprov import PACKAGE
 from vsprov.engine.guests import outcome
-from vsprov.errors import EXHAUSTED, FailedError, reason
+from vsprov.errors import EXHAUSTED, FailedError, StepError, reason
 from vsprov.guest import wire
 from vsprov.kernel import proc, syscall
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = os.path.join(PACKAGE, "guest", "spawner.py")
 SECONDS_TO_LEAVE = 10.0
+SECONDS_TO_ANSWER = 60.0  # a spawner that takes longer is stopped, or the host is overloaded beyond use
 _BUFFER = 4 << 20
 
 
@@ -83,9 +84,16 @@ def _ends(pid: int) -> bool:
     except OSError:  # no fd is left
         return False
     try:
-        return bool(select.select([pidfd], [], [], SECONDS_TO_LEAVE)[0])
+        return _poll(pidfd, select.POLLIN, SECONDS_TO_LEAVE)
     finally:
         os.close(pidfd)
+
+
+def _poll(fd: int, events: int, seconds: float) -> bool:
+    """Whether one of the poll(2) events occurs within this time. Unlike select(2), it takes any fd."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(seconds * 1000))
 
 
 class Connection:
@@ -135,7 +143,8 @@ class Connection:
                 del self._outgoing[:sent]
             except BlockingIOError:
                 # Read meanwhile, because the spawner may wait for that.
-                select.select([self._socket], [self._socket], [])
+                if not _poll(self.fileno(), select.POLLIN | select.POLLOUT, SECONDS_TO_ANSWER):
+                    raise FailedError(f"spawner: takes no requests for {SECONDS_TO_ANSWER:g} s") from None
                 self._receive()
             except (BrokenPipeError, ConnectionResetError):
                 raise FailedError("spawner: died before it took a request") from None
@@ -160,6 +169,7 @@ class Spawner(Connection):
     """A spawner of our own, which ends with this connection. A context manager."""
 
     def __init__(self) -> None:
+        self._silent: StepError | None = None
         with starting("spawner"), ExitStack() as undo:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.enter_context(ours)
@@ -182,10 +192,25 @@ class Spawner(Connection):
     ) -> None:
         self.close()
 
+    def request(self, guest: Guest) -> int:
+        """As `Connection.request`; fails at once after `give_up`."""
+        if self._silent:
+            raise self._silent
+        return super().request(guest)
+
+    def give_up(self, seconds: float) -> StepError:
+        """The error for an answer that did not come in time; every later request fails with it at once."""
+        state = " ".join((proc.read(f"/proc/{self._pid}/stat") or "").rpartition(")")[2].split()[:1])
+        self._silent = StepError(
+            f"spawner: wait for its answer: none within {seconds:g} s (pid {self._pid}, state {state})",
+            hint="state T: stopped by SIGSTOP or a debugger; D: blocked in the kernel, see /proc/PID/stack",
+        )
+        return self._silent
+
     def close(self) -> None:
         """End the spawner and wait until it is gone; it ends by itself, unless it is stopped."""
         if self.fileno() >= 0:
             super().close()
-            if not _ends(self._pid):
+            if self._silent or not _ends(self._pid):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from vsprov.engine.apply.register import carries_out
+from vsprov.engine.aspects import freeze
 from vsprov.engine.guests import host_sources, launch, request
 from vsprov.engine.look import last_exit, roots
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
@@ -25,19 +27,22 @@ ZOMBIE_CHECKS, SECONDS_BETWEEN_CHECKS = 250, 0.02
 
 @carries_out(Stop)
 def stop(context: ApplyContext, step: Stop) -> Work:
-    """Send the stop signal, wait for the timeout, then kill all remaining processes.
+    """Thaw it, send the stop signal, wait for the timeout, then kill all remaining processes.
 
-    The kernel drops signals for which a pid 1 has no handler (pid_namespaces(7)); then there is no wait.
+    The kernel drops signals that a pid 1 does not handle (pid_namespaces(7)); then there is no wait.
     """
     init = context.inits.pop(step.server, None)
     group = context.groups[step.server]
     pidfd = process.open_pidfd(init.pid, init.start) if init else None
+    thaw(context, group)
     if init is None or pidfd is None:
         yield from kill_group(context, group)
     else:
         number = signal_number(step.signal)
         try:
-            if number != signal.SIGKILL and process.catches(init.pid, number):
+            if not process.receives(init.pid, number):
+                context.deaf[step.server] = step.signal
+            elif number != signal.SIGKILL:
                 process.send_signal(pidfd, number)
                 yield Readable(pidfd, step.timeout / 1_000_000)
             # Init may be outside its group. When it exits, the kernel kills all of its pid namespace.
@@ -51,6 +56,12 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             os.close(pidfd)
     marks.remove_mark(context.directory("", group), "init")
     context.stopped.add(group)
+
+
+def thaw(context: ApplyContext, group: str) -> None:
+    """Thaw a server if it is frozen: frozen processes handle no signals."""
+    if cgroup.frozen(f"{context.directory('', group)}/payload"):
+        freeze.thaw_group(context, group)
 
 
 def wait_for_zombies(context: ApplyContext, group: str) -> Work:
@@ -78,6 +89,7 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
     server, group = context.wanted[f"Server/{step.server}"], context.groups[step.server]
     if group in context.stopped:
         yield from wait_for_zombies(context, group)
+    thaw(context, group)  # otherwise the new process would never begin to run
     with host_sources.opening() as sources:
         ready = yield from launch.spawn(context, request.for_server(context, server, group, sources))
     context.spawned[step.server] = ready["id"]
@@ -91,11 +103,13 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
 
 @carries_out(MarkInit)
 def mark_init(context: ApplyContext, step: MarkInit) -> None:
-    init, home = context.inits[step.server], context.directory("", context.groups[step.server])
+    init, group = context.inits[step.server], context.groups[step.server]
+    home = context.directory("", group)
+    context.oom_kills[step.server] = cgroup.oom_kills(context.directory("memory", group))
     last_exit.forget(home)
     spec = context.wanted[f"Server/{step.server}"].spec
     assert isinstance(spec, Server)
-    roots.write(context.instance, home, step.server, context.contents(spec.image).layers)
+    roots.write(context.instance, home, step.server, context.contents_for(step.server, spec.image).layers)
     marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
 
 
@@ -105,4 +119,6 @@ def release(context: ApplyContext, step: Release) -> Work:
         yield from launch.release(context, context.spawned[step.server])
     except StepError:
         context.inits.pop(step.server, None)
+        marks.remove_mark(context.directory("", context.groups[step.server]), "init")
         raise
+    context.released[step.server] = time.monotonic()

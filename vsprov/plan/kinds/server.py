@@ -94,6 +94,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         pool,
         _stop(seen or NOTHING, builder),
         restart=request is not None and request.action == "restart",
+        again=request is not None and request.action == "start" and not request.checks,
     )
     change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
@@ -237,7 +238,7 @@ def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recrea
     `restart`: a running server has to be restarted; `recreate`: with a new directory as well.
     """
     seen, spec, group = it.seen, it.spec, it.group
-    start = spec.state == "Running" and (seen.init is None or restart)
+    start = spec.state == "Running" and ((seen.init is None and not it.completed) or restart)
     make_directory = not seen.directory or recreate
     steps: list[Step] = []
     write = [] if make_directory or seen.disk == it.text else [WriteApplied(name, it.text, seen.disk or "")]
@@ -266,7 +267,7 @@ def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recrea
         steps += [MoveProcesses(hierarchy, group) for hierarchy in sorted(outside)]
         steps += [difference.step for difference in it.live if difference.step]
     if not it.existing or seen.mark != it.text:
-        steps.append(applied.mark_step(group, it.text))
+        steps.append(applied.mark_step(group, it.text, seen.mark if it.existing else None))
     steps += () if write_first else write
     if start:
         if spec.ephemeral and not make_directory:
@@ -301,7 +302,7 @@ def is_ephemeral(seen: ObservedServer) -> bool:
 
 def observed_spec(seen: ObservedServer) -> dict[str, Any]:
     """The recorded spec with the current state."""
-    return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.state}
+    return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.wanted_state}
 
 
 def remove(builder: PlanBuilder, name: str) -> Change | None:
@@ -336,7 +337,7 @@ def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     for aspect in ASPECTS.values():
         if aspect.name in seen.live:
             spec = aspect.show(spec, seen.live[aspect.name], ignore)
-    return {**spec, "state": seen.state}
+    return {**spec, "state": seen.wanted_state}
 
 
 def _with_resources(spec: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Start a server again as it was before a change that failed after the server was stopped for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from vsprov.engine.apply import execute
+from vsprov.engine.look import situation
+from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Wait
+from vsprov.errors import FailedError, VsprovError
+from vsprov.model.objects import Server
+from vsprov.plan import applied
+from vsprov.plan.builder import EVERY_SET, Request, Wanted
+from vsprov.plan.plan import Change
+from vsprov.plan.reconcile import reconcile
+from vsprov.plan.steps import DiscardUpper, RemoveDirectory, Spawn, Step
+
+
+def put_back(context: ApplyContext, change: Change, finished: list[Step]) -> Generator[Wait, Any, str]:
+    """Start the server with the record, and the image, that it ran with, if the change would have replaced
+    them by others. `finished` are the steps that were carried out. Returns what became of it, for the error.
+    """
+    seen = context.observed.servers[change.name]
+    if any(isinstance(step, RemoveDirectory) for step in finished):
+        return "the server is stopped, and its files are removed"
+    if seen.applied is None or not change.paths or not any(isinstance(step, Spawn) for step in change.steps):
+        return "the server is now stopped"
+    try:
+        yield from _start(context, change, seen.applied)
+    except VsprovError as error:
+        return f"the server is now stopped; to start it again as before the change failed: {error}"
+    lost = (
+        ", without the files it had written" if any(isinstance(one, DiscardUpper) for one in finished) else ""
+    )
+    return f"the server was started again as it was before{lost}"
+
+
+def _start(context: ApplyContext, change: Change, record: Mapping[str, Any]) -> Generator[Wait, Any, None]:
+    name, instance = change.name, context.instance.name
+    old = applied.to_object(name, record)
+    assert isinstance(old.spec, Server)
+    wanted = Wanted(
+        instance,
+        f"{instance}/{EVERY_SET}",
+        (old,),
+        {old.spec.image: record["image"]},
+        selected=True,
+        request=Request("start", frozenset((name,))),
+    )
+    now = situation.look(context.instance, wanted.objects)
+    plan = reconcile(wanted, now.observed, now.machine)
+    if plan.problems:
+        raise FailedError("; ".join(problem.message for problem in plan.problems))
+    context.wanted = {**context.wanted, change.address: old}
+    context.pinned[name] = record["image"]
+    for again in plan.changes:
+        if again.address == change.address:
+            for step in again.steps:
+                yield from execute.do(context, step)
