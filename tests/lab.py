@@ -151,8 +151,13 @@ class Lab:
         """Where the server lies on disk."""
         return self.vsprov.root / "servers" / name.rpartition("/")[2]
 
+    def keeper(self) -> int:
+        """The pid of the instance's keeper, which must run."""
+        (pid,) = members(self.group(".keeper"))
+        return pid
+
     def console(self, name: str) -> str:
-        """All that the server has written to its console."""
+        """What the keeper has copied from the server's console to its log."""
         return (self.directory(name) / "console.log").read_text(errors="surrogateescape")
 
     def processes(self, name: str) -> list[int]:

@@ -153,7 +153,7 @@ def test_the_server_has_a_session_of_its_own_and_no_terminal(full: Full) -> None
 
 def test_no_open_file_of_the_host_reaches_the_server(full: Full) -> None:
     found = dict(re.findall(r"^fd: .* (\d+) -> (.*)$", full.said, re.MULTILINE))
-    console = str(full.lab.directory("full") / "console.log")
+    console = str(full.lab.directory("full") / "console")
     listed = found.pop("3")  # the folder that ls itself reads
     assert listed.startswith("/proc/")
     assert found == {"0": "/dev/null", "1": found["1"], "2": console}

@@ -57,7 +57,9 @@ class Base:
             place.exists() and bool(self.lab.processes(str(place.relative_to(self.lab.group("")))))
             for place in places
         )
-        wait_until(lambda: footprint(self.lab)[-1] == f"{1 + inits} processes")
+        wait_until(
+            lambda: footprint(self.lab)[-1] == f"{2 + inits} processes"
+        )  # the bystander and the keeper
 
     def holds(self, expected: list[str], step: int) -> None:
         """The instance has this and nothing else, and the other set's server is the process it was."""

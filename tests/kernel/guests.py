@@ -64,6 +64,8 @@ class Workshop:
     spawner: Spawner
     made: int = 0
     seen: list[dict[str, Any]] = field(default_factory=list)
+    consoles: dict[int, int] = field(default_factory=dict)
+    texts: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def image(self) -> Path:
@@ -84,6 +86,8 @@ class Workshop:
         for part in ("upper", "work"):
             (own / part).mkdir(parents=True)
             os.chown(own / part, base, base)
+        os.mkfifo(own / "console", 0o600)
+        self.consoles[number] = os.open(own / "console", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         v1 = [name for name in ("cpu", "memory", "pids", "devices", "freezer") if name in hierarchies()]
         for name in v1:
             self.group(number, name).mkdir(parents=True)
@@ -118,7 +122,7 @@ class Workshop:
                 "payload": str(self.group(number) / "payload"),
                 "attach": [str(self.group(number, name)) for name in v1],
             },
-            "console": str(own / "console.log"),
+            "console": str(own / "console"),
             "reaper": None,
         }
         for key, value in changes.items():
@@ -127,9 +131,15 @@ class Workshop:
         request["mounts"] = [{**MOUNTS[entry["type"]], **entry} for entry in request["mounts"]]
         return request
 
-    def output(self) -> str:
-        """What the guest made last has written to its console."""
-        return (self.folder / str(self.made) / "console.log").read_text(errors="surrogateescape")
+    def output(self, number: int = 0) -> str:
+        """What a guest, by default the one made last, has written to its console."""
+        number = number or self.made
+        try:
+            while part := os.read(self.consoles[number], 1 << 16):
+                self.texts[number] = self.texts.get(number, b"") + part
+        except BlockingIOError:
+            return self.texts.get(number, b"").decode(errors="surrogateescape")
+        raise AssertionError("a FIFO that is open for writing has no end")
 
     def wait(self, number: int, *names: str) -> dict[str, Any]:
         """The next event of a guest; it must be one of these."""
@@ -216,12 +226,14 @@ def open_workshop() -> Iterator[Workshop]:
     (folder / "place").mkdir()
     make_image(folder / "image")
     spawner = Spawner()
+    workshop = Workshop(name, folder, spawner)
     try:
-        workshop = Workshop(name, folder, spawner)
         yield workshop
     finally:
         end_processes(name)
         spawner.close()
+        for fd in workshop.consoles.values():
+            os.close(fd)
         for group in leaks.groups(name):
             remove_group(group)
         shutil.rmtree(folder)

@@ -114,7 +114,7 @@ def test_no_descriptor_of_the_host_is_left_open(workshop: Workshop) -> None:
             said = workshop.shell("for f in /proc/1/fd/*; do echo ${f##*/} $(readlink $f); done")
     finally:
         os.close(spare)
-    console = workshop.folder / "1/console.log"
+    console = workshop.folder / "1/console"
     assert [line for line in said.splitlines() if "pipe:" not in line] == [
         "0 /dev/null",
         f"1 {console}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -90,24 +91,52 @@ def test_many_mounts_are_made_in_their_order(workshop: Workshop) -> None:
 def test_a_console_that_is_a_link_is_refused(workshop: Workshop) -> None:
     request = workshop.request("true")
     target = workshop.folder / "target"
-    Path(request["console"]).symlink_to(target)
+    console = Path(request["console"])
+    console.unlink()
+    console.symlink_to(target)
     event = workshop.failure(request)
     assert (event["step"], event["errno"]) == ("console", errno.ELOOP)
     assert not target.exists()
 
 
-def test_the_console_is_appended_to_and_may_be_reopened_by_the_guest(workshop: Workshop) -> None:
-    request = workshop.request("sh", "-c", "echo one; echo two >> /dev/stdout; cat /dev/stdin")
+def test_a_console_that_is_a_regular_file_is_refused(workshop: Workshop) -> None:
+    request = workshop.request("true")
     console = Path(request["console"])
-    console.write_text("before\n")
+    console.unlink()
+    console.write_text("kept")
+    event = workshop.failure(request)
+    assert (event["step"], event["errno"], event["message"]) == ("console", errno.EINVAL, "not a FIFO")
+    assert console.read_text() == "kept"
+
+
+@pytest.mark.parametrize("user", ["0:0", "1000:1001"])
+def test_every_user_of_a_guest_may_open_its_console_again(workshop: Workshop, user: str) -> None:
+    """Opening /dev/stdout cannot truncate it; fifo(7)."""
+    script = "echo one; echo two > /dev/stdout; echo three >> /dev/stderr; echo four > /proc/1/fd/1"
+    request = workshop.request("sh", "-c", script, user=user)
     workshop.end(request)
-    assert workshop.output() == "before\none\ntwo\n"
-    assert console.stat().st_uid == request["id_map"]["base"]
+    assert workshop.output() == "one\ntwo\nthree\nfour\n"
 
 
-def test_a_new_console_can_be_read_by_nobody_else(workshop: Workshop) -> None:
-    workshop.shell("true")
-    assert (workshop.folder / "1/console.log").stat().st_mode == 0o100600
+def test_the_console_is_created_for_the_guest(workshop: Workshop) -> None:
+    request = workshop.request("sh", "-c", "sleep 1000")
+    console = Path(request["console"])
+    console.unlink()
+    workshop.run(request)
+    found = console.stat()
+    assert (found.st_uid, found.st_gid) == (request["id_map"]["base"],) * 2
+    assert found.st_mode == stat.S_IFIFO | 0o622
+
+
+def test_a_guest_outlives_the_reader_of_its_console(workshop: Workshop) -> None:
+    """No SIGPIPE, and none that opens it waits for a reader."""
+    script = "read go < /go; echo one && echo two > /dev/stdout && exit 7"
+    os.mkfifo(workshop.image / "go")
+    guest = workshop.run(workshop.request("sh", "-c", script))
+    os.close(workshop.consoles.pop(workshop.made))
+    with open(f"/proc/{guest.pid}/root/go", "w") as go:
+        go.write("go\n")
+    assert workshop.wait(guest.number, "exited")["code"] == 7
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def stays(workshop: Workshop, text: str) -> dict[str, Any]:
 
 
 def said(workshop: Workshop, number: int) -> str:
-    return (workshop.folder / f"{number}/console.log").read_text()
+    return workshop.output(number)
 
 
 def test_a_client_takes_its_waiting_guests_along_and_no_others(workshop: Workshop) -> None:
@@ -142,5 +142,4 @@ def test_a_client_that_dies_with_guests_in_the_making_leaves_none(workshop: Work
 
 def log(workshop: Workshop, number: int) -> bool:
     """Whether a guest has written anything."""
-    path = workshop.folder / f"{number}/console.log"
-    return path.exists() and path.stat().st_size > 0
+    return workshop.output(number) != ""

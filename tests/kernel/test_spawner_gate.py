@@ -51,7 +51,7 @@ def test_guests_never_run_when_the_spawner_is_killed_at_the_gate(workshop: Works
             workshop.spawner.events()
     spawner.close()
     workshop.spawner = kept
-    assert [(workshop.folder / f"{number}/console.log").read_text() for number in (1, 2, 3)] == ["", "", ""]
+    assert [workshop.output(number) for number in (1, 2, 3)] == ["", "", ""]
 
 
 def test_a_spawner_that_is_stopped_is_killed_when_it_is_no_longer_needed(
@@ -148,9 +148,7 @@ def test_a_guest_that_is_released_at_once_never_runs(workshop: Workshop) -> None
         event = workshop.wait(number, "failed")
         assert (event["step"], event["message"]) == ("gate", "released before it was ready")
         assert members(workshop.group(n) / "payload") == []
-        assert not os.path.exists(requests[n - 1]["console"]) or not os.path.getsize(
-            requests[n - 1]["console"]
-        )
+        assert workshop.output(n) == ""
 
 
 def test_a_release_that_comes_early_answers_no_other_question_of_the_guest(workshop: Workshop) -> None:
@@ -200,7 +198,7 @@ def test_many_guests_at_once_each_get_their_own(workshop: Workshop) -> None:
         workshop.wait(number, "running")
         assert workshop.wait(number, "exited")["code"] == 0
     for n in range(1, 31):
-        assert (workshop.folder / f"{n}/console.log").read_text() == f"guest{n}\n{n}\n"
+        assert workshop.output(n) == f"guest{n}\n{n}\n"
 
 
 def test_a_request_may_be_large(workshop: Workshop) -> None:

@@ -87,7 +87,7 @@ if TYPE_CHECKING:
         mounts: list[Mount]  # in this order
         masks: list[str]  # hidden, before the mounts are made
         read_only_paths: list[str]  # made read-only, before the mounts are made
-        console: str  # the file for its output
+        console: str  # the FIFO for its output
         reaper: str | None  # a static program of the host to run as its pid 1
 
     class Spawn(TypedDict):

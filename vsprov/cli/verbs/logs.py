@@ -16,6 +16,7 @@ from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel import process
 from vsprov.model.suggest import not_found
 from vsprov.render.console import TerminalFilter
+from vsprov.render.screen import clean, err
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 
@@ -49,6 +50,8 @@ def logs(settings: Settings, name: str, follow: bool, tail: str) -> None:
     known = folders.names(settings.instance.servers)
     if name not in known:
         raise not_found("Server", name, known)
+    if problem := console_log.settle(settings.instance, name):
+        err(f"vsprov: Server/{clean(name)}: the end of the log may be missing: {problem}")
     sys.stdout.flush()
     terminal_filter = TerminalFilter() if os.isatty(1) else None
     try:

@@ -150,11 +150,6 @@ def perform(
     refuse_problems(first.plan)
     if not approve(first):
         return Outcome(first, approved=False)
-    if first.plan.empty:
-        intent.forget(instance)  # left by a failed apply; `sweep` has cleaned up
-        recover.collect(instance, first.now.observed)
-        servers.tidy(instance)
-        return Outcome(first)
     context = ApplyContext(
         instance,
         first.now.hierarchies,
@@ -166,12 +161,24 @@ def perform(
         report.notice,
         Threads(report.progressed),
     )
+    if first.plan.empty:
+        if context.inits:
+            context.start_keeper()
+            context.close()
+        intent.forget(instance)  # left by a failed apply; `sweep` has cleaned up
+        recover.collect(instance, first.now.observed)
+        servers.tidy(instance)
+        return Outcome(first)
     steps = [step for change in first.plan.changes for step in change.steps]
     intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
-    if any(isinstance(step, Spawn) for step in steps):
-        context.start_spawner()  # it starts while images and groups are created
     try:
+        spawns = any(isinstance(step, Spawn) for step in steps)
+        if spawns:
+            context.start_spawner()  # it starts while images and groups are created
+        if spawns or context.inits:
+            context.start_keeper()
         errors = run(context, first.plan.changes, report, parallelism)
+        context.settle_keeper()
         if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
             servers.flush(instance)
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")

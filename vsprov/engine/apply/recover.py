@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from vsprov.engine.images import buildserver
 from vsprov.engine.look import observe
-from vsprov.engine.run import intent
+from vsprov.engine.run import intent, keeper
 from vsprov.engine.run.context import SECONDS_TO_DIE
 from vsprov.engine.run.spawn import is_at_gate
 from vsprov.errors import FailedError, StepError
@@ -108,6 +108,8 @@ def withdraw(instance: Instance) -> None:
     if not os.path.isdir(cgroup.find().directory("", instance.name)):
         servers.tidy(instance)
         if not os.path.isdir(instance.root):
+            with suppress(FileNotFoundError):
+                os.unlink(keeper.address(instance))
             with suppress(FileNotFoundError):
                 os.unlink(instance.lock)
             with suppress(OSError):

@@ -1,6 +1,7 @@
 """A server's console log: the standard output and error of its first process, and of those that inherit them.
 
-The server may change the file in any way, even make it larger than the disk: holes are skipped.
+They write to a FIFO, which the keeper copies to the log. A server that an earlier version of vsprov started
+writes to the file itself, and may change it in any way, even make it larger than the disk: holes are skipped.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 
+from vsprov.engine.run import keeper
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import inotify
 from vsprov.kernel.inotify import (
@@ -24,6 +26,7 @@ from vsprov.store.instance import Instance
 
 _CHUNK = 1 << 16
 LARGEST_EXCERPT = 1 << 16
+SECONDS = 2.0  # for the keeper
 _WHY = {
     errno.ELOOP: "it is a symbolic link",
     errno.EWOULDBLOCK: "the server holds a lease on it, which the kernel will break soon: try again later",
@@ -33,6 +36,30 @@ WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF
 
 def path_of(instance: Instance, name: str) -> str:
     return f"{instance.servers}/{name}/console.log"
+
+
+def settle(instance: Instance, name: str) -> str:
+    """Wait until the keeper has copied what the server has written so far; why it cannot, or ""."""
+    connection = keeper.connect(instance)
+    if connection is None:
+        return "no keeper runs; apply, start and restart start it" if _is_written(instance, name) else ""
+    try:
+        lost = f"Server/{name}: "
+        problems = connection.settle(name, SECONDS)["problems"]
+        return "; ".join(line.removeprefix(lost) for line in problems if line.startswith(lost))
+    except keeper.KeeperGone as error:
+        return str(error) if _is_written(instance, name) else ""
+    finally:
+        connection.close()
+
+
+def _is_written(instance: Instance, name: str) -> bool:
+    """Whether a process has the console open; fifo(7): otherwise it cannot be opened for writing alone."""
+    try:
+        os.close(os.open(f"{instance.servers}/{name}/console", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+    except OSError:  # ENXIO, or ENOENT for one that never ran
+        return False
+    return True
 
 
 def open_log(instance: Instance, name: str) -> int | None:

@@ -76,7 +76,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         work=f"{path}/work",
         mount_at=context.instance.run,
         mounts=[*image_binds(image.binds, sources), *(_mount(mount, sources) for mount in spec.mounts)],
-        console=f"{path}/console.log",
+        console=f"{path}/console",
     )
     guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
     guest["root"]["read_only"] = spec.security.read_only_root

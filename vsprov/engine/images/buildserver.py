@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from vsprov.engine.guests import host_sources, launch, payload, request
+from vsprov.engine.images.output import Output
 from vsprov.engine.run import intent
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Wait
@@ -39,6 +40,7 @@ def make(
     folder = batch.begin(lambda into: _prepare(into, base))
     group = _make_group(context, image, base)
     context.builds.append(group)
+    output = Output(f"{folder}/console")
     try:
         lower = [batch.tree(one) for one in reversed(below.layers)]
         with host_sources.opening() as opened:
@@ -48,8 +50,9 @@ def make(
         yield from launch.release(context, ready["id"])
         code = yield from launch.wait(context, ready["id"])
         if code != 0:
-            raise StepError(f"it ended with {code}{_last_output(folder)}")
+            raise StepError(f"it ended with {code}{_last_lines(output.close())}")
     finally:
+        output.close()
         cgroup.end(group, SECONDS_TO_DIE)
         context.builds.remove(group)
         if context.made_parent:
@@ -92,11 +95,8 @@ def sweep(directory: str) -> list[str]:
     return found
 
 
-def _last_output(folder: str) -> str:
-    with open(f"{folder}/console", "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - (16 << 10)))
-        lines = file.read(16 << 10).decode(errors="replace").rstrip().splitlines()[-OUTPUT_LINES:]
+def _last_lines(output: bytes) -> str:
+    lines = output.decode(errors="replace").rstrip().splitlines()[-OUTPUT_LINES:]
     return "".join(f"\n    {line}" for line in lines)
 
 

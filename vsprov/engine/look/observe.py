@@ -15,7 +15,7 @@ from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
 from vsprov.engine.look import last_exit, roots
-from vsprov.engine.run import intent
+from vsprov.engine.run import intent, keeper
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
@@ -95,7 +95,7 @@ class _Observer:
             if name in unchanged:
                 continue
             found, role = self.group_and_role(f"{self.instance.name}/{name}")
-            if found is None or role == "build":
+            if found is None or role in ("build", keeper.ROLE):
                 continue
             if role != "pool":
                 homes[name] = found

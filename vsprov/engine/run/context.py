@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vsprov.engine.run import intent
+from vsprov.engine.run import intent, keeper
+from vsprov.engine.run.keeper import Keeper
 from vsprov.engine.run.spawn import Spawner
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError
@@ -14,7 +16,7 @@ from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.objects import Object
 from vsprov.plan import ranges
-from vsprov.plan.observed import Machine, Observed, Process
+from vsprov.plan.observed import Machine, Observed, Process, is_of
 from vsprov.store import claims, images
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
@@ -62,6 +64,7 @@ class ApplyContext:
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
     spawner: Spawner | None = None
+    keeper: Keeper | None = None
     _ranges: Iterator[int] | None = None
     _records: dict[str, ImageRecord] | None = None
 
@@ -86,6 +89,40 @@ class ApplyContext:
                 intent.add_spawner(self.instance, Process(self.spawner.pid, start))
         return self.spawner
 
+    def start_keeper(self) -> Keeper:
+        """The keeper of the instance; one that has to be started takes over all running servers."""
+        if self.keeper is None:
+            self.keeper = keeper.connect(self.instance)
+        if self.keeper is None:
+            self.keeper = keeper.start(self.instance, self.hierarchies)
+            for seen in self.observed.servers.values():
+                ours = all(is_of(owner, self.instance.name) for owner in seen.owners())
+                if seen.init and seen.group and seen.directory and ours:
+                    self.keep(seen.name, seen.init)
+        return self.keeper
+
+    def keep(self, name: str, init: Process) -> None:
+        """Have the keeper drain the console of a server, and record its exit."""
+        group = self.groups[name]
+        self.start_keeper().keep(
+            name,
+            init,
+            folder=f"{self.instance.servers}/{name}",
+            home=self.directory("", group),
+            memory=self.directory("memory", group),
+        )
+
+    def settle_keeper(self) -> None:
+        """Wait until the logs and exits of servers are complete; notices about those that are not."""
+        if self.keeper is None:
+            return
+        try:
+            for problem in self.keeper.settle()["problems"]:
+                self.notice(problem)
+        except keeper.KeeperGone as error:
+            if os.path.isdir(self.directory("", self.instance.name)):  # or it ended with the last server
+                self.notice(f"{error}; the next command that changes something starts another")
+
     def close(self) -> None:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
         self.threads.close()
@@ -94,6 +131,9 @@ class ApplyContext:
         if self.spawner is not None:
             self.spawner.close()
             self.spawner = None
+        if self.keeper is not None:
+            self.keeper.close()
+            self.keeper = None
 
     def next_range(self) -> int:
         """The first id of a range that no server of any instance has, claimed for this instance."""

@@ -110,6 +110,7 @@ def mark_init(context: ApplyContext, step: MarkInit) -> None:
     spec = context.wanted[f"Server/{step.server}"].spec
     assert isinstance(spec, Server)
     roots.write(context.instance, home, step.server, context.contents_for(step.server, spec.image).layers)
+    context.keep(step.server, init)
     marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
 
 

@@ -1,0 +1,47 @@
+"""Entry point of the keeper: `python -I -S -B main.py INSTANCE LISTENER CLIENT`; the last two are sockets.
+
+The modules are loaded as the package `keeper`, found beside this file, so that nothing else of vsprov is
+imported, and all at once, because an upgrade may replace them while the keeper runs.
+"""
+
+import gc
+import os
+import resource
+import sys
+
+HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OOM_SCORE = b"-900"  # every server goes first
+
+
+def main() -> None:
+    """Become a process of its own, and serve until no server and no client is left."""
+    if os.fork():
+        os._exit(0)  # whoever has started us is to have no child that outlives it
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    sys.path.insert(0, HOME)
+    loop = __import__("keeper.loop", fromlist=["Loop"])
+    gc.disable()  # nothing here makes reference cycles
+    write("/proc/self/comm", b"vsprov-keeper")
+    try:
+        write("/proc/self/oom_score_adj", OOM_SCORE)
+    except PermissionError:
+        pass  # to lower it needs CAP_SYS_RESOURCE
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    loop.Loop(int(sys.argv[2]), int(sys.argv[3])).serve()
+    os._exit(0)
+
+
+def write(path: str, text: bytes) -> None:
+    """Write a file of /proc by one write(2)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text)
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()
