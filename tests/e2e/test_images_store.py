@@ -180,14 +180,78 @@ def test_verify_names_file_and_layer_of_one_flipped_byte(stocked: Lab) -> None:
     assert stocked.vsprov("image", "verify", "tow", check=False).stderr.endswith("did you mean two?\n")
 
 
+def layer_with(lab: Lab, name: str) -> Path:
+    (found,) = (path for path in (lab.vsprov.root / "layers").glob(f"[0-9a-f]*/tree/{name}"))
+    return found
+
+
+def as_hinted(lab: Lab) -> None:
+    """Verify, and run the command that the hint gives."""
+    said = lab.vsprov("image", "verify", check=False).stderr
+    hint = re.search("hint: vsprov (image pull .*) imports the damaged layers again\n", said)
+    assert hint
+    lab.vsprov(*hint[1].split())
+
+
 def test_what_verify_finds_is_mended_as_its_hint_says(stocked: Lab, market: Shop) -> None:
-    root = stocked.vsprov.root / "layers"
-    (layer,) = (name for name in shop.layers(stocked) if (root / name / "tree/more").exists())
-    (root / layer / "tree/more").unlink()
-    assert "hint: to create the image again" in stocked.vsprov("image", "verify", check=False).stderr
-    stocked.vsprov("image", "rm", "two")
-    stocked.converge(market.image("1", called="one"), market.image("2", called="two"), app("a", "one"))
-    assert "DAMAGED" not in stocked.vsprov("image", "verify").stdout
+    more = layer_with(stocked, "more")
+    more.unlink()
+    documents = (market.image("1", called="one"), market.image("2", called="two"), app("a", "one"))
+    assert stocked.is_settled(*documents)
+    before = shop.digests(stocked), shop.layers(stocked), stocked.init("a")
+    as_hinted(stocked)
+    assert more.read_bytes() == bytes(300_000)
+    assert (shop.digests(stocked), shop.layers(stocked), stocked.init("a")) == before
+    assert stocked.vsprov("image", "verify").stdout == "one: ok\ntwo: ok\n"
+    assert stocked.is_settled(*documents)
+
+
+def test_a_running_server_keeps_its_damaged_layer_until_it_restarts(stocked: Lab, market: Shop) -> None:
+    """What is in a lower layer of an overlay must not change or vanish below a running server."""
+    documents = (market.image("1", called="one"), market.image("2", called="two"), app("a", "one"))
+    busybox = layer_with(stocked, "bin/busybox")
+    digests, before = shop.digests(stocked), stocked.init("a")
+    with open(busybox, "ab") as file:
+        file.write(b"damaged")
+    as_hinted(stocked)
+    assert shop.digests(stocked) == digests and stocked.init("a") == before
+    assert stocked.run("a", "tail", "-c", "7", "/bin/busybox").stdout == "damaged"
+    assert stocked.vsprov("image", "verify").returncode == 0
+    found = stocked.differences(*documents)
+    assert {cost for _, _, cost in found.values()} == {"restart"}
+    assert {address.split()[0] for address in found} == {"Server/a"}
+    stocked.converge(*documents)
+    assert stocked.init("a") != before
+    assert stocked.run("a", "tail", "-c", "7", "/bin/busybox").stdout != "damaged"
+    assert [name for name in os.listdir(stocked.vsprov.root / "layers") if len(name) != 64] == []
+
+
+def test_an_apply_mends_what_verify_has_found_and_restarts_the_servers_on_it(
+    lab: Lab, tmp_path: Path
+) -> None:
+    requires("busybox")
+    build = {"from": "base", "steps": [{"run": "echo made >/made"}]}
+    documents = (
+        image("base", directory=str(busybox_image(tmp_path / "base"))), image("built", build=build),
+        app("a", "built", {"command": ["/bin/sleep", "1000"]}),
+    )  # fmt: skip
+    lab.converge(*documents)
+    layer_with(lab, "made").write_text("changed")
+    layer_with(lab, "bin/busybox").with_name("new").write_text("new")
+    said = lab.vsprov("image", "verify", check=False).stdout
+    assert said.count("DAMAGED") == 2 and "made: has 7 bytes, had 5" in said
+    assert {item(lab, name)["problem"][-10:] for name in ("base", "built")} == {"is damaged"}
+    lab.converge(*documents)
+    assert lab.run("a", "cat", "/made").stdout == "made\n"
+    assert lab.vsprov("image", "verify").returncode == 0
+    # What was mended by other means is noticed as well.
+    made = layer_with(lab, "made")
+    when = made.stat().st_mtime_ns
+    made.chmod(0o600)
+    assert lab.vsprov("image", "verify", check=False).returncode == 1 and lab.differences(*documents)
+    made.chmod(0o644)
+    assert made.stat().st_mtime_ns == when
+    assert lab.vsprov("image", "verify").returncode == 0 and lab.is_settled(*documents)
 
 
 # -- dedupe

@@ -92,7 +92,9 @@ def _observe(
     if made_of is None:
         made_of, problem = _contents(instance, str(digest))
     missing = [key for key in made_of.layers if key not in there] if made_of else []
-    problem = problem or "; ".join(f"layer {key} is missing" for key in missing)
+    damaged = [key for key in made_of.layers if layers.is_damaged(instance, key)] if made_of else []
+    problems = [f"layer {key} is missing" for key in missing] + [f"layer {key} is damaged" for key in damaged]
+    problem = problem or "; ".join(problems)
     return ImageRecord(name, owners, str(digest), spec, fingerprint, made_of, problem)
 
 
@@ -129,9 +131,9 @@ def _contents(instance: Instance, digest: str) -> tuple[Contents | None, str]:
 
 
 def is_whole(instance: Instance, digest: str) -> bool:
-    """Whether the manifest of this digest and all of its layers are in the store."""
+    """Whether the manifest of this digest and all of its layers are in the store, and not damaged."""
     found, _ = _contents(instance, digest)
-    return found is not None and all(os.path.isdir(layers.tree(instance, key)) for key in found.layers)
+    return found is not None and all(layers.is_whole(instance, key) for key in found.layers)
 
 
 def write(

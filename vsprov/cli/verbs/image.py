@@ -182,7 +182,9 @@ def verify(settings: Settings, work: WorkOptions, names: tuple[str, ...]) -> Non
             for line in lines:
                 out(f"  {clean(line)}")
     if any(found.values()):
-        err("  hint: to create the image again, stop its servers, run vsprov image rm, and apply")
+        damaged = " ".join(clean(name) for name, lines in found.items() if lines)
+        err(f"  hint: vsprov image pull {damaged} imports the damaged layers again")
+        err("  hint: servers that run on them keep them until the next apply, which restarts these servers")
         raise click.exceptions.Exit(1)
 
 

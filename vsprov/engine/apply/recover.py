@@ -96,6 +96,8 @@ def collect(instance: Instance, observed: Observed) -> None:
     downloaded or built before it failed.
     """
     images.collect(instance, unused(instance, observed))
+    if not any(seen.detached for seen in observed.servers.values()):
+        layers.remove_replaced(instance)
 
 
 def withdraw(instance: Instance) -> None:

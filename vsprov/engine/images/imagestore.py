@@ -162,7 +162,8 @@ def check(
 ) -> dict[str, list[str]]:
     """{image: problems of its layers}, for these images or for all; [] if an image is intact.
 
-    It holds the lock, because the intermediate states of an apply or dedupe would look like damage.
+    It holds the lock, because the intermediate states of an apply or dedupe would look like damage. Damaged
+    layers are marked, so that the next import of an image makes them again.
     """
     with converge.exclusive(instance, lock_timeout, report):
         return _check_all(instance, names, progress)
@@ -177,7 +178,8 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
     found: dict[str, list[str]] = {}
     for name in names or sorted(records):
         record = records[name]
-        found[name] = [record.problem] if record.problem else []
+        # Whether a layer is damaged shows below.
+        found[name] = [record.problem] if record.problem and not _is_only_damaged(record, instance) else []
         for key in record.contents.layers if record.contents else ():
             if key not in by_layer:
                 by_layer[key] = _check(instance, key, progress)
@@ -185,13 +187,20 @@ def _check_all(instance: Instance, names: Sequence[str], progress: Progress) -> 
     return found
 
 
+def _is_only_damaged(record: ImageRecord, instance: Instance) -> bool:
+    made_of = record.contents
+    return made_of is not None and layers.keys(instance).issuperset(made_of.layers)
+
+
 def _check(instance: Instance, key: str, progress: Progress) -> list[str]:
     if key not in layers.keys(instance):
         return []  # reported as the problem of the record
     try:
-        return verify.verify(layers.path(instance, key), progress)
+        found = verify.verify(layers.path(instance, key), progress)
     except FailedError as error:
-        return [str(error)]
+        found = [str(error)]
+    layers.mark_damaged(instance, key, bool(found))
+    return found
 
 
 def plan_dedupe(instance: Instance) -> dedupe.Plan:

@@ -27,8 +27,8 @@ def write(instance: Instance, home: str, name: str, keys: Iterable[str]) -> None
 
 
 def of_layer(instance: Instance, key: str) -> str:
-    """The identity of a layer in the store."""
-    return _identity(layers.tree(instance, key))
+    """The identity of a layer in the store; that of none for a damaged one, which is to be made again."""
+    return MISSING if layers.is_damaged(instance, key) else _identity(layers.tree(instance, key))
 
 
 def detached(

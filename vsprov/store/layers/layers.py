@@ -24,7 +24,10 @@ from vsprov.store.instance import LINKING, LISTING, TREE, Instance
 from vsprov.store.unpack import acl
 
 MARK = "layer"
+DAMAGED = "damaged"  # mark of a layer in which `image verify` has found a difference
+REPLACED = "replaced-"  # begins the names of damaged layers that were made again, while servers use them
 _serial = itertools.count()
+_replacing = threading.Lock()  # images imported concurrently may replace the same layer
 
 
 def path(instance: Instance, key: str) -> str:
@@ -52,6 +55,29 @@ def keys(instance: Instance) -> set[str]:
     return {name for name in folders.names(instance.layers) if is_digest(name)}
 
 
+def is_whole(instance: Instance, key: str) -> bool:
+    """Whether the layer exists and is not known to be damaged. If not, the next import makes it again."""
+    return os.path.isdir(tree(instance, key)) and not is_damaged(instance, key)
+
+
+def is_damaged(instance: Instance, key: str) -> bool:
+    """Whether the layer exists and `image verify` has found that it is damaged."""
+    try:
+        return marks.read_mark(path(instance, key), DAMAGED) is not None
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise durable.failed(path(instance, key), "read its marks", error) from error
+
+
+def mark_damaged(instance: Instance, key: str, damaged: bool) -> None:
+    """Record whether the layer, which exists, is damaged."""
+    if damaged:
+        marks.write_mark(path(instance, key), DAMAGED, "1")
+    elif is_damaged(instance, key):
+        marks.remove_mark(path(instance, key), DAMAGED)
+
+
 @dataclass(slots=True)
 class Batch:
     """Layers being made for one image, from several threads.
@@ -68,8 +94,8 @@ class Batch:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def has(self, key: str) -> bool:
-        """Whether the layer exists, in this batch or in the store."""
-        return key in self.made or os.path.isdir(tree(self.instance, key))
+        """Whether the layer exists, in this batch or in the store, and is not damaged."""
+        return key in self.made or is_whole(self.instance, key)
 
     def folder(self, key: str) -> str:
         """The directory of a layer that was made in this batch or before."""
@@ -131,8 +157,10 @@ class Batch:
         try:
             durable.flush_all(self.instance.layers)
             for key, folder in self.made.items():
-                with contextlib.suppress(FileExistsError):  # another image has made it meanwhile
+                try:
                     durable.rename_new(folder, path(self.instance, key))
+                except FileExistsError:
+                    _replace(self.instance, key, folder)
             durable.flush_folder(self.instance.layers)
         except OSError as error:
             raise durable.failed(self.instance.layers, "keep the new layers", error) from error
@@ -141,6 +169,22 @@ class Batch:
         """Remove the layers that have not got their names."""
         for folder in self._begun:
             durable.remove_tree(folder)
+
+
+def _replace(instance: Instance, key: str, folder: str) -> None:
+    """Replace a damaged layer. One that is intact was made meanwhile by another image."""
+    with _replacing:
+        if is_damaged(instance, key):
+            durable.exchange(folder, path(instance, key))
+            # Overlays show whatever happens in their lower layers, so those of running servers have to stay.
+            os.rename(folder, f"{instance.layers}/{REPLACED}{os.path.basename(folder).lstrip('.')}-{key}")
+
+
+def remove_replaced(instance: Instance) -> None:
+    """Remove the damaged layers that were made again. The caller makes sure that no server uses them."""
+    for name in folders.names(instance.layers):
+        if name.startswith(REPLACED):
+            durable.remove_tree(f"{instance.layers}/{name}")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ ANY_HEAD = rb"vsprov listing [0-9]+\n"
 TAIL_BYTES = 4096  # longer than the last two lines
 KINDS = {stat.S_IFDIR: "d", stat.S_IFREG: "f", stat.S_IFLNK: "l", stat.S_IFCHR: "w"}
 IN_WORDS = {"d": "a directory", "f": "a file", "l": "a symbolic link", "w": "a whiteout"}
-MAKE_AGAIN = "remove the layer and import the image again"
+MAKE_AGAIN = "run vsprov image verify, which marks the layer as damaged, and then vsprov image pull"
 
 
 class Item(NamedTuple):
