@@ -38,6 +38,37 @@ def test_a_cgroup_without_our_mark_is_refused_and_untouched(lab: Lab, controller
         wait_until(lambda: removed(foreign))
 
 
+@pytest.mark.parametrize("controller", ["", "memory"])
+def test_an_empty_group_that_somebody_made_below_ours_outlives_destroy(lab: Lab, controller: str) -> None:
+    lab.apply(image(), server("a"))
+    foreign = lab.group("foreign", controller)
+    foreign.mkdir()
+    try:
+        said = lab.vsprov("destroy", "--all", "-y").stderr
+        assert "Server/foreign: not removed: part of it has no owner mark of this instance" in said
+        assert foreign.is_dir() and not lab.group("a").exists() and not lab.directory("a").exists()
+        assert "Server/foreign" in lab.refused(image(), server("foreign"))
+    finally:
+        foreign.rmdir()
+    lab.vsprov("destroy", "--all", "-y")
+    assert not foreign.parent.exists()
+
+
+def test_a_group_that_somebody_made_in_a_servers_v1_group_is_named_when_that_is_removed(lab: Lab) -> None:
+    if version("memory") == 2:
+        return  # the server's own root may make groups there
+    lab.apply(image(), server("a"))
+    foreign = lab.group("a", "memory") / "foreign"
+    foreign.mkdir()
+    try:
+        done = lab.vsprov("destroy", "--all", "-y", check=False)
+        assert done.returncode == 1
+        assert f"{foreign.parent} has groups below it that vsprov did not create: foreign" in done.stderr
+        assert foreign.is_dir()
+    finally:
+        foreign.rmdir()
+
+
 def test_no_verb_touches_a_group_without_our_mark_that_stands_where_a_server_would(lab: Lab) -> None:
     lab.apply(image(), server("a"))
     foreign = lab.group("b")

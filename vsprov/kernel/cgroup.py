@@ -188,6 +188,14 @@ def children(directory: str) -> list[str]:
         raise
 
 
+def count_children(directory: str) -> int:
+    """The number of child groups, from the link count (kernfs, as on any Unix); 0 without such a group."""
+    try:
+        return os.stat(directory).st_nlink - 2
+    except FileNotFoundError:
+        return 0
+
+
 def processes(directory: str) -> list[int]:
     """Pids in the group itself, in this pid namespace; [] if the group does not exist."""
     text = read(f"{directory}/cgroup.procs")
@@ -284,10 +292,7 @@ def end(directory: str, seconds: float) -> None:
 
 
 def remove(directory: str) -> None:
-    """Remove a group and all groups below it, if they exist.
-
-    For a moment after the last process has left, rmdir(2) fails with EBUSY, longer on v1; it is retried.
-    """
+    """Remove a group and all groups below it, if they exist."""
     try:
         return os.rmdir(directory)  # most groups have no children
     except FileNotFoundError:
@@ -296,15 +301,23 @@ def remove(directory: str) -> None:
         if error.errno != errno.EBUSY:
             raise
     for group in walk(directory):
-        pause = 0.001
-        for tries_left in range(BUSY_TRIES, -1, -1):
-            try:
-                os.rmdir(group)
-                break
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                if error.errno != errno.EBUSY or not tries_left:
-                    raise
-                time.sleep(pause)
-                pause *= 2
+        remove_empty(group)
+
+
+def remove_empty(directory: str) -> None:
+    """Remove a group without groups below it, if it exists; OSError (EBUSY) if it has processes or groups.
+
+    For a moment after the last process has left, rmdir(2) fails with EBUSY, longer on v1; it is retried.
+    """
+    pause = 0.001
+    for tries_left in range(BUSY_TRIES, -1, -1):
+        try:
+            os.rmdir(directory)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or not tries_left or children(directory):
+                raise
+            time.sleep(pause)
+            pause *= 2

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,7 @@ class _Observer:
             for child in cgroup.children(self.path("", found.path)):
                 if child not in unchanged and (inner := self.group(f"{found.path}/{child}")):
                     homes[child] = inner
+        homes.update(self.strangers({**homes, **pools}, unchanged) if parent else {})
         names = sorted({*homes, *directories})
         return Observed(
             servers={
@@ -139,6 +140,26 @@ class _Observer:
         return frozenset((cgroup.read(f"{self.path('', group)}/cgroup.subtree_control") or "").split())
 
     # -- groups
+
+    def strangers(
+        self, known: Mapping[str, ObservedGroup], unchanged: Mapping[str, ObservedServer]
+    ) -> Iterator[tuple[str, ObservedGroup]]:
+        """Groups below the parent group that exist in a v1 hierarchy only; vsprov has not made them."""
+        top = self.instance.name
+        groups = [*known.values(), *(seen.group for seen in unchanged.values() if seen.group)]
+        for controller in self.hierarchies.v1:
+            ours = {
+                name
+                for group in groups
+                if controller in group.controllers
+                and (name := group.path.removeprefix(f"{top}/")).count("/") == 0
+            }
+            directory = self.path(controller, top)
+            if cgroup.count_children(directory) == len(ours):
+                continue
+            for name in {*cgroup.children(directory)} - ours - known.keys() - unchanged.keys():
+                if not self.leftover(controller, f"{top}/{name}"):
+                    yield name, ObservedGroup(f"{top}/{name}", None, {}, frozenset({controller}))
 
     def group(self, path: str) -> ObservedGroup | None:
         return self.group_and_role(path)[0]

@@ -109,11 +109,29 @@ def _within(path: str, group: str) -> bool:
 
 @carries_out(RemoveGroup)
 def remove_group(context: ApplyContext, step: RemoveGroup) -> Work:
+    """Kill and remove what is below the home of a server. All other groups are removed only if nothing is in
+    them: neither v1 groups nor pools have anything below them that a server has made.
+    """
     home = context.directory("", step.group)
-    yield from kill_group(context, step.group)
+    role = (marks.find_mark(home, marks.OWNER) or "").partition(" ")[0]
+    if role == "server":
+        yield from kill_group(context, step.group)
     for name in sorted({context.directory(controller, step.group) for controller in context.hierarchies.v1}):
-        cgroup.remove(name)
-    cgroup.remove(home)
+        _remove_empty(step, name)
+    if role == "server":
+        cgroup.remove(home)
+    else:
+        _remove_empty(step, home)
+
+
+def _remove_empty(step: RemoveGroup, directory: str) -> None:
+    try:
+        cgroup.remove_empty(directory)
+    except OSError as error:
+        if names := cgroup.children(directory):
+            message = f"{step.describe()}: {directory} has groups below it that vsprov did not create"
+            raise StepError(f"{message}: {', '.join(sorted(names)[:5])}", hint="remove them") from error
+        raise
 
 
 def kill_group(context: ApplyContext, group: str) -> Work:
