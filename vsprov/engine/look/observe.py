@@ -239,7 +239,7 @@ class _Observer:
             strays=strays,
             populated=populated,
             live=observer.observe(init.pid, self.path("", group.path)) if init and group else {},
-            ended=bool(group and not init and marks.read_mark(self.path("", group.path), "init")),
+            ended=bool(group and not init and marks.find_mark(self.path("", group.path), "init")),
             last_exit=last_exit.read(self.path("", group.path)) if group and not init else None,
             parts=directory.parts if directory else None,
             detached=self.detached(home, record, directory) if init and directory else (),

@@ -109,19 +109,28 @@ def _within(path: str, group: str) -> bool:
 
 @carries_out(RemoveGroup)
 def remove_group(context: ApplyContext, step: RemoveGroup) -> Work:
-    """Kill and remove what is below the home of a server. All other groups are removed only if nothing is in
-    them: neither v1 groups nor pools have anything below them that a server has made.
+    """Kill and remove what is below the home of a server, where its root may make groups. Of what is below
+    the parent group, end what has a mark (the keeper), and below all other groups leave everything alone.
     """
     home = context.directory("", step.group)
-    role = (marks.find_mark(home, marks.OWNER) or "").partition(" ")[0]
+    role = _role(home)
     if role == "server":
         yield from kill_group(context, step.group)
+    elif role == "host":
+        for name in cgroup.children(home):
+            if name.startswith(".") and _role(f"{home}/{name}"):
+                yield from kill_group(context, f"{step.group}/{name}")
+                cgroup.remove(f"{home}/{name}")
     for name in sorted({context.directory(controller, step.group) for controller in context.hierarchies.v1}):
         _remove_empty(step, name)
     if role == "server":
         cgroup.remove(home)
     else:
         _remove_empty(step, home)
+
+
+def _role(directory: str) -> str:
+    return (marks.find_mark(directory, marks.OWNER) or "").partition(" ")[0]
 
 
 def _remove_empty(step: RemoveGroup, directory: str) -> None:
