@@ -2,7 +2,7 @@
 ends.
 
 `wire` describes the messages. With a terminal the client gets the master of a pty of the server's own;
-without, the command's standard input, output and error are this program's.
+without, the command's standard input, output and error are pipes that come with the request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import resource
 import select
 from _socket import (
     AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
     MSG_NOSIGNAL,
     SCM_RIGHTS,
     SOCK_CLOEXEC,
@@ -23,11 +25,11 @@ from _socket import (
 )
 from errno import EACCES, ENXIO, ESRCH
 from stat import S_ISCHR
-from struct import pack
+from struct import pack, unpack
 from time import monotonic
 
 from .child import program
-from .child.command import PIDFD, TERMINAL, write_command
+from .child.command import FIRST_STREAM, LAST_STREAM, PIDFD, write_command
 from .child.program import CHANNEL, GO
 from .mounts import O_PATH
 from .report import at, describe, exited, failed
@@ -88,9 +90,9 @@ def main(fd: int, in_python: bool) -> None:
     reset_signals()
     set_signal_mask()
     close_others(fd)
-    client = Client(socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, TERMINAL + 1)))
-    null = move_high(os.open("/dev/null", os.O_RDONLY), TERMINAL + 1)
-    for reserved in (CHANNEL, PIDFD, TERMINAL):
+    client = Client(socket(AF_UNIX, SOCK_STREAM, 0, move_high(fd, LAST_STREAM + 1)))
+    null = move_high(os.open("/dev/null", os.O_RDONLY), LAST_STREAM + 1)
+    for reserved in range(CHANNEL, LAST_STREAM + 1):
         os.dup2(null, reserved, False)
     request = client.read_request()
     if request is None:
@@ -109,6 +111,7 @@ class Client:
     def __init__(self, control: socket) -> None:
         self.control = control
         self.incoming = bytearray()
+        self.fds: list[int] = []  # that came with messages
 
     def read_request(self) -> Enter | None:
         """Wait for the request; None if the client closes the socket without one."""
@@ -120,9 +123,11 @@ class Client:
 
     def read(self) -> list[Any] | None:
         """The messages completed by what can be read now; None at the end of the client."""
-        part = self.control.recv(1 << 16)
+        part, ancillary, _flags, _address = self.control.recvmsg(1 << 16, CMSG_SPACE(3 * 4), MSG_CMSG_CLOEXEC)
         if not part:
             return None
+        for _level, _kind, content in ancillary:
+            self.fds += unpack(f"{len(content) // 4}i", content)
         self.incoming.extend(part)
         return decode(self.incoming)
 
@@ -152,10 +157,16 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
     if request["tty"]:
         at("terminal")
         master, slave = open_terminal(root, request["rows"], request["cols"], base + ids[0])
-        os.dup2(slave, TERMINAL, False)
+        os.dup2(slave, FIRST_STREAM, False)
         client.send({"event": "terminal", "id": 0}, master)
         os.close(master)
         os.close(slave)
+    else:
+        at("streams")
+        for number, fd in enumerate(client.fds, FIRST_STREAM):
+            os.fchown(fd, base + ids[0], -1)  # so that it may open /dev/stdout
+            os.dup2(fd, number, False)
+            os.close(fd)
     at("cgroup")
     cgroup = os.open(request["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
     at("start")
@@ -169,8 +180,8 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
     at("join")
     setns(pidfd, CLONE_NEWPID)  # for our children
     child = start(CLONE_INTO_CGROUP, cgroup, calls.memory, in_python, own=True)
-    for fd in (CHANNEL, TERMINAL):
-        os.close(fd)
+    for fd in (CHANNEL, *range(FIRST_STREAM, LAST_STREAM + 1)):
+        os.close(fd)  # the ends of pipes are the command's alone
     code = wait(client, ours, child, calls, request["cwd"])
     failure = calls.failure()
     if failure:
@@ -263,8 +274,14 @@ def wait(client: Client, gate: socket, pid: int, calls: ChildProgram, cwd: str) 
         if pidfd in ready:
             break
         if gate.fileno() in ready:
-            asked = open_gate(gate, pid, calls, cwd)
-            poller.unregister(gate.fileno())
+            if asked:  # the end of the channel: it has executed the command, or failed
+                poller.unregister(gate.fileno())
+                if calls.failure() is None:
+                    client.send({"event": "running", "id": 0})
+            elif open_gate(gate, pid, calls, cwd):
+                asked = True
+            else:
+                poller.unregister(gate.fileno())
         if control in ready:
             messages = client.read()
             if messages is None:

@@ -7,8 +7,8 @@ bytes, as surrogates (os.fsencode).
 `loop` takes any number of `spawn` requests. For each it sends `ready` once the guest is complete and waits at
 its gate, `running` when it has been released and has executed its command, and `exited` in the end; or
 `failed`, after which nothing of the guest is left. `enter` takes one `enter` request, then any number of
-`signal` ones, and sends `terminal` if one was asked for, then `exited` or `failed`. It does not use `id`,
-which is 0 there.
+`signal` ones, and sends `terminal` if one was asked for, `running` when the command has been executed, then
+`exited` or `failed`. It does not use `id`, which is 0 there.
 """
 
 from __future__ import annotations
@@ -100,6 +100,8 @@ if TYPE_CHECKING:
         id: int
 
     class Enter(Process):
+        """Without a tty it comes with the command's standard input, output and error as SCM_RIGHTS."""
+
         cmd: Literal["enter"]
         pid: int  # the server's first process, and its start time from /proc/PID/stat
         start: int

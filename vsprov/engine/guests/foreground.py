@@ -1,4 +1,4 @@
-"""Running a command in a server in the foreground: on the caller's terminal, or its standard fds."""
+"""Running a command in a server in the foreground: on a terminal of the server's, or through pipes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import struct
 import sys
 import termios
 import tty as terminal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EIO, ENODEV, ENOENT, ESRCH
 from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.guests import outcome
+from vsprov.engine.guests.relay import Relay
 from vsprov.engine.run.spawn import start, starting
 from vsprov.errors import FailedError
 from vsprov.guest import wire
@@ -48,26 +49,27 @@ def run(request: Enter, server: str = "") -> int:
     """Run a command in a running server; its exit code, 128 + N when signal N ended it.
 
     With a tty the command gets a terminal of the server's own, which we copy to and from ours; without, it
-    gets our standard input, output and error. Signals sent to us are forwarded; after one that asks the
-    command to end it has two seconds until SIGKILL. `server` is its name, for messages. EnterError when it
-    cannot be started.
+    gets pipes, copied to and from our standard input, output and error. Signals sent to us are forwarded;
+    after one that asks the command to end it has two seconds until SIGKILL. `server` is its name, for
+    messages. EnterError when it cannot be started.
     """
     what = f"Server/{server}: enter" if server else "enter"
-    with starting(what):
-        ours, theirs = socket.socketpair()
     rows, columns = _size() if request["tty"] else (0, 0)
-    with ours, theirs:
-        stdio = (None, None, 2) if request["tty"] else (0, 1, 2)
+    with ExitStack() as held:
         with starting(what):
-            pid = start("enter", theirs.fileno(), session=True, stdio=stdio)
+            ours, theirs = map(held.enter_context, socket.socketpair())
+            relay = None if request["tty"] else held.enter_context(Relay())
+            pid = start("enter", theirs.fileno(), session=True, stdio=(None, None, 2))
         theirs.close()
         try:
             client = _Client(ours, what)
-            client.send({**request, "rows": rows, "cols": columns})
-            event = client.terminal() if request["tty"] else client.pipes()
+            client.send({**request, "rows": rows, "cols": columns}, relay.given if relay else ())
+            event = client.pipes(relay) if relay else client.terminal()
         finally:
             ours.close()
             os.waitpid(pid, 0)
+        if relay:
+            relay.finish()
     if event["event"] == "failed":
         gone = event["errno"] in (ENOENT, ENODEV, ESRCH) and event["step"].startswith(("join", "cgroup"))
         raise ended(server) if server and gone else EnterError(event, server)
@@ -84,8 +86,10 @@ class _Client:
         self._events: list[Event] = []
         self._fds: list[int] = []
 
-    def send(self, message: Request) -> None:
-        self._channel.sendall(wire.encode(message))
+    def send(self, message: Request, fds: Sequence[int] = ()) -> None:
+        content = wire.encode(message)
+        sent = socket.send_fds(self._channel, [content], fds) if fds else 0
+        self._channel.sendall(content[sent:])
 
     def event(self) -> Event:
         """The next event; an fd that comes with it is kept. FailedError when the program has died."""
@@ -98,17 +102,15 @@ class _Client:
             self._events = wire.decode(self._incoming)
         return self._events.pop(0)
 
-    def end(self) -> Exited | Failed:
-        """The last event."""
-        event = self.event()
-        if event["event"] == "exited" or event["event"] == "failed":
-            return event
-        raise AssertionError(event)
-
-    def pipes(self) -> Exited | Failed:
-        """Wait for the end while the command uses our standard fds; forward signals to it."""
+    def pipes(self, relay: Relay) -> Exited | Failed:
+        """Copy the command's streams until it ends; forward signals to it."""
         with _handlers(dict.fromkeys(_FORWARDED, self._forward)):
-            return self.end()
+            relay.start_output()
+            event = self.event()
+            if event["event"] == "running":
+                relay.start_input()
+                event = self.event()
+            return _last(event)
 
     def terminal(self) -> Exited | Failed:
         """Copy between our terminal and the server's until the command ends."""
@@ -154,10 +156,16 @@ class _Client:
             if shows:
                 poll.modify(master, select.POLLIN | (select.POLLOUT if typed else 0))
             if self._channel.fileno() in ready:
-                event = self.end()
-                if shows:
-                    _show(master)
-                return event
+                event = self.event()
+                if event["event"] != "running":
+                    if shows:
+                        _show(master)
+                    return _last(event)
+
+
+def _last(event: Event) -> Exited | Failed:
+    assert event["event"] == "exited" or event["event"] == "failed", event
+    return event
 
 
 def _write_some(fd: int, content: bytes) -> int:

@@ -1,7 +1,7 @@
 """The program of a command that joins a running server, from clone to execve.
 
-Fds: the child finds its end of the channel as 3, a pidfd of the server's first process as 4, and if it gets a
-terminal that as 5.
+Fds: the child finds its end of the channel as 3, a pidfd of the server's first process as 4, and from 5 on
+its standard input, output and error, or if it gets a terminal that alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..wire import Enter
     from .confinement import Ids
 
-PIDFD, TERMINAL = 4, 5
+PIDFD, FIRST_STREAM = 4, 5
+LAST_STREAM = FIRST_STREAM + 2
 TIOCSCTTY = 0x540E
 
 
@@ -29,9 +30,15 @@ def write_command(
     `namespaces`: the CLONE_ flags of those to join; `raised`: limits to set first, while it may raise hard
     ones.
     """
-    free = TERMINAL + 1 if enter["tty"] else TERMINAL
-    p.call("close_range", free, LARGEST_FD, 0)
+    streams = [FIRST_STREAM] * 3 if enter["tty"] else range(FIRST_STREAM, LAST_STREAM + 1)
     p.call("setsid")
+    p.step = "terminal" if enter["tty"] else "streams"
+    for number, stream in enumerate(streams):
+        p.call("dup3", stream, number, 0)
+    if enter["tty"]:
+        p.call("ioctl", 0, TIOCSCTTY, 0)
+    free = FIRST_STREAM
+    p.call("close_range", free, LARGEST_FD, 0)
     for group in enter["cgroup"]["attach"]:
         p.step = f"cgroup {group}"
         p.write_file(free, f"{group}/cgroup.procs", b"0")
@@ -45,11 +52,6 @@ def write_command(
     p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.call("setgroups", 0, None)
     p.call("chdir", b"/")
-    if enter["tty"]:
-        p.step = "terminal"
-        for number in (0, 1, 2):
-            p.call("dup3", TERMINAL, number, 0)
-        p.call("ioctl", 0, TIOCSCTTY, 0)
     write_confinement(p, enter, free, ids)
     p.step = "start"
     p.ask(READY)

@@ -1,0 +1,283 @@
+"""The standard streams of a command in a server: new pipes, copied to and from our own.
+
+A descriptor of the caller never enters a server. What a command leaves behind there could read from the
+caller's terminal for ever, or open a file of the host again through /proc/self/fd, with other rights.
+
+Each stream is copied by a thread of its own, so that a reader that pauses holds up no other stream, and by
+splice(2), which moves pages instead of copying them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import termios
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from errno import ECONNRESET, EINVAL, EIO, EPIPE
+from threading import Thread
+from time import monotonic
+
+from vsprov.errors import FailedError, reason
+
+_CHUNK = 1 << 20
+# How output continues once the command has ended: what is in the pipe is always delivered; then it ends when
+# nothing came for QUIET, or in any case after AFTERWARDS. Only processes left behind keep the pipe open.
+QUIET, AFTERWARDS = 0.1, 2.0
+_NAMES = ("standard input", "standard output", "standard error")
+
+
+class Relay:
+    """The pipes of one command, and the threads that copy. A context manager."""
+
+    def __init__(self) -> None:
+        """Open the pipes. OSError when no descriptors are left.
+
+        Output and error are one pipe when ours are one file, because two would not keep the order of writes.
+        """
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        read_end, write_end = _open_pipe()
+        self._input = _Input(0, write_end, self._stop, read_end)
+        self._outputs: list[_Output] = []
+        given = [read_end]
+        one = _file(1) == _file(2)
+        for number in (1, 2):
+            if number == 2 and one:
+                given.append(given[1])
+                continue
+            read_end, write_end = _open_pipe()
+            self._outputs.append(_Output(read_end, number, self._stop))
+            given.append(write_end)
+        self.given = tuple(given)
+        """The ends for the command: its standard input, output and error."""
+
+    def start_output(self) -> None:
+        """Start to copy output; the ends of the command are closed, as it has its own."""
+        self._close_given()
+        for copy in self._outputs:
+            copy.start()
+
+    def start_input(self) -> None:
+        """Start to copy input: only now, as a command that could not be started must not take any."""
+        for output in self._outputs:
+            output.begun = True
+        self._input.start()
+
+    def finish(self) -> None:
+        """Deliver what the command wrote, and end. FailedError when one of our streams failed.
+
+        Waits for a reader that pauses; any signal may end that.
+        """
+        os.eventfd_write(self._stop, 1)
+        for output in self._outputs:
+            output.join()
+        self._input.put_back()
+        for copy in (self._input, *self._outputs):
+            if copy.error:
+                number = copy.source if copy is self._input else copy.target
+                verb = "read" if copy is self._input else "write"
+                raise FailedError(f"{verb} {_NAMES[number]}: {reason(copy.error)}")
+
+    def _close_given(self) -> None:
+        for fd in set(self.given):
+            os.close(fd)
+        self.given = ()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Let the threads end by themselves: they hold their own ends."""
+        os.eventfd_write(self._stop, 1)
+        self._close_given()
+        for copy in (self._input, *self._outputs):
+            if copy.ident is None:  # never started
+                copy.close()
+
+
+class _Copy(Thread, ABC):
+    """Copying from one descriptor to another, one of which is our end of a pipe."""
+
+    def __init__(self, source: int, target: int, stop: int) -> None:
+        super().__init__(daemon=True)
+        self.source, self.target = source, target
+        self.stop = stop
+        self.error: OSError | None = None
+        self.splices = True
+
+    def run(self) -> None:
+        # The main thread handles the signals. Without SIGTTIN, a read from the terminal in the background
+        # fails with EIO instead of stopping us.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.copy()
+        except OSError as error:
+            if error.errno not in (EPIPE, ECONNRESET):  # the reader has gone
+                self.error = error
+        finally:
+            self.close()
+
+    @abstractmethod
+    def copy(self) -> None:
+        """Copy to the end. OSError if one of the two descriptors fails."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close our end of the pipe, so that the command notices."""
+
+    def move(self) -> int:
+        """Move what there is: the number of bytes, 0 at the end of the source, -1 to wait and try again.
+
+        splice(2) cannot write to a file that is open for appending, nor, before Linux 6.5, read a terminal.
+        """
+        if self.splices:
+            try:
+                return os.splice(self.source, self.target, _CHUNK, flags=os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                return -1
+            except OSError as error:
+                if error.errno != EINVAL:
+                    raise
+                self.splices = False
+        try:
+            part = os.read(self.source, 1 << 16)
+        except BlockingIOError:
+            return -1
+        done = 0
+        while done < len(part):
+            if not self.wait_for_room():
+                break
+            try:
+                done += os.write(self.target, part[done:])
+            except BlockingIOError:  # fewer bytes free than a write takes at once (pipe(7), PIPE_BUF)
+                continue
+        return len(part)
+
+    @abstractmethod
+    def wait_for_room(self) -> bool:
+        """Wait until the target takes more; False when there is no need any more."""
+
+
+class _Input(_Copy):
+    """From our standard input to the command, until the end of either."""
+
+    def __init__(self, source: int, target: int, stop: int, reader: int) -> None:
+        super().__init__(source, target, stop)
+        os.set_blocking(target, False)
+        try:
+            os.lseek(source, 0, os.SEEK_CUR)
+            self.reader = os.dup(reader)  # to see what remains unread
+        except OSError:
+            self.reader = -1
+
+    def copy(self) -> None:
+        while self._wait(self.source, select.POLLIN) and self.wait_for_room():
+            try:
+                if self.move() == 0:
+                    return
+            except OSError as error:
+                if error.errno == EIO and os.isatty(self.source):
+                    return  # hung up, or not ours to read: we run in the background
+                if error.errno == EPIPE:
+                    _give_up(self.source)
+                raise
+
+    def wait_for_room(self) -> bool:
+        return self._wait(self.target, select.POLLOUT)
+
+    def _wait(self, fd: int, event: int) -> bool:
+        return self.stop not in _poll({fd: event, self.stop: select.POLLIN})
+
+    def close(self) -> None:
+        os.close(self.target)
+
+    def put_back(self) -> None:
+        """Leave the offset of a file at what the command has read, as if it had read it there itself.
+
+        A shell loop that reads the same file (while read …; do vsprov exec …; done < list) goes on.
+        """
+        if self.reader >= 0 and self.ident is not None:
+            self.join()
+            unread = _unread(self.reader)
+            os.close(self.reader)
+            self.reader = -1
+            if unread:
+                os.lseek(self.source, -unread, os.SEEK_CUR)
+
+
+class _Output(_Copy):
+    """From the command to our standard output or error."""
+
+    def __init__(self, source: int, target: int, stop: int) -> None:
+        super().__init__(source, target, stop)
+        self.deadline = 0.0
+        self.left = 0  # bytes that were in the pipe when the command had ended
+        self.begun = False  # whether the command has been executed
+
+    def copy(self) -> None:
+        while self._wait():
+            self.wait_for_room()
+            moved = self.move()
+            if moved == 0:
+                if self.begun and self.target == 1:  # errors of our own may still follow on 2
+                    _give_up(self.target)
+                return
+            self.left -= max(moved, 0)
+
+    def wait_for_room(self) -> bool:
+        _poll({self.target: select.POLLOUT})
+        return True
+
+    def _wait(self) -> bool:
+        """Wait for output; False if the command has ended and all that matters is delivered."""
+        if self.stop not in _poll({self.source: select.POLLIN, self.stop: select.POLLIN}):
+            return True
+        if not self.deadline:
+            self.deadline = monotonic() + AFTERWARDS
+            self.left = _unread(self.source)
+        if self.left <= 0 and monotonic() > self.deadline:
+            return False
+        return self.source in _poll({self.source: select.POLLIN}, QUIET)
+
+    def close(self) -> None:
+        os.close(self.source)
+
+
+def _give_up(fd: int) -> None:
+    """Let who is at the other end of one of our streams know that the command has closed it."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)
+
+
+def _open_pipe() -> tuple[int, int]:
+    """A large pipe, for fewer switches between the processes; of the usual size where the host's limits on
+    pipes are used up (pipe(7)).
+    """
+    read_end, write_end = os.pipe()
+    with suppress(PermissionError):
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _CHUNK)
+    return read_end, write_end
+
+
+def _poll(wanted: dict[int, int], seconds: float | None = None) -> set[int]:
+    """Those of the descriptors that are ready, have failed or are at their end."""
+    poll = select.poll()
+    for fd, events in wanted.items():
+        poll.register(fd, events)
+    return {fd for fd, _events in poll.poll(None if seconds is None else seconds * 1000)}
+
+
+def _unread(pipe: int) -> int:
+    """The number of bytes in a pipe."""
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    count: int = struct.unpack("i", answer)[0]
+    return count
+
+
+def _file(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
