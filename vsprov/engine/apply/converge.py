@@ -178,13 +178,13 @@ def perform(
         if spawns or context.inits:
             context.start_keeper()
         errors = run(context, first.plan.changes, report, parallelism)
-        context.settle_keeper()
         if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
             servers.flush(instance)
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
         since = Since(first.now.observed, touched)
         second = check(context, None if errors else first.wanted.again(), since, settle_seconds)
         exits = settle.record(context)
+        context.settle_keeper()
     finally:
         context.close()
     if context.deaf:
