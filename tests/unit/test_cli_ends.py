@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import CHECKOUT, Cli, process
+from tests.unit.cli import CHECKOUT, SERVER, Cli, process
 from vsprov import __version__
 from vsprov.cli import app
 
@@ -103,3 +103,49 @@ def test_text_the_locale_cannot_write_is_spelt_out(tmp_path: Path) -> None:
     _, err = running.communicate()
     assert running.returncode == 65
     assert "Gr\\xf6\\xdfe" in err
+
+
+@pytest.mark.parametrize("words", ["version", "--instance vt-x version", "--help", "help plan", "schema"])
+def test_output_of_any_command_that_cannot_be_written_is_an_error(words: str) -> None:
+    with open("/dev/full", "w") as full:
+        running = process(*words.split(), stdout=full)
+        _, err = running.communicate()
+    assert (running.returncode, err) == (1, "vsprov: write the output: No space left on device\n")
+
+
+def test_the_exit_code_stays_when_standard_error_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("kind: Sever")
+    with open("/dev/full", "w") as full:
+        running = process("validate", str(tmp_path / "m.yaml"), stderr=full)
+        out, _ = running.communicate()
+    assert (running.returncode, out) == (65, "")
+
+
+def test_closed_standard_streams_are_not_taken_by_the_files_that_are_opened_next() -> None:
+    words = (
+        "import os, sys; from vsprov import cli; cli.fill_standard_descriptors(); "
+        "number = os.open('/dev/zero', os.O_RDONLY); "
+        "names = [os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]; "
+        "os._exit(number > 2 and names == ['/dev/null'] * 3 and os.get_inheritable(1))"
+    )
+    command = ["/bin/sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, words]
+    assert subprocess.run(command, cwd=CHECKOUT).returncode == 1
+
+
+@pytest.fixture
+def removed_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+
+def test_in_a_removed_directory_only_relative_paths_are_an_error(
+    cli: Cli, removed_directory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.yaml").write_text(SERVER)
+    assert cli("validate", tmp_path / "m.yaml").out == "Valid: 1 server, 1 image.\n"
+    for words in (("init", "x"), ("get", "--root", "x")):
+        told = cli(*words)
+        assert told.code == 64
+        assert told.err == "vsprov: the current directory has been removed\n  hint: cd to another directory\n"
+    monkeypatch.chdir(tmp_path)

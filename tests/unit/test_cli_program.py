@@ -241,8 +241,8 @@ FORBIDDEN = {
         "vsprov.engine.look",
         "vsprov.engine.run",
     },
-    "plan {}": {"rich", "pydantic", "jinja2", "pyroute2"},
-    "apply {}": {"rich", "pydantic", "jinja2", "pyroute2"},
+    "plan --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},
+    "apply --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},
     "get -o json": {
         "rich",
         "pydantic",

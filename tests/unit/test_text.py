@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Position, Problem
 from vsprov.manifest.syntax import text as module
-from vsprov.manifest.syntax.text import MAX_PROBLEMS, Document, decode, parse
+from vsprov.manifest.syntax.encoding import decode
+from vsprov.manifest.syntax.text import MAX_PROBLEMS, Document, parse
 
 
 def only(text: str) -> Any:
@@ -96,10 +98,11 @@ def test_a_scalar_means_what_the_core_schema_says(written: str, value: object) -
         ('a: "\\q"', ["f.yaml:1:5: unknown escape sequence"]),
         ("a: é\nb: \0x\n", ["f.yaml:2:4: character U+0000 is not allowed"]),
         ("a: \x1b[0m", ["f.yaml:1:4: character U+001B is not allowed"]),
-        ("a: x\u2028b", ["f.yaml:1:5: character U+2028 is not allowed"]),
+        ("a: x\u2028b\U0010fff1", ["f.yaml:1:5: character U+2028 is not allowed"]),
         ("a: \ud800", ["f.yaml:1:4: character U+D800 is not allowed"]),
         ("a: 1\n\ufeffb: 2", ["f.yaml:2:1: character U+FEFF is not allowed"]),
-        ("a: 1\rb", ["f.yaml:1:5: character U+000D is not allowed"]),
+        ("a: 1\rb", ["f.yaml:2:1: key without ':'"]),
+        ("a: \x7f", ["f.yaml:1:4: character U+007F is not allowed"]),
         ('a: "x\\0y"', ["f.yaml:1:4: NUL characters are not allowed, even escaped"]),
     ],
 )  # fmt: skip
@@ -238,12 +241,14 @@ def test_reading_ends_after_a_hundred_problems(text: str) -> None:
     ("data", "message", "hint"),
     [
         (b"a: 1\nb: \xc3\xa9\xff\n", "f.yaml:2:5: byte 0xff is not UTF-8", "save the file as UTF-8"),
-        ("a: 1".encode("utf-16"), "f.yaml:1:1: byte 0xff is not UTF-8",
-         "save the file as UTF-8; it looks like UTF-16"),
+        ("a: 1\n".encode("utf-16") + b"\0\xdc", "f.yaml:2:1: byte 0x00 is not UTF-16",
+         "save the file as UTF-8"),
+        ("a: 1\n".encode("utf-32-be") + b"\0", "f.yaml:2:1: byte 0x00 is not UTF-32",
+         "save the file as UTF-8"),
         (b"\xed\xa0\x80", "f.yaml:1:1: byte 0xed is not UTF-8", "save the file as UTF-8"),
     ],
 )  # fmt: skip
-def test_bytes_that_are_not_utf_8_are_named_with_their_place(data: bytes, message: str, hint: str) -> None:
+def test_bytes_that_are_no_text_are_named_with_their_place(data: bytes, message: str, hint: str) -> None:
     with pytest.raises(ManifestError) as raised:
         decode(data, "f.yaml")
     assert str(raised.value) == message
@@ -256,8 +261,52 @@ def test_json_is_read_as_it_is() -> None:
     assert only(json.dumps(value)) == value
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_yaml_is_read_in_every_encoding_and_with_every_end_of_line(
+    encoding: str, mark: str, end: str
+) -> None:
+    lines = ["a: Größe \U0001f600", "b: |", "  one", "  two", "...", f"{mark}---", "c: [", "0x1F]", ""]
+    documents, problems = parse(decode((mark + end.join(lines)).encode(encoding), "f.yaml"), "f.yaml")
+    assert problems == []
+    assert [one.value for one in documents] == [{"a": "Größe \U0001f600", "b": "one\ntwo\n"}, {"c": [31]}]
+    assert str(documents[1].positions["c", 0]) == "f.yaml:8:1"
+    assert only(decode((mark + '{"a": 1}').encode(encoding), "f.yaml")) == {"a": 1}
+
+
+def test_what_newer_versions_of_yaml_do_not_take_for_a_line_break_is_text() -> None:
+    text = "a\u2028b: x\x85y  \nc: 'x\u2028 y'\nd: |\n  x\u2029\n  y\ne: {a\u2028b: 1}\nf\x85: \"\\L\"\n"
+    value = {
+        "a\u2028b": "x\x85y",
+        "c": "x\u2028 y",
+        "d": "x\u2029\ny\n",
+        "e": {"a\u2028b": 1},
+        "f\x85": "\u2028",
+    }
+    assert only(text) == value
+    (document,) = parse(text, "f.yaml")[0]
+    assert str(document.positions["d",]) == "f.yaml:3:1"
+    assert only("a: \U0010fff0") == {"a": "\U0010fff0"}
+
+
+JSON_TEXTS = st.text(st.characters(exclude_characters="\0\x7f", exclude_categories=["Cs"]))
+
+
+@given(
+    st.recursive(
+        JSON_TEXTS, lambda inner: st.lists(inner) | st.dictionaries(JSON_TEXTS, inner), max_leaves=10
+    )
+)
+@example("\U0001f600\\\U0001f600\\ud83d")
+@example(["\\ud83d\\ude00", "\\\U0001f600", "\U0001f600\U0001f600"])
+def test_json_with_escapes_is_read_as_it_is(value: Any) -> None:
+    text = json.dumps([value], indent="\t")
+    assert only(text) == [value]
+
+
 def check_places(text: str, documents: list[Document], problems: list[Problem]) -> None:
-    lines = text.removeprefix("\ufeff").split("\n")
+    lines = re.split("\r\n|\r|\n", text.removeprefix("\ufeff"))
     places = [place for document in documents for place in document.positions.values()]
     for place in places + [problem.position for problem in problems if problem.position]:
         assert place.file == "f.yaml"
@@ -288,7 +337,7 @@ def test_bytes_are_text_or_refused(data: bytes) -> None:
     try:
         text = decode(data, "f.yaml")
     except ManifestError as error:
-        check_places(data.decode("utf-8", "replace"), [], list(error.problems))
+        assert re.fullmatch(r"f\.yaml:\d+:\d+: byte 0x.. is not UTF-(8|16|32)", str(error))
     else:
         check_places(text, *parse(text, "f.yaml"))
 

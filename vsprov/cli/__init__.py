@@ -11,15 +11,28 @@ import sys
 OBJECTS_BETWEEN_COLLECTIONS = 100_000
 
 
+def fill_standard_descriptors() -> None:
+    """Open /dev/null for the standard streams that the caller has closed.
+
+    Otherwise the next file that is opened, such as a server's record, gets one of their numbers, and what a
+    child process prints ends up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def main() -> None:
     """The program `vsprov`; ends the process with the exit code of its verb."""
     open_standard_streams()
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    fill_standard_descriptors()
     if sys.argv[1:] in (["version"], ["--version"]):
         from vsprov.cli.version import print_version
 
-        print_version()
-        sys.exit(0)
+        os._exit(print_version())
     try:
         from vsprov.cli.app import run
 

@@ -95,6 +95,11 @@ def _explain(error: BaseException) -> int:
             return error.exit_code
         case click.ClickException():
             return _explain_usage(error)
+        case OSError() if _is_of_output(error):
+            raise error
+        case FileNotFoundError() if _is_in_a_removed_directory():
+            err("vsprov: the current directory has been removed\n  hint: cd to another directory")
+            return UsageError.exit_code
         case PermissionError() if os.geteuid() != 0:
             err(f"vsprov: {error.filename or 'this'}: {error.strerror}\n  hint: run it with sudo")
             return 77
@@ -109,6 +114,23 @@ def _explain(error: BaseException) -> int:
             return 1
         case _:
             return _explain_fault(error)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether click, which prints the help, could not write it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
+
+
+def _is_in_a_removed_directory() -> bool:
+    """Whether relative paths cannot be made absolute; getcwd(2): ENOENT."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _explain_usage(error: click.ClickException) -> int:

@@ -48,7 +48,7 @@ class Approval:
 
 def confirm(question: str) -> bool:
     """Ask on the terminal; only "y" and "yes" mean yes. Raises UsageError without a terminal."""
-    if sys.stdin is None or not sys.stdin.isatty():
+    if sys.stdin is None or sys.stderr is None or not sys.stdin.isatty():
         raise UsageError(
             "cannot ask for confirmation: standard input is not a terminal",
             hint="use --yes (-y) to continue without asking",

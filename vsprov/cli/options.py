@@ -148,7 +148,7 @@ prune_option = click.option(
 allow_empty_option = click.option(
     "--allow-empty",
     is_flag=True,
-    help="Allow --prune with an empty manifest, which removes all objects of the set.",
+    help="Accept a manifest without objects. With --prune it removes all objects of the set.",
 )
 detailed_exitcode_option = click.option(
     "--detailed-exitcode",

@@ -19,7 +19,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def print_version() -> None:
-    """Print the versions on one line."""
+def version_line() -> str:
+    """The versions on one line."""
     found = versions()
-    print(f"vsprov {found['version']} (Python {found['python']}, {found['kernel']}, {found['machine']})")
+    return f"vsprov {found['version']} (Python {found['python']}, {found['kernel']}, {found['machine']})"
+
+
+def print_version() -> int:
+    """Print the versions on one line; the exit code."""
+    try:
+        print(version_line(), flush=True)
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        print(f"vsprov: write the output: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from vsprov.errors import ManifestError, Problem, reason
-from vsprov.manifest.syntax.text import MAX_TEXT, decode
+from vsprov.manifest.syntax.encoding import decode
+from vsprov.manifest.syntax.text import MAX_TEXT
 
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json", ".yaml.j2", ".yml.j2")
@@ -51,7 +52,7 @@ def find(paths: Sequence[str], recursive: bool) -> list[str]:
 def read(path: str, what: str = "the manifest") -> str:
     """The text of a file, or of standard input for `-`; `what` describes the file in errors.
 
-    Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes or is not UTF-8.
+    Raises ManifestError if it cannot be read, is larger than MAX_TEXT bytes or has invalid bytes.
     """
     try:
         data = _read_stdin() if path == STDIN else _read_file(path)

@@ -119,7 +119,16 @@ def out(text: str) -> None:
 
 
 def err(text: str) -> None:
-    """Write a line to standard error, unbuffered."""
-    if sys.stderr is not None:
+    """Write a line to standard error, unbuffered. Raises BrokenPipeError if the reader has gone.
+
+    Other errors are ignored, so that work goes on: there is no other place to report them.
+    """
+    if sys.stderr is None:
+        return
+    try:
         write(sys.stderr, f"{text}\n")
         sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, FailedError):
+        return

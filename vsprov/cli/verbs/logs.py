@@ -52,7 +52,8 @@ def logs(settings: Settings, name: str, follow: bool, tail: str) -> None:
         raise not_found("Server", name, known)
     if problem := console_log.settle(settings.instance, name):
         err(f"vsprov: Server/{clean(name)}: the end of the log may be missing: {problem}")
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     terminal_filter = TerminalFilter() if os.isatty(1) else None
     try:
         for block in _blocks(settings.instance, name, lines, follow):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vsprov.cli.verb import Settings, verb
-from vsprov.cli.version import print_version, versions
+from vsprov.cli.version import version_line, versions
 from vsprov.render.problems import dump
 from vsprov.render.screen import out
 
@@ -20,4 +20,4 @@ def version(settings: Settings) -> None:
     if settings.output == "json":
         out(dump(versions()))
     else:
-        print_version()
+        out(version_line())

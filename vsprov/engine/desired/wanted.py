@@ -8,7 +8,8 @@ from vsprov.engine.apply.converge import PlanError
 from vsprov.engine.desired import inputs, lockfile, selector
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.engine.desired.project import owner_set
-from vsprov.errors import UsageError
+from vsprov.errors import ManifestError, Problem, UsageError
+from vsprov.manifest.files import STDIN
 from vsprov.manifest.load import Manifest
 from vsprov.plan.builder import Wanted
 from vsprov.store.instance import Instance
@@ -35,8 +36,9 @@ def to_apply(
 ) -> Desired:
     """What an apply of the manifest asks for; of its servers only those that the selector `labels` selects.
 
-    `must_be_locked` refuses image tags that the lock file has no digest for. Raises ManifestError, and
-    UsageError for a `prune` that could remove more than intended.
+    `must_be_locked` refuses image tags that the lock file has no digest for. Raises ManifestError, also for
+    a manifest without objects unless `allow_empty`, and UsageError for a `prune` that could remove more than
+    intended.
     """
     if prune and labels is not None:
         raise UsageError(
@@ -49,6 +51,8 @@ def to_apply(
             f"--prune: the manifest is empty: all objects of set {name} would be removed",
             hint="use --allow-empty to remove them",
         )
+    if not allow_empty:
+        _refuse_empty(manifest, "use --allow-empty if there may be none")
     locked = lockfile.locked(manifest, must=must_be_locked)
     wanted = Wanted(
         instance.name,
@@ -70,12 +74,20 @@ def to_remove(
     manifest = inputs.read(given, instance, references=False)
     name = owner_set(set_name, manifest.files)
     selected = selector.parse(labels) if labels is not None else None
+    _refuse_empty(manifest)
     addresses = frozenset(
         one.address
         for one in manifest.objects
         if selected is None or (one.kind == "Server" and selected(one.labels))
     )
     return Desired(manifest, name, Wanted(instance.name, f"{instance.name}/{name}", remove=addresses))
+
+
+def _refuse_empty(manifest: Manifest, hint: str = "") -> None:
+    """Raise ManifestError for a manifest without objects, such as the output of a generator that failed."""
+    if not manifest.objects:
+        names = ("standard input" if file == STDIN else file for file in manifest.files)
+        raise ManifestError([Problem("no objects in the manifest", subject=", ".join(names), hint=hint)])
 
 
 def with_positions(error: PlanError, manifest: Manifest) -> PlanError:

@@ -24,7 +24,8 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from vsprov.errors import ManifestError, Position, Problem
+from vsprov.errors import Position, Problem
+from vsprov.manifest.syntax.encoding import for_libyaml, hide, position_at, show
 from vsprov.manifest.syntax.scalar import Scalar, ScalarError, plain, short
 from vsprov.manifest.syntax.syntax_errors import MAX_DEPTH, TOO_DEEP, explain
 
@@ -102,21 +103,6 @@ class Document:
         return positions.source(path) if isinstance(positions, Positions) and path in positions else None
 
 
-def decode(data: bytes, file: str) -> str:
-    """The text of a UTF-8 file. Raises ManifestError with the position of the first invalid byte."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode()
-        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-        problem = Problem(
-            f"byte 0x{data[error.start]:02x} is not UTF-8",
-            _place(before, len(before), file, 1),
-            hint="save the file as UTF-8" + ("; it looks like UTF-16" if wide else ""),
-        )
-        raise ManifestError([problem]) from None
-
-
 def parse(text: str, file: str) -> tuple[list[Document], list[Problem]]:
     """The documents of a text, and its problems in the order of their positions.
 
@@ -127,7 +113,10 @@ def parse(text: str, file: str) -> tuple[list[Document], list[Problem]]:
         return [], [Problem(f"the text is larger than {MAX_TEXT >> 20} MiB", Position(file, 1, 1))]
     reader = _Reader(file)
     try:
-        text = reader.printable(text.removeprefix("\ufeff"))
+        text = for_libyaml(text)
+        if (hidden := hide(text)) is not None:
+            text, reader.hides = hidden, True
+        text = reader.printable(text)
         start, first_line = 0, 1
         while (stopped := reader.read(text[start:] if start else text, first_line)) is not None:
             resume = _DOCUMENT_START.search(text, start + max(stopped, 1))
@@ -159,17 +148,10 @@ def _printed(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _place(text: str, index: int, file: str, first_line: int) -> Position:
-    return Position(file, first_line + text.count("\n", 0, index), index - text.rfind("\n", 0, index))
-
-
 _DOCUMENT_START = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
-# Characters that YAML 1.2.2 (section 5.1) does not allow, and line breaks that the parser counts and editors
-# do not, after which all positions would be wrong.
-_NOT_ALLOWED = re.compile(
-    "[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
-)
+# Characters that YAML 1.2.2 (section 5.1) does not allow, and line breaks of libyaml that `for_libyaml` left.
+_NOT_ALLOWED = re.compile("[^\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS: dict[str, tuple[type, ...]] = {
@@ -208,6 +190,7 @@ class _Reader:
     def __init__(self, file: str) -> None:
         self.documents: list[Document] = []
         self.problems: list[Problem] = []
+        self.hides = False  # whether the text is one that `hide` has changed
         self._file = file
         self._first_line = 1
         self._keys: set[str] = set()
@@ -219,7 +202,7 @@ class _Reader:
     def printable(self, text: str) -> str:
         """The text with U+FFFD in place of characters that are not allowed, which are reported."""
         for match in _NOT_ALLOWED.finditer(text):
-            place = _place(text, match.start(), self._file, 1)
+            place = position_at(text, match.start(), self._file, 1)
             hint = "write it as an escape in double quotes, or remove it"
             self._report(f"character U+{ord(match[0]):04X} is not allowed", place, hint)
         return _NOT_ALLOWED.sub("\ufffd", text) if self.problems else text
@@ -235,7 +218,7 @@ class _Reader:
                     self._document(event)
         except yaml.MarkedYAMLError as error:
             message, index, hint = explain(error, text)
-            self._report(message, _place(text, index, self._file, first_line), hint)
+            self._report(message, position_at(text, index, self._file, first_line), hint)
             return error.problem_mark.index if error.problem_mark else len(text)
         except _StopError as stop:
             return stop.index
@@ -337,7 +320,7 @@ class _Reader:
         return key
 
     def _scalar(self, event: Any) -> Scalar:
-        text: str = event.value
+        text: str = show(event.value) if self.hides else event.value
         tag = event.tag
         unquoted = event.implicit[0]
         if len(text) > MAX_SCALAR:
