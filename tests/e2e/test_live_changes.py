@@ -88,11 +88,21 @@ def test_a_knob_is_changed_removed_and_added_live(
     if not (old if version(controller) == 1 else new):
         lab.converge(image(), server("a", resources=resources(knob, first)))
         assert (
-            f"{knob} is not applied"
+            f"{knob} is not enforced"
             in lab.vsprov(
                 "plan", "-", input=to_yaml(image(), server("b", resources=resources(knob, first)))
             ).stdout
         )
+        again = lab.vsprov(
+            "plan", "-", input=to_yaml(image(), server("a", resources=resources(knob, first)))
+        ).stdout
+        assert "Nothing to do" in again and f"note: Server/a: {knob} is not enforced: " in again
+        assert lab.plan(image(), server("a", resources=resources(knob, first)))["notes"].keys() == {
+            "Server/a"
+        }
+        assert f"note: Server/a: {knob} is not enforced: " in lab.vsprov("get", "servers").stdout
+        seen = json.loads(lab.vsprov("get", "server", "a", "-o", "json").stdout)["status"]["notEnforced"]
+        assert [each["path"] for each in seen] == [knob]
         return
     if knob == "cpu.cpus" and (os.cpu_count() or 1) < 2:
         second, other = "0", "0"

@@ -32,7 +32,7 @@ DRIFT = Change(
     "live",
     "drift",
     (PathChange("spec.resources.memory.max", 1, 2, "live", ("256Mi", "512Mi")),),
-    notes=("memory.high is not applied: …",),
+    notes=("memory.high is not enforced: …",),
 )
 RESTART = Change(
     "Server",
@@ -62,7 +62,7 @@ TEXT = """\
   + Server/a
   ~ Server/b  (drift)
       spec.resources.memory.max: 256Mi → 512Mi (live)
-      note: memory.high is not applied: …
+      note: memory.high is not enforced: …
   ~ Server/c  ↻ restart
       spec.init.command: ["a"] → ["b"] (restart)
       spec.state: Stopped → —

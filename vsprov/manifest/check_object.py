@@ -19,6 +19,7 @@ from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values import units
+from vsprov.model.values.names import HOST_CAPABILITIES
 from vsprov.model.values.units import MAX
 
 NAME: Path = ("metadata", "name")
@@ -245,8 +246,12 @@ def command(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def capabilities(item: Item, server: Server) -> Iterator[Problem]:
-    """Capabilities that are both added and dropped."""
+    """Capabilities that are both added and dropped, and such that have no effect in a server."""
     change = server.security.capabilities
+    path: Path = ("spec", "security", "capabilities", "add")
+    for name in sorted(set(change.add) & HOST_CAPABILITIES):
+        message = f"{name} has no effect: the kernel grants it only outside of user namespaces"
+        yield item.problem(path, message, "omit it", warning=True)
     for name in sorted(set(change.add) & set(change.drop)):
         yield item.problem(("spec", "security", "capabilities", "drop"), f"{name} is both added and dropped")
 

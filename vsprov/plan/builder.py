@@ -159,7 +159,7 @@ class PlanBuilder:
             self.refuse(want, refused, f"remove the annotation {REQUIRE}: hard to apply the rest", lack=True)
         elif lacking:
             self.notes[want.address] = tuple(
-                f"{path} is not applied: {lack}" for path, lack in lacking.items()
+                f"{path} is not enforced: {lack}" for path, lack in lacking.items()
             )
 
     def enable(self, group: str, needed: Iterable[str], enabled: frozenset[str]) -> tuple[Step, ...]:

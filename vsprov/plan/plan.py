@@ -111,7 +111,8 @@ def removal(
 class Plan:
     """All changes, in an order that respects their `after`. A plan with `problems` cannot be applied.
 
-    `unchanged` and `unlisted` are addresses; unlisted objects belong to the set but are not in the manifest.
+    `notes` are remarks by address, also on objects that do not change. `unchanged` and `unlisted` are
+    addresses; unlisted objects belong to the set but are not in the manifest.
     """
 
     changes: tuple[Change, ...]
@@ -125,6 +126,11 @@ class Plan:
     @property
     def empty(self) -> bool:
         return not self.changes
+
+    def unchanged_notes(self) -> dict[str, tuple[str, ...]]:
+        """The notes on objects that do not change, by address."""
+        changed = {change.address for change in self.changes}
+        return {address: notes for address, notes in self.notes.items() if address not in changed}
 
     @property
     def objects(self) -> tuple[Change, ...]:
@@ -155,6 +161,7 @@ def to_document(plan: Plan, *, version: str, timestamp: str, host: str, owner_se
         "resource_changes": [_change_document(change) for change in plan.objects],
         "unchanged": list(plan.unchanged),
         "unlisted": list(plan.unlisted),
+        "notes": {address: list(notes) for address, notes in plan.unchanged_notes().items()},
         "problems": [
             {"subject": p.subject, "path": p.path, "message": p.message, "hint": p.hint}
             for p in plan.problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vsprov.plan.plan import Change, PathChange, Plan
 from vsprov.render.problems import count_kinds, counted
@@ -26,10 +26,28 @@ _AROUND = 24  # characters that are shown before and after that part
 def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
     """The plan: every object with its changes, and a summary; for an empty plan, one line."""
     if plan.empty:
-        return "\n".join([nothing_to_do(plan), *_unlisted(plan)])
+        return "\n".join([nothing_to_do(plan), *_standing(plan, screen), *_unlisted(plan)])
     shown = plan.changes if verbose or not plan.objects else plan.objects
     parts = [_change(change, screen, verbose) for change in shown]
-    return "\n".join([*parts, "", screen.paint(summary(plan), "bold"), *_unlisted(plan)])
+    ending = (*_standing(plan, screen), *_unlisted(plan))
+    return "\n".join([*parts, "", screen.paint(summary(plan), "bold"), *ending])
+
+
+def _standing(plan: Plan, screen: Screen) -> list[str]:
+    """The notes on objects that do not change."""
+    return [screen.paint(line, "dim") for line in grouped_notes(plan.unchanged_notes())]
+
+
+def grouped_notes(notes: Mapping[str, Iterable[str]]) -> list[str]:
+    """Lines for {address: notes}: each note once, with the objects that it is about."""
+    about: dict[str, list[str]] = {}
+    for address, texts in notes.items():
+        for text in texts:
+            about.setdefault(text, []).append(address)
+    return [
+        clean(f"note: {', '.join(addresses[:5])}{', …' if len(addresses) > 5 else ''}: {text}")
+        for text, addresses in about.items()
+    ]
 
 
 def _unlisted(plan: Plan) -> list[str]:

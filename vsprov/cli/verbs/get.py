@@ -17,6 +17,7 @@ from vsprov.model.objects import KINDS, LATER_KINDS, listed
 from vsprov.model.suggest import closest, not_found
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import tables
+from vsprov.render.plan import grouped_notes
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
 
@@ -130,4 +131,14 @@ def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, wide: boo
     for kind in order:
         if items[kind] or len(order) == 1:
             parts.append(tables.text(tables.objects(kind, items[kind], wide=wide), screen))
+    notes = {
+        f"{kind}/{one['metadata']['name']}": [
+            f"{each['path']} is not enforced: {each['reason']}"
+            for each in one["status"].get("notEnforced", ())
+        ]
+        for kind in order
+        for one in items[kind]
+    }
+    if lines := grouped_notes(notes):
+        parts.append("\n".join(lines))
     out("\n\n".join(parts) if parts else "No objects found. Create them with: vsprov apply PATH")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsprov.engine.kinds.view import KindView, View, register
+from vsprov.engine.kinds.view import KindView, View, not_enforced, register
 from vsprov.engine.look import usage
+from vsprov.plan import resources
 from vsprov.plan.observed import set_of
 
 
@@ -13,7 +14,12 @@ def status(name: str, view: View) -> dict[str, Any]:
     """The status of a pool: its group, its set, and the usage of all its servers."""
     pool = view.shown.observed.pools[name]
     used = usage.document(view.hierarchies, pool)
-    return {"cgroup": pool.path, "set": set_of(pool.owner), "usage": used}
+    return {
+        "cgroup": pool.path,
+        "set": set_of(pool.owner),
+        "usage": used,
+        "notEnforced": not_enforced(resources.of_pool(pool), view),
+    }
 
 
 register(KindView("Quota", status))

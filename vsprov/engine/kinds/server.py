@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsprov.engine.kinds.view import KindView, View, register
+from vsprov.engine.kinds.view import KindView, View, not_enforced, register
 from vsprov.engine.look import last_exit, usage
 from vsprov.model.values import digests
+from vsprov.plan import resources
 from vsprov.plan.observed import ObservedServer, set_of
 from vsprov.plan.ranges import RANGE
 from vsprov.store.layers import sizes
@@ -29,6 +30,7 @@ def status(name: str, view: View) -> dict[str, Any]:
         "addresses": [],
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": used,
+        "notEnforced": not_enforced(resources.of_record(seen.applied), view) if seen.applied else [],
         "lastExit": last_exit.document(seen.last_exit),
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.plan import groups
 from vsprov.plan.kinds.planner import Shown
 from vsprov.store.instance import Instance
 
@@ -21,6 +22,12 @@ class View:
     hierarchies: Hierarchies
     shown: Shown
     measure: Instance | None = None
+
+
+def not_enforced(resources: Iterable[str], view: View) -> list[dict[str, str]]:
+    """[{"path", "reason"}] of the recorded limits that this host does not support."""
+    lacking = groups.unsupported(resources, view.shown.machine)
+    return [{"path": path, "reason": lack} for path, lack in lacking.items()]
 
 
 def _no_metadata(seen: Any) -> dict[str, Any]:

@@ -62,6 +62,12 @@ CAPABILITIES = (
     "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
     "PERFMON BPF CHECKPOINT_RESTORE "
 ).split()
+# The kernel checks these against the initial user namespace, which no server is in: capable() instead of
+# ns_capable(); user_namespaces(7), "Effect of capabilities within a user namespace".
+HOST_CAPABILITIES = frozenset(
+    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE "
+    "MKNOD PERFMON SYSLOG SYS_MODULE SYS_PACCT SYS_RAWIO SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
+)
 # The default set of podman: enough for packages, daemons and setuid programs, without power over the host.
 DEFAULT_CAPABILITIES = frozenset(
     "CHOWN DAC_OVERRIDE FOWNER FSETID KILL NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
