@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -201,6 +202,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for does not happen"
         time.sleep(0.005)
+
+
+def wait_for(pidfd: int) -> None:
+    """Wait until a process has ended, and close its pidfd."""
+    try:
+        assert select.select([pidfd], [], [], SECONDS)[0]
+    finally:
+        os.close(pidfd)
 
 
 def plain(text: str) -> str:

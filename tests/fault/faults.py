@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests import leaks
 from tests.lab import Document, Lab
@@ -155,3 +157,20 @@ def footprint(lab: Lab) -> list[str]:
     found = leaks.found(lab.vsprov.name, lab.vsprov.folder)
     processes = [line for line in found if line.startswith("process ")]
     return sorted({*found} - {*processes}) + [f"{len(processes)} processes"]
+
+
+def fill(folder: Path, free: int) -> Path:
+    """Leave only so many bytes free on the disk of this folder."""
+    ballast = folder / "ballast"
+    stat = os.statvfs(folder)
+    at, wanted = 0, max(stat.f_bavail * stat.f_bsize - free, stat.f_bsize)
+    part = wanted
+    with open(ballast, "wb") as file:
+        while at < wanted and part >= stat.f_bsize:
+            try:
+                os.posix_fallocate(file.fileno(), at, min(part, wanted - at))
+                at += min(part, wanted - at)
+            except OSError as error:  # the file's own extents may take a block, too
+                assert error.errno == errno.ENOSPC
+                part //= 2
+    return ballast

@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.features import requires
-from tests.instance import own_instance
+from tests.fault.faults import fill
 from tests.lab import FILES, Lab, busybox_image, image, pool, server, to_yaml, version, wait_until
 
 BUSY = server("a", resources={"memory": {"max": "64Mi"}, "pids": {"max": 20}, "cpu": {"limit": "500m"}})
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on an ext4 of 8 MiB of its own."""
-    requires("loop", "ext4", "mkfs_ext4")
-    backing, folder = tmp_path / "disk", tmp_path / "mounted"
-    with open(backing, "wb") as file:
-        file.truncate(8 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-N", "4096", str(backing)], check=True)
-    folder.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(backing), str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.fixture
-def small_lab(small_disk: Path) -> Iterator[Lab]:
-    with own_instance(small_disk) as instance:
-        yield Lab(instance)
-
-
-def fill(folder: Path, free: int) -> Path:
-    """Leave only so many bytes free on the disk of this folder."""
-    ballast = folder / "ballast"
-    stat = os.statvfs(folder)
-    at, wanted = 0, max(stat.f_bavail * stat.f_bsize - free, stat.f_bsize)
-    part = wanted
-    with open(ballast, "wb") as file:
-        while at < wanted and part >= stat.f_bsize:
-            try:
-                os.posix_fallocate(file.fileno(), at, min(part, wanted - at))
-                at += min(part, wanted - at)
-            except OSError as error:  # the file's own extents may take a block, too
-                assert error.errno == errno.ENOSPC
-                part //= 2
-    return ballast
 
 
 @pytest.mark.parametrize("free", [0, 16 << 10, 64 << 10, 128 << 10, 192 << 10, 256 << 10, 512 << 10])

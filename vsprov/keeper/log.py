@@ -9,6 +9,7 @@ from stat import S_ISFIFO, S_ISREG
 FIFO, LOG = "console", "console.log"  # in the server's directory
 PART = 1 << 18  # bytes copied in one turn
 PARTS_LEFT = 5  # a pipe holds at most this many parts: fs.pipe-max-size, 1 MiB
+ROOM = 1 << 20  # bytes free on the disk before a log goes on that could not be written
 _buffer = bytearray(PART)
 _view = memoryview(_buffer)
 
@@ -60,6 +61,7 @@ class Console:
             if self.log < 0:
                 self._open_log()
             if self.dropped:
+                self._wait_for_room()
                 self._tell()
             while part:
                 part = part[os.write(self.log, part) :]
@@ -68,6 +70,12 @@ class Console:
             self.dropped += len(part)
             self.problem = _words(error)
         return True
+
+    def _wait_for_room(self) -> None:
+        """Raise ENOSPC until there is room for more than a few lines, each of which would have its note."""
+        disk = os.fstatvfs(self.log)
+        if disk.f_bavail * disk.f_frsize < ROOM:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
 
     def _tell(self) -> None:
         """Say in the log what is missing, or raise OSError and leave it as it was."""

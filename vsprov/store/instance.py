@@ -14,6 +14,7 @@ SLOTS = 16
 # In the directory of a layer: the tree that servers see, the listing of what it contained when it was made,
 # and during a dedupe a mark that the mtimes of its directories are changing.
 TREE, LISTING, LINKING = "tree", "listing", "linking"
+LOCK = "lock"  # in the run directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Instance:
 
     @property
     def lock(self) -> str:
-        return f"{self.run}/lock"
+        return f"{self.run}/{LOCK}"
 
     @property
     def first_range(self) -> int:

@@ -241,11 +241,11 @@ def id_base(instance: Instance, name: str) -> int:
 
 def tidy(instance: Instance) -> None:
     """Remove the directories of the state root, and the root itself, if they are empty."""
-    for folder in (*instance.folders, instance.root):
+    for folder in (*instance.folders, os.path.realpath(instance.root)):
         try:
             os.rmdir(folder)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY, errno.ENOTDIR):
                 raise durable.failed(folder, "remove", error) from error
     if not os.path.lexists(instance.servers):
         claims.release(instance)

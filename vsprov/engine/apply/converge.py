@@ -31,6 +31,7 @@ from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied
 from vsprov.store import servers
+from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
@@ -100,7 +101,8 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
         return now.observed.defaults.get(stored.digest, {}) if stored else None
 
     lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, image_config))
-    problems = (*unusable, *lacking, *plan.problems)
+    opened = [Problem(one.message, None, one.path, hint=one.hint) for one in folders.troubles(instance)]
+    problems = (*unusable, *lacking, *opened, *plan.problems)
     return Proposal(replace(plan, problems=problems), wanted, now, resolved)
 
 
@@ -178,13 +180,13 @@ def perform(
         if spawns or context.inits:
             context.start_keeper()
         errors = run(context, first.plan.changes, report, parallelism)
-        context.settle_keeper()
         if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
             servers.flush(instance)
         touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
         since = Since(first.now.observed, touched)
         second = check(context, None if errors else first.wanted.again(), since, settle_seconds)
         exits = settle.record(context)
+        context.settle_keeper()
     finally:
         context.close()
     if context.deaf:

@@ -19,6 +19,7 @@ from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.plan.observed import Observed
 from vsprov.store import images, servers
+from vsprov.store.disk import folders
 from vsprov.store.images import Unused
 from vsprov.store.instance import Instance
 from vsprov.store.layers import layers
@@ -30,6 +31,8 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
     That is servers that wait at their gates, groups without a mark that it had created, builds, and folders
     with temporary names. `notice` receives a line for each.
     """
+    for trouble in folders.close_to_others(instance):
+        notice(f"{trouble.path}: {trouble.message}: closed")
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
     for directory in buildserver.sweep(hierarchies.directory("", instance.name)):
@@ -105,7 +108,7 @@ def withdraw(instance: Instance) -> None:
 
     That includes the lock file, although its lock is held: `lock.locked` notices that the file was removed.
     """
-    if os.path.exists(intent.path(instance)):
+    if intent.exists(instance):
         return
     if not os.path.isdir(cgroup.find().directory("", instance.name)):
         servers.tidy(instance)

@@ -40,9 +40,9 @@ def path_of(instance: Instance, name: str) -> str:
 
 def settle(instance: Instance, name: str) -> str:
     """Wait until the keeper has copied what the server has written so far; why it cannot, or ""."""
-    connection = keeper.connect(instance)
+    connection = keeper.connect(instance, SECONDS)
     if connection is None:
-        return "no keeper runs; apply, start and restart start it" if _is_written(instance, name) else ""
+        return "no keeper answers; apply, start and restart start it" if _is_written(instance, name) else ""
     try:
         lost = f"Server/{name}: "
         problems = connection.settle(name, SECONDS)["problems"]

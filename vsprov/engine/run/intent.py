@@ -10,37 +10,46 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 
-from vsprov.kernel import proc
+from vsprov.engine.run import run_directory
 from vsprov.plan.observed import Process
 from vsprov.store.instance import Instance
 
+NAME = "intent"  # in the run directory
 
-def path(instance: Instance) -> str:
-    return f"{instance.run}/intent"
+
+def exists(instance: Instance) -> bool:
+    """Whether there is an intent file, or something else in its place."""
+    return os.path.lexists(f"{instance.run}/{NAME}")
 
 
 def write(instance: Instance, groups: Iterable[str]) -> None:
     """Write the groups that are about to be created."""
-    with open(path(instance), "w") as file:
-        file.writelines(f"{group}\n" for group in groups)
+    _add(instance, groups, replace=True)
 
 
 def add_groups(instance: Instance, groups: Iterable[str]) -> None:
     """Add groups that are about to be created."""
-    with open(path(instance), "a") as file:
-        file.writelines(f"{group}\n" for group in groups)
+    _add(instance, groups)
 
 
 def add_spawner(instance: Instance, spawner: Process) -> None:
     """Add the spawner, whose children wait at their gates."""
-    with open(path(instance), "a") as file:
-        file.write(f"spawner {spawner.pid} {spawner.start}\n")
+    _add(instance, [f"spawner {spawner.pid} {spawner.start}"])
+
+
+def _add(instance: Instance, lines: Iterable[str], *, replace: bool = False) -> None:
+    with run_directory.opened(instance) as folder:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with open(run_directory.open_file(instance, folder, NAME, flags), "ab") as file:
+            if replace:
+                file.truncate(0)
+            file.writelines(os.fsencode(f"{line}\n") for line in lines)
 
 
 def forget(instance: Instance) -> None:
     """Remove the file: everything has been created or cleaned up."""
     with suppress(FileNotFoundError):
-        os.unlink(path(instance))
+        os.unlink(f"{instance.run}/{NAME}")
 
 
 def groups(instance: Instance) -> list[str]:
@@ -49,14 +58,24 @@ def groups(instance: Instance) -> list[str]:
     A crash between mkdir(2) and setxattr(2) leaves a group without a mark. Only this file distinguishes it
     from groups that vsprov did not create.
     """
-    lines = (proc.read(path(instance)) or "").splitlines()
-    return [line for line in lines if line and " " not in line]
+    return [line for line in _lines(instance) if line and " " not in line]
 
 
 def spawner(instance: Instance) -> Process | None:
     """The spawner of an interrupted apply; it and the servers at their gates may still be running."""
-    for line in (proc.read(path(instance)) or "").splitlines():
+    for line in _lines(instance):
         words = line.split()
         if len(words) == 3 and words[0] == "spawner" and words[1].isdigit() and words[2].isdigit():
             return Process(int(words[1]), int(words[2]))
     return None
+
+
+def _lines(instance: Instance) -> list[str]:
+    try:
+        with (
+            run_directory.opened(instance) as folder,
+            open(run_directory.open_file(instance, folder, NAME, os.O_RDONLY), "rb") as file,
+        ):
+            return os.fsdecode(file.read()).splitlines()
+    except FileNotFoundError:
+        return []

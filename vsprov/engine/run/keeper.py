@@ -26,7 +26,7 @@ from vsprov.store.instance import Instance
 
 PROGRAM = os.path.join(PACKAGE, "keeper", "main.py")
 ROLE, GROUP = "keeper", ".keeper"  # names of servers and pools do not begin with a dot
-SECONDS = 10.0  # for an answer
+SECONDS = 5.0  # for an answer
 COUNTERS = ("memory.events", "memory.oom_control")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -40,18 +40,20 @@ def address(instance: Instance) -> str:
     return f"{instance.run}/keeper"
 
 
-def connect(instance: Instance) -> Keeper | None:
-    """A connection to the running keeper; None if there is none, it is of another version, or it hangs."""
+def connect(instance: Instance, seconds: float = SECONDS) -> Keeper | None:
+    """A connection to the running keeper; None if there is none, it is of another version, or it does not
+    answer within `seconds`.
+    """
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        control.settimeout(SECONDS)
+        control.settimeout(seconds)
         control.connect(address(instance))
     except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
         control.close()
         return None
     keeper = Keeper(control)
     try:
-        if keeper.hello()["format"] == protocol.FORMAT:
+        if keeper.hello(seconds)["format"] == protocol.FORMAT:
             return keeper
     except KeeperGone:
         pass  # it was just ending
@@ -102,10 +104,10 @@ class Keeper:
         self._groups = groups
         self._hello: protocol.Hello | None = None
 
-    def hello(self) -> protocol.Hello:
+    def hello(self, seconds: float = SECONDS) -> protocol.Hello:
         """Its first message; waits until it runs."""
         if self._hello is None:
-            self._hello = self._receive(SECONDS)
+            self._hello = self._receive(seconds)
         return self._hello
 
     def keep(self, name: str, init: Process, folder: str, home: str, memory: str) -> None:

@@ -11,8 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vsprov.errors import LockedError
-from vsprov.store.instance import Instance
+from vsprov.engine.run import run_directory
+from vsprov.errors import FailedError, LockedError, reason
+from vsprov.store.instance import LOCK, Instance
+
+_TRIES = 100
 
 
 @contextmanager
@@ -24,11 +27,18 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
     that has its name now. Only root may open it: flock(2) needs no write permission, so whoever may read the
     file could block every apply.
     """
-    os.makedirs(instance.run, mode=0o755, exist_ok=True)
-    deadline = time.monotonic() + timeout
+    deadline, tries = time.monotonic() + timeout, 0
     while True:
-        fd = os.open(instance.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            with run_directory.opened(instance, create=True) as folder:
+                fd = run_directory.open_file(instance, folder, LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError as error:  # a command that has ended has removed the empty directory
+            tries += 1
+            if tries < _TRIES:
+                continue
+            raise FailedError(f"{instance.run}: make the run directory: {reason(error)}") from error
+        try:
+            os.fchmod(fd, 0o600)
             if not _take(fd, deadline - time.monotonic()):
                 raise _held(fd, instance)
             if _is_named(fd, instance.lock):
@@ -50,7 +60,7 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
 
 def _is_named(fd: int, path: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
         return False
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 
 from vsprov.errors import FailedError, NotPermittedError, reason
+from vsprov.kernel.paths import UnsafePathError, walk_host
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.store.disk import durable
 from vsprov.store.instance import Instance
@@ -22,6 +26,78 @@ def place(folder: str, name: str, suffix: str = "") -> str:
     return f"{folder}/{name}{suffix}"
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a directory of the state root is not safe to use. `mode`: the one that makes it safe; None if only
+    the administrator can."""
+
+    path: str
+    message: str
+    mode: int | None = None
+
+    @property
+    def hint(self) -> str:
+        if self.mode is not None:
+            return f"vsprov apply closes it; look whether others have changed files below {self.path}"
+        return f"restore {self.path} as a directory of root, or choose another --root"
+
+
+def troubles(instance: Instance) -> list[Trouble]:
+    """What is wrong with the state root and its directories, as far as they exist; normally nothing."""
+    root = os.path.abspath(instance.root)
+    try:
+        fd = walk_host(root, owners=False).fd
+    except UnsafePathError as error:
+        return [Trouble(str(error.filename), reason(error))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise durable.failed(root, "open", error) from error
+    try:
+        found = list(_troubles_of(root, os.fstat(fd), is_root=True))
+        if found and found[0].mode is None:
+            return found
+        for folder in instance.folders:
+            try:
+                status = os.stat(os.path.basename(folder), dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            found += _troubles_of(folder, status, is_root=False)
+    finally:
+        os.close(fd)
+    return found
+
+
+def _troubles_of(path: str, status: os.stat_result, *, is_root: bool) -> Iterator[Trouble]:
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISDIR(status.st_mode):
+        yield Trouble(path, "not a directory")
+    elif status.st_uid not in (0, os.geteuid()):
+        yield Trouble(path, f"belongs to uid {status.st_uid}, not to root")
+    elif mode & 0o022:
+        yield Trouble(path, f"other users may write to it (mode {mode:04o})", 0o700)
+    elif mode & 0o055 and not is_root:
+        yield Trouble(path, f"other users may enter it (mode {mode:04o})", 0o700)
+
+
+def close_to_others(instance: Instance) -> list[Trouble]:
+    """Make the state root and its directories accessible to root only where others may write or enter; what
+    was mended.
+
+    FailedError for trouble that only the administrator can mend.
+    """
+    mended = []
+    for trouble in troubles(instance):
+        if trouble.mode is None:
+            raise FailedError(f"{trouble.path}: {trouble.message}", hint=trouble.hint)
+        try:
+            os.chmod(trouble.path, trouble.mode)
+        except OSError as error:
+            raise durable.failed(trouble.path, "close to other users", error) from error
+        mended.append(trouble)
+    return mended
+
+
 def prepare(instance: Instance, *, downloads: bool = False) -> None:
     """Create the state root and its directories where missing, accessible to root only.
 
@@ -29,15 +105,27 @@ def prepare(instance: Instance, *, downloads: bool = False) -> None:
     (CVE-2021-41091). The directory of downloads is created only with `downloads`.
     """
     try:
-        os.makedirs(instance.root, mode=0o700, exist_ok=True)
+        _make_root(instance.root)
         for folder in instance.folders if downloads else instance.folders[:-1]:
-            try:
+            with suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
-            except FileExistsError:
-                if os.lstat(folder).st_mode & 0o7777 != 0o700:
-                    os.chmod(folder, 0o700)
     except OSError as error:
         raise durable.failed(str(error.filename), "create the state directories", error) from error
+    close_to_others(instance)
+
+
+def _make_root(root: str) -> None:
+    """Create the state root, behind a link too, and its parents with the usual mode whatever the umask."""
+    if os.path.isdir(root):
+        return
+    missing, root = [], os.path.realpath(root)
+    path = os.path.dirname(root)
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for parent in reversed(missing):
+        os.mkdir(parent, 0o755)
+    os.mkdir(root, 0o700)
 
 
 def names(folder: str) -> list[str]:

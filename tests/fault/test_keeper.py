@@ -1,0 +1,89 @@
+"""The keeper is killed or stopped, or cannot write: no server notices, and the next command puts it right."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fault.faults import fill
+from tests.lab import Lab, busybox_image, image, server, wait_for, wait_until
+
+DOCUMENTS = (image(), server("a"), server("b"))
+
+
+def end(pid: int, number: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    os.kill(pid, number)
+    wait_for(pidfd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_next_command_starts_another_which_takes_over_all_servers(lab: Lab, number: int) -> None:
+    lab.apply(*DOCUMENTS)
+    lab.run("a", "sh", "-c", "echo one > /proc/1/fd/1")
+    before, keeper = lab.inits("a", "b"), lab.keeper()
+    wait_until(lambda: lab.console("a") == "one\n")
+    end(keeper, number)
+    for name in before:
+        lab.run(name, "sh", "-c", "seq 10000 > /proc/1/fd/1")  # fits in the pipe
+    said = lab.vsprov("logs", "a")
+    assert said.stdout == "one\n"
+    assert said.stderr.startswith("vsprov: Server/a: the end of the log may be missing: no keeper answers")
+    lab.apply(*DOCUMENTS)  # with nothing to do
+    assert lab.keeper() != keeper
+    lines = [*map(str, range(1, 10001))]
+    assert lab.vsprov("logs", "b").stdout.split() == lines
+    assert lab.vsprov("logs", "a").stdout.split() == ["one", *lines]
+    assert lab.inits("a", "b") == before
+    end(lab.init("a").pid, signal.SIGKILL)
+    wait_until(lambda: "Killed (9)" in lab.vsprov("get", "servers").stdout)
+
+
+def test_one_that_does_not_answer_is_replaced(lab: Lab) -> None:
+    lab.apply(*DOCUMENTS)
+    keeper = lab.keeper()
+    os.kill(keeper, signal.SIGSTOP)
+    lab.apply(*DOCUMENTS)
+    assert lab.keeper() != keeper and not Path(f"/proc/{keeper}/exe").exists()
+    lab.run("a", "sh", "-c", "echo here > /proc/1/fd/1")
+    assert lab.vsprov("logs", "a").stdout == "here\n"
+
+
+def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(
+    small_lab: Lab, small_disk: Path, tmp_path: Path
+) -> None:
+    top = busybox_image(tmp_path / "busybox")
+    script = "mkfifo /go; echo one; while read line < /go; do seq $line; echo said > /told; done"
+    documents = image("busybox", directory=str(top)), server("a", "sh", "-c", script, image="busybox")
+    small_lab.apply(*documents)
+    ballast = fill(small_disk, 0)
+
+    def go(count: int) -> None:
+        root = small_lab.root("a")
+        wait_until((root / "go").exists)
+        (root / "go").write_text(f"{count}\n")
+        wait_until((root / "told").exists)
+        (root / "told").unlink()
+
+    go(200_000)  # more than the pipe holds
+    done = small_lab.apply(*documents, server("b", image="busybox", state="Stopped"), check=False)
+    assert "No space left on device" in done.stderr
+    ballast.unlink()
+    go(3)
+    lines = small_lab.vsprov("logs", "a").stdout.splitlines()
+    assert lines[0] == "one" and lines[-3:] == ["1", "2", "3"]
+    told = [line for line in lines if line.startswith("[vsprov: ")]
+    assert len(told) == 1 and told[0].endswith(" are missing here: No space left on device]")
+    small_lab.vsprov("destroy", "--all", "-y")
+
+
+def test_a_server_that_writes_all_the_time_does_not_keep_others_waiting(lab: Lab) -> None:
+    lab.apply(image(), server("loud", "sh", "-c", "head -c 300M /dev/zero; exec sleep 1000"), server("quiet"))
+    lab.run("quiet", "sh", "-c", "echo here > /proc/1/fd/1")
+    assert lab.vsprov("logs", "quiet").stdout == "here\n"
+    size = os.stat(lab.directory("loud") / "console.log").st_size
+    assert 0 < size < 300 << 20
+    lab.vsprov("stop", "loud")
