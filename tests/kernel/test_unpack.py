@@ -102,11 +102,13 @@ def test_an_archive_is_unpacked_with_owners_modes_times_capabilities_and_hard_li
         lambda data: zstandard.compress(data[:1000]) + zstandard.compress(data[1000:]),
         lambda data: gzip.compress(data[:1000]) + bytes(700) + gzip.compress(data[1000:]) + bytes(9),
         lambda data: b"".join(gzip.compress(data[at : at + 5000]) for at in range(0, len(data), 5000)),
+        lambda data: lzma.compress(data[:1000]) + bytes(8) + lzma.compress(data[1000:]) + bytes(300_000),
+        lambda data: bz2.compress(data[:1000]) + bz2.compress(data[1000:]) + bytes(9),
         lambda data: b"\x53\x2a\x4d\x18\3\0\0\0abc" + zstandard.compress(data) + b"\x50\x2a\x4d\x18\0\0\0\0",
     ],
     ids=[
         *("plain", "gz", "xz", "bz2", "zst", "gz in two", "zst in two"),
-        *("gz with gaps", "gz in a thousand", "zst with frames to skip"),
+        *("gz with gaps", "gz in a thousand", "xz with gaps", "bz2 with padding", "zst with frames to skip"),
     ],
 )  # fmt: skip
 def test_the_compression_is_told_by_the_content_whatever_the_name(

@@ -21,6 +21,7 @@ AHEAD = 16  # pieces decompressed in advance, at most
 COMPRESSED = 1 << 17  # bytes; small, as the rest is copied at the end of each gzip member
 ZSTD_WINDOW = 1 << 27  # the limit of zstd(1) without --long
 GZIP = b"\x1f\x8b"
+XZ = b"\xfd7zXZ\x00"
 
 
 class Readable(Protocol):
@@ -55,10 +56,8 @@ def decompressor(magic: bytes) -> Callable[[Archive], Readable]:
     """How to read an archive that starts with `magic`. Its name is not used, since that is arbitrary."""
     if magic.startswith(GZIP):
         return Gzip
-    if magic.startswith(b"\xfd7zXZ\x00"):
-        import lzma
-
-        return lambda archive: lzma.LZMAFile(file_object(archive))
+    if magic.startswith(XZ):
+        return Xz
     if magic.startswith(b"BZh"):
         import bz2
 
@@ -122,6 +121,36 @@ class Gzip:
             return True
         self.rest = b""
         return False
+
+
+class Xz:
+    """The streams of an xz file, concatenated; lzma.LZMAFile fails at the padding that may follow them."""
+
+    def __init__(self, archive: Archive) -> None:
+        import lzma
+
+        self.archive = archive
+        self.new = lzma.LZMADecompressor
+        self.stream = self.new()
+
+    def read(self, size: int = PIECE) -> bytes:
+        data = b""
+        while not data:
+            if self.stream.eof:
+                rest = self.stream.unused_data.lstrip(b"\0")
+                while len(rest) < len(XZ) and (more := self.archive.read(COMPRESSED)):
+                    rest = (rest + more).lstrip(b"\0")
+                if not rest.startswith(XZ):
+                    break
+                self.stream = self.new()
+            elif self.stream.needs_input:
+                rest = self.archive.read(COMPRESSED)
+                if not rest:
+                    raise Refused("it is truncated: the compressed data have no end")
+            else:
+                rest = b""
+            data = self.stream.decompress(rest, size)
+        return data
 
 
 class Stream:
