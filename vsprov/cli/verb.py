@@ -79,7 +79,7 @@ def instance_of(name: str | None, root: str | None) -> Instance:
         raise UsageError(
             f"--instance {name!r}: invalid name", hint="use at most 63 lowercase letters, digits and dashes"
         )
-    return Instance(name, os.path.realpath(root or os.environ.get("VSPROV_ROOT") or f"/var/lib/{name}"))
+    return Instance(name, os.path.abspath(root or os.environ.get("VSPROV_ROOT") or f"/var/lib/{name}"))
 
 
 def complete_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
