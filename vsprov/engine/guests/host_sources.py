@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EACCES, ENOTSUP, EPERM, EROFS
+from typing import Any
 
 from vsprov.errors import StepError, reason
 from vsprov.kernel import paths, proc
@@ -197,7 +198,12 @@ def _probe(sources: Sequence[str]) -> int:
     """How many of the paths, from the first on, have answered."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     command = [sys.executable, "-I", "-S", "-c", _PROBE, *sources]
-    actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+    # Not our own standard error: whoever reads it would wait for the end of the child, too.
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, writer, 1),
+        (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+    ]
     try:
         pid = os.posix_spawn(sys.executable, command, {}, file_actions=actions, setsigmask=())
     finally:

@@ -1,0 +1,106 @@
+"""A bind source on a file system whose server does not answer any more."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.features import requires
+from tests.lab import Lab, image, server, to_yaml
+from vsprov.engine.guests import host_sources
+
+INIT = 26  # linux/fuse.h
+MNT_FORCE, MNT_DETACH = 1, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class SilentFuse:
+    """A FUSE file system whose server takes every request and answers none but the first, INIT.
+
+    The kernel does not let a process end that waits for an answer to a request that the server has taken.
+    """
+
+    point: Path
+    device: int
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def serve(self) -> None:
+        """Take requests until the connection is aborted."""
+        while True:
+            try:
+                request = os.read(self.device, 1 << 17)
+            except OSError:
+                return
+            _length, kind, unique = struct.unpack_from("=IIQ", request)
+            if kind == INIT:
+                answer = struct.pack("=IIIIHHIIHHI28x", 7, 31, 1 << 16, 0, 12, 10, 1 << 16, 1, 0, 0, 0)
+                os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
+            else:
+                self.asked.set()
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[SilentFuse]:
+    requires("fuse")
+    point = tmp_path / "remote"
+    point.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    if _libc.mount(b"silent", bytes(point), b"fuse", 0, options):
+        raise OSError(ctypes.get_errno(), "mount")
+    made = SilentFuse(point, device)
+    server = threading.Thread(target=made.serve, daemon=True)
+    server.start()
+    try:
+        yield made
+    finally:
+        # umount(8) would ask the file system, too. MNT_FORCE aborts the connection, and all requests with it.
+        if _libc.umount2(bytes(point), MNT_FORCE | MNT_DETACH):
+            raise OSError(ctypes.get_errno(), "umount2")
+        server.join()
+        os.close(device)
+
+
+def test_a_source_whose_file_system_does_not_answer_is_named_and_nothing_is_stopped(
+    lab: Lab, silent: SilentFuse
+) -> None:
+    lab.converge(image(), server("a"))
+    before = lab.init("a")
+    mount = {"type": "bind", "source": str(silent.point), "target": "/srv"}
+    said = lab.refused(image(), server("a", mounts=[mount]))
+    assert f"spec.mounts[0].source: {silent.point}: open: its file system did not answer within 5 s" in said
+    assert silent.asked.is_set() and lab.init("a") == before
+    assert lab.is_settled(image(), server("a"))  # the lock is free
+
+
+def test_only_the_sources_that_do_not_answer_are_named(
+    silent: SilentFuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_sources, "SECONDS_TO_ANSWER", 0.5)
+    sources = [str(tmp_path), str(silent.point), "/no/such", str(silent.point), "/usr"]
+    assert host_sources.unanswered(sources) == [str(silent.point)]
+
+
+def test_an_apply_that_waits_for_a_file_system_ends_when_it_is_told_to(
+    lab: Lab, silent: SilentFuse, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "m.yaml"
+    mount = {"type": "bind", "source": str(silent.point), "target": "/srv"}
+    manifest.write_text(to_yaml(image(), server("a", mounts=[mount])))
+    running = subprocess.Popen(
+        lab.vsprov.command("apply", "-y", manifest), stderr=subprocess.PIPE, env=lab.vsprov.environment
+    )
+    assert silent.asked.wait(60)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=4)
+    assert running.returncode == 143, said
