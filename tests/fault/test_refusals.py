@@ -47,6 +47,23 @@ def test_a_full_disk_does_not_harm_a_record_that_is_there(small_lab: Lab, small_
     assert small_lab.init("a") == init
 
 
+def test_a_full_disk_does_not_keep_a_limit_from_being_changed_live(small_lab: Lab, small_disk: Path) -> None:
+    before, after = (server("a", resources={"pids": {"max": number}}) for number in (20, 30))
+    small_lab.converge(image(), before)
+    init = small_lab.init("a")
+    ballast = fill(small_disk, 0)
+    said = small_lab.refused(image(), after)
+    assert "No space left on device: its record on disk is not up to date" in said
+    assert "status.mark: outdated → restored (live)" in said
+    assert small_lab.limit("a", "pids.max") == "30" and small_lab.init("a") == init
+    ballast.unlink()
+    assert small_lab.differences(image(), after) == {
+        "Server/a /status/mark": ("outdated", "restored", "live"),
+    }
+    small_lab.converge(image(), after)
+    assert small_lab.init("a") == init
+
+
 def test_a_full_disk_is_found_before_a_server_is_stopped_for_a_change(
     small_lab: Lab, small_disk: Path
 ) -> None:

@@ -7,6 +7,7 @@ the wanted state, which is an error.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
+from vsprov.plan import applied
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
@@ -269,7 +271,13 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
     finished: list[Step] = []
     try:
         for step in change.steps:
-            yield from execute.do(context, step)
+            try:
+                yield from execute.do(context, step)
+            except FailedError as error:
+                if not is_postponed(change, step, error):
+                    raise
+                context.notice(f"{change.address}: {error}: its record on disk is not up to date")
+                continue
             finished.append(step)
             budget.spend()
     except VsprovError as error:
@@ -282,6 +290,16 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
         for problem in stuck:
             message += f"\n{change.address}: rollback failed: {problem}"
         raise StepError(message, hint=error.hint) from error
+
+
+def is_postponed(change: Change, step: Step, error: FailedError) -> bool:
+    """Whether a change goes on although its record cannot be written because the disk is full.
+
+    A change of limits is what may help then. The mark on the home group records it until the next apply.
+    """
+    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+    live = change.cost == "live" and not any(isinstance(each, Stop | Spawn) for each in change.steps)
+    return full and live and isinstance(step, WriteApplied) and applied.is_whole(step.applied)
 
 
 def roll_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
