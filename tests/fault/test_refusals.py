@@ -204,6 +204,20 @@ def test_with_few_open_files_it_fails_cleanly_or_not_at_all(lab: Lab, files: int
     lab.converge(*documents)
 
 
+def test_a_low_soft_limit_of_open_files_is_raised_for_what_runs_at_once(lab: Lab) -> None:
+    documents = (image(), *(server(f"s{number}") for number in range(40)))
+    command = lab.vsprov.command("apply", "-y", "--parallelism", "1024", "-")
+    subprocess.run(
+        ["sh", "-c", 'ulimit -Sn 48; exec "$@"', "sh", *command],
+        input=to_yaml(*documents),
+        capture_output=True,
+        text=True,
+        env=lab.vsprov.environment,
+        check=True,
+    )
+    assert lab.is_settled(*documents)
+
+
 # -- commands that cannot be run
 
 

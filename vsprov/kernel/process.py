@@ -178,6 +178,18 @@ def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
         return
 
 
+def raise_open_files(wanted: int) -> int:
+    """Raise the soft limit of open files of this process, and of those it starts, to `wanted` if it is lower,
+    or as far as the hard limit permits; the limit that then holds. getrlimit(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted or soft == resource.RLIM_INFINITY:
+        return soft if soft >= 0 else wanted
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
 def exit_info(pidfd: int, pid: int, start: int) -> ExitInfo | None:
     """How the process of a pidfd, not a child of ours, has ended; None if it runs or the kernel cannot tell.
 

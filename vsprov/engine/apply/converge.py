@@ -174,6 +174,7 @@ def perform(
         servers.tidy(instance)
         return Outcome(first)
     steps = [step for change in first.plan.changes for step in change.steps]
+    parallelism = affordable(min(parallelism, len(first.plan.changes)))
     intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
     try:
         spawns = any(isinstance(step, Spawn) for step in steps)
@@ -198,6 +199,19 @@ def perform(
         recover.collect(instance, second.now.observed)
         servers.tidy(instance)
     return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits, deaf=context.deaf)
+
+
+# A generous bound of the open files of a command, and of each change that is under way.
+FILES, FILES_PER_CHANGE = 64, 16
+
+
+def affordable(parallelism: int) -> int:
+    """How many changes may be under way at once with the open files that this process may have.
+
+    It raises the soft limit as far as that helps.
+    """
+    files = process.raise_open_files(FILES + FILES_PER_CHANGE * parallelism)
+    return max(1, min(parallelism, (files - FILES) // FILES_PER_CHANGE))
 
 
 def _report_deaf(deaf: Mapping[str, str], report: Report) -> None:
