@@ -16,6 +16,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from errno import EMFILE
 from select import EPOLLIN, epoll, poll
 
 from . import ends
@@ -162,6 +163,10 @@ class Loop:
         if before:
             self.finish(before)
         self.problems.pop(name, None)
+        if len(fds) < MOST_FDS - 1:  # recvmsg(2) has installed as many as there was room for
+            close(*fds)
+            self.problems[name] = f"keep it: {os.strerror(EMFILE)}"
+            return
         try:
             new = Kept(request, fds)
         except OSError as error:
