@@ -34,6 +34,18 @@ def status(pidfd: int, pid: int, start: int) -> int | None:
     return after_wait(pidfd)
 
 
+def pidfds_tell() -> bool:
+    """Whether `after_wait` works on this kernel."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(1)
+    pidfd = os.pidfd_open(pid)
+    os.waitpid(pid, 0)
+    known = after_wait(pidfd)
+    os.close(pidfd)
+    return known is not None
+
+
 def after_wait(pidfd: int) -> int | None:
     """The wait status of a process that its parent has waited for; None before Linux 6.15."""
     try:

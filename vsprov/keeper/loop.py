@@ -20,6 +20,7 @@ from errno import EMFILE
 from select import EPOLLIN, epoll, poll
 
 from . import ends
+from .connector import Exits
 from .log import Console
 from .protocol import FORMAT, LARGEST, decode, encode
 
@@ -58,6 +59,14 @@ def close(*fds: int) -> None:
         os.close(fd)
 
 
+def open_exits() -> Exits | None:
+    """The other source of exit statuses; None if this kernel has none, so that they stay unknown."""
+    try:
+        return Exits()
+    except OSError:  # ENOENT, EPROTONOSUPPORT: not in this kernel; EPERM: no CAP_NET_ADMIN
+        return None
+
+
 class Loop:
     """Waits for output, ends of servers and clients. One turn copies at most a part of each console."""
 
@@ -69,6 +78,7 @@ class Loop:
         self.clients: dict[int, socket] = {}
         self.problems: dict[str, str] = {}  # {server: why it is not kept, or its exit not recorded}
         self.ending = False
+        self.exits = None if ends.pidfds_tell() else open_exits()
         self.listener = socket(AF_UNIX, SOCK_SEQPACKET, 0, listener)
         self.poller.register(listener, EPOLLIN)
         signal(SIGPIPE, SIG_IGN)
@@ -175,6 +185,7 @@ class Loop:
             return
         ends.forget(new.home)
         self.kept[name] = self.inits[new.pidfd] = new
+        self.watch_exits()
         self.poller.register(new.pidfd, EPOLLIN)
         if new.console:
             self.consoles[new.console.fifo] = new.console
@@ -207,9 +218,18 @@ class Loop:
             self.poller.unregister(one.console.fifo)
         try:
             oom = ends.oom_kills(one.counters) > one.kills
-            ends.record(one.home, ends.status(one.pidfd, one.pid, one.start), oom)
+            status = ends.status(one.pidfd, one.pid, one.start)
+            if status is None and self.exits:
+                status = self.exits.take(one.pid)
+            ends.record(one.home, status, oom)
         except OSError as error:
             self.problems[one.name] = f"record its exit: {error.strerror}"
         del self.kept[one.name], self.inits[one.pidfd]
         self.poller.unregister(one.pidfd)
         one.close()
+        self.watch_exits()
+
+    def watch_exits(self) -> None:
+        """Have the exits of all inits reported, where pidfds do not tell."""
+        if self.exits:
+            self.exits.watch(tuple(one.pid for one in self.kept.values()))
