@@ -95,6 +95,25 @@ def test_a_server_cannot_lead_the_source_of_an_image_elsewhere(
     assert f"{data}/tree: " in said and "symbolic link" in said
 
 
+@pytest.mark.parametrize("source", ["config", "links/file", "links", "inner"])
+def test_a_link_in_a_repository_copies_no_file_of_the_host(
+    lab: Lab, tmp_path: Path, secret: Path, source: str
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "config").symlink_to(secret / "file")
+    (repository / "links").symlink_to("../secret")
+    (repository / "real").touch()
+    (repository / "inner").symlink_to("real")
+    steps = [{"copy": {"source": f"./{source}", "target": "/srv/copied"}}]
+    manifest = repository / "m.yaml"
+    manifest.write_text(to_yaml(image(), image("made", build={"from": "host", "steps": steps})))
+    done = lab.vsprov("apply", "-y", manifest, check=False)
+    link = repository / source.split("/")[0]
+    assert done.returncode == 1 and f"{link}" in done.stderr and "symbolic link" in done.stderr
+    assert "of the host" not in done.stdout + done.stderr
+
+
 def test_a_plan_shows_what_a_user_of_the_host_could_exchange(lab: Lab, tmp_path: Path, secret: Path) -> None:
     home = owned(tmp_path / "home")
     (home / "of-root").mkdir()

@@ -86,8 +86,8 @@ class OpenSources:
     def mount(self, mount: Mount) -> Opened:
         """The source of a bind. StepError if it cannot be opened, or is refused."""
         assert mount.source is not None
-        answer = unanswered([mount.source])
-        if answer:
+        # Again, since images may have been imported after the plan; links to such mounts were followed then.
+        if _is_served(mount.source) and unanswered([mount.source]):
             raise StepError(f"start: {_no_answer(mount.source)}", hint=_NO_ANSWER_HINT)
         try:
             found = walk_host(mount.source)
@@ -234,12 +234,20 @@ def _leave(pid: int) -> None:
         os.close(pidfd)
 
 
-def _served_mounts() -> bool:
+def _served_mounts() -> list[str]:
+    """The mount points of file systems that others serve, escaped as in mountinfo."""
+    points = []
     for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
-        kind = line.partition(" - ")[2].split(" ", 1)[0]
+        fields, _, rest = line.partition(" - ")
+        kind = rest.split(" ", 1)[0]
         if kind in _SERVED or kind.startswith("fuse."):
-            return True
-    return False
+            points.append(fields.split()[4])
+    return points
+
+
+def _is_served(source: str) -> bool:
+    """Whether the path lies on a file system that others serve, links aside."""
+    return any("\\" in point or f"{source}/".startswith(f"{point}/") for point in _served_mounts())
 
 
 def _mark(path: str) -> None:
