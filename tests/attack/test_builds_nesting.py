@@ -16,7 +16,7 @@ from tests.lab import Document, Lab, busybox_image, image, server
 
 NAME = "a" * 200  # 21 of these exceed PATH_MAX
 NEST = f"""
-cd /sys/fs/cgroup
+cd /sys/fs/cgroup/unified 2> /dev/null || cd /sys/fs/cgroup
 depth=0
 while mkdir {NAME} 2> /dev/null; do
     cd -P {NAME} && depth=$((depth + 1))
@@ -25,8 +25,9 @@ done
 echo depth $depth
 """
 SPREAD = """
+cd /sys/fs/cgroup/unified 2> /dev/null || cd /sys/fs/cgroup
 number=0
-while mkdir /sys/fs/cgroup/g$number 2> /dev/null; do
+while mkdir g$number 2> /dev/null; do
     number=$((number + 1))
     if [ $number -ge 1500 ]; then break; fi
 done

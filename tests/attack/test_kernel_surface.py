@@ -281,12 +281,14 @@ def test_limits_cannot_be_raised_from_inside(field: Field, name: str) -> None:
     """The limits lie on the home, above what is delegated; the cgroup namespace shows nothing of it."""
     found = field.shell(
         name,
-        "ls /sys/fs/cgroup | grep -E '^(memory|cpu|pids|io)[.](max|limit|high|weight)'; "
+        "find /sys/fs/cgroup -type f -writable | "
+        "grep -E '/(memory|cpu|pids|io|blkio)[.](max|limit|high|weight|shares|cfs)'; "
         "cat /proc/self/cgroup | grep vt-",
     )
     assert found == ""
     said = field.shell(
-        name, "mkdir /sys/fs/cgroup/own && rmdir /sys/fs/cgroup/own; echo 0 > /sys/fs/cgroup/../cgroup.procs"
+        name,
+        "cd /sys/fs/cgroup/unified || cd /sys/fs/cgroup; mkdir own && rmdir own; echo 0 > ../cgroup.procs",
     )
     assert "vt-" not in said
     inits = field.lab.init(name)

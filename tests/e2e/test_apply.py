@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.features import hierarchies
 from tests.lab import Init, Lab, hierarchy, image, quota, server, status, wait_until
 from vsprov.model.values.names import CAPABILITIES
 
@@ -285,7 +286,9 @@ def test_a_tmpfs_has_its_size_and_mode(full: Full) -> None:
 def test_proc_and_sys_are_the_servers_own_and_sys_is_read_only(full: Full) -> None:
     assert "proc" in full.mount("/proc") and "nosuid" in full.mount("/proc")
     assert "sysfs" in full.mount("/sys") and "ro" in full.mount("/sys")
-    assert "cgroup2" in full.mount("/sys/fs/cgroup")
+    v1 = len(hierarchies()) > 1
+    assert "cgroup2" in full.mount("/sys/fs/cgroup/unified" if v1 else "/sys/fs/cgroup")
+    assert not v1 or "ro" in full.mount("/sys/fs/cgroup")
     assert sorted(name for name in os.listdir(full.inside("/proc")) if name.isdigit()) == ["1"]
 
 

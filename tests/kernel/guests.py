@@ -116,6 +116,7 @@ class Workshop:
                 "to_layer": False,
             },
             "mounts": [],
+            "hierarchies": [],
             "masks": [],
             "read_only_paths": [],
             "cgroup": {

@@ -14,7 +14,7 @@ from tests.instance import CHECKOUT
 from tests.kernel.guests import KEPT, MASK, SECONDS, ended, members, open_workshop
 from tests.kernel.houses import House, join
 
-NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
 
 
 @pytest.mark.vm_subset
@@ -23,6 +23,16 @@ def test_a_command_is_in_every_namespace_of_the_guest(house: House) -> None:
     said = house.said(f"for n in {listing}; do readlink $n; done; hostname; pwd")
     theirs = [os.readlink(f"/proc/{house.guest.pid}/ns/{name}") for name in NAMESPACES]
     assert said == [*theirs, "guest1", "/"]
+
+
+@pytest.mark.vm_subset
+def test_a_command_is_at_the_root_of_a_cgroup_namespace_of_its_own(house: House) -> None:
+    """Runtimes join this path with /sys/fs/cgroup; the host's groups are not seen."""
+    own, *groups = house.said("readlink /proc/self/ns/cgroup; cat /proc/self/cgroup")
+    assert own != os.readlink("/proc/self/ns/cgroup")
+    attached = ("cpu", "memory", "pids", "devices", "freezer", "")
+    paths = {line.split(":")[1]: line.split(":")[2] for line in groups}
+    assert {name: path for name, path in paths.items() if name in attached and path != "/"} == {}
 
 
 @pytest.mark.vm_subset

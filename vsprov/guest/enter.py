@@ -35,7 +35,6 @@ from .mounts import O_PATH
 from .report import at, describe, exited, failed
 from .sys_calls import (
     CLONE_INTO_CGROUP,
-    CLONE_NEWCGROUP,
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -69,13 +68,12 @@ if TYPE_CHECKING:
     from .child.program import ChildProgram
     from .wire import Enter, Event
 
-NAMESPACES = {
+NAMESPACES = {  # the cgroup namespace is a new one
     "user": CLONE_NEWUSER,
     "mnt": CLONE_NEWNS,
     "net": CLONE_NEWNET,
     "ipc": CLONE_NEWIPC,
     "uts": CLONE_NEWUTS,
-    "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
 SIGHUP, SIGINT, SIGTERM = 1, 2, 15

@@ -76,6 +76,12 @@ if TYPE_CHECKING:
 
     Mount = Bind | Tmpfs
 
+    class Hierarchy(TypedDict):
+        """A cgroup v1 hierarchy; without a group of the server's own there, only its mount point shows."""
+
+        controllers: list[str]  # all it has
+        own: bool
+
     class Guest(Process):
         """A server, or a step of a build: everything its first process is made from."""
 
@@ -85,6 +91,7 @@ if TYPE_CHECKING:
         id_map: IdMap | None
         root: Root
         mounts: list[Mount]  # in this order
+        hierarchies: list[Hierarchy]  # of cgroup v1, to be mounted in /sys/fs/cgroup
         masks: list[str]  # hidden, before the mounts are made
         read_only_paths: list[str]  # made read-only, before the mounts are made
         console: str  # the FIFO for its output

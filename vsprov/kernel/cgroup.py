@@ -28,8 +28,14 @@ V1_NAMES = {
     "io": "blkio",
     "hugetlb": "hugetlb",
 }
+ALL_V1 = frozenset(V1_NAMES.values()) | {
+    "cpuacct", "devices", "freezer", "misc", "net_cls", "net_prio", "perf_event", "rdma"
+}  # fmt: skip
 EMPTIED = select.POLLPRI | select.POLLERR  # poll(2) events of cgroup.events
 GONE = (errno.ENOENT, errno.ENODEV)  # there is no such group; it was removed after open(2)
+# What runtimes (JVM, Go, node) read to find their limits. On v1 the OpenJDK gives up unless it finds memory,
+# cpu, cpuacct and cpuset mounted (cgroupSubsystem_linux.cpp).
+READ_BY_RUNTIMES = frozenset(("cpu", "cpuacct", "cpuset", "memory", "pids"))
 BUSY_TRIES = 12  # attempts at rmdir; with pauses doubling from 1 ms, about 4 s in total
 
 
@@ -38,12 +44,13 @@ class Hierarchies:
     """Where the controllers of this host are.
 
     `cgroup2` is the mount point of cgroup2, `v1` those of the v1 hierarchies by controller, `v2` the set of
-    controllers on cgroup2.
+    controllers on cgroup2. `read` are the v1 hierarchies that runtimes read, each as its controllers.
     """
 
     cgroup2: str
     v1: Mapping[str, str]
     v2: frozenset[str]
+    read: tuple[tuple[str, ...], ...] = ()
 
     def versions(self) -> dict[str, int]:
         """{controller by its v2 name: 1 or 2}, for the controllers of this host."""
@@ -67,6 +74,7 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
     Raises HostError if the kernel has no cgroup2, or if the root of a hierarchy cannot be reached.
     """
     v1: dict[str, str] = {}
+    read: set[tuple[str, ...]] = set()
     cgroup2 = ""
     parts: dict[str, tuple[str, str]] = {}  # (group, mount point) of mounts that are not of the root
     for root, point, kind, options in _mounts(mountinfo):
@@ -76,6 +84,8 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
         elif kind == "cgroup2":
             cgroup2 = cgroup2 or point
         else:
+            if READ_BY_RUNTIMES.intersection(options.split(",")):
+                read.add(tuple(name for name in options.split(",") if name in ALL_V1))
             for name in names:
                 v1.setdefault(name, point)
     for name, (root, point) in parts.items():
@@ -88,7 +98,7 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
             )
     cgroup2 = cgroup2 or _private_mount()
     with open(f"{cgroup2}/cgroup.controllers") as file:
-        return Hierarchies(cgroup2, v1, frozenset(file.read().split()))
+        return Hierarchies(cgroup2, v1, frozenset(file.read().split()), tuple(sorted(read)))
 
 
 def _mounts(mountinfo: str) -> Iterator[tuple[str, str, str, str]]:

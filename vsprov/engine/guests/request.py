@@ -78,6 +78,10 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         mounts=[*image_binds(image.binds, sources), *(_mount(mount, sources) for mount in spec.mounts)],
         console=f"{path}/console",
     )
+    own = {name for name in context.hierarchies.v1 if context.directory(name, group) in groups["attach"]}
+    guest["hierarchies"] = [
+        {"controllers": list(names), "own": not own.isdisjoint(names)} for names in context.hierarchies.read
+    ]
     guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
     guest["root"]["read_only"] = spec.security.read_only_root
     guest["reaper"] = _reaper() if spec.init.reaper else None
@@ -237,6 +241,7 @@ def _guest(
             "to_layer": False,
         },
         "mounts": mounts,
+        "hierarchies": [],
         "masks": list(MASKED),
         "read_only_paths": list(READ_ONLY),
         "console": console,

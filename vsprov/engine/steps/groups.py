@@ -60,8 +60,11 @@ def write_file(context: ApplyContext, step: WriteFile) -> None:
     path = f"{context.directory(step.controller, step.group)}/{step.file}"
     if step.file == "memory.max":
         reclaim_memory(os.path.dirname(path), step.data[-1])
+    server = context.groups.get(os.path.basename(step.group)) == step.group  # not a pool
     for part in step.data:
         cgroup.write(path, part)
+        if server:
+            payload.mirror(os.path.dirname(path), step.file, part)
 
 
 def reclaim_memory(directory: str, limit: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import pack
 
-from ..sys_calls import LARGEST_FD, PR_SET_DUMPABLE
+from ..sys_calls import CLONE_NEWCGROUP, LARGEST_FD, PR_SET_DUMPABLE
 from .confinement import write_confinement, write_execution
 from .program import READY, ChildProgram
 
@@ -49,6 +49,9 @@ def write_command(
     p.call("setns", PIDFD, namespaces)
     p.call("setresgid", 0, 0, 0)
     p.call("setresuid", 0, 0, 0)
+    # In the server's cgroup namespace our group would be "/../exec", which runtimes cannot find below
+    # /sys/fs/cgroup. In one of our own it is "/", where they find the server's limits.
+    p.call("unshare", CLONE_NEWCGROUP)
     p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.call("setgroups", 0, None)
     p.call("chdir", b"/")

@@ -96,7 +96,10 @@ def write_server(
     if mapped and CAP_SYS_ADMIN not in guest["capabilities"]:
         add_part(p, ("alone", free), lambda q: _forbid_user_namespaces(q, free))
     dev = FIRST_MOUNT + 1 + layers
-    add_part(p, ("dev", dev, network, free), lambda q: _dev(q, dev, network, free))
+    add_part(p, ("dev", dev, free), lambda q: _dev(q, dev, free))
+    if network:
+        v1 = tuple((tuple(each["controllers"]), each["own"]) for each in guest["hierarchies"])
+        add_part(p, ("cgroup", v1), lambda q: _cgroups(q, v1))
     add_part(p, ("stdin", dev, free), lambda q: _stdin(q, dev, free))
     # Before the declared mounts, because the server may have chosen what those are made on.
     masks, read_only = tuple(guest["masks"]), tuple(guest["read_only_paths"])
@@ -203,10 +206,8 @@ def _plain_directory(p: Program, name: bytes, fd: int) -> None:
     p.open_inside(fd, name, PLAIN_DIRECTORY)
 
 
-def _dev(p: Program, tree: int, network: bool, free: int) -> None:
-    """Attach the tmpfs with the device nodes as /dev, and add the usual links and mounts; mount cgroup2 in
-    /sys, if there is a /sys.
-    """
+def _dev(p: Program, tree: int, free: int) -> None:
+    """Attach the tmpfs with the device nodes as /dev, and add the usual links and mounts."""
     p.step = "mount /dev"
     _plain_directory(p, b"dev", free)
     p.move_mount(tree, free)
@@ -231,9 +232,39 @@ def _dev(p: Program, tree: int, network: bool, free: int) -> None:
         p.mount(kind, name, flags, options)
     p.call("chdir", b"/")
     p.call("umask", 0o022)
-    if network:
-        p.step = "mount /sys/fs/cgroup"
+
+
+def _cgroups(p: Program, v1: tuple[tuple[tuple[str, ...], bool], ...]) -> None:
+    """Mount cgroup2 at /sys/fs/cgroup; on a host with v1 hierarchies as hosts do, all below a tmpfs.
+
+    Runtimes find their limits there: they join the mount points with the paths in /proc/self/cgroup, which
+    are "/", because the cgroup namespace is rooted at the groups that have the limits. Those of v1 are
+    read-only, and their files belong to ids of the host. A hierarchy without a group of the server's own
+    would show the host's groups, so it is covered.
+    """
+    p.step = "mount /sys/fs/cgroup"
+    if not v1:
         p.mount(b"cgroup2", b"/sys/fs/cgroup", PRIVATE)
+        return
+    p.mount(b"tmpfs", b"/sys/fs/cgroup", PRIVATE, b"mode=755,size=64k,nr_inodes=64")
+    p.call("chdir", b"/sys/fs/cgroup")
+    for name in (b"empty", b"unified"):
+        p.call("mkdirat", AT_FDCWD, name, 0o755)
+    p.mount(b"cgroup2", b"unified", PRIVATE)
+    covered = []
+    for controllers, own in v1:
+        name = ",".join(controllers).encode()
+        p.step = f"mount /sys/fs/cgroup/{os.fsdecode(name)}"
+        p.call("mkdirat", AT_FDCWD, name, 0o755)
+        p.mount(b"cgroup", name, PRIVATE | MS_RDONLY, name)
+        if not own:
+            covered.append(name)
+        for alias in controllers if len(controllers) > 1 else ():
+            p.call("symlinkat", name, AT_FDCWD, alias.encode())
+    p.call("mount_setattr", AT_FDCWD, b"/sys/fs/cgroup", 0, READ_ONLY, len(READ_ONLY))
+    for name in covered:  # read-only as well, as copies of what is by now
+        p.call("mount", b"empty", name, None, MS_BIND, None)
+    p.call("chdir", b"/")
 
 
 def _stdin(p: Program, dev: int, fd: int) -> None:
