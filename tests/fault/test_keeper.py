@@ -32,14 +32,29 @@ def test_the_next_command_starts_another_which_takes_over_all_servers(lab: Lab, 
     said = lab.vsprov("logs", "a")
     assert said.stdout == "one\n"
     assert said.stderr.startswith("vsprov: Server/a: the end of the log may be missing: no keeper answers")
+    assert "none that copies the output of a b" in lab.vsprov("doctor", env={"COLUMNS": "300"}).stdout
     lab.apply(*DOCUMENTS)  # with nothing to do
     assert lab.keeper() != keeper
+    assert "none that copies" not in lab.vsprov("doctor", env={"COLUMNS": "300"}).stdout
     lines = [*map(str, range(1, 10001))]
     assert lab.vsprov("logs", "b").stdout.split() == lines
     assert lab.vsprov("logs", "a").stdout.split() == ["one", *lines]
     assert lab.inits("a", "b") == before
     end(lab.init("a").pid, signal.SIGKILL)
     wait_until(lambda: "Killed (9)" in lab.vsprov("get", "servers").stdout)
+
+
+def test_a_server_without_a_fifo_is_taken_over_too(lab: Lab) -> None:
+    """As one of a version that let servers write to their logs themselves."""
+    lab.apply(*DOCUMENTS)
+    end(lab.keeper(), signal.SIGKILL)
+    (lab.directory("a") / "console").unlink()
+    lab.apply(*DOCUMENTS)
+    end(lab.init("a").pid, signal.SIGKILL)
+    wait_until(lambda: "Killed (9)" in lab.vsprov("get", "servers").stdout)
+    lab.apply(*DOCUMENTS)
+    lab.run("a", "sh", "-c", "echo here > /proc/1/fd/1")
+    assert lab.vsprov("logs", "a").stdout == "here\n"
 
 
 def test_one_that_does_not_answer_is_replaced(lab: Lab) -> None:

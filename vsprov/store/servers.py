@@ -4,7 +4,8 @@
         server.json                  the spec as last applied and the id range, sealed
         upper/                       what the server has written; owned by its id range
         work/                        for overlay; owned by the first id of the range
-        console.log                  created when the server starts
+        console                      the FIFO that the server writes its output to
+        console.log                  what the keeper has copied from it
 
 The id range is the one in server.json. Version 0.1.0 did not record it: the owner of work/ was the record.
 """

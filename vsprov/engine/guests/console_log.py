@@ -22,6 +22,7 @@ from vsprov.kernel.inotify import (
     IN_MOVE_SELF,
     IN_MOVED_TO,
 )
+from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 
 _CHUNK = 1 << 16
@@ -51,6 +52,21 @@ def settle(instance: Instance, name: str) -> str:
         return str(error) if _is_written(instance, name) else ""
     finally:
         connection.close()
+
+
+def unattended(instance: Instance) -> list[str]:
+    """The running servers whose output no keeper copies to their logs."""
+    written = [name for name in folders.names(instance.servers) if _is_written(instance, name)]
+    connection = keeper.connect(instance, SECONDS) if written else None
+    if connection is None:
+        return written
+    try:
+        kept = frozenset(connection.settle("", SECONDS)["kept"])
+    except keeper.KeeperGone:
+        kept = frozenset()
+    finally:
+        connection.close()
+    return [name for name in written if name not in kept]
 
 
 def _is_written(instance: Instance, name: str) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
+from vsprov.engine.guests import console_log
 from vsprov.engine.guests.request import find_reaper
 from vsprov.engine.look import machine as machines
 from vsprov.engine.look import observe
@@ -102,6 +103,7 @@ def examine(instance: Instance) -> list[Finding]:
         *_controllers(machine),
         _swap(machine),
         _hugetlb(),
+        *_keeper(instance),
     ]
     return [*findings, *_programs(), *_knobs(machine)]
 
@@ -412,3 +414,15 @@ def _programs() -> Iterator[Finding]:
     except HostError as error:
         found, cost = str(error).rpartition(": ")[2], f"no source.bootstrap; {error.hint}"
         yield Finding("bootstrap", "degraded", found, cost)
+
+
+def _keeper(instance: Instance) -> Iterator[Finding]:
+    """The servers whose output is not copied; nothing if no server runs."""
+    if os.geteuid() != 0 or not os.path.isdir(instance.servers):
+        return
+    if names := console_log.unattended(instance):
+        found = f"none that copies the output of {' '.join(sorted(names))}"
+        cost = "logs lack the end, and servers block when 256 KiB wait; vsprov apply starts the keeper"
+        yield Finding("keeper", "degraded", found, cost)
+    else:
+        yield Finding("keeper", "ok", "")
