@@ -86,6 +86,14 @@ def test_a_link_in_the_folder_of_a_user_is_not_followed_for_another(top: Path) -
         assert "a symbolic link that uid" in str(refusal(home / name))
 
 
+def test_a_link_of_root_in_what_a_user_could_have_moved_into_place_is_not_followed(top: Path) -> None:
+    """Nor one of a file system of the user's own, which may name any owner; fuse(4)."""
+    tree = owned(owned(top / "home", USER) / "tree", 0)
+    link(tree / "link", top / "secret")
+    said = str(refusal(tree / "link", owners=False).strerror)
+    assert said == f"a symbolic link that uid {USER} could have moved there"
+
+
 @pytest.mark.parametrize("mode", [0o775, 0o777])
 def test_a_link_in_a_folder_that_others_may_write_is_not_followed(top: Path, mode: int) -> None:
     shared = owned(top / "shared", 0, mode)

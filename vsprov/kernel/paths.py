@@ -159,10 +159,13 @@ class _Walk:
             raise UnsafePathError(at, "a symbolic link, which is not followed here", hint)
         if self._written_by_servers:
             raise UnsafePathError(at, "a symbolic link in a folder that servers may write to", hint)
-        if status.st_uid not in (0, self._in_hands_of) or status.st_uid != folder.st_uid:
-            raise UnsafePathError(at, f"a symbolic link that uid {status.st_uid or folder.st_uid} owns", hint)
         if folder.st_mode & others:
             raise UnsafePathError(at, "a symbolic link in a folder that other users may write to", hint)
+        if status.st_uid != folder.st_uid:
+            raise UnsafePathError(at, f"a symbolic link that uid {status.st_uid or folder.st_uid} owns", hint)
+        if status.st_uid != (self._in_hands_of or 0):
+            who = f"uid {self._in_hands_of} could have moved there"
+            raise UnsafePathError(at, f"a symbolic link that {who}", hint)
         if status.st_uid:
             self._owners = True  # otherwise this user could name any file of root
         if target.startswith("/"):
