@@ -126,6 +126,16 @@ def test_what_is_made_in_a_folder_with_a_default_list_has_its_own_lists_only(box
     ]  # fmt: skip
 
 
+def test_a_default_list_without_names_is_inherited_by_nothing_either(box: Box) -> None:
+    plain = {"SCHILY.acl.default": "user::rwx,group::---,other::---"}
+    trees = box.stack([packed(folder("d", pax_headers=plain)), packed(member("d/f"), folder("d/g"))])
+    found = listing(trees[1])
+    seen = {name: (each.mode & 0o777, len(each.attributes)) for name, each in found.items() if name != "."}
+    assert seen == {
+        "d": (0o755, 1), "d/f": (0o644, 0), "d/g": (0o755, 0),
+    }  # fmt: skip
+
+
 def test_names_in_lists_of_a_layer_may_be_explained_by_a_layer_below(box: Box) -> None:
     named = archive(box.folder / "named.tar", folder("d", pax_headers=LISTS))
     with pytest.raises(NeedsBelow):

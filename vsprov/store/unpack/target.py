@@ -37,11 +37,10 @@ class Place:
         os.close(self.fd)
 
 
-def drop_lists(place: Place) -> None:
-    """Remove the access control lists of a directory."""
-    for name in set(acl.ATTRIBUTES) & set(os.listxattr(place.fd)):
-        os.removexattr(place.fd, name)
-    place.inherits = False
+def drop_lists(fd: int) -> None:
+    """Remove the access control lists of a file or directory."""
+    for name in set(acl.ATTRIBUTES) & set(os.listxattr(fd)):
+        os.removexattr(fd, name)
 
 
 def joined(folder: str, name: str) -> str:
@@ -120,7 +119,8 @@ class Tree:
             return self._walk(here, os.readlink(name, dir_fd=here.fd), make)
         place = self.make_folder(here, name)
         if here.inherits:
-            drop_lists(place)
+            drop_lists(place.fd)
+            place.inherits = False
         os.fchown(place.fd, 0, 0)  # with the mode, as a setgid parent determines both
         os.fchmod(place.fd, 0o755)
         place.gid = 0

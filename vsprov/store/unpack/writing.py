@@ -13,7 +13,7 @@ from .headers import Member, Members
 from .lists import MAX_ID, Lists
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .target import Place, Tree, joined
+from .target import Place, Tree, drop_lists, joined
 
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."  # this and the next: image-spec, layer.md
@@ -249,7 +249,7 @@ class Unpacking:
         try:
             self.write(fd, member, members)
             if place.inherits:
-                os.removexattr(fd, acl.ACCESS)
+                drop_lists(fd)
             if place.gid or (member.uid, member.gid) != ROOT:
                 os.fchown(fd, member.uid, member.gid)
             if member.attributes:
