@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import subprocess
+import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from tests.e2e.verbs import HOST, on_a_terminal, web
+from tests.e2e.verbs import HOST, asked, on_a_terminal, web
 from tests.lab import (
     SECONDS,
     Document,
@@ -266,3 +268,40 @@ def test_a_new_mount_is_shown_with_the_keys_its_type_has(lab: Lab) -> None:
     assert "[/srv].mode" not in shown and "[/tmp].recursive" not in shown
     compared = lab.vsprov("diff", "-", input=to_yaml(HOST, web(mounts=mounts)), check=False).stdout
     assert "+    size: 64Mi\n" in compared and compared.count("mode:") == 1
+
+
+def test_while_a_question_waits_others_may_change_things_and_then_it_is_asked_anew(
+    lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST, web()))
+
+    def meanwhile() -> str:
+        assert "Done: 2 added" in lab.apply(HOST, server("web2")).stdout  # it gets the lock
+        return "y\n"
+
+    code, shown = asked(lab, ("apply", str(tmp_path / "m.yaml")), meanwhile, lambda: "y\n")
+    assert code == 0, shown
+    before, _, after = shown.partition("The plan has changed since it was shown.")
+    assert before.count("Apply this plan? [y/N]") == after.count("Apply this plan? [y/N]") == 1
+    assert "Plan: 2 to add" in before and "Plan: 1 to add" in after
+    assert "Done: 1 added" in after
+    assert lab.vsprov("get", "servers", "-o", "name").stdout == "Server/web1\nServer/web2\n"
+
+    def nothing() -> str:
+        return "y\n"
+
+    code, shown = asked(lab, ("destroy", "--all"), nothing)
+    assert code == 0 and "Done: 0 added, 0 changed, 3 destroyed" in shown, shown
+
+
+def test_the_time_for_an_answer_is_not_part_of_the_time_that_is_shown(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(to_yaml(HOST))
+
+    def late() -> str:
+        time.sleep(1)
+        return "y\n"
+
+    began = time.monotonic()
+    _, shown = asked(lab, ("apply", str(tmp_path / "m.yaml")), late)
+    (seconds,) = re.findall(r"Done: .* \((.*)s\)", shown)
+    assert float(seconds) < time.monotonic() - began - 0.9

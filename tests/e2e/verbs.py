@@ -9,7 +9,7 @@ import pty
 import select
 import subprocess
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +34,17 @@ def web(name: str = "web1", **spec: Any) -> Document:
 
 def on_a_terminal(lab: Lab, *words: str, typed: str = "", when: str = "") -> tuple[int, str]:
     """(exit code, what was shown) of a command line on a terminal; `typed` is typed when `when` is seen."""
+    return _on_a_terminal(lab, words, [(when, lambda: typed)] if typed else [])
+
+
+def asked(lab: Lab, words: tuple[str, ...], *answers: Callable[[], str]) -> tuple[int, str]:
+    """The same, for a command line that asks as many times as there are answers, which are called for."""
+    return _on_a_terminal(lab, words, [("[y/N] ", answer) for answer in answers])
+
+
+def _on_a_terminal(
+    lab: Lab, words: tuple[str, ...], answers: list[tuple[str, Callable[[], str]]]
+) -> tuple[int, str]:
     leader, follower = pty.openpty()
     running = subprocess.Popen(
         lab.vsprov.command(*words),
@@ -45,16 +56,17 @@ def on_a_terminal(lab: Lab, *words: str, typed: str = "", when: str = "") -> tup
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that ^C reaches it
     )
     os.close(follower)
-    shown, left = b"", typed.encode()
+    shown, read = b"", 0
     while select.select([leader], [], [], SECONDS)[0]:
         try:
             shown += os.read(leader, 65536)
         except OSError as error:
             assert error.errno == errno.EIO  # nobody has the terminal any more
             break
-        if left and when.encode() in shown:
-            os.write(leader, left)
-            left = b""
+        while answers and answers[0][0].encode() in shown[read:]:
+            when, answer = answers.pop(0)
+            read = shown.index(when.encode(), read) + len(when)
+            os.write(leader, answer().encode())
     os.close(leader)
     return running.wait(SECONDS), shown.decode(errors="replace").replace("\r\n", "\n")
 

@@ -124,6 +124,18 @@ def test_values_in_a_plan_cannot_control_the_terminal_and_do_not_flood_it() -> N
     assert max(map(len, shown.splitlines())) < 250
 
 
+def test_a_verbose_plan_shows_the_spec_of_what_is_made() -> None:
+    spec = {"image": "i", "resources": {"memory": {"max": 64 << 20}}, "init": {"command": ["a", "b"]}}
+    made = Change("Server", "a", "create", "none", "missing", desired=spec)
+    assert plans.text(Plan((made,)), PLAIN, verbose=True).splitlines()[:4] == [
+        "  + Server/a",
+        "      spec.image: i",
+        "      spec.resources.memory.max: 64Mi",
+        '      spec.init.command: ["a", "b"]',
+    ]
+    assert plans.text(Plan((made,)), PLAIN).splitlines()[:2] == ["  + Server/a", ""]
+
+
 def shown_change(before: str, after: str, *, verbose: bool = False) -> str:
     """How a plan shows the change of a value."""
     path = PathChange("spec.hostname", before, after, "live", (before, after))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 
 from vsprov.cli.verb import Settings
@@ -30,6 +31,7 @@ class Approval:
     ) -> None:
         self.settings, self.report, self.yes = settings, report, yes
         self.saved_plan, self.question = saved_plan, question
+        self.waited = 0.0  # seconds for answers
 
     def __call__(self, proposal: Proposal) -> bool:
         settings, text = self.settings, self.settings.output == "text"
@@ -40,8 +42,12 @@ class Approval:
             write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0))
         if proposal.plan.empty:
             return True
-        if not self.yes and not confirm(self.question(proposal)):
-            return False
+        if not self.yes:
+            question, since = self.question(proposal), time.monotonic()
+            agreed = confirm(question)
+            self.waited += time.monotonic() - since
+            if not agreed:
+                return False
         self.report.expect(len(proposal.plan.changes))
         return True
 

@@ -127,13 +127,24 @@ def destroy_all(
     approve: Callable[[Proposal], bool] = lambda proposal: True,
     parallelism: int = converge.PARALLELISM,
     lock_timeout: float = 0.0,
+    asks: bool = False,
 ) -> Outcome:
     """Remove all objects of this instance, of all sets, and the files of the instance."""
-    with converge.exclusive(instance, lock_timeout, report):
+
+    told: set[str] = set()
+
+    def notice_once(line: str) -> None:
+        if line not in told:
+            told.add(line)
+            report.notice(line)
+
+    def plan() -> Proposal:
         now = situation.look(instance)
-        remove = frozenset(_removable(now.observed, instance.name, report))
+        remove = frozenset(_removable(now.observed, instance.name, notice_once))
         wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", remove=remove)
-        proposal = converge.propose(instance, wanted)
+        return converge.propose(instance, wanted)
+
+    with converge.approved(instance, plan, report, approve, lock_timeout, asks) as (proposal, approve):
         return converge.perform(instance, proposal, report, approve=approve, parallelism=parallelism)
 
 
@@ -157,7 +168,7 @@ def losses(instance: Instance, plan: Plan) -> Losses:
     )
 
 
-def _removable(observed: Observed, instance: str, report: Report) -> Iterable[str]:
+def _removable(observed: Observed, instance: str, notice: Callable[[str], None]) -> Iterable[str]:
     """The addresses of all objects of the instance, without those that an object that remains needs."""
     kept: set[str] = set()
     ours: list[str] = []
@@ -167,10 +178,10 @@ def _removable(observed: Observed, instance: str, report: Report) -> Iterable[st
             if all(is_of(owner, instance) for owner in planner.owners(seen)):
                 ours.append(address)
             else:
-                report.notice(f"{address}: not removed: part of it has no owner mark of this instance")
+                notice(f"{address}: not removed: part of it has no owner mark of this instance")
                 kept.update((*planner.holds(seen), *planner.follows(seen)))
     for address in ours:
         if address in kept:
-            report.notice(f"{address}: not removed: used by an object that is not removed")
+            notice(f"{address}: not removed: used by an object that is not removed")
         else:
             yield address

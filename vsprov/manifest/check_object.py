@@ -94,6 +94,17 @@ def least_memory(item: Item, read: Object) -> Iterator[Problem]:
         yield _at_knob(item, message, "memory.max", warning=True)
 
 
+def one_cpu(item: Item, read: Object) -> Iterator[Problem]:
+    """`cpus: 1`, which pins a server to CPU number 1, and in Compose files is an amount of time."""
+    given: Any = item.document.value
+    for part in _knob_path(item, "cpu.cpus"):
+        given = given.get(part) if isinstance(given, dict) else None
+    if type(given) is int:
+        message = f"{given} is the number of a CPU, not an amount of time"
+        hint = f'write cpus: "{given}" to use only CPU {given}; limit: {given} limits the time'
+        yield _at_knob(item, message, "cpu.cpus", hint=hint, warning=True)
+
+
 def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
     """Process limits in a pool."""
     if isinstance(read.spec, Quota) and read.spec.scope == "pool":
@@ -175,6 +186,7 @@ OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
     burst,
     swap_without_memory,
     least_memory,
+    one_cpu,
     pool_rlimits,
     notes,
     size,

@@ -6,7 +6,9 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from vsprov.plan.plan import Change, PathChange, Plan
+from vsprov.plan.diff import flatten
+from vsprov.plan.kinds.planner import PLANNERS
+from vsprov.plan.plan import Change, PathChange, Plan, show
 from vsprov.render.problems import count_kinds, counted
 from vsprov.render.screen import Screen, clean
 
@@ -115,8 +117,17 @@ def _change(change: Change, screen: Screen, verbose: bool) -> str:
     lines = [head, *(f"      {_path(path, screen, verbose)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
     if verbose:
+        lines += [f"      {clean(line)}" for line in _spec(change)]
         lines += [f"      {screen.paint(clean(step.describe()), 'dim')}" for step in change.steps]
     return "\n".join(lines)
+
+
+def _spec(change: Change) -> list[str]:
+    """The spec of a new object, a line for each key."""
+    if change.action not in ("create", "replace") or not change.desired or change.kind not in PLANNERS:
+        return []
+    readable = PLANNERS[change.kind].readable(change.desired)
+    return [f"spec.{path}: {show(value)}" for path, value in flatten(readable).items() if value is not None]
 
 
 def _path(path: PathChange, screen: Screen, verbose: bool) -> str:

@@ -91,7 +91,7 @@ def apply(
     if settings.output == "json":
         plan = saved.document(outcome.proposal, desired.manifest, desired.set_name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
-    _conclude(settings, outcome, time.monotonic() - since)
+    _conclude(settings, outcome, time.monotonic() - since - approval.waited)
     if detailed_exitcode and not outcome.proposal.plan.empty:
         raise click.exceptions.Exit(2)
 
@@ -139,6 +139,7 @@ def destroy(
                 settings.instance,
                 report,
                 approve=approval,
+                asks=not approval.yes,
                 parallelism=work.parallelism,
                 lock_timeout=work.lock_timeout,
             )
@@ -148,7 +149,7 @@ def destroy(
         manifest, name = (desired.manifest, desired.set_name) if desired else (Manifest(), "*")
         plan = saved.document(outcome.proposal, manifest, name)
         out(dump({**plan, "outcome": _outcome(outcome)}))
-    _conclude(settings, outcome, time.monotonic() - since)
+    _conclude(settings, outcome, time.monotonic() - since - approval.waited)
 
 
 def _question(settings: Settings, proposal: Proposal) -> str:
@@ -172,6 +173,7 @@ def _converge(
             desired.wanted,
             approval.report,
             approve=approval,
+            asks=not approval.yes,
             parallelism=work.parallelism,
             lock_timeout=work.lock_timeout,
             settle_seconds=settle,

@@ -81,6 +81,9 @@ class Outcome:
     deaf: Mapping[str, str] = field(default_factory=dict)
 
 
+Approve = Callable[[Proposal], bool]
+
+
 def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
     """The plan for the wanted state from the current one. Read-only.
 
@@ -117,16 +120,56 @@ def apply(
     parallelism: int = PARALLELISM,
     lock_timeout: float = 0.0,
     settle_seconds: float = settle.SECONDS,
+    asks: bool = False,
 ) -> Outcome:
     """Plan and carry out what is wanted; see `settle.watch` for `settle_seconds`.
 
     Raises PlanError if the plan has problems. Failures of single objects are in the outcome.
     """
-    with exclusive(instance, lock_timeout, report):
-        first = propose(instance, wanted)
+    with approved(instance, lambda: propose(instance, wanted), report, approve, lock_timeout, asks) as (
+        first,
+        approve,
+    ):
         return perform(
             instance, first, report, approve=approve, parallelism=parallelism, settle_seconds=settle_seconds
         )
+
+
+@contextmanager
+def approved(
+    instance: Instance,
+    plan: Callable[[], Proposal],
+    report: Report,
+    approve: Approve,
+    lock_timeout: float,
+    asks: bool,
+) -> Iterator[tuple[Proposal, Approve]]:
+    """Hold the lock, with a plan that was made under it and the function that still has to approve it.
+
+    If `approve` `asks`, it is called before the lock is taken, so that no other command waits for the answer,
+    and again if the plan under the lock is a different one.
+    """
+    while asks:
+        asked = plan()
+        refuse_problems(asked.plan)
+        if not approve(asked):
+            yield asked, lambda proposal: False
+            return
+        with exclusive(instance, lock_timeout, report):
+            first = plan()
+            if _is_same(asked.plan, first.plan):
+                yield first, lambda proposal: True
+                return
+        report.notice("The plan has changed since it was shown.")
+    with exclusive(instance, lock_timeout, report):
+        yield plan(), approve
+
+
+def _is_same(one: Plan, other: Plan) -> bool:
+    """Whether two plans look the same; the steps contain process ids, which servers change by themselves."""
+    return [(each.key, each.action, each.cost, each.paths) for each in one.changes] == [
+        (each.key, each.action, each.cost, each.paths) for each in other.changes
+    ]
 
 
 @contextmanager
