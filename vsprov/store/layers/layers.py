@@ -175,9 +175,11 @@ def _replace(instance: Instance, key: str, folder: str) -> None:
     """Replace a damaged layer. One that is intact was made meanwhile by another image."""
     with _replacing:
         if is_damaged(instance, key):
-            durable.exchange(folder, path(instance, key))
-            # Overlays show whatever happens in their lower layers, so those of running servers have to stay.
-            os.rename(folder, f"{instance.layers}/{REPLACED}{os.path.basename(folder).lstrip('.')}-{key}")
+            # Overlays show whatever happens in their lower layers, so those of running servers have to stay,
+            # also if we die here; the layer is then missing, and the next import makes it.
+            aside = f"{REPLACED}{os.path.basename(folder).removeprefix(durable.MAKING)}-{key}"
+            os.rename(path(instance, key), f"{instance.layers}/{aside}")
+            durable.rename_new(folder, path(instance, key))
 
 
 def remove_replaced(instance: Instance) -> None:
