@@ -82,6 +82,20 @@ def test_in_another_cgroup_namespace_nothing_starts_without_its_limits(lab: Lab)
     assert not lab.group("a").exists()
 
 
+def test_a_state_root_on_an_overlay_is_refused_by_plan_and_doctor(lab: Lab) -> None:
+    root = lab.vsprov.folder
+    mounted = (
+        f"mount -t tmpfs {lab.vsprov.name} {root}; cd {root}; mkdir lower upper work tmp; "
+        f"mount -t overlay {lab.vsprov.name} {root} -o lowerdir=lower,upperdir=upper,workdir=work"
+    )
+    documents = to_yaml(image(), server("a"))
+    code, said = within(lab, mounted, "plan", "-", unshare="--mount", documents=documents)
+    assert code == 69
+    assert f"Host: state root {lab.vsprov.root}: an upper layer cannot be on an overlay" in said
+    code, said = within(lab, mounted, "doctor", unshare="--mount")
+    assert code == 69 and "missing: upper layers in state root." in said
+
+
 def resealed(change: Callable[[dict[str, object]], None]) -> Callable[[Path], None]:
     def damage(record: Path) -> None:
         content, _ = sealed.read(str(record))

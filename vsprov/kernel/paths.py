@@ -187,3 +187,10 @@ def _is_marked(folder: int) -> bool:
             return False
         raise
     return True
+
+
+def existing(path: str) -> str:
+    """The path, or the nearest parent directory that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path

@@ -105,7 +105,8 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
         stored = now.observed.images.get(image)
         return now.observed.defaults.get(stored.digest, {}) if stored else None
 
-    lacking = (*devices.refusals(wanted.objects), *preflight.problems(plan, wanted.objects, image_config))
+    unfit = preflight.problems(instance.root, plan, wanted.objects, image_config)
+    lacking = (*devices.refusals(wanted.objects), *unfit)
     opened = [Problem(one.message, None, one.path, hint=one.hint) for one in folders.troubles(instance)]
     problems = (*unusable, *lacking, *opened, *plan.problems)
     return Proposal(replace(plan, problems=problems), wanted, now, resolved)

@@ -7,7 +7,8 @@ from typing import Any
 
 from vsprov.engine.guests import host_sources
 from vsprov.engine.guests.request import find_reaper
-from vsprov.errors import Problem
+from vsprov.errors import Problem, reason
+from vsprov.kernel import overlay, paths
 from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.objects import Object, Server
 from vsprov.plan.plan import Plan
@@ -15,9 +16,12 @@ from vsprov.plan.steps import Spawn
 
 
 def problems(
-    plan: Plan, objects: tuple[Object, ...], image_config: Callable[[str], Mapping[str, Any] | None]
+    root: str,
+    plan: Plan,
+    objects: tuple[Object, ...],
+    image_config: Callable[[str], Mapping[str, Any] | None],
 ) -> Iterator[Problem]:
-    """The reasons why servers that the plan starts could not start.
+    """The reasons why servers that the plan starts could not start; `root` is the state root.
 
     `image_config` returns the defaults of an image by its name; None if they are not known yet.
     """
@@ -28,12 +32,22 @@ def problems(
     silent = host_sources.unanswered(
         [mount.source for _, spec in servers for mount in spec.mounts if mount.source is not None]
     )
+    if servers:
+        yield from _of_root(root)
     for want, spec in servers:
         yield from _of_server(want.address, spec, silent)
         config = image_config(spec.image)
         if config is not None and not init_of(spec.init, config).command:
             hint = "init: {command: [/bin/sh, -c, …]}"
             yield Problem(lacks_command(spec.image), None, "spec.init.command", want.address, hint)
+
+
+def _of_root(root: str) -> Iterator[Problem]:
+    try:
+        overlay.refuse_upper(paths.existing(root))
+    except OSError as error:
+        message = f"state root {root}: {reason(error)}"
+        yield Problem(message, None, "", "Host", "choose another --root; see vsprov doctor", lack=True)
 
 
 def _of_server(address: str, spec: Server, silent: Container[str]) -> Iterator[Problem]:

@@ -18,8 +18,8 @@ from vsprov.engine.guests import console_log
 from vsprov.engine.guests.request import find_reaper
 from vsprov.engine.look import machine as machines
 from vsprov.engine.look import observe
-from vsprov.errors import HostError, reason
-from vsprov.kernel import cgroup, proc, syscall
+from vsprov.errors import HostError, VsprovError, reason
+from vsprov.kernel import cgroup, overlay, paths, proc, syscall
 from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
 from vsprov.model.knobs import BY_PATH, KNOBS
 from vsprov.model.values.names import CAPABILITIES
@@ -86,16 +86,16 @@ def examine(instance: Instance) -> list[Finding]:
             "images of more than about 60 layers cannot be mounted",
             "degraded",
         ),
-        _idmap("state root", _existing(instance.root)),
+        _idmap("state root", paths.existing(instance.root)),
         _idmap("/usr", "/usr"),
-        _trusted(_existing(instance.root)),
-        _upper(_existing(instance.root)),
+        _trusted(paths.existing(instance.root)),
+        _upper(paths.existing(instance.root)),
     ]
     try:
         hierarchies = cgroup.find()
     except HostError as error:
         return [*findings, Finding("cgroup2", "missing", str(error), error.hint), *_programs()]
-    machine = machines.look(hierarchies, (), instance.name, claims.read(instance))
+    machine = machines.look(hierarchies, (), instance.name)
     findings += [
         *_ranges(instance, hierarchies, machine),
         _cgroup2(hierarchies),
@@ -135,13 +135,6 @@ def _in_child(work: Callable[[], None]) -> None:
     code = os.waitstatus_to_exitcode(status)
     if code:
         raise OSError(code, os.strerror(code) if 0 < code < 255 else f"the probe exited with code {code}")
-
-
-def _existing(path: str) -> str:
-    """The path, or the nearest parent folder that exists."""
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
 
 
 # -- this process
@@ -242,7 +235,7 @@ def _mapped_process() -> Iterator[int]:
 
 def _idmap(what: str, path: str) -> Finding:
     """Whether the file system of a path supports idmapped mounts, tested with a detached mount."""
-    kind = _file_system(path)
+    kind = overlay.file_system(path)
 
     def probe() -> None:
         with _mapped_process() as pid:
@@ -258,17 +251,6 @@ def _idmap(what: str, path: str) -> Finding:
         f"idmapped mounts of {what}", probe, f"{path}: files appear as owned by nobody in servers", "degraded"
     )
     return Finding(finding.feature, finding.state, f"{kind} {finding.found}".strip(), finding.cost)
-
-
-def _file_system(path: str) -> str:
-    """The type of the file system of a path, from mountinfo."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
-        head, _, tail = line.partition(" - ")
-        if head.split()[2] == number:
-            return tail.split()[0]
-    return "unknown"
 
 
 def _overlay() -> Finding:
@@ -302,21 +284,10 @@ def _trusted(folder: str) -> Finding:
 
 
 def _upper(folder: str) -> Finding:
-    """Whether the upper layers of servers can be in the file system of the state root. Mounts nothing."""
-    kind = _file_system(folder)
-
-    def probe() -> None:
-        if kind == "overlay":  # Linux before 6.5 says so only when it mounts
-            raise OSError(errno.EINVAL, "an overlay cannot be on an overlay")
-        context = syscall.fsopen("overlay")
-        try:
-            syscall.fsconfig(context, syscall.FSCONFIG_SET_STRING, "upperdir", os.fsencode(folder))
-        finally:
-            os.close(context)
-
+    """Whether the upper layers of servers can be in the file system of the state root."""
     cost = f"{folder}: required for what servers write; choose another --root"
-    finding = _try("upper layers in state root", probe, cost)
-    return replace(finding, found=f"{kind} {finding.found}".strip())
+    finding = _try("upper layers in state root", lambda: overlay.refuse_upper(folder), cost)
+    return replace(finding, found=f"{overlay.file_system(folder)} {finding.found}".strip())
 
 
 # -- control groups
@@ -378,11 +349,16 @@ def _knobs(machine: Machine) -> Iterator[Finding]:
 
 def _ranges(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Iterator[Finding]:
     """The id ranges of servers that contradict something, and claims of state roots that are gone."""
-    seen = observe.observe(instance, hierarchies, machine)
-    found = ranges.troubles(seen.servers, machine.ranges)
+    try:
+        host = claims.read(instance)
+        seen = observe.observe(instance, hierarchies, machine)
+    except VsprovError as error:
+        yield Finding("id ranges", "degraded", str(error), error.hint)
+        return
+    found = ranges.troubles(seen.servers, host)
     for name, trouble in found.items():
         yield Finding("id ranges", "degraded", f"Server/{name}: {trouble.message}", trouble.hint)
-    for holder, blocks in claims.gone(machine.ranges).items():
+    for holder, blocks in claims.gone(host).items():
         name, _, root = holder.partition(" ")
         files = " ".join(f"{claims.FOLDER}/{block}" for block in sorted(blocks))
         cost = f"if it is gone for good, its ids are free after: rm {files}"
