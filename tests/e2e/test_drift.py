@@ -140,10 +140,11 @@ def test_a_limit_of_a_process(made: Lab) -> None:
 
 
 def killed(lab: Lab, name: str) -> str:
-    """The state of a server whose init was killed, once it has ended: how is known to who looked on."""
+    """The state of a server whose init was killed, once it has ended and the keeper has noticed."""
     wait_until(lambda: lab.processes(name) == [])
+    lab.vsprov("logs", name)  # waits for the keeper
     state: str = json.loads(lab.vsprov("get", "server", name, "-o", "json").stdout)["status"]["state"]
-    assert state in ("Exited", "Killed (9)")
+    assert state == "Killed (9)"
     return state
 
 

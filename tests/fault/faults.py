@@ -87,7 +87,7 @@ class Apply:
             wanted = Wanted(instance.name, owner, remove=frozenset(there & named))
         else:
             wanted = Wanted(instance.name, owner, load_documents(list(self.documents)).objects)
-        outcome = converge.apply(instance, wanted, Silent())
+        outcome = converge.apply(instance, wanted, Silent(), settle_seconds=0)
         for error in outcome.errors.values():
             print(error, file=sys.stderr)
         if outcome.errors:

@@ -35,6 +35,38 @@ def test_a_fault_of_vsprov_is_one_line_and_70(cli: Cli, monkeypatch: pytest.Monk
     assert told.err.splitlines()[0] == "vsprov: internal error: RuntimeError: the first line and the second"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 1, "vsprov: out of memory"),
+        (ImportError("x.so: failed to map segment from shared object"), 1, "vsprov: out of memory"),
+    ],
+)
+def test_a_lack_of_memory_is_no_fault_of_vsprov(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, line: str
+) -> None:
+    def fail(*given: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "program", fail)
+    told = cli("plan", "x")
+    assert (told.code, told.err.splitlines()[0]) == (code, line)
+
+
+def test_sigterm_that_a_library_turns_into_its_own_error_still_ends_with_143(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object, **named: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    monkeypatch.setattr(app, "program", fail)
+    told = cli("plan", "x")
+    assert (told.code, told.err) == (143, "vsprov: terminated\n")
+
+
 def test_with_vsprov_debug_a_fault_shows_where_it_happened() -> None:
     words = "from vsprov.cli import app; app.program = None; raise SystemExit(app.run(['plan']))"
     done = subprocess.run(

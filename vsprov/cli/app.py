@@ -53,6 +53,7 @@ def _drop_output(code: int) -> int:
 
 
 def _call(arguments: list[str]) -> int:
+    _received.clear()
     signal.signal(signal.SIGTERM, _terminate)
     command = program()
     if shells.VARIABLE in os.environ:
@@ -66,7 +67,11 @@ def _call(arguments: list[str]) -> int:
     return 0
 
 
+_received: list[int] = []  # SIGTERM, once it was received
+
+
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
     raise Terminated
 
 
@@ -107,11 +112,15 @@ def _explain(error: BaseException) -> int:
             err(f"vsprov: {error.filename or 'this host'}: {error.strerror}\n  hint: {EXHAUSTED[number]}")
             return 1
         case MemoryError():
-            err(f"vsprov: out of memory\n  hint: {EXHAUSTED[errno.ENOMEM]}")
-            return 1
+            return _explain_memory()
+        case ImportError() if "failed to map segment" in str(error):  # of a compiled module, by ld.so(8)
+            return _explain_memory()
         case RuntimeError() if str(error) == "can't start new thread":
             err(f"vsprov: start a thread: {os.strerror(errno.EAGAIN)}\n  hint: {EXHAUSTED[errno.EAGAIN]}")
             return 1
+        case _ if _received:  # some libraries turn what a signal handler raises into an error of their own
+            err("vsprov: terminated")
+            return TERMINATED
         case _:
             return _explain_fault(error)
 
@@ -131,6 +140,11 @@ def _is_in_a_removed_directory() -> bool:
     except FileNotFoundError:
         return True
     return False
+
+
+def _explain_memory() -> int:
+    err(f"vsprov: out of memory\n  hint: {EXHAUSTED[errno.ENOMEM]}")
+    return 1
 
 
 def _explain_usage(error: click.ClickException) -> int:

@@ -277,6 +277,7 @@ def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: fl
     while True:
         known = settle.collect(context)
         settle.record(context)
+        context.settle_keeper()
         if again:
             second = propose(context.instance, again, since)
         settle.watch(context, seconds)

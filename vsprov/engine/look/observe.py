@@ -158,7 +158,9 @@ class _Observer:
             if cgroup.count_children(directory) == len(ours):
                 continue
             for name in {*cgroup.children(directory)} - ours - known.keys() - unchanged.keys():
-                if not self.leftover(controller, f"{top}/{name}"):
+                _, mark = owner_mark(f"{directory}/{name}")
+                ours_left = is_of((mark or "").partition(" ")[2], top)  # only its cgroup2 group was removed
+                if not ours_left and not self.leftover(controller, f"{top}/{name}"):
                     yield name, ObservedGroup(f"{top}/{name}", None, {}, frozenset({controller}))
 
     def group(self, path: str) -> ObservedGroup | None:

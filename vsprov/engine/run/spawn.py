@@ -211,6 +211,7 @@ class Spawner(Connection):
         """End the spawner and wait until it is gone; it ends by itself, unless it is stopped."""
         if self.fileno() >= 0:
             super().close()
-            if self._silent or not _ends(self._pid):
+            os.kill(self._pid, signal.SIGCONT)  # a stopped one can then end
+            if not _ends(self._pid):
                 os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)

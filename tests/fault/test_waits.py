@@ -1,0 +1,74 @@
+"""What an apply waits for does not come: it ends all the same, and says what it waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.fault.faults import Apply
+from tests.lab import SECONDS, Lab, image, server, to_yaml
+from vsprov.engine.guests import launch
+from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.spawn import Spawner
+
+
+def stop_the_spawner() -> None:
+    """Let the spawner of this process be stopped as soon as it runs, and be waited for but a moment."""
+    launch.SECONDS_TO_ANSWER = 0.3
+    start = ApplyContext.start_spawner
+
+    def start_and_stop(context: ApplyContext) -> Spawner:
+        spawner = start(context)
+        os.kill(spawner.pid, signal.SIGSTOP)
+        return spawner
+
+    ApplyContext.start_spawner = start_and_stop  # type: ignore[method-assign]
+
+
+def test_a_spawner_that_is_stopped_fails_the_start(lab: Lab, capfd: pytest.CaptureFixture[str]) -> None:
+    lab.converge(image(), server("old"))
+    documents = (image(), server("old", "sleep", "123456"), *(server(f"a{number}") for number in range(40)))
+    assert Apply(lab, documents).run(stop_the_spawner) == 1
+    said = capfd.readouterr().err
+    assert "Server/a0: spawner: wait for its answer: none within 0.3 s" in said
+    assert "state T" in said
+    assert "Server/a39: spawner: wait for its answer" in said
+    assert "Server/old: spawner" in said
+    assert "the server is now stopped; to start it again as before the change failed: spawner" in said
+    assert lab.processes("old") == [] and not lab.group("a0").exists()
+    lab.vsprov("start", "old")
+    assert lab.is_settled(image(), server("old"))
+    lab.converge(image(), server("old"), server("a0"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_for_a_server_that_does_not_stop(
+    lab: Lab, tmp_path: Path, number: signal.Signals
+) -> None:
+    script = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done"
+    stubborn = server("a", "/bin/sh", "-c", script, init={"stopTimeout": "1h"})
+    lab.converge(image(), stubborn)
+    lab.wait_until(lambda: lab.console("a") == "ready\n")
+    stopping = subprocess.Popen(lab.vsprov.command("stop", "a"), env=lab.vsprov.environment)
+    lab.wait_until(lambda: lab.console("a") == "ready\nasked\n")
+    stopping.send_signal(number)
+    assert stopping.wait(SECONDS) == 128 + number
+    assert lab.init("a") and lab.is_settled(image(), stubborn)
+    lab.vsprov("stop", "a", "--timeout", "1ms")
+
+
+def test_a_signal_ends_the_watch_over_started_servers(lab: Lab) -> None:
+    command = lab.vsprov.command("apply", "-y", "--settle", "1h", "-")
+    applying = subprocess.Popen(command, env=lab.vsprov.environment, stdin=subprocess.PIPE, text=True)
+    assert applying.stdin
+    applying.stdin.write(to_yaml(image(), server("a", "/bin/sh", "-c", "echo ready; sleep 123456")))
+    applying.stdin.close()
+    lab.wait_until(lambda: (lab.directory("a") / "console.log").exists() and lab.console("a") == "ready\n")
+    applying.terminate()
+    assert applying.wait(SECONDS) == 143
+    assert lab.init("a")
+    lab.converge(image(), server("a", "/bin/sh", "-c", "echo ready; sleep 123456"))
