@@ -233,7 +233,6 @@ def perform(
         since = Since(first.now.observed, touched)
         second = check(context, None if errors else first.wanted.again(), since, settle_seconds)
         exits = settle.record(context)
-        context.settle_keeper()
     finally:
         context.close()
     if context.deaf:

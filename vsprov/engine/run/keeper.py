@@ -18,6 +18,7 @@ from typing import Any
 from vsprov import PACKAGE
 from vsprov.errors import FailedError, reason
 from vsprov.keeper import protocol
+from vsprov.keeper.log import FIFO
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.plan.observed import Process
@@ -28,6 +29,8 @@ PROGRAM = os.path.join(PACKAGE, "keeper", "main.py")
 ROLE, GROUP = "keeper", ".keeper"  # names of servers and pools do not begin with a dot
 SECONDS = 5.0  # for an answer
 COUNTERS = ("memory.events", "memory.oom_control")
+_FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+MOST_CONSOLES = 128  # held open at a time
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -103,6 +106,9 @@ class Keeper:
         self._parent = parent
         self._groups = groups
         self._hello: protocol.Hello | None = None
+        # What is in a FIFO is lost when nobody has it open any more (pipe(7)). A server may have ended before
+        # the keeper opens its console, so we hold it open until the keeper has answered.
+        self._consoles: list[int] = []
 
     def hello(self, seconds: float = SECONDS) -> protocol.Hello:
         """Its first message; waits until it runs."""
@@ -113,6 +119,8 @@ class Keeper:
     def keep(self, name: str, init: Process, folder: str, home: str, memory: str) -> None:
         """Have a server kept: its directory, its home group, and its group of the memory controller."""
         self._move()
+        if len(self._consoles) >= MOST_CONSOLES:
+            self.settle()
         with ExitStack() as opened:
 
             def held(fd: int) -> int:
@@ -125,6 +133,8 @@ class Keeper:
                 if pidfd is None:
                     return  # it has ended
                 fds.append(held(pidfd))
+                with suppress(FileNotFoundError):  # a server of an earlier version has none
+                    self._consoles.append(os.open(f"{folder}/{FIFO}", _FIFO))
                 for file in COUNTERS:
                     with suppress(FileNotFoundError):
                         fds.append(held(os.open(f"{memory}/{file}", os.O_RDONLY | os.O_CLOEXEC)))
@@ -138,14 +148,20 @@ class Keeper:
         self.hello()
         self._send({"cmd": "settle", "name": name})
         settled: protocol.Settled = self._receive(seconds)
+        self._let_go()
         return settled
 
     def close(self) -> None:
         """End the connection; the keeper stays while there are servers."""
         self._socket.close()
+        self._let_go()
         if self._parent:
             os.waitpid(self._parent, 0)
             self._parent = 0
+
+    def _let_go(self) -> None:
+        while self._consoles:
+            os.close(self._consoles.pop())
 
     def _move(self) -> None:
         """Put a keeper that we have just started in its groups: its own, and the topmost of cgroup v1."""
