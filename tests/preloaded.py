@@ -152,6 +152,12 @@ def is_used(env: Mapping[str, str] = os.environ) -> bool:
     return not os.environ.get(REAL) and told | {"PYTHONPATH": ""} == own | {"PYTHONPATH": ""}
 
 
+def _umask() -> int:
+    """Our umask. Not by umask(2), which would change it for other threads meanwhile; proc_pid_status(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
+
+
 def run(
     command: Sequence[str],
     *,
@@ -176,14 +182,12 @@ def run(
             cwd=cwd,
             env=env,
         )
-    umask = os.umask(0)
-    os.umask(umask)
     request = {
         "program": program,
         "arguments": command[command.index("vsprov") + 1 :],
         "environment": dict(env),
         "cwd": str(cwd or Path.cwd()),
-        "umask": umask,
+        "umask": _umask(),
     }
     ends = [os.pipe() for _ in range(3)]
     (stdin, our_in), (our_out, stdout), (our_err, stderr) = ends
