@@ -108,7 +108,10 @@ def test_rm_refuses_an_image_in_use_and_then_removes_none(stocked: Lab) -> None:
     before = shop.layers(stocked)
     said = stocked.vsprov("image", "rm", "two", "one", check=False)
     assert said.returncode == 1
-    assert said.stderr == "vsprov: Image/one: cannot be removed: used by Server/a\n"
+    assert said.stderr == (
+        "vsprov: Image/one: cannot be removed: used by Server/a\n"
+        "  hint: remove those objects first, or together with it\n"
+    )
     assert [each["name"] for each in shop.listed(stocked)] == ["one", "two"]
     assert shop.layers(stocked) == before
 

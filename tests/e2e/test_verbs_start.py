@@ -16,6 +16,7 @@ from tests.lab import (
     busybox_image,
     image,
     server,
+    to_yaml,
 )
 
 
@@ -165,3 +166,20 @@ def test_a_server_whose_record_is_lost_can_be_stopped_and_not_started(lab: Lab) 
     assert "Server/web1: stopped" in lab.vsprov("stop", "web1").stderr
     said = lab.vsprov("start", "web1", check=False)
     assert said.returncode == 1 and "its record is lost or was edited" in said.stderr
+
+
+def test_a_server_that_runs_without_what_it_depends_on_is_named(lab: Lab) -> None:
+    needs = {"dependsOn": [{"name": "db1"}]}
+    lab.apply(HOST, server("db1"), server("db2"), web("web1", **needs), web("web2", **needs))
+    without = "Server/web{}: runs without Server/db1, on which it depends\n"
+    assert [line for line in lab.vsprov("stop", "db1").stderr.splitlines() if "without Server" in line] == [
+        without.format(1).strip(), without.format(2).strip()
+    ]  # fmt: skip
+    for words in (("stop", "web1", "db2"), ("restart", "web2"), ("start", "db1")):
+        told = lab.vsprov(*words).stderr
+        assert ("without Server" in told) == (words[0] == "restart"), told
+    lab.vsprov("stop", "--all")
+    assert without.format(2) in lab.vsprov("start", "web2").stderr
+    assert "without Server" not in lab.vsprov("start", "--all").stderr
+    removed = lab.vsprov("destroy", "-y", "-", input=to_yaml(server("db1")))
+    assert "note: Server/web1 depends on it and remains\n" in removed.stdout

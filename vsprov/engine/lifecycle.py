@@ -80,6 +80,8 @@ def change_state(
         chosen = choice.of(now.observed, instance.name)
         already = tuple(seen.name for seen in chosen if _is_already(action, seen))
         chosen = [seen for seen in chosen if seen.name not in already]
+        for line in _unmet_dependencies(action, chosen, now.observed):
+            report.notice(line)
         wanted = Wanted(
             instance.name,
             f"{instance.name}/{EVERY_SET}",
@@ -92,6 +94,21 @@ def change_state(
             instance, proposal, report, parallelism=parallelism, settle_seconds=settle_seconds
         )
         return Changed(outcome, already)
+
+
+def _unmet_dependencies(
+    action: RequestedAction, chosen: Iterable[ObservedServer], observed: Observed
+) -> Iterable[str]:
+    """Lines about servers that will run although a server that they depend on does not."""
+    names = {seen.name for seen in chosen}
+    running = {seen.name for seen in observed.servers.values() if seen.state == "Running"}
+    running = running - names if action == "stop" else running | names
+    for seen in observed.servers.values():
+        needed = {address.partition("/")[2] for address in PLANNERS["Server"].follows(seen)}
+        missing = needed & names if action == "stop" else needed - running
+        if missing and seen.name in (running if action == "stop" else names):
+            others = ", ".join(f"Server/{name}" for name in sorted(missing))
+            yield f"Server/{seen.name}: runs without {others}, on which it depends"
 
 
 def _is_already(action: RequestedAction, seen: ObservedServer) -> bool:

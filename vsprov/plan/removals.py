@@ -19,18 +19,24 @@ def plan(builder: PlanBuilder) -> None:
                 address = f"{planner.kind}/{name}"
                 remains = planner.shared and not all(map(builder.wanted.owns, planner.owners(seen)))
                 if not remains and (used_by := users(builder, address)):
-                    builder.problem(address, f"cannot be removed: used by {', '.join(used_by)}")
+                    hint = "remove those objects first, or together with it"
+                    builder.problem(address, f"cannot be removed: used by {', '.join(used_by)}", hint)
                 elif change := planner.remove(builder, name):
                     removed[address] = change
     after: dict[str, list[str]] = {address: [] for address in removed}
+    remain: dict[str, list[str]] = {address: [] for address in removed}
     for planner in PLANNERS.values():
         for name, seen in planner.observed(builder.observed).items():
             for target in (*planner.holds(seen), *planner.follows(seen)):
                 if target in after:
                     # A user that remains comes first as well: its change moves it to another image or pool.
                     after[target].append(f"{planner.kind}/{name}")
+            for target in planner.follows(seen):
+                if target in remain and f"{planner.kind}/{name}" not in removed:
+                    remain[target].append(f"{planner.kind}/{name}")
     for address, change in removed.items():
-        builder.add(address, replace(change, after=tuple(after[address])))
+        notes = tuple(f"{other} depends on it and remains" for other in remain[address])
+        builder.add(address, replace(change, after=tuple(after[address]), notes=(*change.notes, *notes)))
 
 
 def users(builder: PlanBuilder, address: str) -> list[str]:
