@@ -50,6 +50,11 @@ def test_exec_takes_user_folder_and_environment(shop: Lab) -> None:
     assert bare.stdout == "/root\n"
 
 
+def test_names_of_variables_may_hold_dots_and_dashes(shop: Lab) -> None:
+    said = shop.vsprov("exec", "-e", "cluster.name=a", "-e", "1-b=c=d", "web1", "--", "env").stdout
+    assert {"cluster.name=a", "1-b=c=d"} <= set(said.splitlines())
+
+
 def test_exec_is_in_the_servers_groups_while_it_runs_and_leaves_no_process_behind(shop: Lab) -> None:
     group = shop.group("all/web2") / "exec/cgroup.procs"
     command = shop.vsprov.command("exec", "web2", "--", "cat")

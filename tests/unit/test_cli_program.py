@@ -108,7 +108,7 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
         (["get", "pods"], "vsprov: get pods: no such kind\n"),
         (["get", "networks"], "vsprov: get networks: this version of vsprov has no networks\n"),
         (["logs", "a", "-n", "-3"], "vsprov: --tail -3: not a number of lines\n"),
-        (["exec", "a", "-e", "1X=2", "--", "true"], "vsprov: --env '1X=2': not a variable\n"),
+        (["exec", "a", "-e", "=2", "--", "true"], "vsprov: --env '=2': not a variable\n"),
     ],
 )
 def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[str], said: str) -> None:
@@ -147,7 +147,7 @@ def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[s
         ("stop --all --timeout 10", "vsprov: --timeout: '10' is not a duration\n"),
         ("restart a --timeout x", "vsprov: --timeout: 'x' is not a duration\n"),
         ("exec -t -T a -- true", "vsprov: exec: -t and -T cannot be combined\n"),
-        ("shell -e 1X=2 a", "vsprov: --env '1X=2': not a variable\n"),
+        ("shell -e =2 a", "vsprov: --env '=2': not a variable\n"),
         ("logs a -n x", "vsprov: --tail x: not a number of lines\n"),
         ("image rm", "vsprov: image rm: no image given\n"),
         ("image pull", "vsprov: image pull: no manifest given\n"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 
 import click
@@ -13,8 +12,6 @@ from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, Verb, verb
 from vsprov.engine.guests import join
 from vsprov.errors import UsageError
-
-_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
 
 
 class ExecVerb(Verb):
@@ -131,8 +128,8 @@ def _environment(given: tuple[str, ...], terminal: bool) -> dict[str, str]:
     """The variables to set; on a terminal also TERM."""
     out = {"TERM": os.environ["TERM"]} if terminal and os.environ.get("TERM") else {}
     for item in given:
-        if not _ENV.match(item) or "\0" in item:
+        key, equals, value = item.partition("=")
+        if not key or not equals or "\0" in item:
             raise UsageError(f"--env {item!r}: not a variable", hint="use the form KEY=VALUE")
-        key, _, value = item.partition("=")
         out[key] = value
     return out

@@ -45,8 +45,8 @@ COMMAND_LINE: Final[Schema] = {
 }
 VARIABLES: Final[Schema] = {
     "propertyNames": {
-        "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
-        "patternErrorMessage": "is not a valid variable name: letters, digits and _, no digit first",
+        "pattern": r"^[^=\u0000]+$",
+        "patternErrorMessage": "is not a valid variable name: at least one character, no = and no NUL",
     },
     "additionalProperties": TEXT,
 }
