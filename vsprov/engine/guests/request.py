@@ -25,6 +25,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
+from vsprov.store import hosts_file
 from vsprov.store.hostimage import Bind as HostBind
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
@@ -75,7 +76,11 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         upper=f"{path}/upper",
         work=f"{path}/work",
         mount_at=context.instance.run,
-        mounts=[*image_binds(image.binds, sources), *(_mount(mount, sources) for mount in spec.mounts)],
+        mounts=[
+            *image_binds(image.binds, sources),
+            _hosts_file(f"{path}/{hosts_file.NAME}", spec, context.bases[server.name]),
+            *(_mount(mount, sources) for mount in spec.mounts),
+        ],
         console=f"{path}/console",
     )
     own = {name for name in context.hierarchies.v1 if context.directory(name, group) in groups["attach"]}
@@ -326,6 +331,13 @@ def _bind(
         "idmap": idmap,
         "owner": owner,
     }
+
+
+def _hosts_file(path: str, spec: Server, base: int) -> Bind:
+    """The mount of the server's own /etc/hosts, which is up to date; mounts of the manifest may cover it."""
+    hosts_file.update(path, spec.hostname, base)
+    read_only = spec.security.read_only_root
+    return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
 
 
 def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
