@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.verbs import HOST
 from tests.features import requires
-from tests.lab import Document, Lab, server
+from tests.lab import Document, Lab, busybox_image, image, server
 
 SETTLE = ("--settle", "250ms")
 # Each writes a line when it is asked to stop, after one when it can hear.
@@ -139,6 +139,19 @@ def test_a_program_below_a_reaper_gets_its_signal(lab: Lab, program: str, by: st
     lab.wait_until(lambda: lab.console("a") == "ready\n")
     assert "no handler" not in lab.vsprov("stop", "a").stderr
     assert output(lab, "a") == "ready\nasked\n"
+
+
+def test_the_init_of_busybox_shuts_down(lab: Lab, tmp_path: Path) -> None:
+    """It waits for signals in sigtimedwait(2), and ends by reboot(2), which needs a capability."""
+    root = busybox_image(tmp_path / "root")
+    (root / "etc/inittab").write_text("::sysinit:/bin/echo ready\n::shutdown:/bin/echo asked\n")
+    capabilities = {"capabilities": {"add": ["SYS_BOOT"]}}
+    init = {"command": ["/bin/init"], "stopTimeout": "60s"}
+    box = server("a", image="box", init=init, security=capabilities)
+    lab.apply(image("box", directory=str(root)), box)
+    lab.wait_until(lambda: "ready" in output(lab, "a"))
+    assert "no handler" not in lab.vsprov("stop", "a").stderr
+    assert "asked" in output(lab, "a")
 
 
 def test_an_init_that_does_not_handle_its_stop_signal_is_named(lab: Lab) -> None:
