@@ -164,6 +164,7 @@ def test_a_removal_that_died_can_be_taken_back(base: Base) -> None:
 
     change = Apply(base.lab, BEFORE, remove=True)
     assert every_step(base, change, lambda: base.make(BEFORE), mend) >= 5
+    base.remove(BEFORE)
 
 
 def test_an_apply_whose_spawner_is_killed_fails_and_the_next_one_mends_it(base: Base) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
+from vsprov.kernel import syscall
 from vsprov.kernel.paths import WRITABLE_BY_SERVERS, UnsafePathError, open_host, walk_host
 
 pytestmark = pytest.mark.vm_subset
@@ -141,6 +143,31 @@ def test_no_link_is_followed_in_a_folder_that_servers_may_write(top: Path) -> No
     os.setxattr(data, WRITABLE_BY_SERVERS, b"1")
     assert refusal(inner / "sub").filename == str(inner / "sub")
     assert leads_to(inner) == inner
+
+
+def test_a_folder_that_is_exchanged_for_a_link_all_the_time_never_leads_elsewhere(top: Path) -> None:
+    """CVE-2021-30465 is such a race, between the check of a path and its use."""
+    data = owned(top / "data", USER)
+    owned(data / "sub", USER)
+    link(data / "link", top / "secret", USER)
+    tries = {"found": 0, "refused": 0}
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            syscall.renameat2(str(data / "sub"), str(data / "link"), syscall.RENAME_EXCHANGE)
+    try:
+        while min(tries.values()) < 100:
+            try:
+                found = walk_host(str(data / "sub"))
+            except UnsafePathError:
+                tries["refused"] += 1
+            else:
+                assert os.fstat(found.fd).st_uid == USER
+                os.close(found.fd)
+                tries["found"] += 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_without_links_none_is_followed(top: Path) -> None:
