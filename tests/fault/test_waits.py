@@ -12,6 +12,7 @@ import pytest
 from tests.fault.faults import Apply
 from tests.lab import SECONDS, Lab, image, server, to_yaml
 from vsprov.engine.guests import launch
+from vsprov.engine.run import threads
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.spawn import Spawner
 
@@ -43,6 +44,24 @@ def test_a_spawner_that_is_stopped_fails_the_start(lab: Lab, capfd: pytest.Captu
     lab.vsprov("start", "old")
     assert lab.is_settled(image(), server("old"))
     lab.converge(image(), server("old"), server("a0"))
+
+
+def test_an_import_that_is_blocked_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "SECONDS_TO_END", 0.1)
+    imports = threads.Threads(lambda *progress: None)
+    source, end = os.pipe()
+    try:
+        running = imports.run(lambda: os.read(source, 1))
+        next(running)
+        assert imports.close() == 1
+        os.write(end, b"x")
+        monkeypatch.setattr(threads, "SECONDS_TO_END", SECONDS)
+        assert imports.close() == 0
+        with pytest.raises(StopIteration):
+            running.send(True)
+    finally:
+        os.close(source)
+        os.close(end)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -125,7 +125,11 @@ class ApplyContext:
 
     def close(self) -> None:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
-        self.threads.close()
+        if stuck := self.threads.close():
+            self.notice(
+                f"{stuck} imports do not end: they wait for a file system that does not answer; "
+                "the next apply removes what they leave"
+            )
         for group in self.builds:
             cgroup.end(group, SECONDS_TO_DIE)
         if self.spawner is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -14,6 +15,7 @@ from vsprov.engine.run.schedule import Readable, Wait
 from vsprov.errors import VsprovError
 from vsprov.store.disk.progress import Progress
 
+SECONDS_TO_END = 30.0
 DAY = 86400.0  # seconds; `Readable` requires a limit
 OnProgress = Callable[[str, str, int, int], None]  # (address, label, bytes done, total bytes or 0)
 
@@ -53,7 +55,7 @@ class Threads:
             finally:
                 os.eventfd_write(done, 1)
 
-        thread = threading.Thread(target=call, name="import")
+        thread = threading.Thread(target=call, name="import", daemon=True)  # `close` waits, but not for ever
         try:
             thread.start()
         except BaseException:  # no further process can be started
@@ -68,8 +70,13 @@ class Threads:
             raise outcome[1]
         return outcome[0]
 
-    def close(self) -> None:
-        """Cancel all imports and wait until their threads have ended."""
+    def close(self) -> int:
+        """Cancel all imports and wait until their threads have ended; how many have not in SECONDS_TO_END.
+
+        Nothing can wake a thread that reads from a file system which does not answer.
+        """
         self._stop.set()
+        deadline = time.monotonic() + SECONDS_TO_END
         for thread in self._running:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return sum(thread.is_alive() for thread in self._running)
