@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_plan_is_written_to_a_pipe_or_a_terminal_as_it_is(lab: Lab, tmp_path: 
     plan, end, after = plan.partition("\n}\n")
     assert json.loads(brace + plan + end)["summary"]["add"] == 2
     assert before == "" and "Plan: 2 to add" in after and done.stderr == ""
+
+
+def test_a_plan_says_how_much_of_what_a_server_has_written_is_lost(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, web(), web("web2"))
+    (lab.directory("web1") / "upper/big").write_bytes(b"x" * (3 << 20))
+    (lab.directory("web2") / "upper").rename(tmp_path / "moved")
+    (lab.directory("web2") / "upper").symlink_to(tmp_path / "moved")
+    shown = lab.vsprov("plan", "--prune", "-", input=to_yaml(HOST)).stdout
+    assert re.search(r"  - Server/web1  \((3\d{3}Ki|3(\.\d)?Mi) of written files will be lost\)\n", shown), shown
+    assert "  - Server/web2\n" in shown
+    (lab.directory("web2") / "upper").unlink()
+    (tmp_path / "moved").rename(lab.directory("web2") / "upper")
 
 
 # -- diff

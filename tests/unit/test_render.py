@@ -136,6 +136,12 @@ def test_a_verbose_plan_shows_the_spec_of_what_is_made() -> None:
     assert plans.text(Plan((made,)), PLAIN).splitlines()[:2] == ["  + Server/a", ""]
 
 
+def test_a_plan_says_how_much_written_data_is_lost() -> None:
+    shown = plans.text(Plan((DELETE, REPLACE, CREATE)), PLAIN, losses={REPLACE.address: 3 << 20})
+    assert f"{REPLACE.address}  ↻ recreate  (3Mi of written files will be lost)\n" in shown
+    assert shown.count("will be lost") == 1
+
+
 def shown_change(before: str, after: str, *, verbose: bool = False) -> str:
     """How a plan shows the change of a value."""
     path = PathChange("spec.hostname", before, after, "live", (before, after))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from vsprov.cli.verb import Settings
+from vsprov.engine import lifecycle
 from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.desired import saved
 from vsprov.engine.desired.saved import SavedPlan
@@ -18,6 +19,9 @@ from vsprov.render.screen import err, out
 DECLINED = 130  # exit code, as for Ctrl-C at the question: neither done nor failed
 
 
+Losses = Mapping[str, int]
+
+
 class Approval:
     """Shows a plan, asks whether to carry it out, and refuses a saved plan that no longer fits."""
 
@@ -27,7 +31,7 @@ class Approval:
         report: Lines,
         yes: bool,
         saved_plan: SavedPlan | None = None,
-        question: Callable[[Proposal], str] = lambda proposal: "Apply this plan?",
+        question: Callable[[Proposal, Losses], str] = lambda proposal, losses: "Apply this plan?",
     ) -> None:
         self.settings, self.report, self.yes = settings, report, yes
         self.saved_plan, self.question = saved_plan, question
@@ -37,13 +41,14 @@ class Approval:
         settings, text = self.settings, self.settings.output == "text"
         if self.saved_plan is not None:
             saved.refuse_changed_world(self.saved_plan, proposal)
+        losses = {} if self.yes else lifecycle.losses(settings.instance, proposal.plan)
         if not self.yes or (text and not settings.quiet):
             write, screen = (out, settings.stdout) if text else (err, settings.stderr)
-            write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0))
+            write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0, losses=losses))
         if proposal.plan.empty:
             return True
         if not self.yes:
-            question, since = self.question(proposal), time.monotonic()
+            question, since = self.question(proposal, losses), time.monotonic()
             agreed = confirm(question)
             self.waited += time.monotonic() - since
             if not agreed:

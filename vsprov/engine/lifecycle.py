@@ -165,24 +165,20 @@ def destroy_all(
         return converge.perform(instance, proposal, report, approve=approve, parallelism=parallelism)
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What is lost with a plan: servers, the bytes on disk that they have written, and names of images."""
+def losses(instance: Instance, plan: Plan) -> dict[str, int]:
+    """{address: bytes on disk that a server has written} of the servers whose files are lost with the plan.
 
-    servers: int
-    written: int
-    images: tuple[str, ...]
-
-
-def losses(instance: Instance, plan: Plan) -> Losses:
-    """What is lost when the plan is applied. Reads the upper directories of the servers it removes."""
-    removed = [change for change in plan.objects if change.action == "delete"]
-    names = [change.name for change in removed if change.kind == "Server"]
-    return Losses(
-        len(names),
-        sum(sizes.upper_size(f"{instance.servers}/{name}/upper") for name in names),
-        tuple(change.name for change in removed if change.kind == "Image"),
-    )
+    Reads their upper directories. A server whose directory is damaged, which does not keep it from being
+    removed, is left out.
+    """
+    found = {}
+    for change in plan.objects:
+        if change.kind == "Server" and change.action in ("delete", "replace"):
+            try:
+                found[change.address] = sizes.upper_size(f"{instance.servers}/{change.name}/upper")
+            except FailedError:
+                continue
+    return found
 
 
 def _removable(observed: Observed, instance: str, notice: Callable[[str], None]) -> Iterable[str]:

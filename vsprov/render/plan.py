@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from vsprov.plan.diff import flatten
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.plan import Change, PathChange, Plan, show
 from vsprov.render.problems import count_kinds, counted
 from vsprov.render.screen import Screen, clean
+from vsprov.render.tables import size
 
 # Action: (sign, its ASCII form, color, word for the completed action).
 ACTIONS = {
@@ -25,12 +27,17 @@ _LONGEST = 160  # characters of a value; of longer ones, only the part that chan
 _AROUND = 24  # characters that are shown before and after that part
 
 
-def text(plan: Plan, screen: Screen, *, verbose: bool = False) -> str:
-    """The plan: every object with its changes, and a summary; for an empty plan, one line."""
+def text(
+    plan: Plan, screen: Screen, *, verbose: bool = False, losses: Mapping[str, int] = MappingProxyType({})
+) -> str:
+    """The plan: every object with its changes, and a summary; for an empty plan, one line.
+
+    `losses` are the bytes that are lost with an object, by address.
+    """
     if plan.empty:
         return "\n".join([nothing_to_do(plan), *_standing(plan, screen), *_unlisted(plan)])
     shown = plan.changes if verbose or not plan.objects else plan.objects
-    parts = [_change(change, screen, verbose) for change in shown]
+    parts = [_change(change, screen, verbose, losses.get(change.address)) for change in shown]
     ending = (*_standing(plan, screen), *_unlisted(plan))
     return "\n".join([*parts, "", screen.paint(summary(plan), "bold"), *ending])
 
@@ -103,7 +110,7 @@ def done(change: Change) -> str:
     return ACTIONS[change.action][3] if change.action in ACTIONS else "done"
 
 
-def _change(change: Change, screen: Screen, verbose: bool) -> str:
+def _change(change: Change, screen: Screen, verbose: bool, lost: int | None = None) -> str:
     sign, plain, color, _ = ACTIONS.get(change.action, ("~", "~", "yellow", ""))
     mark = screen.paint(f"{screen.sign(sign, plain):>3}", color, "bold")
     head = f"{mark} {screen.paint(clean(change.address), 'bold')}"
@@ -114,6 +121,8 @@ def _change(change: Change, screen: Screen, verbose: bool) -> str:
         head += f"  {screen.paint(screen.sign(*COSTS[change.cost]), warning)}"
     if change.reason == "drift":
         head += f"  {screen.paint(f'({change.reason})', 'dim')}"
+    if lost is not None and change.of_manifest:
+        head += f"  ({size(lost)} of written files will be lost)"
     lines = [head, *(f"      {_path(path, screen, verbose)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
     if verbose:

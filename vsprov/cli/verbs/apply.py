@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import Any
 
 import click
 
 from vsprov.cli import options
-from vsprov.cli.approval import DECLINED, Approval
+from vsprov.cli.approval import DECLINED, Approval, Losses
 from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine import lifecycle
@@ -133,7 +134,7 @@ def destroy(
     process.require_root("destroy: stopping and removing servers")
     since = time.monotonic()
     with progress(settings.stderr, quiet=settings.quiet) as report:
-        approval = Approval(settings, report, yes, question=lambda proposal: _question(settings, proposal))
+        approval = Approval(settings, report, yes, question=partial(_question, settings))
         if desired is None:
             outcome = lifecycle.destroy_all(
                 settings.instance,
@@ -152,12 +153,13 @@ def destroy(
     _conclude(settings, outcome, time.monotonic() - since - approval.waited)
 
 
-def _question(settings: Settings, proposal: Proposal) -> str:
+def _question(settings: Settings, proposal: Proposal, losses: Losses) -> str:
     """The question before a destroy, which names what cannot be brought back."""
-    lost = lifecycle.losses(settings.instance, proposal.plan)
-    written = f", with {tables.size(lost.written)} of written files" if lost.servers else ""
-    what = [f"{counted(lost.servers, 'server')}{written}"] if lost.servers else []
-    what += [f"image{'s' if len(lost.images) > 1 else ''} {', '.join(lost.images)}"] if lost.images else []
+    images = [one.name for one in proposal.plan.objects if (one.kind, one.action) == ("Image", "delete")]
+    servers = sum((one.kind, one.action) == ("Server", "delete") for one in proposal.plan.objects)
+    written = f", with {tables.size(sum(losses.values()))} of written files"
+    what = [f"{counted(servers, 'server')}{written}"] if servers else []
+    what += [f"image{'s' if len(images) > 1 else ''} {', '.join(images)}"] if images else []
     rest = f": {'; '.join(what)}" if what else ""
     objects = "everything" if proposal.wanted.owner.endswith(f"/{EVERY_SET}") else "these objects"
     return f"Destroy {objects} of instance {settings.instance.name} on {os.uname().nodename}{rest}?"

@@ -6,6 +6,7 @@ import click
 
 from vsprov.cli import options
 from vsprov.cli.verb import Settings, verb
+from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.desired import saved, wanted
 from vsprov.engine.desired.inputs import Inputs
@@ -74,7 +75,8 @@ def plan(
         if settings.output == "json":
             out(dump(document))
     if settings.output == "text" and (proposal.plan.changes or not proposal.plan.problems):
-        out(plan_text.text(proposal.plan, settings.stdout, verbose=settings.verbose > 0))
+        losses = lifecycle.losses(settings.instance, proposal.plan)
+        out(plan_text.text(proposal.plan, settings.stdout, verbose=settings.verbose > 0, losses=losses))
     if proposal.plan.problems:
         error = wanted.with_positions(converge.PlanError(proposal.plan.problems), desired.manifest)
         for line in error_lines(error):
