@@ -79,7 +79,7 @@ class OpenSources:
     def image(self, bind: HostBind) -> str:
         """Where the spawner finds a folder of an image that consists of the host's own files."""
         try:
-            return self._keep(walk_host(bind.source, links=False).fd, bind.source)
+            return self._keep(walk_host(bind.source, links=False, owners=False).fd, bind.source)
         except OSError as error:
             raise StepError(f"start: {_text(bind.source, error)}", hint=_hint(error)) from error
 
