@@ -87,7 +87,8 @@ def test_a_plan_says_how_much_of_what_a_server_has_written_is_lost(lab: Lab, tmp
     (lab.directory("web2") / "upper").rename(tmp_path / "moved")
     (lab.directory("web2") / "upper").symlink_to(tmp_path / "moved")
     shown = lab.vsprov("plan", "--prune", "-", input=to_yaml(HOST)).stdout
-    assert re.search(r"  - Server/web1  \((3\d{3}Ki|3(\.\d)?Mi) of written files will be lost\)\n", shown), shown
+    lost = r"  - Server/web1  \((3\d{3}Ki|3(\.\d)?Mi) of written files will be lost\)\n"
+    assert re.search(lost, shown), shown
     assert "  - Server/web2\n" in shown
     (lab.directory("web2") / "upper").unlink()
     (tmp_path / "moved").rename(lab.directory("web2") / "upper")
