@@ -120,18 +120,26 @@ def receives(pid: int, number: int) -> bool:
     """
     if number in (signal.SIGKILL, signal.SIGSTOP):
         return True
-    status = proc.read(f"/proc/{pid}/status") or ""
+    status = proc.read(f"/proc/{pid}/status")
+    if status is None:
+        return False
     taken = int(_field(status, "SigCgt") or "0", 16) | int(_field(status, "SigBlk") or "0", 16)
     return bool(taken >> (number - 1) & 1) or _waits_for_signals(pid)
 
 
 def _waits_for_signals(pid: int) -> bool:
-    """Whether a thread is in rt_sigtimedwait(2) (sigwait(3)); /proc/PID/task/TID/syscall."""
+    """Whether a thread is in rt_sigtimedwait(2) (sigwait(3)), by /proc/PID/task/TID/syscall.
+
+    Also True where that cannot be known: on an unknown architecture, without CAP_SYS_PTRACE, and for a
+    process that has just ended.
+    """
     try:
+        if not _SIGTIMEDWAIT or not os.path.exists(f"/proc/{pid}/syscall"):
+            return True
         threads = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    calls = (proc.read(f"/proc/{pid}/task/{thread}/syscall") or "" for thread in threads)
+        calls = [proc.read(f"/proc/{pid}/task/{thread}/syscall") or "" for thread in threads]
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return True
     return any(call.partition(" ")[0] in _SIGTIMEDWAIT for call in calls)
 
 
