@@ -138,6 +138,29 @@ def test_a_claim_follows_a_state_root_that_was_moved_but_is_not_shared_by_two(
     assert claims.claim(new, FIRST_ID) and claims.claim(old, FIRST_ID)
 
 
+def test_instances_that_claim_and_release_at_once_do_not_disturb_each_other(files: tuple[Path, Path]) -> None:
+    def work(name: str) -> None:
+        instance = Instance(name, f"/nonexistent/{name}")
+        own = FIRST_ID + BLOCK * int(name[-1])
+        for _ in range(1000):
+            assert claims.claim(instance, own)
+            assert claims.read(instance).held == set(ranges.blocks(own))
+            claims.release(instance)
+
+    pids = []
+    for number in range(4):
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                work(f"vt-{number}")
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0, 0]
+    assert not os.path.exists(claims.FOLDER)
+
+
 def test_claims_that_users_of_the_host_could_change_are_refused(files: tuple[Path, Path]) -> None:
     os.mkdir(claims.FOLDER)
     os.chmod(claims.FOLDER, 0o777)

@@ -21,6 +21,7 @@ from vsprov.store.instance import Instance
 
 FOLDER = "/var/lib/vsprov.ranges"
 SUBORDINATE = (SUBUID, SUBGID)
+_TRIES = 100
 
 
 def read(instance: Instance) -> Ranges:
@@ -47,7 +48,7 @@ def claim(instance: Instance, base: int) -> bool:
 
 def _claim(instance: Instance, block: int) -> bool:
     path = f"{FOLDER}/{block}"
-    for _ in range(3):  # another instance may remove the empty directory, or its claim
+    for _ in range(_TRIES):  # another instance may remove the empty directory, or its claim
         try:
             os.symlink(f"{instance.name} {instance.root}", path)
             return True
@@ -127,8 +128,11 @@ def _holder(path: str) -> str | None:
 
 def _check() -> None:
     """Raise HostError if users of the host could change the claims."""
-    status = os.lstat(FOLDER)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+    try:
+        status = os.lstat(FOLDER)
+    except FileNotFoundError:
+        return  # another instance has just removed it with its last claim
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
         raise HostError(
             f"{FOLDER}: it must be a directory that only root can write to",
             hint=f"chown root {FOLDER}; chmod 0700 {FOLDER}",
