@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.fault.faults import fill
-from tests.lab import Lab, busybox_image, image, server, wait_for, wait_until
+from tests.lab import Lab, busybox_image, image, server, to_yaml, wait_for, wait_until
 
+READS = "mkfifo /tmp/go; echo up; read line < /tmp/go"
 DOCUMENTS = (image(), server("a"), server("b"))
 
 
@@ -65,6 +67,36 @@ def test_one_that_does_not_answer_is_replaced(lab: Lab) -> None:
     assert lab.keeper() != keeper and not Path(f"/proc/{keeper}/exe").exists()
     lab.run("a", "sh", "-c", "echo here > /proc/1/fd/1")
     assert lab.vsprov("logs", "a").stdout == "here\n"
+
+
+def test_one_that_dies_during_an_apply_is_replaced_by_that(lab: Lab) -> None:
+    lab.apply(image(), server("a"))
+    keeper = lab.keeper()
+    command = lab.vsprov.command("apply", "-y", "--settle", "1h", "-")
+    manifest = to_yaml(image(), server("a"), server("b", "sh", "-c", READS, init={"oneshot": True}))
+    applying = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=lab.vsprov.environment
+    )
+    assert applying.stdin
+    applying.stdin.write(manifest)
+    applying.stdin.close()
+    wait_until(lambda: lab.console("b") == "up\n" if (lab.directory("b") / "console.log").exists() else False)
+    end(keeper, signal.SIGKILL)
+    (lab.root("b") / "tmp/go").write_text("go\n")
+    assert applying.wait(60) == 0, applying.stderr.read() if applying.stderr else ""
+    assert applying.stderr
+    applying.stderr.close()
+    assert lab.keeper() != keeper
+    lab.run("a", "sh", "-c", "echo here > /proc/1/fd/1")
+    assert lab.vsprov("logs", "a").stdout == "here\n"
+
+
+def test_it_has_not_the_limits_of_its_caller(lab: Lab) -> None:
+    command = ["prlimit", "--fsize=1000000:", "nice", "-n", "5", *lab.vsprov.command("apply", "-y", "-")]
+    manifest = to_yaml(image(), server("a", "sh", "-c", "seq 200000; exec sleep 1000"))
+    subprocess.run(command, input=manifest, text=True, check=True, env=lab.vsprov.environment)
+    wait_until(lambda: lab.vsprov("logs", "-n", "1", "a").stdout == "200000\n")
+    assert os.getpriority(os.PRIO_PROCESS, lab.keeper()) == 0
 
 
 def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(

@@ -4,6 +4,7 @@ The modules are loaded as the package `keeper`, found beside this file, so that 
 imported, and all at once, because an upgrade may replace them while the keeper runs.
 """
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import resource
@@ -28,10 +29,24 @@ def main() -> None:
         write("/proc/self/oom_score_adj", OOM_SCORE)
     except PermissionError:
         pass  # to lower it needs CAP_SYS_RESOURCE
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    reset_inherited()
     loop.Loop(int(sys.argv[2]), int(sys.argv[3])).serve()
     os._exit(0)
+
+
+def reset_inherited() -> None:
+    """Undo what the caller has chosen for its own processes, as far as we may."""
+    for limit in ("AS", "CPU", "DATA", "FSIZE", "NOFILE"):
+        number = getattr(resource, f"RLIMIT_{limit}")
+        most = resource.getrlimit(number)[1]
+        resource.setrlimit(number, (most, most))
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    except PermissionError:
+        pass  # without CAP_SYS_NICE it stays as slow as its caller
 
 
 def write(path: str, text: bytes) -> None:

@@ -95,16 +95,36 @@ class ApplyContext:
             self.keeper = keeper.connect(self.instance)
         if self.keeper is None:
             self.keeper = keeper.start(self.instance, self.hierarchies)
-            for seen in self.observed.servers.values():
-                ours = all(is_of(owner, self.instance.name) for owner in seen.owners())
-                if seen.init and seen.group and seen.directory and ours:
-                    self.keep(seen.name, seen.init)
+            for name, init in self.inits.items():
+                if name in self.spawned or self._is_ours(name):
+                    self._keep(name, init)
         return self.keeper
 
     def keep(self, name: str, init: Process) -> None:
         """Have the keeper drain the console of a server, and record its exit."""
+        try:
+            self.start_keeper()
+            self._keep(name, init)
+        except keeper.KeeperGone:
+            self._replace_keeper()
+
+    def settle_keeper(self) -> None:
+        """Wait until the logs and exits of servers are complete; notices about those that are not."""
+        if self.keeper is None:
+            return
+        try:
+            settled = self.keeper.settle()
+        except keeper.KeeperGone:
+            if not os.path.isdir(self.directory("", self.instance.name)):
+                return  # it has ended with the last server
+            settled = self._replace_keeper().settle()
+        for problem in settled["problems"]:
+            self.notice(problem)
+
+    def _keep(self, name: str, init: Process) -> None:
+        assert self.keeper is not None
         group = self.groups[name]
-        self.start_keeper().keep(
+        self.keeper.keep(
             name,
             init,
             folder=f"{self.instance.servers}/{name}",
@@ -112,16 +132,16 @@ class ApplyContext:
             memory=self.directory("memory", group),
         )
 
-    def settle_keeper(self) -> None:
-        """Wait until the logs and exits of servers are complete; notices about those that are not."""
-        if self.keeper is None:
-            return
-        try:
-            for problem in self.keeper.settle()["problems"]:
-                self.notice(problem)
-        except keeper.KeeperGone as error:
-            if os.path.isdir(self.directory("", self.instance.name)):  # or it ended with the last server
-                self.notice(f"{error}; the next command that changes something starts another")
+    def _is_ours(self, name: str) -> bool:
+        seen = self.observed.servers[name]
+        return seen.directory and all(is_of(owner, self.instance.name) for owner in seen.owners())
+
+    def _replace_keeper(self) -> Keeper:
+        """Another keeper after one that has died, which takes over all servers, also those just started."""
+        if self.keeper is not None:
+            self.keeper.close()
+            self.keeper = None
+        return self.start_keeper()
 
     def close(self) -> None:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
