@@ -156,6 +156,7 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         check_object.burst: "a burst requires a limit",
         check_object.swap_without_memory: "without memory.max",
         check_object.least_memory: "a server needs memory",
+        check_object.one_cpu: "is the number of a CPU, not an amount of time",
         check_object.pool_rlimits: "a pool cannot share this",
         check_object.notes: "unknown knob",
         check_object.size: "at most 32768",
