@@ -285,7 +285,7 @@ def test_a_step_that_fails_keeps_those_before_it_and_tells_its_last_words_and_it
     lab: Lab, box: Document
 ) -> None:
     good = run("echo good > /srv/good")
-    bad = run("for i in $(seq 50); do echo line $i; done; echo cannot >&2; exit 7")
+    bad = run("for i in $(seq 50); do echo line $i; done; echo cannot > /dev/stderr; exit 7")
     done = lab.apply(box, built(good, bad), check=False)
     assert done.returncode == 1
     assert steps_done(done) == [1, 2]

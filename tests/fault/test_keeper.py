@@ -91,10 +91,16 @@ def test_one_that_dies_during_an_apply_is_replaced_by_that(lab: Lab) -> None:
     assert lab.vsprov("logs", "a").stdout == "here\n"
 
 
-def test_it_has_not_the_limits_of_its_caller(lab: Lab) -> None:
+def test_it_has_neither_the_limits_nor_the_descriptors_of_its_caller(lab: Lab) -> None:
+    ours, theirs = os.pipe()  # if the keeper had it open, whoever reads it would wait for the end
     command = ["prlimit", "--fsize=1000000:", "nice", "-n", "5", *lab.vsprov.command("apply", "-y", "-")]
     manifest = to_yaml(image(), server("a", "sh", "-c", "seq 200000; exec sleep 1000"))
-    subprocess.run(command, input=manifest, text=True, check=True, env=lab.vsprov.environment)
+    subprocess.run(
+        command, input=manifest, text=True, check=True, env=lab.vsprov.environment, pass_fds=(theirs,)
+    )
+    os.close(theirs)
+    assert os.read(ours, 1) == b""
+    os.close(ours)
     wait_until(lambda: lab.vsprov("logs", "-n", "1", "a").stdout == "200000\n")
     assert os.getpriority(os.PRIO_PROCESS, lab.keeper()) == 0
 

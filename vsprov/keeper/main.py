@@ -35,7 +35,13 @@ def main() -> None:
 
 
 def reset_inherited() -> None:
-    """Undo what the caller has chosen for its own processes, as far as we may."""
+    """Undo what the caller has chosen for its own processes, as far as we may, and close its descriptors."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and name not in sys.argv[2:4]:
+            try:
+                os.close(int(name))
+            except OSError:  # EBADF: it was the one that listed them
+                continue
     for limit in ("AS", "CPU", "DATA", "FSIZE", "NOFILE"):
         number = getattr(resource, f"RLIMIT_{limit}")
         most = resource.getrlimit(number)[1]
