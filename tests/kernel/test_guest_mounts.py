@@ -265,10 +265,40 @@ def test_mount_points_are_made_inside_the_root_whatever_links_lead_out(workshop:
     assert sorted(os.listdir("/srv")) == host
 
 
+def test_mount_points_behind_dangling_links_are_made_where_these_lead_inside(workshop: Workshop) -> None:
+    """As in a chroot: /etc/localtime leads to a file of a package that the image does not have."""
+    outside = workshop.folder / "outside"
+    outside.mkdir()
+    (workshop.image / "etc/zone").symlink_to("/usr/share/zoneinfo/Etc/UTC")
+    (workshop.image / "up").symlink_to(f"../../..{outside}/deep")
+    (workshop.image / "first").symlink_to("second")
+    (workshop.image / "second").symlink_to("/third/dir")
+    (workshop.image / "usr").mkdir(mode=0o555)
+    source, file = workshop.folder / "source", workshop.folder / "file"
+    source.mkdir()
+    (source / "here").touch()
+    file.write_text("zone\n")
+    binds = [bind(file, "/etc/zone"), bind(source, "/up/dir"), bind(source, "/first")]
+    said = workshop.shell(
+        f"cat /etc/zone; readlink /etc/zone; ls {outside}/deep/dir; ls /third/dir; stat -c '%u %a' /third",
+        mounts=binds,
+    )
+    assert said.splitlines() == ["zone", "/usr/share/zoneinfo/Etc/UTC", "here", "here", "0 755"]
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/srv/app", "/link/app"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_working_directory_that_is_absent_is_made(workshop: Workshop, path: str, read_only: bool) -> None:
+    (workshop.image / "link").symlink_to("/elsewhere")
+    said = workshop.shell("pwd; stat -c '%u %a' .", cwd=path, user="7:7", root={"read_only": read_only})
+    assert said.splitlines() == [path.replace("link", "elsewhere"), "0 755"]
+
+
 @pytest.mark.parametrize(
     ("target", "number"),
     [
-        ("/dangling/x", errno.EEXIST),
+        ("/loop/x", errno.ELOOP),
         ("/etc/probe/x", errno.ENOTDIR),
         ("/missing/../x", errno.ENOENT),
         ("/proc/1/cwd/x", errno.ELOOP),
@@ -277,7 +307,7 @@ def test_mount_points_are_made_inside_the_root_whatever_links_lead_out(workshop:
 def test_a_mount_point_that_cannot_be_made_safely_is_refused(
     workshop: Workshop, target: str, number: int
 ) -> None:
-    (workshop.image / "dangling").symlink_to("/nowhere")
+    (workshop.image / "loop").symlink_to("loop")
     event = workshop.failure(workshop.request("true", mounts=[bind(workshop.image, target)]))
     assert (event["step"], event["errno"]) == (f"mount {target}", number)
 

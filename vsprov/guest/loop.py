@@ -23,10 +23,11 @@ from _socket import (
 from errno import EACCES, EBUSY, EEXIST, EXDEV
 from select import EPOLLIN, EPOLLOUT, epoll
 
+from .absent import create_inside
 from .child import program
 from .child.confinement import set_home, set_ids
 from .child.mount_check import misplaced_target
-from .child.program import CHANNEL, GO, READY, REAPER, WHO
+from .child.program import CHANNEL, GO, PATH, READY, REAPER, WHO
 from .child.server import write_server
 from .children import Child, Client, send, start_time
 from .equip import binds, equip
@@ -288,13 +289,15 @@ class Loop:
         """Handle what a child has written. End of file means that it has executed its command, or ended."""
         while child.channel:
             try:
-                message = child.channel.recv(1, MSG_DONTWAIT)
+                message = child.channel.recv(4, MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except ConnectionResetError:
                 continue  # it has closed its end with a message unread; what it wrote can still be read
             assert child.program
-            if message and (target := misplaced_target(child.program, child.pid)):
+            if message[:1] == PATH:
+                self.create_path(child, int.from_bytes(message[1:], "little"))
+            elif message and (target := misplaced_target(child.program, child.pid)):
                 at(f"mount {target}")
                 self.give_up(child, OSError(EXDEV, "it lies on another file system of the server"))
             elif message == WHO:
@@ -303,6 +306,18 @@ class Loop:
                 self.child_ready(child)
             else:
                 self.child_executed(child)
+
+    def create_path(self, child: Child, number: int) -> None:
+        """Create one of the paths that a child may ask for."""
+        assert child.program and child.channel
+        step, path, directory = child.program.absent[number]
+        try:
+            at(step)
+            create_inside(child.pid, path, directory)
+        except OSError as error:
+            self.give_up(child, error)
+        else:
+            send(child.channel, GO)
 
     def answer_user(self, child: Child) -> None:
         """Give a child, which has all its mounts by now, the ids of its user by the files in its root."""

@@ -53,7 +53,9 @@ class Init:
         schema=patterns.VARIABLES,
     )
     working_dir: str | None = value(
-        None, doc="Working directory of the command. Defaults to the image's, or /.", schema=patterns.ABSOLUTE
+        None,
+        doc="Working directory of the command, created if absent. Defaults to the image's, or /.",
+        schema=patterns.ABSOLUTE,
     )
     user: str | None = value(
         None,

@@ -25,6 +25,7 @@ CHANNEL, REAPER = 3, 4
 # The messages on the channel, one byte each. A child writes READY, or first WHO to ask for its user; its
 # parent sends the mounts, and GO to let it continue.
 WHO, READY, MOUNTS, GO = b"u", b"r", b"m", b"g"
+PATH = b"p"  # with a number of 2 bytes: create this path, which leads through a dangling link
 
 # Numbers on x86_64, and on the architectures added later.
 _NUMBERS = {
@@ -138,7 +139,7 @@ class Program:
 class ChildProgram(Program):
     """The whole program of one child, with the positions and addresses that its parent needs."""
 
-    __slots__ = ("candidates", "capabilities", "cwd", "home", "mounts", "targets", "user")
+    __slots__ = ("absent", "candidates", "capabilities", "cwd", "home", "mounts", "targets", "user")
 
     user: int  # position of setgroups; setresgid, setresuid and capset follow it
     capabilities: tuple[int, ...]  # addresses of the sets for root, and for any other user
@@ -148,8 +149,16 @@ class ChildProgram(Program):
     def __init__(self, memory: Memory) -> None:
         super().__init__(memory)
         self.home = -1  # offset in the memory of the variable HOME, if it has to be filled in
+        self.absent: list[tuple[str, str, bool]] = []  # paths to ask for: step, path, whether a directory
         self.mounts: list[int] = []  # offsets of the statx results of the mounts that may be mounted on
         self.targets: list[tuple[str, int]] = []  # declared targets, with the offset of their statx result
+
+    def ask_for_path(self, path: str, directory: bool) -> None:
+        """Ask for a path to be created that leads through a dangling link."""
+        question = PATH + len(self.absent).to_bytes(2, "little")
+        self.absent.append((self.step, path, directory))
+        self.call("write", CHANNEL, question, len(question), want=len(question))
+        self.call("read", CHANNEL, bytes(1), 1, want=1)
 
     def is_outside_root(self) -> bool:
         """Whether the working directory turned out to be outside the root (CVE-2024-21626)."""
@@ -173,11 +182,11 @@ class ChildProgram(Program):
 def for_server(guest: Guest) -> ChildProgram:
     """An empty program with enough memory for the first process of a server."""
     hidden = (*guest["masks"], *guest["read_only_paths"])
-    targets = [entry["target"] for entry in guest["mounts"]]
-    calls = 6 * len(hidden) + sum(22 + 6 * target.count("/") for target in targets)
+    targets = [guest["cwd"], *(entry["target"] for entry in guest["mounts"])]
+    calls = 6 * len(hidden) + sum(28 + 6 * target.count("/") for target in targets)
     texts = sum(4 * len(path) + 64 for path in hidden)
     for target in targets:
-        texts += (4 * len(target) + 64) * (2 + 2 * target.count("/")) + 2 * 264
+        texts += (4 * len(target) + 64) * (3 + 2 * target.count("/")) + 2 * 264
     return _sized(guest, guest["cgroup"]["attach"], calls, texts)
 
 

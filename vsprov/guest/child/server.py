@@ -9,7 +9,7 @@ advance; a call that returns another one fails.
 from __future__ import annotations
 
 import os
-from errno import ENOENT, ENOTDIR
+from errno import EEXIST, ENOENT, ENOTDIR
 from struct import pack
 
 from ..mounts import attributes_of, layers_to_attach
@@ -110,6 +110,10 @@ def write_server(
     record_mount(p, FIRST_MOUNT)
     record_mount(p, dev, b"shm")
     _declared_mounts(p, guest["mounts"], dev + 1, free, directories)
+    if guest["cwd"].strip("/"):
+        p.step = f"working directory {guest['cwd']}"
+        _open_or_create(p, free, guest["cwd"], True)
+        p.call("close", free)
     if root["read_only"]:
         p.step = "make the root read-only"
         p.call("mount_setattr", FIRST_MOUNT, EMPTY, AT_EMPTY_PATH, READ_ONLY, len(READ_ONLY))
@@ -322,38 +326,52 @@ def _declared_mounts(
 
 
 def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool) -> None:
-    """Attach a detached mount at a path inside the root, whatever links the image has; create what is absent.
+    """Attach a detached mount at a path inside the root, which is created if absent."""
+    _open_or_create(p, fd, path, directory)
+    record_target(p, fd, path)
+    record_mount(p, tree)
+    p.move_mount(tree, fd)
+    p.call("close", fd)
 
-    Absent directories are created one by one from "/". A dangling link on the way is an error and never
-    followed (CVE-2024-45310), and an absent path with ".." in it is not created.
+
+def _open_or_create(p: ChildProgram, fd: int, path: str, directory: bool) -> None:
+    """Open a path inside the root as `fd`; create what is absent.
+
+    Absent directories are created one by one from "/". mkdir(2) does not follow a dangling link on the way
+    (CVE-2024-45310): then the spawner creates the path, see `absent`. An absent path with ".." in it is not
+    created.
     """
     target = os.fsencode(path)
     parts = [name for name in target.split(b"/") if name not in (b"", b".")]
     if b".." in parts:
         p.open_inside(fd, target, ANYWHERE)
-    else:
-        start = len(p.calls)
-        p.open_inside(fd, target, ANYWHERE, on=((ENOENT, 1),))
-        p.open_inside(fd, b"/", ANYWHERE)
-        for depth, name in enumerate(parts, 1):
-            part = b"/".join(parts[:depth])
-            reported = "/" + os.fsdecode(part)
-            if directory or depth < len(parts):
-                p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=3)
-                p.call("mkdirat", fd, name, 0o755, path=reported)
-            else:
-                p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=4)
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-                p.call("openat", fd, name, flags, 0o644, want=fd + 1, path=reported)
-                p.call("close", fd + 1)
-            p.open_inside(fd + 1, name, PLAIN, base=fd)
-            p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
+        return
+    start = len(p.calls)
+    p.open_inside(fd, target, ANYWHERE, on=((ENOENT, 1),))
+    p.open_inside(fd, b"/", ANYWHERE)
+    dangling = len(p.calls) + 5 * len(parts) + (not directory)
+    for depth, name in enumerate(parts, 1):
+        part = b"/".join(parts[:depth])
+        reported = "/" + os.fsdecode(part)
+        if directory or depth < len(parts):
+            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=3)
+            ask = ((EEXIST, dangling - len(p.calls)),)
+            p.call("mkdirat", fd, name, 0o755, on=ask, path=reported)
+        else:
+            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=4)
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            ask = ((EEXIST, dangling - len(p.calls)),)
+            p.call("openat", fd, name, flags, 0o644, want=fd + 1, on=ask, path=reported)
             p.call("close", fd + 1)
-        p.skip_to_end(start)
-    record_target(p, fd, path)
-    record_mount(p, tree)
-    p.move_mount(tree, fd)
+        p.open_inside(fd + 1, name, PLAIN, base=fd)
+        p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
+        p.call("close", fd + 1)
+    done = len(p.calls) - 1
     p.call("close", fd)
+    p.ask_for_path(path, directory)
+    p.open_inside(fd, target, ANYWHERE)
+    for position in (start, done):
+        p.skip_to_end(position)
 
 
 def _tmpfs(p: ChildProgram, fd: int, entry: Tmpfs) -> None:
