@@ -6,7 +6,7 @@
         work/                        for overlay; owned by the first id of the range
         console                      the FIFO that the server writes its output to
         console.log                  what the keeper has copied from it
-        hosts                        its /etc/hosts, created when it starts
+        hosts, machine-id            its /etc/hosts and /etc/machine-id, created when it starts
 
 The id range is the one in server.json. Version 0.1.0 did not record it: the owner of work/ was the record.
 """

@@ -25,7 +25,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
-from vsprov.store import hosts_file
+from vsprov.store import hosts_file, machine_id
 from vsprov.store.hostimage import Bind as HostBind
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
@@ -79,6 +79,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         mounts=[
             *image_binds(image.binds, sources),
             _hosts_file(f"{path}/{hosts_file.NAME}", spec, context.bases[server.name]),
+            _machine_id(f"{path}/{machine_id.NAME}"),
             *(_mount(mount, sources) for mount in spec.mounts),
         ],
         console=f"{path}/console",
@@ -338,6 +339,12 @@ def _hosts_file(path: str, spec: Server, base: int) -> Bind:
     hosts_file.update(path, spec.hostname, base)
     read_only = spec.security.read_only_root
     return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
+
+
+def _machine_id(path: str) -> Bind:
+    """The mount of the server's own /etc/machine-id."""
+    machine_id.provide(path)
+    return _bind(path, machine_id.TARGET, read_only=True, recursive=False, idmap=True)
 
 
 def _mount(mount: MountSpec, sources: OpenSources) -> Mount:

@@ -1,7 +1,8 @@
-"""`localhost` and a server's own name resolve in it."""
+"""What tells servers of one image apart: names that resolve, and machine IDs."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,15 @@ def test_a_mount_of_the_manifest_covers_it(lab: Lab, tmp_path: Path) -> None:
     mounts = [{"type": "bind", "source": str(tmp_path / "hosts"), "target": "/etc/hosts", "readOnly": True}]
     lab.converge(image(), server("a", mounts=mounts))
     assert lab.run("a", "cat", "/etc/hosts").stdout == "10.0.0.1 mine\n"
+
+
+def test_every_server_has_a_machine_id_of_its_own_that_stays(lab: Lab, box: Document) -> None:
+    lab.converge(box, image(), server("bare", image="box", security={"readOnlyRoot": True}), server("full"))
+    ids = {name: lab.run(name, "cat", "/etc/machine-id").stdout for name in ("bare", "full")}
+    host = Path("/etc/machine-id")
+    assert len({*ids.values(), host.read_text() if host.exists() else ""}) == 3
+    assert all(re.fullmatch(r"[0-9a-f]{32}\n", each) for each in ids.values())
+    assert lab.run("full", "stat", "-c", "%U %a", "/etc/machine-id").stdout == "root 444\n"
+    assert lab.run("full", "sh", "-c", "echo x > /etc/machine-id", check=False).returncode != 0
+    lab.vsprov("restart", "full")
+    assert lab.run("full", "cat", "/etc/machine-id").stdout == ids["full"]

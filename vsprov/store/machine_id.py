@@ -1,0 +1,27 @@
+"""The file that a server sees as /etc/machine-id: random, and the same at every start; machine-id(5).
+
+It lies in the server's directory, and is mounted read-only over what the image has: servers of one image
+would otherwise share its ID, or have none.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from vsprov.store.disk import durable
+
+NAME = "machine-id"
+TARGET = "/etc/machine-id"
+_ID = re.compile(rb"[0-9a-f]{32}\n")
+
+
+def provide(path: str) -> None:
+    """Make the file, unless it holds an ID already."""
+    try:
+        with open(path, "rb") as file:
+            if _ID.fullmatch(file.read(64)):
+                return
+    except FileNotFoundError:
+        pass
+    durable.write_file(path, f"{uuid.uuid4().hex}\n".encode(), 0o444)
