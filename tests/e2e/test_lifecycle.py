@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.e2e.verbs import HOST
 from tests.features import requires
-from tests.lab import Document, Lab, busybox_image, image, server
+from tests.lab import Document, Lab, busybox_image, image, server, to_yaml
 
 SETTLE = ("--settle", "250ms")
 # Each writes a line when it is asked to stop, after one when it can hear.
@@ -48,6 +49,12 @@ def once(name: str, script: str, **spec: Any) -> Document:
     return server(name, "/bin/sh", "-c", script, init={"oneshot": True}, **spec)
 
 
+def shared(folder: Path) -> list[dict[str, Any]]:
+    """The mounts of servers that share this folder of the host."""
+    folder.chmod(0o777)
+    return [{"type": "bind", "source": str(folder), "target": "/shared"}]
+
+
 # -- settle
 
 
@@ -64,14 +71,16 @@ def test_a_command_that_ends_right_after_its_start_fails_the_apply(lab: Lab) -> 
     lab.vsprov("start", "bad", *SETTLE, check=False)
     said = lab.vsprov("restart", "bad", *SETTLE, check=False)
     assert said.returncode == 1 and "exited with code 3" in said.stderr
+    assert re.search(r"^bad +Exited \(3\) \d+s ago ", lab.vsprov("get", "servers").stdout, re.M)
+    text = lab.vsprov("plan", "-", input=to_yaml(HOST, bad)).stdout
+    assert re.search(r"spec.state: Exited \(3\) since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC → Running", text)
     found = lab.differences(HOST, bad)
     assert found == {"Server/bad /spec/state": ("Exited (3)", "Running", "none")}
 
 
 def test_all_started_servers_are_watched_at_once(lab: Lab, tmp_path: Path) -> None:
     """The first ends when the last has started, which is not after the first has been watched."""
-    tmp_path.chmod(0o777)
-    mounts = [{"type": "bind", "source": str(tmp_path), "target": "/shared"}]
+    mounts = shared(tmp_path)
     wait = "while [ ! -e /shared/started ]; do sleep 0.01; done"
     lab.apply(
         HOST,
@@ -104,6 +113,15 @@ def test_a_command_that_is_meant_to_end_and_does_leaves_nothing_to_do(lab: Lab) 
     failing = once("job", "exit 4")
     assert "exited with code 4" in lab.refused(HOST, failing, flags=SETTLE)
     assert lab.differences(HOST, failing) == {"Server/job /spec/state": ("Exited (4)", "Running", "none")}
+
+
+def test_a_command_that_is_meant_to_end_may_do_so_when_nobody_looks_on(lab: Lab, tmp_path: Path) -> None:
+    job = once("job", "while [ ! -e /shared/end ]; do sleep 0.01; done", mounts=shared(tmp_path))
+    lab.apply(HOST, job, flags=SETTLE)
+    assert state(lab, "job") == "Running"
+    (tmp_path / "end").touch()
+    lab.wait_until(lambda: state(lab, "job") == "Exited (0)")
+    assert lab.is_settled(HOST, job)
 
 
 def test_a_server_that_is_killed_for_lack_of_memory_is_shown_as_such(lab: Lab) -> None:
