@@ -156,7 +156,11 @@ def test_memory_that_someone_changed_is_set_right() -> None:
     texts = ["4096", str(80 * MI), "-1"]
     for limit, both, after in itertools.product(texts, texts, MEMORY):
         if number(limit) <= number(both):
-            before = {"memory.limit_in_bytes": limit, "memory.memsw.limit_in_bytes": both}
+            before = {
+                "memory.limit_in_bytes": limit,
+                "memory.memsw.limit_in_bytes": both,
+                "memory.kmem.tcp.limit_in_bytes": "-1",
+            }
             world = world_with(V1, before)
             change(world, after)
             assert_narrow(world.history, {**seen(world).texts, **before}, seen(world).texts)
@@ -167,9 +171,9 @@ def test_memory_that_someone_changed_is_set_right() -> None:
     ("before", "after", "files"),
     [
         ({"memory.max": 64 * MI, "memory.swapMax": 0}, {"memory.max": 128 * MI, "memory.swapMax": 0},
-         ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"]),
+         ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes"]),
         ({"memory.max": 128 * MI, "memory.swapMax": 0}, {"memory.max": 64 * MI, "memory.swapMax": 0},
-         ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
+         ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.kmem.tcp.limit_in_bytes"]),
         ({"cpu.limit": 500, "cpu.burst": 50_000}, {"cpu.limit": 200, "cpu.burst": 20_000},
          ["cpu.cfs_burst_us", "cpu.cfs_quota_us"]),
         ({"cpu.limit": 200, "cpu.burst": 20_000}, {"cpu.limit": 500, "cpu.burst": 50_000},

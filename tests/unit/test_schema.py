@@ -224,9 +224,9 @@ spec:
     assert said(text) == [
         "m.yaml:9:14: Server/a: spec.resources.cpu.limt: unknown key; did you mean 'limit'?",
         "m.yaml:8:14: Server/a: spec.resources.memory.weight: unknown key; known keys: "
-        "min, low, high, max, swapMax, oomGroup",
+        "min, low, high, max, swapMax, tcpMax, oomGroup",
         "m.yaml:9:14: Server/a: spec.resources.memory.limt: unknown key; known keys: "
-        "min, low, high, max, swapMax, oomGroup",
+        "min, low, high, max, swapMax, tcpMax, oomGroup",
     ]
 
 

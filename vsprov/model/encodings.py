@@ -187,6 +187,19 @@ def _decode_memsw(texts: Texts, host: Host) -> Any:
 
 V1_MEMSW = Side("memory", ("memory.memsw.limit_in_bytes",), _encode_memsw, _decode_memsw)
 
+
+def _encode_tcp(value: Any, group: Group, host: Host) -> Texts:
+    limit = to_page(group.get("memory.max", MAX) if value is None else value, host)
+    return {"memory.kmem.tcp.limit_in_bytes": "-1" if limit == MAX else str(limit)}
+
+
+def _decode_tcp(texts: Texts, host: Host) -> Any:
+    text = texts["memory.kmem.tcp.limit_in_bytes"]
+    return None if text == texts["memory.limit_in_bytes"] else MAX if text == "-1" else int(text)
+
+
+V1_TCP = Side("memory", ("memory.kmem.tcp.limit_in_bytes",), _encode_tcp, _decode_tcp)
+
 V2_IO_WEIGHT = Side(
     "io",
     ("io.weight",),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from vsprov.model.encodings import (
     V1_BANDWIDTH,
     V1_IO,
     V1_MEMSW,
     V1_SHARES,
+    V1_TCP,
     V2_BANDWIDTH,
     V2_IO_MAX,
     V2_IO_WEIGHT,
@@ -48,7 +50,8 @@ from vsprov.model.values.value_kinds import (
 @dataclass(frozen=True, slots=True)
 class Knob:
     """One row. `path` is the key below `resources` ("memory.max"); `bounds` is the path of a knob that it
-    cannot exceed.
+    cannot exceed, `default` are the soft and hard limit of a server that sets none (None: those of the host's
+    init, which the kernel computes from the size of memory).
     """
 
     path: str
@@ -58,6 +61,7 @@ class Knob:
     v2: Side | None = None
     bounds: str = ""
     rlimit: str = ""
+    default: tuple[Any, Any] | None = None
     admission: bool = False
 
     def side(self, version: int) -> Side | None:
@@ -82,8 +86,10 @@ def _hugepages(label: str, kernel: str) -> Knob:
     )
 
 
-def _rlimit(name: str, doc: str, kind: ValueKind = RLIMIT) -> Knob:
-    return Knob(f"rlimits.{name}", kind, f"{doc} (RLIMIT_{name.upper()}).", rlimit=name)
+def _rlimit(
+    name: str, doc: str, kind: ValueKind = RLIMIT, default: tuple[Any, Any] | None = (MAX, MAX)
+) -> Knob:
+    return Knob(f"rlimits.{name}", kind, f"{doc} (RLIMIT_{name.upper()}).", rlimit=name, default=default)
 
 
 # The groups of knobs, with their descriptions.
@@ -182,6 +188,12 @@ KNOBS: tuple[Knob, ...] = (
         v2=scalar("memory", "memory.swap.max", MAX, rounded=to_page),
     ),
     Knob(
+        "memory.tcpMax",
+        LIMIT_BYTES,
+        "Maximum memory of TCP buffers, which cgroup v1 does not count as memory. The default is memory.max.",
+        v1=V1_TCP,
+    ),
+    Knob(
         "memory.oomGroup",
         FLAG,
         "Kill all processes of the server, not just one, when it runs out of memory.",
@@ -212,21 +224,22 @@ KNOBS: tuple[Knob, ...] = (
     _hugepages("32Mi", "32MB"),
     _hugepages("1Gi", "1GB"),
     _rlimit("as", "Address space in bytes", RLIMIT_BYTES),
-    _rlimit("core", "Size of core dumps in bytes", RLIMIT_BYTES),
+    # 1, not 0: a core_pattern that is a pipe runs a program of the host, and only 1 prevents that; core(5).
+    _rlimit("core", "Size of core dumps in bytes; by default none is written", RLIMIT_BYTES, (1, 1)),
     _rlimit("cpu", "CPU time in seconds"),
     _rlimit("data", "Data segment in bytes", RLIMIT_BYTES),
     _rlimit("fsize", "File size in bytes", RLIMIT_BYTES),
     _rlimit("locks", "File locks"),
-    _rlimit("memlock", "Locked memory in bytes", RLIMIT_BYTES),
-    _rlimit("msgqueue", "POSIX message queues in bytes", RLIMIT_BYTES),
-    _rlimit("nice", "Ceiling of the nice value, as 20 minus the value"),
-    _rlimit("nofile", "Open file descriptors"),
-    _rlimit("nproc", "Processes of the same user"),
+    _rlimit("memlock", "Locked memory in bytes", RLIMIT_BYTES, (8 << 20, 8 << 20)),
+    _rlimit("msgqueue", "POSIX message queues in bytes", RLIMIT_BYTES, (819200, 819200)),
+    _rlimit("nice", "Ceiling of the nice value, as 20 minus the value", default=(0, 0)),
+    _rlimit("nofile", "Open file descriptors", default=(1024, 524288)),
+    _rlimit("nproc", "Processes of the same user", default=None),
     _rlimit("rss", "Resident set in bytes, ignored by current kernels", RLIMIT_BYTES),
-    _rlimit("rtprio", "Real-time priority"),
+    _rlimit("rtprio", "Real-time priority", default=(0, 0)),
     _rlimit("rttime", "CPU time of a real-time process without sleeping, in microseconds"),
-    _rlimit("sigpending", "Queued signals"),
-    _rlimit("stack", "Stack in bytes", RLIMIT_BYTES),
+    _rlimit("sigpending", "Queued signals", default=None),
+    _rlimit("stack", "Stack in bytes", RLIMIT_BYTES, (8 << 20, MAX)),
 )
 
 BY_PATH: Mapping[str, Knob] = {knob.path: knob for knob in KNOBS}

@@ -110,9 +110,11 @@ def _limit(number: int) -> Any:
 
 
 def _default_limits(ceilings: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-    """The limits of servers that set none: those of the host's init, bounded by `ceilings`."""
-    out = {}
-    for name, (soft, hard) in limits_of(1).items():
+    """The limits of servers that set none, bounded by `ceilings`; never those of our caller."""
+    out, of_init = {}, limits_of(1)
+    for knob in RLIMITS:
+        name = knob.rlimit
+        soft, hard = knob.default or of_init.get(name, (MAX, MAX))
         ceiling = ceilings.get(name, (MAX, MAX))[1]
         hard = ceiling if hard == MAX else hard if ceiling == MAX else min(hard, ceiling)
         out[name] = (hard if soft == MAX else soft if hard == MAX else min(soft, hard), hard)
