@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vsprov.engine.guests import seccomp
 from vsprov.engine.guests.host_sources import OpenSources
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
@@ -116,7 +117,7 @@ def for_build(
         user=step.user,
         capabilities=sorted(DEFAULT_CAPABILITIES),
         no_new_privs=True,
-        limits=[],
+        limits=rlimits({}, context.machine),
         groups={"payload": payload, "attach": []},
     )
     guest = _guest(
@@ -189,7 +190,7 @@ def _server_process(
         user=init.user,
         capabilities=spec.security.kept(),
         no_new_privs=spec.security.no_new_privileges,
-        limits=rlimits(spec, machine),
+        limits=rlimits(spec.resources, machine),
         groups=groups,
     )
 
@@ -215,6 +216,7 @@ def _process(
         "no_new_privs": no_new_privs,
         "capabilities": [CAPABILITIES.index(name) for name in capabilities],
         "rlimits": limits,
+        "seccomp": seccomp.program(),
         "cgroup": groups,
     }
 
@@ -270,11 +272,11 @@ def _may_run_out(spec: Server, init: Init, group: str, mounts: Sequence[Mount]) 
     return bool(limit - used < MEMORY_TO_START + MEMORY_PER_COMPONENT * components + words)
 
 
-def rlimits(spec: Server, machine: Machine) -> list[tuple[int, int, int]]:
-    """(RLIMIT_ number, soft, hard) of every limit, -1 for no limit: the server's own, or the host's."""
+def rlimits(resources: Mapping[str, Any], machine: Machine) -> list[tuple[int, int, int]]:
+    """(RLIMIT_ number, soft, hard) of every limit, -1 for no limit: those set, or the defaults."""
     out = []
     for knob in RLIMITS:
-        limits = spec.resources.get(knob.path, machine.limits.get(knob.rlimit))
+        limits = resources.get(knob.path, machine.limits.get(knob.rlimit))
         if limits:
             soft, hard = (-1 if limit == MAX else limit for limit in limits)
             out.append((process.LIMITS[knob.rlimit], soft, hard))
