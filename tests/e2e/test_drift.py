@@ -125,7 +125,7 @@ def test_a_limit_of_a_pool(made: Lab) -> None:
 
 def test_a_limit_of_a_process(made: Lab) -> None:
     pid = made.init("a").pid
-    subprocess.run(["prlimit", "--pid", str(pid), "--nofile=50:200"], check=True)
+    made.run("a", "/usr/bin/prlimit", "--pid", "1", "--nofile=50:200")
     repair(
         made,
         {

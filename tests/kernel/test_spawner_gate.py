@@ -83,7 +83,9 @@ except FailedError as error:
 """
 
 
-@pytest.mark.parametrize(("files", "step"), [(4, ""), (5, ""), (6, "(probe overlay|start): ")])
+@pytest.mark.parametrize(
+    ("files", "step"), [(4, ""), (5, ""), (6, "(inherited: /proc/self/cgroup|probe overlay|start): ")]
+)
 def test_a_spawner_that_cannot_start_says_what_is_in_the_way(files: int, step: str) -> None:
     command = [sys.executable, "-c", START, str(files)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=SECONDS)

@@ -55,6 +55,7 @@ def _drop_output(code: int) -> int:
 def _call(arguments: list[str]) -> int:
     _received.clear()
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as by our caller, it takes exit codes away
     command = program()
     if shells.VARIABLE in os.environ:
         shells.complete(command)

@@ -31,6 +31,7 @@ from time import monotonic
 from .child import program
 from .child.command import FIRST_STREAM, LAST_STREAM, PIDFD, write_command
 from .child.program import CHANNEL, GO
+from .inherited import reset_inherited
 from .mounts import O_PATH
 from .report import at, describe, exited, failed
 from .sys_calls import (
@@ -140,6 +141,8 @@ class Client:
 
 def run(client: Client, request: Enter, in_python: bool) -> int:
     """Run the command in the server's namespaces and cgroups: its exit code, -N if signal N ended it."""
+    at("inherited")
+    reset_inherited()
     at("join")
     pid = request["pid"]
     pidfd = open_pidfd(pid, request["start"])

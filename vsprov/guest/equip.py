@@ -39,7 +39,7 @@ def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped:
             userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         raise_hard_limits(pid, guest["rlimits"])
         at("mount root")
-        root, layers = make_root(guest["root"], userns, unmapped)
+        root, layers = make_root(guest["root"], base, userns, unmapped)
         trees += (root, *layers)
         at("mount /dev")
         trees.append(make_dev(base))

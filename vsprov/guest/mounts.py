@@ -41,6 +41,7 @@ from .sys_calls import (
     mount_setattr,
     move_mount,
     open_tree,
+    set_file_user,
     setns,
     unshare,
 )
@@ -104,8 +105,11 @@ def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) 
     return userns is None
 
 
-def make_root(root: Root, userns: int | None, unmapped: list[str]) -> tuple[int, list[int]]:
+def make_root(root: Root, base: int, userns: int | None, unmapped: list[str]) -> tuple[int, list[int]]:
     """Create the detached root mount: its fd, and those of the layers it consists of.
+
+    overlayfs writes with the credentials of whoever created the mount, and ext4 lets user 0 have the blocks
+    that it reserves (mke2fs(8), -m). So it is created as host id `base`, the root of the server.
 
     The child attaches the layers where it detaches the host's mounts. Closing a mount that was never attached
     waits for an RCU grace period; that way one wait serves for all. Paths of lower layers that cannot be
@@ -124,8 +128,8 @@ def make_root(root: Root, userns: int | None, unmapped: list[str]) -> tuple[int,
         if alone:
             return trees.pop(), trees
         if _lower_by == BY_FD:
-            return _overlay(trees, root, attributes), trees
-        made = _overlay_of_attached(trees, root, attributes)
+            return _overlay(trees, root, base, attributes), trees
+        made = _overlay_of_attached(trees, root, base, attributes)
     except OSError:
         for tree in trees:
             os.close(tree)
@@ -135,7 +139,7 @@ def make_root(root: Root, userns: int | None, unmapped: list[str]) -> tuple[int,
     return made, []
 
 
-def _overlay_of_attached(trees: list[int], root: Root, attributes: int) -> int:
+def _overlay_of_attached(trees: list[int], root: Root, base: int, attributes: int) -> int:
     """As `_overlay`, for kernels that accept layers by path only: attached in a temporary namespace."""
     global _lower_by
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -149,19 +153,19 @@ def _overlay_of_attached(trees: list[int], root: Root, attributes: int) -> int:
         finally:
             os.close(place)
         try:
-            return _overlay(trees, root, attributes)
+            return _overlay(trees, root, base, attributes)
         except OSError as error:
             # An unknown option; some kernels only report it when the mount is created.
             if error.errno != EINVAL or _lower_by == JOINED:
                 raise
         _lower_by = JOINED
-        return _overlay(trees, root, attributes)
+        return _overlay(trees, root, base, attributes)
     finally:
         setns(home, CLONE_NEWNS)
         os.close(home)
 
 
-def _overlay(lower: list[int], root: Root, attributes: int) -> int:
+def _overlay(lower: list[int], root: Root, base: int, attributes: int) -> int:
     """Mount an overlay of the lower trees, topmost first; by fd, so that nothing in a path is parsed."""
     context = fsopen(b"overlay")
     held = [context]
@@ -185,7 +189,11 @@ def _overlay(lower: list[int], root: Root, attributes: int) -> int:
             if path is not None:
                 held.append(os.open(path, O_PATH | os.O_DIRECTORY))
                 fsconfig(context, FSCONFIG_SET_STRING, key, b"/proc/self/fd/%d" % held[-1])
-        fsconfig(context, FSCONFIG_CMD_CREATE)
+        set_file_user(base)
+        try:
+            fsconfig(context, FSCONFIG_CMD_CREATE)
+        finally:
+            set_file_user(0)
         return fsmount(context, attributes)
     finally:
         for fd in held:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
+from errno import EPERM
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from struct import pack
+from struct import pack, unpack
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 1, 5, 6
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 
 PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 15, 22, 24, 38
+PR_SET_SECUREBITS = 28
+KEYCTL_JOIN_SESSION_KEYRING = 1
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -97,6 +100,11 @@ _ioctl_value = _call("ioctl", c_int, c_ulong, c_ulong)
 _fstatfs = _call("fstatfs", c_int, c_void_p)
 _signalfd = _call("signalfd", c_int, c_char_p, c_int)
 _sigprocmask = _call("sigprocmask", c_int, c_char_p, c_void_p)
+_setfsgid = _call("setfsgid", c_uint)
+_setfsuid = _call("setfsuid", c_uint)
+_setfsuid.restype = c_uint
+_capget = _call("capget", c_char_p, c_void_p)
+_capset = _call("capset", c_char_p, c_char_p)
 _rt_sigaction = _raw(c_int, c_char_p, c_void_p, c_size_t)
 
 
@@ -211,6 +219,24 @@ def setns(fd: int, kinds: int) -> None:
     """Join a namespace, or the namespaces of these kinds of a pidfd's process; setns(2)."""
     if _setns(fd, kinds) < 0:
         failed()
+
+
+def set_file_user(uid: int) -> None:
+    """Set the user and the group that file systems see, and keep all capabilities; setfsuid(2), capset(2).
+
+    Changing it from 0 removes capabilities that concern files from the effective set; capabilities(7).
+    """
+    _setfsgid(uid)
+    _setfsuid(uid)
+    if _setfsuid(0xFFFFFFFF) != uid:  # it reports no error, but the previous user
+        raise OSError(EPERM, "cannot change the user for file access")
+    header, sets = pack("Ii", CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
+    if _capget(header, sets) < 0:
+        failed()
+    _effective, low, inherited, _high_effective, high, high_inherited = unpack("6I", sets.raw)
+    if _capset(header, pack("6I", low, low, inherited, high, high, high_inherited)) < 0:
+        failed()
+    prctl(PR_SET_DUMPABLE, 0)  # the change sets it where fs.suid_dumpable is 1
 
 
 def prctl(option: int, value: int = 0) -> None:

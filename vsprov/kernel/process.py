@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vsprov.errors import NotPermittedError
-from vsprov.kernel import proc
+from vsprov.kernel import proc, syscall
 
 # _IOWR(0xFF, 11, struct pidfd_info), with the 64 bytes of its first version (Linux 6.13).
 _INFO = struct.Struct("QQ11Ii")
 _PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
+_NS_GET_OWNER_UID = 0xB704  # _IO(0xB7, 4)
 _PIDFD_INFO_EXIT = 1 << 3
 _PF_EXITING = 0x4  # include/linux/sched.h
 
@@ -181,9 +182,25 @@ def set_limit(pid: int, name: str, soft: int, hard: int) -> None:
     OSError as in prlimit(2): raising a hard limit needs CAP_SYS_RESOURCE.
     """
     try:
-        resource.prlimit(pid, LIMITS[name], (soft, hard))
-    except ProcessLookupError:
+        try:
+            resource.prlimit(pid, LIMITS[name], (soft, hard))
+        except PermissionError:  # we lack CAP_SYS_RESOURCE, but the owner of the user namespace has it there
+            syscall.set_effective_user(_owner_of_namespace(pid))
+            try:
+                resource.prlimit(pid, LIMITS[name], (soft, hard))
+            finally:
+                syscall.set_effective_user(0)
+    except (FileNotFoundError, ProcessLookupError):
         return
+
+
+def _owner_of_namespace(pid: int) -> int:
+    """The host's id of the owner of a process's user namespace; ioctl_ns(2)."""
+    fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, _NS_GET_OWNER_UID, bytes(4)), "little")
+    finally:
+        os.close(fd)
 
 
 def raise_open_files(wanted: int) -> int:

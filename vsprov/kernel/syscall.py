@@ -28,6 +28,10 @@ IOPRIO_WHO_PROCESS, IOPRIO_CLASS_IDLE = 1, 3 << 13
 # By `uname -m`; ioprio_set(2) has no function in libc.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "loongarch64": 30, "ppc64le": 273, "s390x": 282}
 
+_SETRESUID = {
+    "x86_64": 117, "aarch64": 147, "riscv64": 147, "loongarch64": 147, "ppc64le": 164, "s390x": 208
+}  # fmt: skip
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -63,10 +67,19 @@ _mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount"
 _unshare = _Function(c_int, name="unshare")
 _setns = _Function(c_int, c_int, name="setns")
 _syncfs = _Function(c_int, name="syncfs")
+_setresuid = _Function(c_uint, c_uint, c_uint, number=_SETRESUID.get(os.uname().machine, 147))
 _renameat2 = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, name="renameat2")
 _inotify_init1 = _Function(c_int, name="inotify_init1")
 _inotify_add_watch = _Function(c_int, c_char_p, c_uint, name="inotify_add_watch")
 _inotify_rm_watch = _Function(c_int, c_int, name="inotify_rm_watch")
+
+
+def set_effective_user(uid: int) -> None:
+    """Set the effective user of this thread; setresuid(2). The function of libc sets that of all threads.
+
+    A user other than 0 has no effective capabilities, but real and saved user stay: 0 brings them back.
+    """
+    _setresuid(0xFFFFFFFF, uid, 0xFFFFFFFF)
 
 
 def open_tree(dfd: int, path: str, flags: int) -> int:

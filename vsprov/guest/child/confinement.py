@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENOENT, ENOTDIR
+from errno import EACCES, EDQUOT, ENOENT, ENOSYS, ENOTDIR
 from struct import pack
 
 from ..sys_calls import (
@@ -12,12 +12,14 @@ from ..sys_calls import (
     AT_FDCWD,
     CAPABILITIES,
     CAPABILITY_VERSION_3,
+    KEYCTL_JOIN_SESSION_KEYRING,
     PR_CAP_AMBIENT,
     PR_CAP_AMBIENT_CLEAR_ALL,
     PR_CAPBSET_DROP,
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECCOMP,
+    PR_SET_SECUREBITS,
     RESOLVE_NO_MAGICLINKS,
     SECCOMP_MODE_FILTER,
 )
@@ -42,6 +44,7 @@ def write_confinement(p: ChildProgram, process: Process, fd: int, ids: Ids) -> N
     Root keeps the capabilities of the bounding set; any other user has none.
     """
     kept, seccomp = tuple(process["capabilities"]), process.get("seccomp")
+    add_part(p, "keyring", _keyring)
     add_part(p, ("bounding", kept), lambda q: _bounding(q, kept))
     if seccomp and not process["no_new_privs"]:
         _seccomp(p, seccomp)  # without no_new_privs it takes CAP_SYS_ADMIN, which is dropped next
@@ -71,8 +74,19 @@ def write_confinement(p: ChildProgram, process: Process, fd: int, ids: Ids) -> N
             _seccomp(p, seccomp)
 
 
+def _keyring(p: Program) -> None:
+    """Leave the session keyring of our caller for a new one of the server's root; session-keyring(7).
+
+    The quota of keys of that user may be used up (200 commands at once). The spawner and `enter` have each
+    joined a new keyring too, so nothing of the caller's is ever left.
+    """
+    p.step = "session keyring"
+    p.call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, None, on=((EDQUOT, 1), (ENOSYS, 1)))
+
+
 def _bounding(p: Program, kept: tuple[int, ...]) -> None:
     p.step = "capabilities"
+    p.call("prctl", PR_SET_SECUREBITS, 0, 0, 0, 0)
     p.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(CAPABILITIES):
         if capability not in kept:

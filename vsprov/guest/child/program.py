@@ -30,8 +30,9 @@ PATH = b"p"  # with a number of 2 bytes: create this path, which leads through a
 # Numbers on x86_64, and on the architectures added later.
 _NUMBERS = {
     "capset": (126, 91), "chdir": (80, 49), "close": (3, 57), "dup3": (292, 24), "execve": (59, 221),
-    "execveat": (322, 281), "fchdir": (81, 50), "getcwd": (79, 17), "ioctl": (16, 29), "mkdirat": (258, 34),
-    "mount": (165, 40), "openat": (257, 56), "pivot_root": (155, 41), "prctl": (157, 167),
+    "execveat": (322, 281), "fchdir": (81, 50), "getcwd": (79, 17), "ioctl": (16, 29),
+    "keyctl": (250, 219), "mkdirat": (258, 34), "mount": (165, 40), "openat": (257, 56),
+    "pivot_root": (155, 41), "prctl": (157, 167),
     "prlimit64": (302, 261), "read": (0, 63), "recvmsg": (47, 212), "rt_sigprocmask": (14, 135),
     "setgroups": (116, 159), "sethostname": (170, 161), "setns": (308, 268), "setresgid": (119, 149),
     "setresuid": (117, 147), "setsid": (112, 157), "socket": (41, 198), "statx": (332, 291),

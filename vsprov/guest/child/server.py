@@ -227,7 +227,7 @@ def _dev(p: Program, tree: int, free: int) -> None:
     ):
         p.call("symlinkat", content, AT_FDCWD, name)
     for name, kind, flags, options in (
-        (b"pts", b"devpts", MS_NOSUID | MS_NOEXEC, b"newinstance,ptmxmode=0666,mode=0620,gid=5,max=1024"),
+        (b"pts", b"devpts", MS_NOSUID | MS_NOEXEC, b"newinstance,ptmxmode=0666,mode=0620,gid=5,max=256"),
         (b"shm", b"tmpfs", PRIVATE, b"mode=1777,size=64M"),
         (b"mqueue", b"mqueue", PRIVATE, None),
     ):

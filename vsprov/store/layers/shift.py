@@ -32,6 +32,8 @@ def to_layer(path: str, base: int, most: Limits) -> None:
             elif entry.kind in (stat.S_IFDIR, stat.S_IFREG):
                 with tree.opened_entry(entry, label) as fd:
                     _shift(fd, base, f"{label}: {entry.path or '.'}")
+            elif entry.kind == stat.S_IFCHR:  # a whiteout, which belongs to whoever mounted the overlay
+                os.chown(entry.name, 0, 0, dir_fd=entry.folder, follow_symlinks=False)
             elif entry.kind == stat.S_IFLNK and not _is_shifted(entry.status, base):
                 uid, gid = _inside(entry.status, base, f"{label}: {entry.path}")
                 os.chown(entry.name, uid, gid, dir_fd=entry.folder, follow_symlinks=False)
