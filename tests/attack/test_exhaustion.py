@@ -148,14 +148,14 @@ def test_a_tmpfs_mount_is_limited_in_bytes(pair: Lab) -> None:
 
 
 def test_terminals_are_the_servers_own_and_limited(pair: Lab) -> None:
-    """F06: 1024 in its own devpts; the host still gets one."""
+    """F06: 256 in its own devpts, for kernel.pty.max counts those of all servers; the host still gets one."""
     script = (
         "import os, resource\nhard = resource.getrlimit(7)[1]\nresource.setrlimit(7, (hard, hard))\nn = 0\n"
         "try:\n while n < 5000:\n  os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY); n += 1\n"
         "except OSError as error: print(n, os.strerror(error.errno))"
     )
     pair.apply(image(), server("beside"), server("a", resources={"rlimits": {"nofile": 3000}}))
-    assert pair.run("a", "python3", "-c", script).stdout == "1024 No space left on device\n"
+    assert pair.run("a", "python3", "-c", script).stdout == "256 No space left on device\n"
     master, slave = os.openpty()
     os.close(master)
     os.close(slave)

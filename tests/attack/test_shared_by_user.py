@@ -213,15 +213,6 @@ def test_calls_that_reach_the_host_are_denied(field: Field, name: str) -> None:
         assert done.stdout.split() == ["Seccomp:", "2"]
 
 
-def test_a_server_opens_as_many_terminals_as_it_may_and_no_more(field: Field) -> None:
-    """kernel.pty.max counts those of all servers."""
-    script = "import os\nopened = []\ntry:\n while True: opened.append(os.open('/dev/ptmx', os.O_RDWR))\n"
-    script += "except OSError as e: print(len(opened), e.errno)"
-    assert field.python("weak", "import resource\nresource.setrlimit(7, (4096, 4096))\n" + script) == (
-        f"256 {errno.ENOSPC}"
-    )
-
-
 def test_core_dumps_run_no_program_of_the_host_by_default(field: Field) -> None:
     """A limit of 1 is the only one that a core_pattern which is a pipe heeds; core(5)."""
     said = field.python("weak", "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))")
