@@ -79,11 +79,15 @@ def execute(
     no_tty: bool,
     interactive: bool,
 ) -> None:
-    """Runs a command in a running server, with the server's confinement and limits and with the standard
-    input, output and error of vsprov.
+    """Runs a command in a running server, with the server's confinement and limits. Its standard input,
+    output and error are a terminal of the server, or pipes that vsprov copies to and from its own.
 
     The exit code is that of the command: 128 + N if signal N ended it, 127 if the command was not found,
-    126 if it could not be executed.
+    126 if it could not be executed. vsprov ends with the command: processes that the command leaves running
+    lose their input and output, unless these were redirected.
+
+    Input from a pipe or a terminal is read ahead, as by ssh, even if the command reads none: redirect it from
+    /dev/null in a loop that reads the same input.
     """
     if tty and no_tty:
         raise UsageError("exec: -t and -T cannot be combined")
