@@ -16,7 +16,7 @@ from tests.lab import Lab, to_yaml
 ODD = {
     "in a removed directory": 'mkdir gone && cd gone && rmdir ../gone && exec "$@"',
     "with closed streams": 'exec "$@" <&- >&- 2>&-',
-    "with few descriptors": 'ulimit -n 20 && exec "$@"',
+    "with few descriptors": 'ulimit -n 32 && exec "$@"',
     "without an environment": 'exec env -i "$@"',
     "in an unknown locale": 'export LC_ALL=xx_YY.nonsense TERM=nonsense TZ=nonsense; unset HOME; exec "$@"',
     "with errors that cannot be written": 'exec "$@" 2>/dev/full',
