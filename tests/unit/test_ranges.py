@@ -99,6 +99,20 @@ def test_blocks_of_other_instances_are_passed_over() -> None:
     assert first_free(Ranges(own=((BLOCK - 5, RANGE),), claimed={1: "other /srv"}), []) is None
 
 
+def test_blocks_that_the_instance_has_come_first() -> None:
+    third = FIRST_ID // BLOCK + 3
+    host = Ranges(held=frozenset([third]))
+    assert list(islice(ranges.free(host, [third * BLOCK + RANGE]), 17)) == [
+        *(third * BLOCK + number * RANGE for number in range(16) if number != 1),
+        FIRST_ID,
+        FIRST_ID + RANGE,
+    ]
+    everything = list(ranges.free(host, []))
+    assert len(everything) == len(set(everything)) == (END - FIRST_ID) // RANGE
+    unaligned = Ranges(own=((BLOCK - 5, 20 * RANGE),), held=frozenset([0, 1]))
+    assert sorted(ranges.free(unaligned, [])) == [BLOCK - 5 + number * RANGE for number in range(20)]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=20), st.integers(1, 30))
 def test_ranges_never_overlap_what_is_taken_nor_each_other(foreign: list[int], count: int) -> None:

@@ -75,22 +75,36 @@ def show(base: int) -> str:
 
 
 def free(ranges: Ranges, taken: Iterable[int]) -> Iterator[int]:
-    """The first ids of the ranges that are free, in the order in which they are assigned.
+    """The first ids of the ranges that are free, in the order in which they are assigned: first those in
+    blocks that the instance has.
 
     None overlaps the ranges that begin at `taken`, a block of another instance, or other users' entries.
     """
     busy = [*((entry.first, entry.count) for entry in ranges.others), *((base, RANGE) for base in taken)]
-    for start, end in ranges.spans():
-        places = max(0, end - start) // RANGE
-        used: set[int] = set()
-        for base, size in busy:
-            if size > 0 and base + size > start:
-                first = max(base - start, 0) // RANGE
-                used.update(range(first, min((base + size - 1 - start) // RANGE + 1, places)))
+    counted = [(start, max(0, end - start) // RANGE) for start, end in ranges.spans()]
+    spans = [(start, places, _used(start, places, busy)) for start, places in counted]
+    for start, places, used in spans:
+        for block in sorted(ranges.held):
+            first = max(0, -((start - block * BLOCK) // RANGE))
+            last = min(places, ((block + 1) * BLOCK - start) // RANGE)
+            yield from (start + number * RANGE for number in range(first, last) if number not in used)
+    for start, places, used in spans:
         for number in range(places):
             base = start + number * RANGE
-            if number not in used and ranges.claimed.keys().isdisjoint(blocks(base)):
+            within = blocks(base)
+            had = len(within) == 1 and within[0] in ranges.held
+            if number not in used and not had and ranges.claimed.keys().isdisjoint(within):
                 yield base
+
+
+def _used(start: int, places: int, busy: Iterable[tuple[int, int]]) -> set[int]:
+    """The numbers of the ranges from `start` on that overlap any of the (first id, count) in `busy`."""
+    used: set[int] = set()
+    for base, size in busy:
+        if size > 0 and base + size > start:
+            first = max(base - start, 0) // RANGE
+            used.update(range(first, min((base + size - 1 - start) // RANGE + 1, places)))
+    return used
 
 
 def exhausted(ranges: Ranges) -> Trouble:
