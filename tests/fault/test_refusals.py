@@ -258,9 +258,9 @@ def test_a_command_that_cannot_be_executed_is_named_and_nothing_is_left_of_the_s
     assert lab.init("good") == good
 
 
-def test_a_working_directory_that_is_missing_is_named(lab: Lab) -> None:
-    told = lab.refused(image(), server("a", init={"workingDir": "/no/such/place"}))
-    assert "working directory /no/such/place" in told and "No such file or directory" in told
+def test_a_working_directory_that_cannot_be_made_is_named(lab: Lab) -> None:
+    told = lab.refused(image(), server("a", init={"workingDir": "/etc/passwd/place"}))
+    assert "working directory /etc/passwd/place" in told and "Not a directory" in told
     assert not lab.group("a").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
@@ -43,8 +44,11 @@ def problems(
 
 
 def _of_root(root: str) -> Iterator[Problem]:
+    place = paths.existing(root)
+    if os.statvfs(place).f_flag & os.ST_RDONLY:
+        return  # the kernel answers EINVAL; an apply says that it is read-only, before it stops anything
     try:
-        overlay.refuse_upper(paths.existing(root))
+        overlay.refuse_upper(place)
     except OSError as error:
         message = f"state root {root}: {reason(error)}"
         yield Problem(message, None, "", "Host", "choose another --root; see vsprov doctor", lack=True)
