@@ -26,9 +26,8 @@ def fill_standard_descriptors() -> None:
 
 def main() -> None:
     """The program `vsprov`; ends the process with the exit code of its verb."""
-    open_standard_streams()
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     fill_standard_descriptors()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     if sys.argv[1:] in (["version"], ["--version"]):
         from vsprov.cli.version import print_version
 
@@ -41,15 +40,3 @@ def main() -> None:
         code = 130
     # Everything is written and closed; freeing the interpreter's objects one by one would only take time.
     os._exit(code)
-
-
-def open_standard_streams() -> None:
-    """Open /dev/null as those of the descriptors 0, 1 and 2 that are closed.
-
-    The next file opened would otherwise get such a number, and be taken for standard input or output.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # EBADF
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
