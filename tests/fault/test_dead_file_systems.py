@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import struct
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from tests.features import requires
 from tests.lab import Lab, image, server, to_yaml
 from vsprov.engine.guests import host_sources
+from vsprov.kernel import process
 
 INIT = 26  # linux/fuse.h
 MNT_FORCE, MNT_DETACH = 1, 2
@@ -89,6 +92,26 @@ def test_only_the_sources_that_do_not_answer_are_named(
     monkeypatch.setattr(host_sources, "SECONDS_TO_ANSWER", 0.5)
     sources = [str(tmp_path), str(silent.point), "/no/such", str(silent.point), "/usr"]
     assert host_sources.unanswered(sources) == [str(silent.point)]
+
+
+@pytest.fixture
+def descriptors_above_1023() -> Iterator[None]:
+    """The next descriptors that this process opens are above those that select(2) takes."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process.raise_open_files(2048)
+    with ExitStack() as held:
+        while (fd := os.open("/dev/null", os.O_RDONLY)) < 1100:
+            held.callback(os.close, fd)
+        held.callback(os.close, fd)
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_sources_are_probed_by_a_process_with_many_open_files(
+    silent: SilentFuse, descriptors_above_1023: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_sources, "SECONDS_TO_ANSWER", 0.5)
+    assert host_sources.unanswered([str(silent.point), "/usr"]) == [str(silent.point)]
 
 
 def test_an_apply_that_waits_for_a_file_system_ends_when_it_is_told_to(

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from vsprov.errors import HostError
-from vsprov.kernel import syscall
+from vsprov.kernel import proc, syscall
 
 # The controllers that vsprov uses: name on v2 -> name on v1.
 V1_NAMES = {
@@ -77,17 +77,23 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
     read: set[tuple[str, ...]] = set()
     cgroup2 = ""
     parts: dict[str, tuple[str, str]] = {}  # (group, mount point) of mounts that are not of the root
-    for root, point, kind, options in _mounts(mountinfo):
-        names = [name for name in options.split(",") if name in V1_NAMES.values()]
-        if root != "/":  # a bind mount of a single group, or a mount from outside this cgroup namespace
-            parts.update(dict.fromkeys(names if kind == "cgroup" else [""], (root, point)))
-        elif kind == "cgroup2":
-            cgroup2 = cgroup2 or point
+    mounts = proc.mounts(mountinfo)
+    if not mounts:
+        raise HostError(f"{mountinfo}: read: {os.strerror(errno.ENOENT)}", hint="mount -t proc proc /proc")
+    for mount in mounts:
+        if mount.kind not in ("cgroup", "cgroup2"):
+            continue
+        options = mount.options.split(",")
+        names = [name for name in options if name in V1_NAMES.values()]
+        if mount.root != "/":  # a bind mount of a single group, or a mount from outside this cgroup namespace
+            parts.update(dict.fromkeys(names if mount.kind == "cgroup" else [""], (mount.root, mount.point)))
+        elif mount.kind == "cgroup2":
+            cgroup2 = cgroup2 or mount.point
         else:
-            if READ_BY_RUNTIMES.intersection(options.split(",")):
-                read.add(tuple(name for name in options.split(",") if name in ALL_V1))
+            if READ_BY_RUNTIMES.intersection(options):
+                read.add(tuple(name for name in options if name in ALL_V1))
             for name in names:
-                v1.setdefault(name, point)
+                v1.setdefault(name, mount.point)
     for name, (root, point) in parts.items():
         # A limit that is written to another hierarchy, or to none, would silently not hold.
         if (name not in v1) if name else (not cgroup2 and root.startswith("/..")):
@@ -99,23 +105,6 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
     cgroup2 = cgroup2 or _private_mount()
     with open(f"{cgroup2}/cgroup.controllers") as file:
         return Hierarchies(cgroup2, v1, frozenset(file.read().split()), tuple(sorted(read)))
-
-
-def _mounts(mountinfo: str) -> Iterator[tuple[str, str, str, str]]:
-    """(root in the file system, mount point, type, options of the file system) of mounts of cgroup v1 and v2;
-    proc_pid_mountinfo(5).
-    """
-    try:
-        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError as error:
-        raise HostError(f"{mountinfo}: read: {error.strerror}", hint="mount -t proc proc /proc") from error
-    for line in lines:
-        head, _, tail = line.partition(" - ")
-        kind, _, options = tail.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            fields = head.split(" ")
-            yield fields[3], fields[4], kind, options
 
 
 @functools.cache

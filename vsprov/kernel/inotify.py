@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import struct
 
 from vsprov.errors import FailedError, reason
@@ -42,7 +41,7 @@ def forget(queue: int, descriptor: int) -> None:
 
 def events(queue: int) -> list[tuple[int, int]]:
     """(watch descriptor, mask) of the pending events; waits for the first one."""
-    select.select([queue], [], [])
+    syscall.is_ready(queue)
     raw = os.read(queue, _ROOM)
     out, at = [], 0
     while at < len(raw):

@@ -12,11 +12,7 @@ def file_system(path: str) -> str:
     """The type of the file system of a path, from mountinfo; proc_pid_mountinfo(5)."""
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
-        head, _, tail = line.partition(" - ")
-        if head.split()[2] == number:
-            return tail.split()[0]
-    return "unknown"
+    return next((mount.kind for mount in proc.mounts() if mount.device == number), "unknown")
 
 
 def refuse_upper(path: str) -> None:

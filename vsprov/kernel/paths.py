@@ -67,7 +67,7 @@ def walk_host(path: str, *, links: bool = True, owners: bool = True) -> HostPath
     Follows a symbolic link only if nobody but root can have placed it, or if all that it leads to belongs to
     the same user; with `links` false, follows none. With `owners`, also refuses to go from a folder that
     others own or may write to something of root or of another user of the host, since they may have moved it
-    there. Raises UnsafePathError, with the component. guest/host_path.py does the same for the spawner.
+    there. Raises UnsafePathError, with the component.
     """
     walk = _Walk(links, owners)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import NamedTuple
 
 _PIECE = 1 << 16
 
@@ -39,6 +40,30 @@ def capabilities() -> int:
     """
     status = read("/proc/self/status") or ""
     return int(next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0"), 16)
+
+
+class Mount(NamedTuple):
+    """A line of mountinfo, with paths escaped as there; `options` are those of the file system.
+
+    `root` is the path in the file system that is mounted at `point`.
+    """
+
+    device: str
+    root: str
+    point: str
+    kind: str
+    options: str
+
+
+def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
+    """The mounts of this mount namespace; proc_pid_mountinfo(5). [] if /proc is not mounted."""
+    found = []
+    for line in (read(path) or "").splitlines():
+        head, _, tail = line.partition(" - ")
+        _number, _parent, device, root, point, _ = head.split(" ", 5)
+        kind, _source, options = tail.split(" ", 2)
+        found.append(Mount(device, root, point, kind, options))
+    return found
 
 
 def first_id(pid: int) -> int | None:

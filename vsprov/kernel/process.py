@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-import select
 import signal
 import struct
 from collections.abc import Iterable
@@ -105,9 +104,7 @@ def kill(pid: int, start: int, seconds: float) -> bool:
         return True
     try:
         send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()  # select(2) takes no fd above 1023
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        return syscall.is_ready(pidfd, seconds)
     finally:
         os.close(pidfd)
 

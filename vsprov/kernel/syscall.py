@@ -1,4 +1,4 @@
-"""System calls for which Python 3.11 has no function.
+"""System calls for which Python 3.11 has no function, and poll(2) for one descriptor.
 
 Each wrapper has the name of its call, raises OSError (with the path, if there is one), and releases the GIL.
 Numbers without a table are the same on every architecture: those calls were added after 2019.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import signal
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong
 from struct import pack
@@ -72,6 +73,16 @@ _renameat2 = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, name="renameat2
 _inotify_init1 = _Function(c_int, name="inotify_init1")
 _inotify_add_watch = _Function(c_int, c_char_p, c_uint, name="inotify_add_watch")
 _inotify_rm_watch = _Function(c_int, c_int, name="inotify_rm_watch")
+
+
+def is_ready(fd: int, seconds: float | None = None, events: int = select.POLLIN) -> bool:
+    """Wait until one of the poll(2) events occurs; False after `seconds`.
+
+    Unlike select(2), it takes descriptors above 1023.
+    """
+    poll = select.poll()
+    poll.register(fd, events)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def set_effective_user(uid: int) -> None:

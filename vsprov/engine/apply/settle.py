@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import select
 import time
 
 from vsprov.engine.look import last_exit
 from vsprov.engine.run.context import ApplyContext
-from vsprov.kernel import cgroup
+from vsprov.kernel import cgroup, syscall
 from vsprov.kernel.process import ExitInfo
 from vsprov.model.objects import Server
 
@@ -21,14 +20,12 @@ def watch(context: ApplyContext, seconds: float) -> None:
     """
     if not context.spawner or not context.released:
         return
-    poll = select.poll()
-    poll.register(context.spawner.fileno(), select.POLLIN)
     collect(context)
     while running := [name for name in context.released if context.spawned[name] not in context.exits]:
         left = max(context.released[name] for name in running) + seconds - time.monotonic()
         if left <= 0:
             return
-        poll.poll(left * 1000)
+        syscall.is_ready(context.spawner.fileno(), left)
         collect(context)
 
 

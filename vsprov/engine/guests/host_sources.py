@@ -1,13 +1,12 @@
-"""The files and directories of the host that servers mount: opened, checked, and how their ids are mapped.
+"""The files and directories of the host that servers mount: how they are opened, checked and idmapped.
 
-We open them, since a server or a user of the host could exchange what a path leads to; the spawner gets our
+We open them because a server or a user of the host could exchange what a path leads to. The spawner gets our
 descriptors, as paths in /proc.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import stat
 import sys
@@ -19,35 +18,29 @@ from errno import EACCES, ENOTSUP, EPERM, EROFS
 from typing import Any
 
 from vsprov.errors import StepError, reason
-from vsprov.kernel import paths, proc
+from vsprov.kernel import paths, proc, syscall
 from vsprov.kernel.paths import UnsafePathError, walk_host
 from vsprov.model.objects import Mount
 from vsprov.store.hostimage import Bind as HostBind
 
 SECONDS_TO_ANSWER = 5.0  # of a file system whose server may be gone
-# File systems that another process or host serves: a call may wait for it without end.
-_SERVED = (
-    "9p",
-    "afs",
-    "ceph",
-    "cifs",
-    "fuse",
-    "fuseblk",
-    "lustre",
-    "ncpfs",
-    "nfs",
-    "nfs4",
-    "smb3",
-    "virtiofs",
-)
-_PROBE = "import os, sys\nfor path in sys.argv[1:]:\n    try:\n        os.stat(path)\n    except OSError:\n"
-_PROBE += "        pass\n    os.write(1, b'.')\n"
+# File systems that another process or host serves: a system call may wait for it for ever.
+_SERVED = frozenset("9p afs ceph cifs fuse fuseblk lustre ncpfs nfs nfs4 smb3 virtiofs".split())
+_PROBE = """
+import os, sys
+for path in sys.argv[1:]:
+    os.path.exists(path)
+    os.write(1, b'.')
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """How a mount shows ids: `host`: as the host has them. `owner`: (uid, gid) of the host that the server's
-    root is. With neither, ids are those of the server's range."""
+    """How a mount maps ids.
+
+    `host`: ids in the server are those of the host. `owner`: the (uid, gid) of the host that is the server's
+    root. With neither, ids are those of the server's range.
+    """
 
     host: bool = False
     owner: tuple[int, int] | None = None
@@ -81,24 +74,24 @@ class OpenSources:
         try:
             return self._keep(walk_host(bind.source, links=False, owners=False).fd, bind.source)
         except OSError as error:
-            raise StepError(f"start: {_text(bind.source, error)}", hint=_hint(error)) from error
+            raise _refused(_cannot_open(bind.source, error)) from error
 
     def mount(self, mount: Mount) -> Opened:
         """The source of a bind. StepError if it cannot be opened, or is refused."""
         assert mount.source is not None
-        # Again, since images may have been imported after the plan; links to such mounts were followed then.
+        # The plan has asked, but images may have been imported since. It has also asked behind links.
         if _is_served(mount.source) and unanswered([mount.source]):
-            raise StepError(f"start: {_no_answer(mount.source)}", hint=_NO_ANSWER_HINT)
+            raise _refused(no_answer(mount.source))
         try:
             found = walk_host(mount.source)
             path = self._keep(found.fd, mount.source)
             status = os.fstat(found.fd)
-            if refused := refusal(mount, status, found.private):
-                raise StepError(f"start: {refused.message}", hint=refused.hint)
+            if why := refusal(mount, status, found.private):
+                raise _refused(why)
             if not mount.read_only and stat.S_ISDIR(status.st_mode):
                 _mark(path)
         except OSError as error:
-            raise StepError(f"start: {_text(mount.source, error)}", hint=_hint(error)) from error
+            raise _refused(_cannot_open(mount.source, error)) from error
         return Opened(path, id_map(mount, status))
 
     def name(self, path: str) -> str:
@@ -118,7 +111,7 @@ class OpenSources:
 
 @contextmanager
 def opening() -> Iterator[OpenSources]:
-    """Sources that are closed at the end of the block, when the server has them."""
+    """Sources that are closed at the end of the block, when the server has its mounts."""
     sources = OpenSources()
     try:
         yield sources
@@ -127,12 +120,12 @@ def opening() -> Iterator[OpenSources]:
 
 
 def problem(mount: Mount) -> Refusal | None:
-    """Why the source of a bind cannot be mounted now; None if it can. It has answered already."""
+    """Why the source of a bind, which `unanswered` has checked, cannot be mounted now; None if it can."""
     assert mount.source is not None
     try:
         found = walk_host(mount.source)
     except OSError as error:
-        return Refusal(_text(mount.source, error), _hint(error))
+        return _cannot_open(mount.source, error)
     try:
         return refusal(mount, os.fstat(found.fd), found.private)
     finally:
@@ -149,8 +142,11 @@ def id_map(mount: Mount, status: os.stat_result) -> IdMap:
 
 
 def refusal(mount: Mount, status: os.stat_result, private: bool) -> Refusal | None:
-    """Why a source must not be mounted with the ids of its owner: a setuid program or one with capabilities
-    that the server makes there would give a user of the host the rights of root."""
+    """Why a source must not be mounted with the ids of its owner; None if it may be.
+
+    A setuid program, or one with capabilities, that the server creates there would give users of the host the
+    rights of root.
+    """
     kinds = (stat.S_IFDIR, stat.S_IFREG)
     if mount.id_map != "auto" or mount.read_only or private or stat.S_IFMT(status.st_mode) not in kinds:
         return None
@@ -158,18 +154,18 @@ def refusal(mount: Mount, status: os.stat_result, private: bool) -> Refusal | No
         return None
     whose = "root" if status.st_uid == 0 else f"uid {status.st_uid} and the group root"
     return Refusal(
-        f"{mount.source}: belongs to {whose} and is writable for the server, whose root could make setuid "
-        "programs of root there that users of the host can run",
-        f"give it to another user and group (chown USER:GROUP {mount.source}), move it below a directory "
-        "that only root can enter (mode 0700), or set readOnly: true or idMap: none or host",
+        f"{mount.source}: belongs to {whose} and is writable by the server, which could create setuid-root "
+        "programs there that users of the host can run",
+        f"change its owner (chown USER:GROUP {mount.source}), move it below a directory that only root can "
+        "enter (mode 0700), set readOnly: true, or set idMap to none or host",
     )
 
 
 def unanswered(sources: Sequence[str]) -> list[str]:
     """Those of the paths whose file system does not answer within SECONDS_TO_ANSWER.
 
-    A child process asks, only on hosts with file systems that others serve: it can be left behind, since the
-    kernel may not let it end before the file system answers.
+    A child process asks, because the kernel may not let it end before the file system answers: it can be left
+    behind. There is no child on hosts without file systems that others serve.
     """
     if not sources or not _served_mounts():
         return []
@@ -184,21 +180,17 @@ def unanswered(sources: Sequence[str]) -> list[str]:
 
 def no_answer(source: str) -> Refusal:
     """The refusal of a source that `unanswered` has returned."""
-    return Refusal(_no_answer(source), _NO_ANSWER_HINT)
-
-
-_NO_ANSWER_HINT = "is its server running? umount -l detaches a file system that does not answer"
-
-
-def _no_answer(source: str) -> str:
-    return f"{source}: open: its file system did not answer within {SECONDS_TO_ANSWER:g} s"
+    return Refusal(
+        f"{source}: open: its file system did not answer within {SECONDS_TO_ANSWER:g} s",
+        "is its server running? umount -l detaches a file system that does not answer",
+    )
 
 
 def _probe(sources: Sequence[str]) -> int:
     """How many of the paths, from the first on, have answered."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     command = [sys.executable, "-I", "-S", "-c", _PROBE, *sources]
-    # Not our own standard error: whoever reads it would wait for the end of the child, too.
+    # Not our own standard error: whoever reads that until its end would wait for the child.
     actions: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, writer, 1),
@@ -211,7 +203,7 @@ def _probe(sources: Sequence[str]) -> int:
     answers = 0
     try:
         deadline = time.monotonic() + SECONDS_TO_ANSWER
-        while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while syscall.is_ready(reader, max(0.0, deadline - time.monotonic())):
             dots = len(os.read(reader, 4096))
             if not dots:
                 break
@@ -228,7 +220,7 @@ def _leave(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     pidfd = os.pidfd_open(pid)
     try:
-        if select.select([pidfd], [], [], 0.2)[0]:
+        if syscall.is_ready(pidfd, 0.2):
             os.waitpid(pid, 0)
     finally:
         os.close(pidfd)
@@ -236,23 +228,19 @@ def _leave(pid: int) -> None:
 
 def _served_mounts() -> list[str]:
     """The mount points of file systems that others serve, escaped as in mountinfo."""
-    points = []
-    for line in (proc.read("/proc/self/mountinfo") or "").splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind = rest.split(" ", 1)[0]
-        if kind in _SERVED or kind.startswith("fuse."):
-            points.append(fields.split()[4])
-    return points
+    return [one.point for one in proc.mounts() if one.kind in _SERVED or one.kind.startswith("fuse.")]
 
 
 def _is_served(source: str) -> bool:
-    """Whether the path lies on a file system that others serve, links aside."""
+    """Whether the path is on a file system that others serve. Does not look at links in the path."""
     return any("\\" in point or f"{source}/".startswith(f"{point}/") for point in _served_mounts())
 
 
 def _mark(path: str) -> None:
-    """Mark a folder that a server may write, so that links in it are never followed; some file systems
-    cannot."""
+    """Mark a folder that a server may write, so that links in it are never followed.
+
+    Does nothing if the file system has no such attributes.
+    """
     try:
         os.setxattr(path, paths.WRITABLE_BY_SERVERS, b"1")
     except OSError as error:
@@ -260,10 +248,13 @@ def _mark(path: str) -> None:
             raise
 
 
-def _text(source: str, error: OSError) -> str:
-    refused = isinstance(error, UnsafePathError) and error.filename != source
-    return f"{source}: {error.filename}: {reason(error)}" if refused else f"{source}: {reason(error)}"
+def _cannot_open(source: str, error: OSError) -> Refusal:
+    """The refusal of a source for this error; names the component that was refused."""
+    if not isinstance(error, UnsafePathError):
+        return Refusal(f"{source}: {reason(error)}", "create it on the host first")
+    where = source if error.filename == source else f"{source}: {error.filename}"
+    return Refusal(f"{where}: {reason(error)}", error.hint)
 
 
-def _hint(error: OSError) -> str:
-    return error.hint if isinstance(error, UnsafePathError) else "create it on the host first"
+def _refused(why: Refusal) -> StepError:
+    return StepError(f"start: {why.message}", hint=why.hint)

@@ -84,16 +84,9 @@ def _ends(pid: int) -> bool:
     except OSError:  # no fd is left
         return False
     try:
-        return _poll(pidfd, select.POLLIN, SECONDS_TO_LEAVE)
+        return syscall.is_ready(pidfd, SECONDS_TO_LEAVE)
     finally:
         os.close(pidfd)
-
-
-def _poll(fd: int, events: int, seconds: float) -> bool:
-    """Whether one of the poll(2) events occurs within this time. Unlike select(2), it takes any fd."""
-    poll = select.poll()
-    poll.register(fd, events)
-    return bool(poll.poll(seconds * 1000))
 
 
 class Connection:
@@ -143,8 +136,9 @@ class Connection:
                 del self._outgoing[:sent]
             except BlockingIOError:
                 # Read meanwhile, because the spawner may wait for that.
-                if not _poll(self.fileno(), select.POLLIN | select.POLLOUT, SECONDS_TO_ANSWER):
-                    raise FailedError(f"spawner: takes no requests for {SECONDS_TO_ANSWER:g} s") from None
+                if not syscall.is_ready(self.fileno(), SECONDS_TO_ANSWER, select.POLLIN | select.POLLOUT):
+                    error = f"spawner: send a request: it did not read for {SECONDS_TO_ANSWER:g} s"
+                    raise FailedError(error) from None
                 self._receive()
             except (BrokenPipeError, ConnectionResetError):
                 raise FailedError("spawner: died before it took a request") from None
