@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
-from tests.lab import Lab, image, members, server, status, to_yaml, wait_until
+from tests.lab import Lab, image, members, server, status, to_yaml, version, wait_until
 
 BOMB = """
 import os, time
@@ -301,3 +301,45 @@ def test_a_limit_is_set_on_every_process_however_many_there_are(pair: Lab) -> No
     tables = (Path(f"/proc/{pid}/limits").read_text().splitlines() for pid in pids)
     files = (line.split() for table in tables for line in table if line.startswith("Max open files"))
     assert {tuple(words[3:5]) for words in files} == {("90", "90")}
+
+
+QUEUE = """
+import socket
+listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+held, queued = [], 0
+for _ in range(400):
+    near = socket.create_connection(listener.getsockname())
+    far, _ = listener.accept()
+    held += [near, far]
+    for end in (near, far):
+        end.setblocking(False)
+        try:
+            while True:
+                queued += end.send(bytes(65536))
+        except BlockingIOError:
+            pass
+print(queued)
+"""
+
+
+def test_what_is_queued_in_tcp_sockets_counts_against_memory(pair: Lab) -> None:
+    """On cgroup v1 it takes a limit of its own, which follows memory.max."""
+    limit = 32 << 20
+    resources = {"memory": {"max": limit, "swapMax": 0}}
+    servers = (image(), server("beside"), server("a", resources=resources))
+    pair.converge(*servers)
+    # Without a limit it is 2.3 GB. Beyond the limit every socket may still have its minimum, tcp_wmem[0]. On
+    # cgroup2 the OOM killer may end the script.
+    queued = pair.run("a", "python3", "-c", QUEUE, check=False).stdout
+    assert int(queued or 0) < 4 * limit
+    if version("memory") == 1:
+        file = pair.group("a", "memory") / "memory.kmem.tcp.limit_in_bytes"
+        assert int(file.read_text()) == limit
+        file.write_text("-1")
+        assert pair.plan(*servers)["resource_changes"] != []
+        pair.converge(*servers)
+        assert int(file.read_text()) == limit
+        resources["memory"]["tcpMax"] = 1 << 20
+        pair.converge(*servers)
+        assert int(file.read_text()) == 1 << 20
+    unharmed(pair)
