@@ -109,7 +109,7 @@ def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(
     small_lab: Lab, small_disk: Path, tmp_path: Path
 ) -> None:
     top = busybox_image(tmp_path / "busybox")
-    script = "mkfifo /go; echo one; while read line < /go; do seq $line; echo said > /told; done"
+    script = "mkfifo /go; echo one; while read line < /go; do seq $line; echo said > /dev/shm/told; done"
     documents = image("busybox", directory=str(top)), server("a", "sh", "-c", script, image="busybox")
     small_lab.apply(*documents)
     ballast = fill(small_disk, 0)
@@ -118,8 +118,8 @@ def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(
         root = small_lab.root("a")
         wait_until((root / "go").exists)
         (root / "go").write_text(f"{count}\n")
-        wait_until((root / "told").exists)
-        (root / "told").unlink()
+        wait_until((root / "dev/shm/told").exists)
+        (root / "dev/shm/told").unlink()
 
     go(200_000)  # more than the pipe holds
     done = small_lab.apply(*documents, server("b", image="busybox", state="Stopped"), check=False)
