@@ -143,7 +143,7 @@ def test_a_state_directory_opened_to_others_is_planned_and_closed(lab: Lab, name
     assert done.returncode == 1
     assert f"{folder}".rstrip("/") + ": other users may write to it (mode 0777)" in done.stderr
     said = lab.apply(image(), server("a")).stderr
-    assert "other users may write to it (mode 0777): closed" in said
+    assert "other users may write to it (mode 0777): restricted to root" in said
     assert folder.stat().st_mode & 0o7777 == 0o700
     assert lab.is_settled(image(), server("a"))
 

@@ -178,7 +178,7 @@ def test_an_init_that_does_not_handle_its_stop_signal_is_named(lab: Lab) -> None
     assert "Server/a: killed without waiting: the command, as pid 1, has no handler for SIGTERM" in said
     assert "init.reaper" in said
     done = lab.apply(server("b", state="Stopped"), flags=("-o", "json"))
-    assert json.loads(done.stdout)["outcome"]["unheardSignals"] == {"b": "TERM"}
+    assert json.loads(done.stdout)["outcome"]["unhandledSignals"] == {"b": "TERM"}
     lab.vsprov("start", "a")
     assert "no handler for SIGTERM" in lab.vsprov("destroy", "--all", "-y").stderr
 

@@ -85,7 +85,7 @@ def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:
         "already": ["Server/db1"],
         "errors": [],
         "exits": {},
-        "unheardSignals": {},
+        "unhandledSignals": {},
     }
     unknown = lab.vsprov("stop", "web1", "web3", check=False)
     assert unknown.returncode == 1 and "Server/web3: not found" in unknown.stderr

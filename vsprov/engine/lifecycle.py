@@ -72,8 +72,7 @@ def change_state(
     """Start, stop or restart servers, except those that are already in the requested state.
 
     `timeout`, in microseconds, overrides the stop timeout of each server; see `settle.watch` for
-    `settle_seconds`. FailedError, before any change, if
-    a server cannot be started.
+    `settle_seconds`. FailedError, before any change, if a server cannot be started.
     """
     with converge.exclusive(instance, lock_timeout, report):
         now = situation.look(instance)
@@ -147,12 +146,11 @@ def destroy_all(
     asks: bool = False,
 ) -> Outcome:
     """Remove all objects of this instance, of all sets, and the files of the instance."""
-
-    told: set[str] = set()
+    noticed: set[str] = set()
 
     def notice_once(line: str) -> None:
-        if line not in told:
-            told.add(line)
+        if line not in noticed:
+            noticed.add(line)
             report.notice(line)
 
     def plan() -> Proposal:

@@ -36,6 +36,7 @@ GONE = (errno.ENOENT, errno.ENODEV)  # there is no such group; it was removed af
 # What runtimes (JVM, Go, node) read to find their limits. On v1 the OpenJDK gives up unless it finds memory,
 # cpu, cpuacct and cpuset mounted (cgroupSubsystem_linux.cpp).
 READ_BY_RUNTIMES = frozenset(("cpu", "cpuacct", "cpuset", "memory", "pids"))
+OOM_COUNTERS = ("memory.events", "memory.oom_control")  # the files that count OOM kills, on v2 and v1
 BUSY_TRIES = 12  # attempts at rmdir; with pauses doubling from 1 ms, about 4 s in total
 
 
@@ -168,7 +169,7 @@ def oom_kills(directory: str) -> int:
     """How many processes in a group of the memory controller, v1 or v2, were killed for lack of memory: in it
     and below it on v2, in it on v1. 0 if it does not exist.
     """
-    for file in ("memory.events", "memory.oom_control"):
+    for file in OOM_COUNTERS:
         for line in (read(f"{directory}/{file}") or "").splitlines():
             name, _, count = line.partition(" ")
             if name == "oom_kill":

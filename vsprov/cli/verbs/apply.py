@@ -240,5 +240,5 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "errors": errors_as_json(outcome.errors),
         "left": [change.address for change in outcome.left.changes] if outcome.left else [],
         "exits": dict(outcome.exits),
-        "unheardSignals": dict(outcome.deaf),
+        "unhandledSignals": dict(outcome.unhandled),
     }

@@ -143,7 +143,7 @@ def _change(
                     "already": already,
                     "errors": errors_as_json(outcome.errors),
                     "exits": dict(exits),
-                    "unheardSignals": dict(outcome.deaf),
+                    "unhandledSignals": dict(outcome.unhandled),
                 }
             )
         )

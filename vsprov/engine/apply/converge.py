@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
 PARALLELISM = 32
+# A generous bound of the open files of a command, and of each change that is under way.
+FILES, FILES_PER_CHANGE = 64, 16
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
 
@@ -70,7 +72,7 @@ class Outcome:
 
     `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,
     None if a change failed. `exits` is {server: how its init exited}, for those that exited during the apply
-    and were not meant to. `deaf` is {server: its stop signal}, for those whose init did not handle it.
+    and were not meant to. `unhandled` is {server: its stop signal}, for those whose init did not handle it.
     """
 
     proposal: Proposal
@@ -78,7 +80,7 @@ class Outcome:
     errors: Mapping[str, VsprovError] = field(default_factory=dict)
     left: Plan | None = None
     exits: Mapping[str, str] = field(default_factory=dict)
-    deaf: Mapping[str, str] = field(default_factory=dict)
+    unhandled: Mapping[str, str] = field(default_factory=dict)
 
 
 Approve = Callable[[Proposal], bool]
@@ -105,10 +107,13 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
         stored = now.observed.images.get(image)
         return now.observed.defaults.get(stored.digest, {}) if stored else None
 
-    unfit = preflight.problems(instance.root, plan, wanted.objects, image_config)
-    lacking = (*devices.refusals(wanted.objects), *unfit)
-    opened = [Problem(one.message, None, one.path, hint=one.hint) for one in folders.troubles(instance)]
-    problems = (*unusable, *lacking, *opened, *plan.problems)
+    problems = (
+        *unusable,
+        *devices.refusals(wanted.objects),
+        *preflight.problems(instance.root, plan, wanted.objects, image_config),
+        *(Problem(one.message, None, one.path, hint=one.hint) for one in folders.troubles(instance)),
+        *plan.problems,
+    )
     return Proposal(replace(plan, problems=problems), wanted, now, resolved)
 
 
@@ -167,7 +172,7 @@ def approved(
 
 
 def _is_same(one: Plan, other: Plan) -> bool:
-    """Whether two plans look the same; the steps contain process ids, which servers change by themselves."""
+    """Whether two plans look the same. Steps are not compared, because they contain process ids."""
     return [(each.key, each.action, each.cost, each.paths) for each in one.changes] == [
         (each.key, each.action, each.cost, each.paths) for each in other.changes
     ]
@@ -209,58 +214,58 @@ def perform(
         report.notice,
         Threads(report.progressed),
     )
-    if first.plan.empty:
-        if context.inits:
+    with closing(context):
+        errors: dict[str, VsprovError] = {}
+        exits: dict[str, str] = {}
+        second: Proposal | None = first
+        if first.plan.empty and context.inits:
             context.start_keeper()
-            context.close()
-        intent.forget(instance)  # left by a failed apply; `sweep` has cleaned up
-        recover.collect(instance, first.now.observed)
-        servers.tidy(instance)
-        return Outcome(first)
-    steps = [step for change in first.plan.changes for step in change.steps]
-    parallelism = affordable(min(parallelism, len(first.plan.changes)))
-    intent.write(instance, dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup)))
-    try:
-        spawns = any(isinstance(step, Spawn) for step in steps)
-        if spawns:
-            context.start_spawner()  # it starts while images and groups are created
-        if spawns or context.inits:
-            context.start_keeper()
-        errors = run(context, first.plan.changes, report, parallelism)
-        if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
-            servers.flush(instance)
-        touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
-        since = Since(first.now.observed, touched)
-        second = check(context, None if errors else first.wanted.again(), since, settle_seconds)
-        exits = settle.record(context)
-    finally:
-        context.close()
-    if context.deaf:
-        _report_deaf(context.deaf, report)
+        if not first.plan.empty:
+            errors = _carry_out(context, first.plan, report, parallelism)
+            touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
+            since = Since(first.now.observed, touched)
+            again = None if errors else first.wanted.again()
+            second = check(context, again, since, settle_seconds)
+            exits = settle.record(context)
+    if context.unhandled:
+        _report_unhandled(context.unhandled, report)
     if second:
-        intent.forget(instance)
+        intent.forget(instance)  # for an empty plan, one of a failed apply: `sweep` has cleaned up
         recover.collect(instance, second.now.observed)
         servers.tidy(instance)
-    return Outcome(first, errors=errors, left=second.plan if second else None, exits=exits, deaf=context.deaf)
+    left = second.plan if second and second is not first else None
+    return Outcome(first, errors=errors, left=left, exits=exits, unhandled=context.unhandled)
 
 
-# A generous bound of the open files of a command, and of each change that is under way.
-FILES, FILES_PER_CHANGE = 64, 16
+def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: int) -> dict[str, VsprovError]:
+    """Carry out all changes, with the spawner and the keeper if they are needed; as `run`."""
+    steps = [step for change in plan.changes for step in change.steps]
+    groups = dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup))
+    intent.write(context.instance, groups)
+    spawns = any(isinstance(step, Spawn) for step in steps)
+    if spawns:
+        context.start_spawner()  # it starts while images and groups are created
+    if spawns or context.inits:
+        context.start_keeper()
+    errors = run(context, plan.changes, report, affordable(min(parallelism, len(plan.changes))))
+    if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
+        servers.flush(context.instance)
+    return errors
 
 
 def affordable(parallelism: int) -> int:
-    """How many changes may be under way at once with the open files that this process may have.
+    """The number of concurrent changes, at most `parallelism`, that the limit of open files permits.
 
-    It raises the soft limit as far as that helps.
+    Raises the soft limit of this process as far as that helps.
     """
     files = process.raise_open_files(FILES + FILES_PER_CHANGE * parallelism)
     return max(1, min(parallelism, (files - FILES) // FILES_PER_CHANGE))
 
 
-def _report_deaf(deaf: Mapping[str, str], report: Report) -> None:
-    names = [f"Server/{name}" for name in sorted(deaf)]
+def _report_unhandled(unhandled: Mapping[str, str], report: Report) -> None:
+    names = [f"Server/{name}" for name in sorted(unhandled)]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    signals = ", ".join(f"SIG{name}" for name in sorted(set(deaf.values())))
+    signals = ", ".join(f"SIG{name}" for name in sorted(set(unhandled.values())))
     report.notice(f"{shown}: killed without waiting: the command, as pid 1, has no handler for {signals}")
     report.notice(
         "  hint: handle the signal, set init.stopSignal to one that is handled, or init.reaper: true"
@@ -268,9 +273,9 @@ def _report_deaf(deaf: Mapping[str, str], report: Report) -> None:
 
 
 def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: float) -> Proposal | None:
-    """The second plan, after the started servers were watched for a moment. None without `again`.
+    """The second plan, made while the started servers are watched for `seconds`. None without `again`.
 
-    Planning takes part of that moment. It is repeated if a server ends meanwhile, whose exit it missed.
+    If a server ends meanwhile, the plan is made again, because it may have missed the exit.
     """
     second = None
     while True:

@@ -32,7 +32,7 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
     with temporary names. `notice` receives a line for each.
     """
     for trouble in folders.close_to_others(instance):
-        notice(f"{trouble.path}: {trouble.message}: closed")
+        notice(f"{trouble.path}: {trouble.message}: restricted to root")
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
     for directory in buildserver.sweep(hierarchies.directory("", instance.name)):

@@ -43,9 +43,8 @@ def make(
     output = Output(f"{folder}/console")
     try:
         lower = [batch.tree(one) for one in reversed(below.layers)]
-        with host_sources.opening() as opened:
-            payload = f"{group}/payload"
-            guest = request.for_build(context, step, below, lower, folder, base, payload, opened)
+        with host_sources.opening() as sources:
+            guest = request.for_build(context, step, below, lower, folder, base, f"{group}/payload", sources)
             ready = yield from launch.spawn(context, guest)
         yield from launch.release(context, ready["id"])
         code = yield from launch.wait(context, ready["id"])
@@ -89,7 +88,7 @@ def sweep(directory: str) -> list[str]:
     found = []
     for name in cgroup.children(directory):
         group = f"{directory}/{name}"
-        if name.startswith(PREFIX) and (marks.find_mark(group, marks.OWNER) or "").startswith(f"{ROLE} "):
+        if name.startswith(PREFIX) and marks.role_of(group) == ROLE:
             cgroup.end(group, SECONDS_TO_DIE)
             found.append(group)
     return found

@@ -51,18 +51,13 @@ def listing(instance: Instance) -> list[ServerProcess]:
 def _homes(top: str) -> Iterator[tuple[str, str]]:
     """(server, cgroup directory) of all servers with an owner mark, including those in pools."""
     for name in cgroup.children(top):
-        role = _role(f"{top}/{name}")
+        role = marks.role_of(f"{top}/{name}")
         if role == "server":
             yield name, f"{top}/{name}"
         elif role == "pool":
             for child in cgroup.children(f"{top}/{name}"):
-                if _role(f"{top}/{name}/{child}") == "server":
+                if marks.role_of(f"{top}/{name}/{child}") == "server":
                     yield child, f"{top}/{name}/{child}"
-
-
-def _role(directory: str) -> str:
-    """The role in the owner mark, "server" or "pool"; "" for a group without a mark."""
-    return (marks.find_mark(directory, marks.OWNER) or "").partition(" ")[0]
 
 
 def _look(server: str, pid: int, base: int | None) -> ServerProcess | None:

@@ -36,7 +36,7 @@ class ApplyContext:
     their ranges, by name of the server.
     `spawned` maps servers to their numbers in the spawner, `exits` these numbers to exit events. `builds` are
     the groups of builds, `made_parent` is whether one of them created the parent group, `stopped` are the
-    groups of stopped servers. `deaf` maps servers to the stop signal that their init did not handle, and
+    groups of stopped servers. `unhandled` maps servers to the stop signal that their init did not handle, and
     `released` servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to
     the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
     counts of servers' groups before they were started.
@@ -59,7 +59,7 @@ class ApplyContext:
     builds: list[str] = field(default_factory=list)
     made_parent: bool = False
     stopped: set[str] = field(default_factory=set)
-    deaf: dict[str, str] = field(default_factory=dict)
+    unhandled: dict[str, str] = field(default_factory=dict)
     released: dict[str, float] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
@@ -147,8 +147,8 @@ class ApplyContext:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
         if stuck := self.threads.close():
             self.notice(
-                f"{stuck} imports do not end: they wait for a file system that does not answer; "
-                "the next apply removes what they leave"
+                f"{stuck} imports were abandoned: a file system does not answer; "
+                "the next apply removes their files"
             )
         for group in self.builds:
             cgroup.end(group, SECONDS_TO_DIE)
@@ -183,7 +183,7 @@ class ApplyContext:
         if digest and digest != record.digest:
             earlier = images.manifests(self.instance).get(digest)
             if earlier is None or not images.is_whole(self.instance, digest):
-                raise FailedError(f"image {name} as it was is not in the store any more")
+                raise FailedError(f"the earlier version of image {name} is no longer in the store")
             return earlier
         if record.contents is None or record.problem:
             raise FailedError(f"image {name} cannot be used: {record.problem}")

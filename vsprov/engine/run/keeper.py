@@ -21,6 +21,7 @@ from vsprov.keeper import protocol
 from vsprov.keeper.log import FIFO
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.kernel.paths import FOLDER
 from vsprov.plan.observed import Process
 from vsprov.store.disk import marks
 from vsprov.store.instance import Instance
@@ -28,10 +29,8 @@ from vsprov.store.instance import Instance
 PROGRAM = os.path.join(PACKAGE, "keeper", "main.py")
 ROLE, GROUP = "keeper", ".keeper"  # names of servers and pools do not begin with a dot
 SECONDS = 5.0  # for an answer
-COUNTERS = ("memory.events", "memory.oom_control")
-_FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 MOST_CONSOLES = 128  # held open at a time
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FIFO = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class KeeperGone(FailedError):
@@ -128,14 +127,14 @@ class Keeper:
                 return fd
 
             try:
-                fds = [held(os.open(folder, _FOLDER)), held(os.open(home, _FOLDER))]
+                fds = [held(os.open(folder, FOLDER)), held(os.open(home, FOLDER))]
                 pidfd = process.open_pidfd(init.pid, init.start)
                 if pidfd is None:
                     return  # it has ended
                 fds.append(held(pidfd))
                 with suppress(FileNotFoundError):  # a server of an earlier version has none
                     self._consoles.append(os.open(f"{folder}/{FIFO}", _FIFO))
-                for file in COUNTERS:
+                for file in cgroup.OOM_COUNTERS:
                     with suppress(FileNotFoundError):
                         fds.append(held(os.open(f"{memory}/{file}", os.O_RDONLY | os.O_CLOEXEC)))
                         break
@@ -184,7 +183,7 @@ class Keeper:
         except (BrokenPipeError, ConnectionResetError):
             raise KeeperGone("keeper: died") from None
         except TimeoutError:
-            raise KeeperGone(f"keeper: takes no message for {SECONDS:g} s") from None
+            raise KeeperGone(f"keeper: send a message: it did not read for {SECONDS:g} s") from None
 
     def _receive(self, seconds: float) -> Any:
         self._socket.settimeout(seconds)

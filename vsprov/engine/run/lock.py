@@ -36,7 +36,7 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
             tries += 1
             if tries < _TRIES:
                 continue
-            raise FailedError(f"{instance.run}: make the run directory: {reason(error)}") from error
+            raise FailedError(f"{instance.run}: create the run directory: {reason(error)}") from error
         try:
             os.fchmod(fd, 0o600)
             if not _take(fd, deadline - time.monotonic()):

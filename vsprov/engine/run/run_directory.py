@@ -21,7 +21,7 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 @contextmanager
 def opened(instance: Instance, *, create: bool = False) -> Iterator[int]:
-    """A descriptor of the directory, during the block. With `create`, it is made if it does not exist.
+    """A descriptor of the directory, during the block. With `create`, it is created if it does not exist.
 
     Raises FailedError if it is not a directory that only root may write to, FileNotFoundError if there is
     none.
@@ -70,7 +70,7 @@ def open_file(instance: Instance, folder: int, name: str, flags: int) -> int:
         if not stat.S_ISREG(status.st_mode):
             raise _unusable(path, "not a regular file")
         if status.st_nlink > 1:
-            raise _unusable(path, "it is a hard link, which has other names")
+            raise _unusable(path, "it has other hard links")
         _check(path, status, status.st_mode & _OTHERS)
     except BaseException:
         os.close(fd)
@@ -86,5 +86,5 @@ def _check(path: str, status: os.stat_result, writable: int) -> None:
 
 
 def _unusable(path: str, why: str) -> FailedError:
-    hint = f"vsprov did not make it like this: look who did, remove {path}, and try again"
+    hint = f"vsprov did not create it this way: find out who did, remove {path}, and try again"
     return FailedError(f"{path}: {why}", hint=hint)

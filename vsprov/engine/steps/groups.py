@@ -116,12 +116,12 @@ def remove_group(context: ApplyContext, step: RemoveGroup) -> Work:
     the parent group, end what has a mark (the keeper), and below all other groups leave everything alone.
     """
     home = context.directory("", step.group)
-    role = _role(home)
+    role = marks.role_of(home)
     if role == "server":
         yield from kill_group(context, step.group)
     elif role == "host":
         for name in cgroup.children(home):
-            if name.startswith(".") and _role(f"{home}/{name}"):
+            if name.startswith(".") and marks.role_of(f"{home}/{name}"):
                 yield from kill_group(context, f"{step.group}/{name}")
                 cgroup.remove(f"{home}/{name}")
     for name in sorted({context.directory(controller, step.group) for controller in context.hierarchies.v1}):
@@ -130,10 +130,6 @@ def remove_group(context: ApplyContext, step: RemoveGroup) -> Work:
         cgroup.remove(home)
     else:
         _remove_empty(step, home)
-
-
-def _role(directory: str) -> str:
-    return (marks.find_mark(directory, marks.OWNER) or "").partition(" ")[0]
 
 
 def _remove_empty(step: RemoveGroup, directory: str) -> None:

@@ -41,7 +41,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
         number = signal_number(step.signal)
         try:
             if not process.receives(init.pid, number):
-                context.deaf[step.server] = step.signal
+                context.unhandled[step.server] = step.signal
             elif number != signal.SIGKILL:
                 process.send_signal(pidfd, number)
                 yield Readable(pidfd, step.timeout / 1_000_000)

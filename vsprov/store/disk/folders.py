@@ -28,8 +28,10 @@ def place(folder: str, name: str, suffix: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a directory of the state root is not safe to use. `mode`: the one that makes it safe; None if only
-    the administrator can."""
+    """Why a directory of the state root is not safe to use.
+
+    `mode` is the mode that makes it safe; None if only the administrator can do that.
+    """
 
     path: str
     message: str
@@ -38,7 +40,7 @@ class Trouble:
     @property
     def hint(self) -> str:
         if self.mode is not None:
-            return f"vsprov apply closes it; look whether others have changed files below {self.path}"
+            return f"vsprov apply restricts it to root; check whether others have changed {self.path}"
         return f"restore {self.path} as a directory of root, or choose another --root"
 
 
@@ -81,21 +83,20 @@ def _troubles_of(path: str, status: os.stat_result, *, is_root: bool) -> Iterato
 
 
 def close_to_others(instance: Instance) -> list[Trouble]:
-    """Make the state root and its directories accessible to root only where others may write or enter; what
-    was mended.
+    """Restrict the state root and its directories to root where others may write or enter; what was repaired.
 
-    FailedError for trouble that only the administrator can mend.
+    FailedError for trouble that only the administrator can repair.
     """
-    mended = []
+    repaired = []
     for trouble in troubles(instance):
         if trouble.mode is None:
             raise FailedError(f"{trouble.path}: {trouble.message}", hint=trouble.hint)
         try:
             os.chmod(trouble.path, trouble.mode)
         except OSError as error:
-            raise durable.failed(trouble.path, "close to other users", error) from error
-        mended.append(trouble)
-    return mended
+            raise durable.failed(trouble.path, "restrict to root", error) from error
+        repaired.append(trouble)
+    return repaired
 
 
 def prepare(instance: Instance, *, downloads: bool = False) -> None:

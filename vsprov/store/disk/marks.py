@@ -53,6 +53,11 @@ def find_mark(path: str, name: str) -> str | None:
         raise
 
 
+def role_of(group: str) -> str:
+    """The role of a control group in its owner mark, such as "server"; "" without a mark or such a group."""
+    return (find_mark(group, OWNER) or "").partition(" ")[0]
+
+
 def write_mark(path: str | int, name: str, text: str, label: str = "") -> None:
     """Set a mark. `label` stands for `path` in errors if that is a descriptor."""
     try:

@@ -120,10 +120,7 @@ class Batch:
             os.mkdir(folder, 0o700)
             top = f"{folder}/{TREE}"
             os.mkdir(top, 0o755)
-            for name in set(acl.ATTRIBUTES) & set(
-                os.listxattr(top)
-            ):  # of the state root, which are inherited
-                os.removexattr(top, name)
+            acl.remove(top)  # inherited from the state root
             os.chmod(top, 0o755)  # whatever the umask is
             fill(top)
             marks.write_mark(folder, MARK, self.instance.name)

@@ -6,6 +6,7 @@ any named user or group may have. A mode without its list would give these right
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
@@ -38,6 +39,12 @@ class Entry(NamedTuple):
     tag: int
     rights: int
     id: int
+
+
+def remove(file: int | str) -> None:
+    """Remove the lists of an open or named file or directory."""
+    for name in set(ATTRIBUTES) & set(os.listxattr(file)):
+        os.removexattr(file, name)
 
 
 def parse(raw: bytes) -> list[Entry]:

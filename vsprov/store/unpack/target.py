@@ -37,12 +37,6 @@ class Place:
         os.close(self.fd)
 
 
-def drop_lists(fd: int) -> None:
-    """Remove the access control lists of a file or directory."""
-    for name in set(acl.ATTRIBUTES) & set(os.listxattr(fd)):
-        os.removexattr(fd, name)
-
-
 def joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
@@ -119,7 +113,7 @@ class Tree:
             return self._walk(here, os.readlink(name, dir_fd=here.fd), make)
         place = self.make_folder(here, name)
         if here.inherits:
-            drop_lists(place.fd)
+            acl.remove(place.fd)
             place.inherits = False
         os.fchown(place.fd, 0, 0)  # with the mode, as a setgid parent determines both
         os.fchmod(place.fd, 0o755)

@@ -13,7 +13,7 @@ from .headers import Member, Members
 from .lists import MAX_ID, Lists
 from .refused import NeedsBelow, Refused
 from .stream import PIECE, Stream
-from .target import Place, Tree, drop_lists, joined
+from .target import Place, Tree, joined
 
 CAPABILITY = "security.capability"
 WHITEOUT = ".wh."  # this and the next: image-spec, layer.md
@@ -153,7 +153,7 @@ class Unpacking:
 
         Below dev/ nothing of an image is ever seen, so nothing is removed.
         """
-        path = f"{folder}/{name}" if folder else name
+        path = joined(folder, name)
         self.left_out[path] = what
         if path.startswith("dev/"):
             return
@@ -249,7 +249,7 @@ class Unpacking:
         try:
             self.write(fd, member, members)
             if place.inherits:
-                drop_lists(fd)
+                acl.remove(fd)
             if place.gid or (member.uid, member.gid) != ROOT:
                 os.fchown(fd, member.uid, member.gid)
             if member.attributes:
