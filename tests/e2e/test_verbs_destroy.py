@@ -132,6 +132,4 @@ def test_the_question_names_the_instance_the_host_and_what_is_lost(lab: Lab, tmp
     found = re.search(f"Destroy everything {re.escape(where)}: {lost} ", shown)
     assert found and 30.0 <= float(found[1]) < 30.5
     _, shown = on_a_terminal(lab, "destroy", str(tmp_path / "m.yaml"), typed="n\n", when="[y/N]")
-    assert re.search(
-        rf"Destroy these objects {re.escape(where)}: 1 server, with \S+ of written files\? ", shown
-    )
+    assert f"Destroy these objects {where}: 1 server? " in shown

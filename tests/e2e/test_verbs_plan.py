@@ -82,7 +82,7 @@ def test_a_plan_is_written_to_a_pipe_or_a_terminal_as_it_is(lab: Lab, tmp_path: 
 
 
 def test_a_plan_says_how_much_of_what_a_server_has_written_is_lost(lab: Lab, tmp_path: Path) -> None:
-    lab.apply(HOST, web(), web("web2"))
+    lab.apply(HOST, web(), web("web2"), web("web3"))
     (lab.directory("web1") / "upper/big").write_bytes(b"x" * (3 << 20))
     (lab.directory("web2") / "upper").rename(tmp_path / "moved")
     (lab.directory("web2") / "upper").symlink_to(tmp_path / "moved")
@@ -90,6 +90,7 @@ def test_a_plan_says_how_much_of_what_a_server_has_written_is_lost(lab: Lab, tmp
     lost = r"  - Server/web1  \((3\d{3}Ki|3(\.\d)?Mi) of written files will be lost\)\n"
     assert re.search(lost, shown), shown
     assert "  - Server/web2\n" in shown
+    assert "  - Server/web3\n" in shown  # only the mount points of vsprov are in its upper layer
     (lab.directory("web2") / "upper").unlink()
     (tmp_path / "moved").rename(lab.directory("web2") / "upper")
 

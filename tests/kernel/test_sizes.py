@@ -68,6 +68,9 @@ def test_a_file_takes_its_blocks_whatever_its_length_and_however_many_names_it_h
     put(root / "upper/odd\udcff\n\x1b/x", b"x")
     assert sizes.upper_size(str(root / "upper")) == du(root / "upper")
     assert sizes.upper_size(str(root / "none")) == 0
+    folders = (root / "upper").stat().st_blocks + (root / "upper/odd\udcff\n\x1b").stat().st_blocks
+    assert sizes.written_size(str(root / "upper")) == du(root / "upper") - folders * 512
+    assert sizes.written_size(str(root / "none")) == 0
     with pytest.raises(FailedError, match="a: measure: Not a directory"):
         sizes.upper_size(str(root / "upper/a"))
 

@@ -173,7 +173,7 @@ def losses(instance: Instance, plan: Plan) -> dict[str, int]:
     for change in plan.objects:
         if change.kind == "Server" and change.action in ("delete", "replace"):
             try:
-                found[change.address] = sizes.upper_size(f"{instance.servers}/{change.name}/upper")
+                found[change.address] = sizes.written_size(f"{instance.servers}/{change.name}/upper")
             except FailedError:
                 continue
     return found

@@ -121,7 +121,7 @@ def _change(change: Change, screen: Screen, verbose: bool, lost: int | None = No
         head += f"  {screen.paint(screen.sign(*COSTS[change.cost]), warning)}"
     if change.reason == "drift":
         head += f"  {screen.paint(f'({change.reason})', 'dim')}"
-    if lost is not None and change.of_manifest:
+    if lost and change.of_manifest:
         head += f"  ({size(lost)} of written files will be lost)"
     lines = [head, *(f"      {_path(path, screen, verbose)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]

@@ -157,7 +157,8 @@ def _question(settings: Settings, proposal: Proposal, losses: Losses) -> str:
     """The question before a destroy, which names what cannot be brought back."""
     images = [one.name for one in proposal.plan.objects if (one.kind, one.action) == ("Image", "delete")]
     servers = sum((one.kind, one.action) == ("Server", "delete") for one in proposal.plan.objects)
-    written = f", with {tables.size(sum(losses.values()))} of written files"
+    lost = sum(losses.values())
+    written = f", with {tables.size(lost)} of written files" if lost else ""
     what = [f"{counted(servers, 'server')}{written}"] if servers else []
     what += [f"image{'s' if len(images) > 1 else ''} {', '.join(images)}"] if images else []
     rest = f": {'; '.join(what)}" if what else ""

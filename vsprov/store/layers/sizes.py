@@ -80,6 +80,11 @@ def upper_size(path: str) -> int:
     return sum(status.st_blocks * BLOCK for status in inodes(path))
 
 
+def written_size(path: str) -> int:
+    """Like `upper_size`, without directories, which the overlay also copies for mount points of vsprov."""
+    return sum(status.st_blocks * BLOCK for status in inodes(path) if not stat.S_ISDIR(status.st_mode))
+
+
 def inodes(path: str) -> Iterator[os.stat_result]:
     """The status of `path` and of each inode below it, once each, on one file system.
 
