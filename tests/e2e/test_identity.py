@@ -23,6 +23,7 @@ def box(tmp_path: Path) -> Document:
     [
         ("", f"{LOCAL}127.0.1.1\tweb\n"),
         ("10.0.0.1 db", "10.0.0.1 db\n127.0.1.1\tweb\n"),
+        ("10.0.0.1 db\r\n# a\x0cb\n", "10.0.0.1 db\r\n# a\x0cb\n127.0.1.1\tweb\n"),
         ("127.0.1.1 old\n127.0.1.10 a\n127.0.1.1 older\n", "127.0.1.1\tweb\n127.0.1.10 a\n"),
     ],
 )

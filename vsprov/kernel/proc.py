@@ -26,6 +26,15 @@ def read(path: str) -> str | None:
     return text.decode("utf-8", "surrogateescape")
 
 
+def lines(path: str) -> list[str]:
+    """The lines of a file in /proc; [] if the process does not exist.
+
+    Names in it may contain any character, also those that str.splitlines() takes for line breaks.
+    """
+    text = read(path)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 @functools.cache
 def boot_id() -> str:
     """A UUID that differs after each boot of the host; random(4)."""
@@ -38,8 +47,8 @@ def capabilities() -> int:
 
     capabilities(7).
     """
-    status = read("/proc/self/status") or ""
-    return int(next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0"), 16)
+    found = (line.split()[1] for line in lines("/proc/self/status") if line.startswith("CapEff:"))
+    return int(next(found, "0"), 16)
 
 
 class Mount(NamedTuple):
@@ -58,7 +67,7 @@ class Mount(NamedTuple):
 def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
     """The mounts of this mount namespace; proc_pid_mountinfo(5). [] if /proc is not mounted."""
     found = []
-    for line in (read(path) or "").splitlines():
+    for line in lines(path):
         head, _, tail = line.partition(" - ")
         _number, _parent, device, root, point, _ = head.split(" ", 5)
         kind, _source, options = tail.split(" ", 2)
@@ -75,7 +84,7 @@ def first_id(pid: int) -> int | None:
 def groups_of(pid: int) -> dict[str, str]:
     """{v1 controller, or "" for cgroup2: path of the process's group}; {} if there is no such process."""
     out = {}
-    for line in (read(f"/proc/{pid}/cgroup") or "").splitlines():
+    for line in lines(f"/proc/{pid}/cgroup"):
         _, names, path = line.split(":", 2)
         for name in names.split(","):
             out[name] = path

@@ -165,7 +165,7 @@ def limits(pid: int) -> dict[str, tuple[int, int]]:
 
     From /proc/PID/limits: prlimit(2) would require permission to change them.
     """
-    lines = (proc.read(f"/proc/{pid}/limits") or "").splitlines()[1:]
+    lines = proc.lines(f"/proc/{pid}/limits")[1:]
     found = {}
     for name, line in zip(LIMITS, lines, strict=False):
         soft, hard = line[26:].split()[:2]

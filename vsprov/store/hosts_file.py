@@ -44,7 +44,7 @@ def with_own_name(text: str, hostname: str) -> str:
     own = f"{_OWN}\t{hostname}" + (f" {short}" if short != hostname else "")
     if not text.strip():
         return f"{_LOCAL}{own}\n"
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")
     found = [number for number, line in enumerate(lines) if re.match(rf"{re.escape(_OWN)}\s", line)]
     if found:
         lines[found[0]] = own

@@ -64,7 +64,7 @@ def _look(server: str, pid: int, base: int | None) -> ServerProcess | None:
     status, stat, words = (proc.read(f"/proc/{pid}/{name}") for name in ("status", "stat", "cmdline"))
     if not status or not stat:
         return None
-    rows = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    rows = dict(line.split(":\t", 1) for line in status.split("\n") if ":\t" in line)
     fields = stat.rpartition(") ")[2].split()
     outer = int(rows["Uid"].split()[1])
     name = stat.partition("(")[2].rpartition(") ")[0]

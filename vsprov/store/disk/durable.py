@@ -152,7 +152,7 @@ def refuse_mounts(path: str) -> None:
     if b"/" + re.sub(rb"[ \t\n\\#]", lambda sign: b"\\%03o" % ord(sign[0]), os.fsencode(name)) not in table:
         return
     wanted = os.fsencode(os.path.join(os.path.realpath(folder), name))
-    for line in table.splitlines():
+    for line in table.removesuffix(b"\n").split(b"\n"):
         point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ", 5)[4])
         if point == wanted or point.startswith(wanted + b"/"):
             mount = os.fsdecode(point)

@@ -93,7 +93,7 @@ def from_text(text: str, find: Callable[[str, str], int]) -> bytes:
     Raises ValueError if the text is not a list, and whatever `find` raises.
     """
     entries = []
-    for line in text.replace(",", "\n").splitlines():
+    for line in text.replace(",", "\n").split("\n"):
         line = line.partition("#")[0].strip()
         if not line:
             continue

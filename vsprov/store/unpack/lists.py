@@ -108,7 +108,7 @@ class Lists:
             data = opened.read(MAX_USERS + 1) if regular else b""
         if len(data) > MAX_USERS:
             return {}
-        lines = (line.split(":") for line in data.decode(*NAMES).splitlines())
+        lines = (line.split(":") for line in data.decode(*NAMES).split("\n"))
         return {
             f[0]: int(f[2]) for f in reversed([*lines]) if len(f) > 2 and f[2].isascii() and f[2].isdigit()
         }
