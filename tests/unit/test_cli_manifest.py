@@ -155,6 +155,7 @@ def test_what_render_prints_renders_to_itself(cli: Cli, right: str, tmp_path: Pa
     once = cli("render", right).out
     (tmp_path / "again.yaml").write_text(once)
     assert cli("render", "again.yaml").out == once
+    assert "max: 64Mi" in once and "size: 64Gi" in once
 
 
 def test_render_takes_values_for_templates(cli: Cli, tmp_path: Path) -> None:

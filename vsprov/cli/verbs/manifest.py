@@ -15,6 +15,7 @@ from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.model.objects import KINDS
+from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.render import problems
 from vsprov.render.screen import clean, err, out
 
@@ -94,7 +95,7 @@ def render(settings: Settings, inputs: Inputs, explain: bool) -> None:
     else:
         from vsprov.manifest.syntax.dump import to_yaml
 
-        out(to_yaml(documents))
+        out(to_yaml({**one, "spec": PLANNERS[one["kind"]].readable(one["spec"])} for one in documents))
 
 
 @verb(

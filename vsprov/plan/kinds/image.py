@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields, objects
 from vsprov.model.objects import Image, Object, Spec
 from vsprov.model.traits import replaced
 from vsprov.model.values import digests
+from vsprov.model.values.units import format_bytes
 from vsprov.plan import diff
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import ObservedImage, is_of, set_of
 from vsprov.plan.plan import Change, PathChange, change, removal, show
 from vsprov.plan.steps import ImportImage, RemoveImage, ShareImage
+
+SIZE = "limits.size"
 
 
 def plan(builder: PlanBuilder) -> None:
@@ -77,7 +81,7 @@ def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> C
         share = (ShareImage(want.name, owners, seen.owners),)
         path = (_change_of_sets(seen, owners),)
         return Change("Image", want.name, "update", "none", "changed", path, before, spec, share, after)
-    paths = [change(f"spec.{path}", old, new, "none") for path, old, new in diff.differences(before, spec)]
+    paths = [_change_of(path, old, new) for path, old, new in diff.differences(before, spec)]
     if joins:
         paths.append(_change_of_sets(seen, owners))
     if seen.digest != digest:
@@ -85,6 +89,13 @@ def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> C
         old, new = digests.full(seen.digest), digests.full(digest)
         paths.append(PathChange("spec.source", old, new, "none", texts))
     return Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps, after)
+
+
+def _change_of(path: str, before: Any, after: Any) -> PathChange:
+    found = change(f"spec.{path}", before, after, "none")
+    if path != SIZE or not all(isinstance(size, int) for size in (before, after)):
+        return found
+    return replace(found, shown=(format_bytes(before), format_bytes(after)))
 
 
 def _is_same(want: Object, seen: ObservedImage, digest: str) -> bool:
@@ -133,6 +144,14 @@ def shown(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     return dict(from_.observed.images[name].spec)
 
 
+def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec with sizes in the notation of manifests (64Gi)."""
+    limits = spec.get("limits")
+    if not limits or not isinstance(limits.get("size"), int):
+        return dict(spec)
+    return {**spec, "limits": {**limits, "size": format_bytes(limits["size"])}}
+
+
 register(
     KindPlanner(
         "Image",
@@ -144,5 +163,6 @@ register(
         show=shown,
         needs=needs,
         comparable=comparable,
+        readable=readable,
     )
 )
