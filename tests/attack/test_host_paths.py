@@ -118,7 +118,10 @@ def test_a_plan_shows_what_a_user_of_the_host_could_exchange(lab: Lab, tmp_path:
     home = owned(tmp_path / "home")
     (home / "of-root").mkdir()
     (home / "link").symlink_to(secret)
-    for name, words in (("of-root", f"a folder that uid {USER} owns"), ("link", "a symbolic link that uid")):
+    for name, words in (
+        ("of-root", f"uid {USER} may write to a directory above it"),
+        ("link", "a symbolic link that uid"),
+    ):
         text = to_yaml(image(), server("a", mounts=[bind(home / name)]))
         done = lab.vsprov("plan", "-o", "json", "-", input=text, check=False)
         (problem,) = json.loads(done.stdout)["problems"]

@@ -35,7 +35,7 @@ def seen(name: str, base: int, **parts: object) -> ObservedServer:
 
 
 def trouble(server: ObservedServer, host: Ranges, *others: ObservedServer) -> str:
-    found = ranges.troubles({each.name: each for each in (server, *others)}, host).get(server.name)
+    found = ranges.problems({each.name: each for each in (server, *others)}, host).get(server.name)
     return found.message if found else ""
 
 

@@ -64,10 +64,10 @@ def open_host(path: str, flags: int, *, links: bool = True, owners: bool = True)
 def walk_host(path: str, *, links: bool = True, owners: bool = True) -> HostPath:
     """An O_PATH descriptor of an absolute path, component by component.
 
-    Follows a symbolic link only if nobody but root can have placed it, or if all that it leads to belongs to
-    the same user; with `links` false, follows none. With `owners`, also refuses to go from a folder that
-    others own or may write to something of root or of another user of the host, since they may have moved it
-    there. Raises UnsafePathError, with the component.
+    Follows a symbolic link only if nobody but root can have created it, or if everything that it leads to
+    belongs to its owner; with `links` false, follows none. With `owners`, also refuses what belongs to root
+    or to another user of the host below a folder that a user may write to, because that user may have moved
+    it there. Raises UnsafePathError, with the component.
     """
     walk = _Walk(links, owners)
     try:
@@ -77,7 +77,10 @@ def walk_host(path: str, *, links: bool = True, owners: bool = True) -> HostPath
 
 
 class _Walk:
-    """The folders down to where a walk is, and who can have decided where it leads (None: only root)."""
+    """The folders down to where a walk is.
+
+    `_in_hands_of` is the user who may have decided where it leads, None if only root.
+    """
 
     def __init__(self, links: bool, owners: bool) -> None:
         self._links, self._owners = links, owners
@@ -136,10 +139,10 @@ class _Walk:
         if owner >= _FIRST_SUBORDINATE_ID or (owner and hands == _ANYONE):
             return
         whose = "root" if owner == 0 else f"uid {owner}"
-        who = "anyone may write to" if hands == _ANYONE else f"uid {hands} owns"
+        who = "any user" if hands == _ANYONE else f"uid {hands}"
         raise UnsafePathError(
             at,
-            f"belongs to {whose}, but lies in a folder that {who} and could exchange it in",
+            f"belongs to {whose}, but {who} may write to a directory above it and could have moved it there",
             f"change the owner of {at}, or use a path whose folders all belong to root",
         )
 

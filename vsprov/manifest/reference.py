@@ -111,7 +111,7 @@ _TYPES = {
 
 def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return " or ".join(f"`{choice}`" for choice in schema["enum"])
+        return " or ".join(map(_code, schema["enum"]))
     types = schema["type"]
     return " or ".join(_TYPES[name] for name in ([types] if isinstance(types, str) else types))
 

@@ -109,11 +109,12 @@ class Mount:
     recursive: bool = value(True, doc="For bind: include the mounts below the source.", only=("type", "bind"))
     id_map: Literal["auto", "host", "none"] = value(
         "auto",
-        doc="For bind: how IDs of the host and of the server correspond, if the file system can be idmapped. "
-        "auto: the owner of the source is the server's root, and other users are stored with IDs of the "
-        "server's range; a source that root owns is like host, and refused if it is writable and other users "
-        "of the host can reach it. host: IDs are the same; the server's root can make setuid programs of the "
-        "host's root in a writable source. none: IDs of the server's range. true means host, false none.",
+        doc="For bind: how user and group IDs are mapped, if the file system supports idmapped mounts. "
+        "auto: the owner of the source is root in the server, and files of the server's other users are "
+        "stored with IDs of its range; a source that root owns is mapped as with host, and refused if it is "
+        "writable and other users of the host can reach it. host: IDs are the same as on the host, so the "
+        "server's root can create setuid-root programs in a writable source. none: files are stored with IDs "
+        "of the server's range. true means host, false means none.",
         schema={"type": ["string", "boolean"], "enum": ["auto", "host", "none", True, False]},
         parse=_parse_id_map,
         only=("type", "bind"),

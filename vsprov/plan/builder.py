@@ -11,7 +11,6 @@ from vsprov.model.objects import REQUIRE, Object, Quota, Server
 from vsprov.plan import groups, ranges
 from vsprov.plan.observed import Machine, Observed, is_of
 from vsprov.plan.plan import Change
-from vsprov.plan.ranges import Trouble
 from vsprov.plan.steps import EnableControllers, Step
 
 EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
@@ -73,7 +72,7 @@ class PlanBuilder:
 
     `needed` are the controllers (v2 names) that groups of the plan need. `populated` is whether the plan
     defines any group. `weights` are the CPU weights to write, by address. `pools` are the wanted quotas of
-    scope pool; those of scope server are merged into their servers. `range_troubles` are the problems of id
+    scope pool; those of scope server are merged into their servers. `range_problems` are the problems of id
     ranges, by name of the server.
     """
 
@@ -90,10 +89,10 @@ class PlanBuilder:
     weights: Mapping[str, int] = field(default_factory=dict)
     by_kind: dict[str, dict[str, Object]] = field(default_factory=dict)
     pools: dict[str, Object] = field(default_factory=dict)
-    range_troubles: Mapping[str, Trouble] = field(init=False)
+    range_problems: Mapping[str, Problem] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.range_troubles = ranges.troubles(self.observed.servers, self.machine.ranges)
+        self.range_problems = ranges.problems(self.observed.servers, self.machine.ranges)
         for want in self.wanted.objects:
             self.by_kind.setdefault(want.kind, {})[want.name] = want
             if isinstance(want.spec, Quota) and want.spec.scope == "pool":

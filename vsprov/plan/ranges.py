@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from vsprov.errors import Problem
+
 if TYPE_CHECKING:
     from vsprov.plan.observed import ObservedServer
 
@@ -21,6 +23,7 @@ LOWEST = RANGE  # below are the users and services of the host, and nobody
 FIRST_ID = 524288  # of ranges outside /etc/subuid; above the ids that useradd(8) assigns to users
 END = 2**32 - RANGE  # the last id, (uid_t) -1, means no user: setresuid(2)
 SUBUID, SUBGID, SUBUID_USER = "/etc/subuid", "/etc/subgid", "vsprov"
+COPY = "destroy the one whose directory is a copy, and apply it again"
 RESTORE = "restore it with its owners (tar --numeric-owner, rsync --numeric-ids), or destroy the server"
 
 
@@ -54,14 +57,6 @@ class Ranges:
         if self.own:
             return tuple((max(first, LOWEST), min(first + count, END)) for first, count in self.own)
         return ((self.start, END), (FIRST_ID, self.start))
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why no server may run with the id range of a server, and what to do about it."""
-
-    message: str
-    hint: str
 
 
 def blocks(base: int) -> range:
@@ -107,12 +102,12 @@ def _used(start: int, places: int, busy: Iterable[tuple[int, int]]) -> set[int]:
     return used
 
 
-def exhausted(ranges: Ranges) -> Trouble:
+def exhausted(ranges: Ranges) -> Problem:
     """The problem of a server for which no range is left."""
     where = f"of user {SUBUID_USER} in {SUBUID}" if ranges.own else f"from {FIRST_ID} to {END - 1}"
-    return Trouble(
+    return Problem(
         f"no range of {RANGE} ids is left among those {where}",
-        f"give user {SUBUID_USER} more ids in {SUBUID}, or remove servers",
+        hint=f"give user {SUBUID_USER} more ids in {SUBUID}, or remove servers",
     )
 
 
@@ -141,17 +136,17 @@ def needs_repair(seen: ObservedServer, ranges: Ranges) -> bool:
     return seen.parts is not None and (bool(seen.parts.missing()) or not is_kept(seen, ranges))
 
 
-def troubles(servers: Mapping[str, ObservedServer], ranges: Ranges) -> dict[str, Trouble]:
+def problems(servers: Mapping[str, ObservedServer], ranges: Ranges) -> dict[str, Problem]:
     """The problems of id ranges by name of the server; servers without a directory have no range."""
     shared = dict(_shared(servers))
     out = {}
     for name, seen in servers.items():
-        if seen.parts is not None and (trouble := _trouble(seen, ranges) or shared.get(name)):
-            out[name] = trouble
+        if seen.parts is not None and (problem := _problem(seen, ranges) or shared.get(name)):
+            out[name] = problem
     return out
 
 
-def _trouble(seen: ObservedServer, ranges: Ranges) -> Trouble | None:
+def _problem(seen: ObservedServer, ranges: Ranges) -> Problem | None:
     base, parts = seen.id_base, seen.parts
     assert parts is not None
     if base is None:
@@ -160,26 +155,26 @@ def _trouble(seen: ObservedServer, ranges: Ranges) -> Trouble | None:
             return None  # there is nothing that belongs to any ids: it gets a new range
         part = "work/" if parts.work else "upper/"
         message = f"its id range is unknown: {part} belongs to {owners[0]}:{owners[1]}, the record has none"
-        return Trouble(message, RESTORE)
+        return Problem(message, hint=RESTORE)
     if not is_allowed(base, ranges):
         where = "its record" if parts.recorded else "the owner of work/"
-        return Trouble(f"ids {show(base)}, from {where}, are not ids that servers may have", RESTORE)
+        return Problem(f"ids {show(base)}, from {where}, are not ids that servers may have", hint=RESTORE)
     if parts.work is not None and parts.work != (base, base):
-        return Trouble(_differs("work/", parts.work, base), RESTORE)
+        return Problem(_differs("work/", parts.work, base), hint=RESTORE)
     if parts.upper is not None and not all(base <= owner < base + RANGE for owner in parts.upper):
-        return Trouble(_differs("upper/", parts.upper, base), RESTORE)
+        return Problem(_differs("upper/", parts.upper, base), hint=RESTORE)
     if holder := next((ranges.claimed[block] for block in blocks(base) if block in ranges.claimed), None):
         name, _, root = holder.partition(" ")
-        return Trouble(
+        return Problem(
             f"ids {show(base)} are claimed by instance {name} (state root {root})",
-            "export what the server has written, destroy it and apply it again: it gets another range",
+            hint="export what the server has written, destroy it and apply it again: it gets another range",
         )
     for entry in ranges.others:
         if entry.count and entry.first < base + RANGE and base < entry.first + entry.count:
             taken = f"{entry.first}-{entry.first + entry.count - 1}"
-            return Trouble(
+            return Problem(
                 f"ids {show(base)} overlap ids {taken} of {entry.whose}",
-                f"give that user other ids, which do not overlap those of {SUBUID_USER}",
+                hint=f"give that user other ids, which do not overlap those of {SUBUID_USER}",
             )
     return None
 
@@ -188,11 +183,11 @@ def _differs(part: str, owners: tuple[int, int], base: int) -> str:
     return f"{part} belongs to {owners[0]}:{owners[1]}, but the server has ids {show(base)}"
 
 
-def _shared(servers: Mapping[str, ObservedServer]) -> Iterator[tuple[str, Trouble]]:
+def _shared(servers: Mapping[str, ObservedServer]) -> Iterator[tuple[str, Problem]]:
     """The servers whose ranges overlap: a directory was copied."""
     based = sorted((seen.id_base, name) for name, seen in servers.items() if seen.id_base)
     for (lower, one), (upper, other) in pairwise(based):
         if upper < lower + RANGE:
             for name, base, than in ((one, lower, other), (other, upper, one)):
                 message = f"ids {show(base)} are also those of Server/{than}"
-                yield name, Trouble(message, "destroy the one whose directory is a copy, and apply it again")
+                yield name, Problem(message, hint=COPY)

@@ -111,7 +111,7 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
         *unusable,
         *devices.refusals(wanted.objects),
         *preflight.problems(instance.root, plan, wanted.objects, image_config),
-        *(Problem(one.message, None, one.path, hint=one.hint) for one in folders.troubles(instance)),
+        *(Problem(one.message, None, one.path, hint=one.hint) for one in folders.unsafe_folders(instance)),
         *plan.problems,
     )
     return Proposal(replace(plan, problems=problems), wanted, now, resolved)

@@ -31,8 +31,8 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
     That is servers that wait at their gates, groups without a mark that it had created, builds, and folders
     with temporary names. `notice` receives a line for each.
     """
-    for trouble in folders.close_to_others(instance):
-        notice(f"{trouble.path}: {trouble.message}: restricted to root")
+    for one in folders.restrict_to_root(instance):
+        notice(f"{one.path}: {one.message}: restricted to root")
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
     for directory in buildserver.sweep(hierarchies.directory("", instance.name)):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from errno import EACCES, ENOTSUP, EPERM, EROFS
 from typing import Any
 
-from vsprov.errors import StepError, reason
+from vsprov.errors import Problem, StepError, reason
 from vsprov.kernel import paths, proc, syscall
 from vsprov.kernel.paths import UnsafePathError, walk_host
 from vsprov.model.objects import Mount
@@ -52,14 +52,6 @@ class Opened:
 
     path: str
     id_map: IdMap
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a source cannot be mounted, and what the user can do."""
-
-    message: str
-    hint: str
 
 
 class OpenSources:
@@ -119,7 +111,7 @@ def opening() -> Iterator[OpenSources]:
         sources.close()
 
 
-def problem(mount: Mount) -> Refusal | None:
+def problem(mount: Mount) -> Problem | None:
     """Why the source of a bind, which `unanswered` has checked, cannot be mounted now; None if it can."""
     assert mount.source is not None
     try:
@@ -141,7 +133,7 @@ def id_map(mount: Mount, status: os.stat_result) -> IdMap:
     return IdMap(owner=(status.st_uid, status.st_gid))
 
 
-def refusal(mount: Mount, status: os.stat_result, private: bool) -> Refusal | None:
+def refusal(mount: Mount, status: os.stat_result, private: bool) -> Problem | None:
     """Why a source must not be mounted with the ids of its owner; None if it may be.
 
     A setuid program, or one with capabilities, that the server creates there would give users of the host the
@@ -153,11 +145,11 @@ def refusal(mount: Mount, status: os.stat_result, private: bool) -> Refusal | No
     if status.st_uid and status.st_gid:
         return None
     whose = "root" if status.st_uid == 0 else f"uid {status.st_uid} and the group root"
-    return Refusal(
+    return Problem(
         f"{mount.source}: belongs to {whose} and is writable by the server, which could create setuid-root "
         "programs there that users of the host can run",
-        f"change its owner (chown USER:GROUP {mount.source}), move it below a directory that only root can "
-        "enter (mode 0700), set readOnly: true, or set idMap to none or host",
+        hint=f"change its owner (chown USER:GROUP {mount.source}), move it below a directory that only root "
+        "can enter (mode 0700), set readOnly: true, or set idMap to none or host",
     )
 
 
@@ -178,11 +170,11 @@ def unanswered(sources: Sequence[str]) -> list[str]:
     return silent
 
 
-def no_answer(source: str) -> Refusal:
-    """The refusal of a source that `unanswered` has returned."""
-    return Refusal(
+def no_answer(source: str) -> Problem:
+    """The problem of a source that `unanswered` has returned."""
+    return Problem(
         f"{source}: open: its file system did not answer within {SECONDS_TO_ANSWER:g} s",
-        "is its server running? umount -l detaches a file system that does not answer",
+        hint="is its server running? umount -l detaches a file system that does not answer",
     )
 
 
@@ -248,13 +240,13 @@ def _mark(path: str) -> None:
             raise
 
 
-def _cannot_open(source: str, error: OSError) -> Refusal:
-    """The refusal of a source for this error; names the component that was refused."""
+def _cannot_open(source: str, error: OSError) -> Problem:
+    """The problem of a source for this error; names the component that was refused."""
     if not isinstance(error, UnsafePathError):
-        return Refusal(f"{source}: {reason(error)}", "create it on the host first")
+        return Problem(f"{source}: {reason(error)}", hint="create it on the host first")
     where = source if error.filename == source else f"{source}: {error.filename}"
-    return Refusal(f"{where}: {reason(error)}", error.hint)
+    return Problem(f"{where}: {reason(error)}", hint=error.hint)
 
 
-def _refused(why: Refusal) -> StepError:
+def _refused(why: Problem) -> StepError:
     return StepError(f"start: {why.message}", hint=why.hint)

@@ -355,9 +355,9 @@ def _ranges(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> I
     except VsprovError as error:
         yield Finding("id ranges", "degraded", str(error), error.hint)
         return
-    found = ranges.troubles(seen.servers, host)
-    for name, trouble in found.items():
-        yield Finding("id ranges", "degraded", f"Server/{name}: {trouble.message}", trouble.hint)
+    found = ranges.problems(seen.servers, host)
+    for name, problem in found.items():
+        yield Finding("id ranges", "degraded", f"Server/{name}: {problem.message}", problem.hint)
     for holder, blocks in claims.gone(host).items():
         name, _, root = holder.partition(" ")
         files = " ".join(f"{claims.FOLDER}/{block}" for block in sorted(blocks))

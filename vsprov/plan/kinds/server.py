@@ -80,8 +80,8 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     builder.note_lacking(want)
     for aspect in ASPECTS.values():
         builder.refuse(want, aspect.refuse(spec, builder.machine), aspect.hint)
-    if spec.state == "Running" and (trouble := builder.range_troubles.get(want.name)):
-        builder.problem(want.address, trouble.message, trouble.hint)
+    if spec.state == "Running" and (problem := builder.range_problems.get(want.name)):
+        builder.problem(want.address, problem.message, problem.hint)
     pool = _pool_resources(builder, want)
     builder.refuse(want, groups.refusals(spec.resources, pool, builder.machine))
     request = builder.wanted.request

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 
-from vsprov.errors import FailedError, reason
+from vsprov.errors import EXHAUSTED, FailedError, reason
 from vsprov.kernel import syscall
 from vsprov.kernel.paths import FOLDER
 from vsprov.store.disk import marks
@@ -23,8 +23,7 @@ LEFTOVERS = (TEMPORARY, MAKING, REMOVING)
 
 MOUNTS = "/proc/self/mountinfo"
 HINTS = {
-    errno.ENOSPC: "free some space on that file system",
-    errno.EDQUOT: "the disk quota on that file system is exhausted",
+    **{number: EXHAUSTED[number] for number in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)},
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "run as root",
     errno.EPERM: "run as root",

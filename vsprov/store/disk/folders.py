@@ -27,7 +27,7 @@ def place(folder: str, name: str, suffix: str = "") -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class UnsafeFolder:
     """Why a directory of the state root is not safe to use.
 
     `mode` is the mode that makes it safe; None if only the administrator can do that.
@@ -44,19 +44,19 @@ class Trouble:
         return f"restore {self.path} as a directory of root, or choose another --root"
 
 
-def troubles(instance: Instance) -> list[Trouble]:
+def unsafe_folders(instance: Instance) -> list[UnsafeFolder]:
     """What is wrong with the state root and its directories, as far as they exist; normally nothing."""
     root = os.path.abspath(instance.root)
     try:
         fd = walk_host(root, owners=False).fd
     except UnsafePathError as error:
-        return [Trouble(str(error.filename), reason(error))]
+        return [UnsafeFolder(str(error.filename), reason(error))]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise durable.failed(root, "open", error) from error
     try:
-        found = list(_troubles_of(root, os.fstat(fd), is_root=True))
+        found = list(_check(root, os.fstat(fd), is_root=True))
         if found and found[0].mode is None:
             return found
         for folder in instance.folders:
@@ -64,38 +64,38 @@ def troubles(instance: Instance) -> list[Trouble]:
                 status = os.stat(os.path.basename(folder), dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            found += _troubles_of(folder, status, is_root=False)
+            found += _check(folder, status, is_root=False)
     finally:
         os.close(fd)
     return found
 
 
-def _troubles_of(path: str, status: os.stat_result, *, is_root: bool) -> Iterator[Trouble]:
+def _check(path: str, status: os.stat_result, *, is_root: bool) -> Iterator[UnsafeFolder]:
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISDIR(status.st_mode):
-        yield Trouble(path, "not a directory")
+        yield UnsafeFolder(path, "not a directory")
     elif status.st_uid not in (0, os.geteuid()):
-        yield Trouble(path, f"belongs to uid {status.st_uid}, not to root")
+        yield UnsafeFolder(path, f"belongs to uid {status.st_uid}, not to root")
     elif mode & 0o022:
-        yield Trouble(path, f"other users may write to it (mode {mode:04o})", 0o700)
+        yield UnsafeFolder(path, f"other users may write to it (mode {mode:04o})", 0o700)
     elif mode & 0o055 and not is_root:
-        yield Trouble(path, f"other users may enter it (mode {mode:04o})", 0o700)
+        yield UnsafeFolder(path, f"other users may enter it (mode {mode:04o})", 0o700)
 
 
-def close_to_others(instance: Instance) -> list[Trouble]:
+def restrict_to_root(instance: Instance) -> list[UnsafeFolder]:
     """Restrict the state root and its directories to root where others may write or enter; what was repaired.
 
-    FailedError for trouble that only the administrator can repair.
+    FailedError for those that only the administrator can repair.
     """
     repaired = []
-    for trouble in troubles(instance):
-        if trouble.mode is None:
-            raise FailedError(f"{trouble.path}: {trouble.message}", hint=trouble.hint)
+    for one in unsafe_folders(instance):
+        if one.mode is None:
+            raise FailedError(f"{one.path}: {one.message}", hint=one.hint)
         try:
-            os.chmod(trouble.path, trouble.mode)
+            os.chmod(one.path, one.mode)
         except OSError as error:
-            raise durable.failed(trouble.path, "restrict to root", error) from error
-        repaired.append(trouble)
+            raise durable.failed(one.path, "restrict to root", error) from error
+        repaired.append(one)
     return repaired
 
 
@@ -112,7 +112,7 @@ def prepare(instance: Instance, *, downloads: bool = False) -> None:
                 os.mkdir(folder, 0o700)
     except OSError as error:
         raise durable.failed(str(error.filename), "create the state directories", error) from error
-    close_to_others(instance)
+    restrict_to_root(instance)
 
 
 def _make_root(root: str) -> None:
