@@ -197,6 +197,11 @@ def test_a_verbose_plan_shows_long_values_whole() -> None:
     assert shown_change(A, B, verbose=True) == f"{A} → {B}"
 
 
+def changed_state(before: str, after: str) -> Change:
+    path = PathChange("spec.state", before, after, "none")
+    return Change("Server", "a", "update", "none", "drift", (path,))
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -207,6 +212,9 @@ def test_a_verbose_plan_shows_long_values_whole() -> None:
         (DELETE, "destroyed"),
         (Change("Server", "a", "update", "none", "stop"), "stopped"),
         (Change("Server", "a", "update", "none", "start"), "started"),
+        (changed_state("Exited (1)", "Running"), "started"),
+        (changed_state("Running", "Stopped"), "stopped"),
+        (changed_state("Frozen", "Running"), "updated"),
     ],
 )
 def test_a_change_that_was_made_has_its_word(change: Change, word: str) -> None:

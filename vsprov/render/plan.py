@@ -107,6 +107,10 @@ def done(change: Change) -> str:
         return _REQUESTED[change.reason]
     if change.action == "update" and change.cost == "restart":
         return "restarted"
+    if change.action == "update" and [path.path for path in change.paths] == ["spec.state"]:
+        before, after = change.paths[0].before, change.paths[0].after
+        if before != "Frozen":
+            return "started" if after == "Running" else "stopped"
     return ACTIONS[change.action][3] if change.action in ACTIONS else "done"
 
 
