@@ -7,11 +7,13 @@ import pty
 import signal
 import subprocess
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from tests.attack.conftest import Field
 from tests.lab import wait_until
+from vsprov.engine.guests import relay
 from vsprov.kernel import cgroup
 
 # Leaves three readers behind, one for each stream, and says what the streams are.
@@ -60,4 +62,52 @@ def test_what_stays_behind_after_exec_reads_nothing_from_the_terminal(
         for pid in cgroup.processes(str(field.lab.group("weak") / "exec")):
             os.kill(pid, signal.SIGKILL)
         for fd in (master, slave, null):
+            os.close(fd)
+
+
+# Writes to its own standard input, which is a pipe: after it has read a byte, as much as the pipe holds.
+REFILL = """
+import os
+end = os.open("/proc/self/fd/0", os.O_WRONLY | os.O_NONBLOCK)
+os.read(0, 1)
+try:
+    while True:
+        os.write(end, bytes(4096))
+except BlockingIOError:
+    pass
+"""
+
+
+def test_a_command_moves_the_offset_of_the_callers_file_to_nothing_it_was_not_given(
+    field: Field, tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_bytes(b"before\nline\n")
+    fd = os.open(tmp_path / "list", os.O_RDONLY)
+    try:
+        os.lseek(fd, 7, os.SEEK_SET)
+        command = field.lab.vsprov.command("exec", "weak", "--", "python3", "-c", REFILL)
+        environment = field.lab.vsprov.environment
+        done = subprocess.run(command, stdin=fd, capture_output=True, env=environment, timeout=60, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 7
+    finally:
+        os.close(fd)
+
+
+def test_output_that_a_process_in_the_server_takes_back_holds_up_nothing(tmp_path: Path) -> None:
+    """It owns the pipe, may open it for reading, and can be faster than we are after poll(2)."""
+    read_end, write_end = os.pipe()
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)  # no target of splice(2)
+    stop = os.eventfd(0)
+    copy = relay._Output(read_end, log, stop)
+    try:
+        assert [copy.move(), copy.move()] == [-1, -1]
+        os.write(write_end, bytes(1 << 15))
+        os.eventfd_write(stop, 1)
+        assert copy._wait() and copy.left == 1 << 15
+        os.read(read_end, 1 << 15)
+        os.write(write_end, b"x")
+        assert copy._wait() and copy.left == 1
+    finally:
+        for fd in (read_end, write_end, log, stop):
             os.close(fd)

@@ -151,8 +151,8 @@ def test_one_variable_that_the_kernel_cannot_pass_on_is_told(trap: Trap) -> None
         {"User": "4294967295"},
         {"User": "../../x"},
         {"User": "a\nb"},
-        {"WorkingDir": "/not/there"},
         {"WorkingDir": "/bin/busybox"},
+        {"WorkingDir": "/bin/busybox/not/there"},
         {"Entrypoint": ["/not/there"], "Cmd": []},
         {"Entrypoint": [], "Cmd": []},
         {"Entrypoint": [""], "Cmd": []},
@@ -256,3 +256,10 @@ def test_c21_who_is_not_root_reads_and_changes_nothing_of_the_store(trap: Trap) 
         )  # fmt: skip
         assert done.returncode not in (0, 70) and "Traceback" not in done.stderr, (words, done)
     assert trap.lab.run("odd", "echo", "still").stdout == "still\n"
+
+
+def test_a_working_directory_that_no_layer_has_is_made(trap: Trap) -> None:
+    config = {**CONFIG, "WorkingDir": "/not/there"}
+    code, said = start(trap, trap.source("layout", busybox_layer(), config=config), SLEEP)
+    assert code == 0, said
+    assert trap.lab.run("odd", "/bin/pwd").stdout == "/not/there\n"

@@ -6,6 +6,7 @@ would otherwise share its ID, or have none.
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 
@@ -19,9 +20,12 @@ _ID = re.compile(rb"[0-9a-f]{32}\n")
 def provide(path: str) -> None:
     """Make the file, unless it holds an ID already."""
     try:
-        with open(path, "rb") as file:
-            if _ID.fullmatch(file.read(64)):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if _ID.fullmatch(os.read(fd, 64)):
                 return
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         pass
     durable.write_file(path, f"{uuid.uuid4().hex}\n".encode(), 0o444)

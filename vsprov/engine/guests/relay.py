@@ -167,6 +167,7 @@ class _Input(_Copy):
     def __init__(self, source: int, target: int, stop: int, reader: int) -> None:
         super().__init__(source, target, stop)
         os.set_blocking(target, False)
+        self.moved = 0  # bytes
         try:
             os.lseek(source, 0, os.SEEK_CUR)
             self.reader = os.dup(reader)  # to see what remains unread
@@ -176,8 +177,10 @@ class _Input(_Copy):
     def copy(self) -> None:
         while self._wait(self.source, select.POLLIN) and self.wait_for_room():
             try:
-                if self.move() == 0:
+                moved = self.move()
+                if moved == 0:
                     return
+                self.moved += max(moved, 0)
             except OSError as error:
                 if error.errno == EIO and os.isatty(self.source):
                     return  # hung up, or not ours to read: we run in the background
@@ -197,15 +200,17 @@ class _Input(_Copy):
     def put_back(self) -> None:
         """Leave the offset of a file at what the command has read, as if it had read it there itself.
 
-        A shell loop that reads the same file (while read …; do vsprov exec …; done < list) goes on.
+        A shell loop that reads the same file (while read …; do vsprov exec …; done < list) goes on. What the
+        command may have written to the pipe itself does not count: the offset is never less than at first.
         """
         if self.reader >= 0 and self.ident is not None:
             self.join()
-            unread = _unread(self.reader)
+            unread = min(_unread(self.reader), self.moved)
             os.close(self.reader)
             self.reader = -1
             if unread:
-                os.lseek(self.source, -unread, os.SEEK_CUR)
+                at = os.lseek(self.source, 0, os.SEEK_CUR)  # others may have changed it meanwhile
+                os.lseek(self.source, max(at - unread, 0), os.SEEK_SET)
 
 
 class _Output(_Copy):
@@ -213,6 +218,7 @@ class _Output(_Copy):
 
     def __init__(self, source: int, target: int, stop: int) -> None:
         super().__init__(source, target, stop)
+        os.set_blocking(source, False)  # what poll(2) has seen, a process in the server may have read since
         self.deadline = 0.0
         self.left = 0  # bytes that were in the pipe when the command had ended
         self.begun = False  # whether the command has been executed
@@ -238,6 +244,7 @@ class _Output(_Copy):
         if not self.deadline:
             self.deadline = monotonic() + AFTERWARDS
             self.left = _unread(self.source)
+        self.left = min(self.left, _unread(self.source))  # a process in the server may read it, too
         if self.left <= 0 and monotonic() > self.deadline:
             return False
         return self.source in _poll({self.source: select.POLLIN}, QUIET)
