@@ -61,5 +61,5 @@ def test_the_status_is_known_before_and_after_the_wait() -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert ends.status(pidfd, pid, start) == 7 << 8
     os.waitpid(pid, 0)
-    assert ends.status(pidfd, pid, start) == (7 << 8 if ends.pidfds_tell() else None)
+    assert ends.status(pidfd, pid, start) == (7 << 8 if ends.pidfds_keep_status() else None)
     os.close(pidfd)

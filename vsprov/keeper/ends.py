@@ -1,4 +1,4 @@
-"""How the init of a server has ended: its wait status, whether the kernel killed for memory, and the mark."""
+"""How the init of a server ended: its wait status, whether it ran out of memory, and its mark."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status(pidfd: int, pid: int, start: int) -> int | None:
     return after_wait(pidfd)
 
 
-def pidfds_tell() -> bool:
+def pidfds_keep_status() -> bool:
     """Whether `after_wait` works on this kernel."""
     pid = os.fork()
     if pid == 0:
@@ -56,8 +56,11 @@ def after_wait(pidfd: int) -> int | None:
 
 
 def oom_kills(counters: int) -> int:
-    """How many processes of a group the kernel has killed for memory; 0 if it does not count them, or the
-    group has gone. `counters`: memory.events, or memory.oom_control of cgroup v1; -1 for none."""
+    """How many processes of a group the kernel has killed for lack of memory; 0 if it does not count them, or
+    the group was removed.
+
+    `counters` is memory.events, or memory.oom_control of cgroup v1; -1 for none.
+    """
     if counters < 0:
         return 0
     try:
@@ -81,7 +84,7 @@ def record(home: int, status: int | None, oom: bool) -> None:
     mark = f'{{"code":{code},"signal":{signal},"oom":{killed},"at":{time.time():.3f}}}'
     try:
         if status is None and is_recorded(home):
-            return  # by who knows more
+            return  # by a process that knew the status
         os.setxattr(home, MARK, mark.encode())
     except OSError as error:
         if error.errno not in (ENOENT, ENODEV, ESRCH):

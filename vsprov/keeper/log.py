@@ -9,7 +9,7 @@ from stat import S_ISFIFO, S_ISREG
 FIFO, LOG = "console", "console.log"  # in the server's directory
 PART = 1 << 18  # bytes copied in one turn
 PARTS_LEFT = 5  # a pipe holds at most this many parts: fs.pipe-max-size, 1 MiB
-ROOM = 1 << 20  # bytes free on the disk before a log goes on that could not be written
+ROOM = 1 << 20  # bytes that have to be free before an interrupted log is continued
 _buffer = bytearray(PART)
 _view = memoryview(_buffer)
 
@@ -34,7 +34,7 @@ class Console:
         try:
             self._open_log()
         except OSError as error:
-            self.problem = _words(error)
+            self.problem = _reason(error)
 
     def _open_log(self) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -61,24 +61,24 @@ class Console:
             if self.log < 0:
                 self._open_log()
             if self.dropped:
-                self._wait_for_room()
-                self._tell()
+                self._check_room()
+                self._note_missing()
             while part:
                 part = part[os.write(self.log, part) :]
             self.problem = ""
         except OSError as error:
             self.dropped += len(part)
-            self.problem = _words(error)
+            self.problem = _reason(error)
         return True
 
-    def _wait_for_room(self) -> None:
-        """Raise ENOSPC until there is room for more than a few lines, each of which would have its note."""
+    def _check_room(self) -> None:
+        """Raise ENOSPC until there is room for more than a few lines, each of which would get a note."""
         disk = os.fstatvfs(self.log)
         if disk.f_bavail * disk.f_frsize < ROOM:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
 
-    def _tell(self) -> None:
-        """Say in the log what is missing, or raise OSError and leave it as it was."""
+    def _note_missing(self) -> None:
+        """Write to the log how much is missing, or raise OSError and leave it as it was."""
         line = f"\n[vsprov: {self.dropped} bytes of output are missing here: {self.problem}]\n".encode()
         end = os.fstat(self.log).st_size
         if os.write(self.log, line) < len(line):
@@ -99,5 +99,5 @@ class Console:
             os.close(self.log)
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return error.strerror or str(error)

@@ -47,7 +47,7 @@ class Kept:
             return
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close everything."""
         if self.console:
             self.console.close()
         close(*(fd for fd in (self.folder, self.home, self.pidfd, self.counters) if fd >= 0))
@@ -78,7 +78,7 @@ class Loop:
         self.clients: dict[int, socket] = {}
         self.problems: dict[str, str] = {}  # {server: why it is not kept, or its exit not recorded}
         self.ending = False
-        self.exits = None if ends.pidfds_tell() else open_exits()
+        self.exits = None if ends.pidfds_keep_status() else open_exits()
         self.listener = socket(AF_UNIX, SOCK_SEQPACKET, 0, listener)
         self.poller.register(listener, EPOLLIN)
         signal(SIGPIPE, SIG_IGN)
@@ -150,7 +150,7 @@ class Loop:
             self.settle(client, request)
 
     def send(self, client: socket, message: Hello | Settled) -> None:
-        """Answer; a client that has gone, or does not read, is dropped."""
+        """Answer. A client that has closed its end, or does not read, is dropped."""
         try:
             client.send(encode(dict(message)), MSG_NOSIGNAL | MSG_DONTWAIT)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
@@ -211,7 +211,7 @@ class Loop:
         self.send(client, {"event": "settled", "kept": list(self.kept), "problems": problems})
 
     def finish(self, one: Kept) -> None:
-        """Copy the last words of a server, record its exit, and let go of it."""
+        """Copy the last output of a server, record its exit, and release it."""
         if one.console:
             one.console.copy_rest()
             del self.consoles[one.console.fifo]
@@ -230,6 +230,6 @@ class Loop:
         self.watch_exits()
 
     def watch_exits(self) -> None:
-        """Have the exits of all inits reported, where pidfds do not tell."""
+        """Watch the exits of all inits, where pidfds do not keep their status."""
         if self.exits:
             self.exits.watch(tuple(one.pid for one in self.kept.values()))

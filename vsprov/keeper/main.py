@@ -11,13 +11,13 @@ import resource
 import sys
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-OOM_SCORE = b"-900"  # every server goes first
+OOM_SCORE = b"-900"  # servers are killed first
 
 
 def main() -> None:
     """Become a process of its own, and serve until no server and no client is left."""
     if os.fork():
-        os._exit(0)  # whoever has started us is to have no child that outlives it
+        os._exit(0)  # so that no child of the caller outlives it
     os.setsid()
     os.chdir("/")
     os.umask(0o077)

@@ -42,7 +42,7 @@ class Table:
 def text(table: Table, screen: Screen) -> str:
     """The table with two spaces between columns.
 
-    Where it is wider than the terminal, optional columns are left out, which a last line says, and then the
+    If it is wider than the terminal, optional columns are left out, which the last line says, and then the
     text of the widest columns is wrapped. Nothing is truncated.
     """
     rows = [tuple(clean(word) for word in row) for row in table.rows]

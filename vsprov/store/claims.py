@@ -62,7 +62,9 @@ def _claim(instance: Instance, block: int) -> bool:
             _check()
         except OSError as error:
             raise durable.failed(path, "claim ids", error) from error
-    raise HostError(f"{path}: claim ids: the directory changes all the time")
+    raise HostError(
+        f"{path}: claim ids: gave up after {_TRIES} attempts, because the directory kept changing"
+    )
 
 
 def release(instance: Instance) -> None:
@@ -117,7 +119,7 @@ def _claims() -> Iterator[tuple[int, str]]:
 
 
 def _holder(path: str) -> str | None:
-    """The text of a claim, None if it is gone; anything else in its place holds the block, too."""
+    """The text of a claim; None if it was removed. Anything else in its place occupies the block as well."""
     try:
         return os.readlink(path)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """The file that a server sees as /etc/hosts, so that `localhost` and its own name resolve.
 
-It lies in the server's directory, belongs to the server's root, and is mounted over whatever the image has.
-It is changed in place, because a mount shows the file that was mounted. What the server writes in it stays.
+It is in the server's directory, belongs to the server's root, and is mounted over the file of the image. It
+is changed in place, because a mount shows the file that was mounted. What the server writes to it is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file that a server sees as /etc/machine-id: random, and the same at every start; machine-id(5).
 
-It lies in the server's directory, and is mounted read-only over what the image has: servers of one image
-would otherwise share its ID, or have none.
+It is in the server's directory, and mounted read-only over the file of the image: servers of one image would
+otherwise share its ID, or have none.
 """
 
 from __future__ import annotations

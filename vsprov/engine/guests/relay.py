@@ -129,7 +129,7 @@ class _Copy(Thread, ABC):
         """Close our end of the pipe, so that the command notices."""
 
     def move(self) -> int:
-        """Move what there is: the number of bytes, 0 at the end of the source, -1 to wait and try again.
+        """Move what is available: the number of bytes, 0 at the end of the source, -1 to wait and try again.
 
         splice(2) cannot write to a file that is open for appending, nor, before Linux 6.5, read a terminal.
         """
@@ -254,7 +254,7 @@ class _Output(_Copy):
 
 
 def _give_up(fd: int) -> None:
-    """Let who is at the other end of one of our streams know that the command has closed it."""
+    """Close one of our streams, which the command has closed, so that the other end notices."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, fd)
     os.close(null)

@@ -348,7 +348,7 @@ def _knobs(machine: Machine) -> Iterator[Finding]:
 
 
 def _ranges(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> Iterator[Finding]:
-    """The id ranges of servers that contradict something, and claims of state roots that are gone."""
+    """Problems of the id ranges of servers, and claims of instances whose state root does not exist."""
     try:
         host = claims.read(instance)
         seen = observe.observe(instance, hierarchies, machine)
@@ -361,7 +361,7 @@ def _ranges(instance: Instance, hierarchies: Hierarchies, machine: Machine) -> I
     for holder, blocks in claims.gone(host).items():
         name, _, root = holder.partition(" ")
         files = " ".join(f"{claims.FOLDER}/{block}" for block in sorted(blocks))
-        cost = f"if it is gone for good, its ids are free after: rm {files}"
+        cost = f"if it was removed for good, free its ids: rm {files}"
         yield Finding("id ranges", "degraded", f"instance {name}: no state root {root}", cost)
     if not found:
         yield Finding("id ranges", "ok", f"{len(seen.id_bases())} in use")
@@ -393,7 +393,7 @@ def _programs() -> Iterator[Finding]:
 
 
 def _keeper(instance: Instance) -> Iterator[Finding]:
-    """The servers whose output is not copied; nothing if no server runs."""
+    """The servers whose output no keeper copies; nothing if no server was created."""
     if os.geteuid() != 0 or not os.path.isdir(instance.servers):
         return
     if names := console_log.unattended(instance):

@@ -19,7 +19,7 @@ MARK = "exit"
 
 
 def record(home: str, how: ExitInfo, *, oom: bool = False) -> None:
-    """Write the mark of a home group whose init has just exited, unless it is there and says how.
+    """Write the mark of a home group whose init has just exited, unless there is one with a code or signal.
 
     `oom`: the kernel has killed a process of the server for lack of memory.
     """

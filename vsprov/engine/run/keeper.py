@@ -147,18 +147,18 @@ class Keeper:
         self.hello()
         self._send({"cmd": "settle", "name": name})
         settled: protocol.Settled = self._receive(seconds)
-        self._let_go()
+        self._close_consoles()
         return settled
 
     def close(self) -> None:
         """End the connection; the keeper stays while there are servers."""
         self._socket.close()
-        self._let_go()
+        self._close_consoles()
         if self._parent:
             os.waitpid(self._parent, 0)
             self._parent = 0
 
-    def _let_go(self) -> None:
+    def _close_consoles(self) -> None:
         while self._consoles:
             os.close(self._consoles.pop())
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = os.path.join(PACKAGE, "guest", "spawner.py")
 SECONDS_TO_LEAVE = 10.0
-SECONDS_TO_ANSWER = 60.0  # a spawner that takes longer is stopped, or the host is overloaded beyond use
+SECONDS_TO_ANSWER = 60.0  # a spawner that takes longer was stopped by a signal, or the host is overloaded
 _BUFFER = 4 << 20
 
 

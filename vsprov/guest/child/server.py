@@ -110,13 +110,7 @@ def write_server(
     record_mount(p, FIRST_MOUNT)
     record_mount(p, dev, b"shm")
     _declared_mounts(p, guest["mounts"], dev + 1, free, directories)
-    if guest["cwd"].strip("/"):
-        p.step = f"working directory {guest['cwd']}"
-        _open_or_create(p, free, guest["cwd"], True)
-        p.call("close", free)
-    if root["read_only"]:
-        p.step = "make the root read-only"
-        p.call("mount_setattr", FIRST_MOUNT, EMPTY, AT_EMPTY_PATH, READ_ONLY, len(READ_ONLY))
+    _finish_root(p, guest["cwd"], root["read_only"], free)
     if ids is None:
         p.step = f"user {guest['user']}"
         p.ask(WHO)
@@ -124,6 +118,17 @@ def write_server(
     p.step = "gate"
     p.ask(READY)
     write_execution(p, guest, guest["reaper"])
+
+
+def _finish_root(p: ChildProgram, cwd: str, read_only: bool, free: int) -> None:
+    """Create the working directory, and make the root read-only if that is wanted."""
+    if cwd.strip("/"):
+        p.step = f"working directory {cwd}"
+        _open_or_create(p, free, cwd, True)
+        p.call("close", free)
+    if read_only:
+        p.step = "make the root read-only"
+        p.call("mount_setattr", FIRST_MOUNT, EMPTY, AT_EMPTY_PATH, READ_ONLY, len(READ_ONLY))
 
 
 def _begin(p: Program) -> None:

@@ -1,6 +1,6 @@
 """The freezer of a running server (cgroup.freeze): a server that should be running is not frozen.
 
-The observer returns whether its processes are frozen. No key of the spec stands for it; it shows as state.
+The observer returns whether its processes are frozen. It is no key of the spec, but shown as a state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compare(it: Running) -> Iterable[Difference]:
 
 
 def show(spec: Mapping[str, Any], seen: Any, ignore: frozenset[str]) -> Mapping[str, Any]:
-    """The spec as it is: no key stands for the freezer."""
+    """The spec as it is, which has no key for the freezer."""
     return spec
 
 

@@ -13,6 +13,7 @@ from vsprov.store.disk import tree
 from vsprov.store.unpack import acl
 
 FICLONE = 0x40049409  # linux/fs.h
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 CANNOT_COPY_RANGE = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM}
 CANNOT_CLONE = CANNOT_COPY_RANGE | {errno.ENOTTY, errno.ETXTBSY}
 
@@ -47,15 +48,9 @@ def copy(
             elif entry.kind == stat.S_IFLNK:
                 os.symlink(os.readlink(entry.name, dir_fd=entry.folder), path, dir_fd=into)
                 os.chown(path, s.st_uid, s.st_gid, dir_fd=into, follow_symlinks=False)
-                os.utime(path, ns=(s.st_atime_ns, s.st_mtime_ns), dir_fd=into, follow_symlinks=False)
+                _set_times(path, into, s)
             else:
-                _copy_open(
-                    entry,
-                    label,
-                    path,
-                    into,
-                    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                )
+                _copy_open(entry, label, path, into, NEW_FILE)
                 size += s.st_size
             linked.setdefault(s.st_ino, path)
             count += 1
@@ -63,15 +58,15 @@ def copy(
         for entry, default in reversed(folders):
             if default is not None:
                 _set_default_list(entry.path or ".", into, default)
-            os.utime(
-                entry.path or ".",
-                ns=(entry.status.st_atime_ns, entry.status.st_mtime_ns),
-                dir_fd=into,
-                follow_symlinks=False,
-            )
+            _set_times(entry.path or ".", into, entry.status)
     finally:
         os.close(into)
     return tree.left_out_note(list(left_out.items())[: tree.LEFT_OUT_SHOWN], len(left_out))
+
+
+def _set_times(path: str, into: int, status: os.stat_result) -> None:
+    times = status.st_atime_ns, status.st_mtime_ns
+    os.utime(path, ns=times, dir_fd=into, follow_symlinks=False)
 
 
 def _set_default_list(path: str, into: int, default: bytes) -> None:

@@ -87,7 +87,7 @@ def read_owner(path: str | int) -> Owner | None:
 def read_owners(path: str | int) -> tuple[Owner, ...]:
     """The owners of what several sets of an instance share; () without a valid mark.
 
-    The sets stand in one mark, so that they change together; their names contain no comma.
+    One mark contains all sets, separated by commas, so that they change together.
     """
     owner = read_owner(path)
     return tuple(Owner(owner.instance, name) for name in owner.set.split(",")) if owner else ()
