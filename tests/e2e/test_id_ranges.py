@@ -56,6 +56,23 @@ def test_a_range_is_claimed_with_the_first_server_and_given_back_with_the_last(l
     assert claims(lab) == {}
 
 
+def test_a_forgotten_state_root_does_not_start_servers_without_their_files(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, server("a"))
+    init = lab.init("a")
+    other, documents = ("--root", tmp_path / "other"), to_yaml(HOST, server("a"))
+    for words in (["apply", "-y", "-"], ["get"], ["restart", "a"], ["destroy", "--all", "-y"]):
+        told = lab.vsprov(*words, *other, input=documents, check=False)
+        assert (told.returncode, told.stdout) == (69, "")
+        assert told.stderr == (
+            f"vsprov: {other[1]}: the servers of instance {lab.vsprov.name} are in the state root "
+            f"{lab.vsprov.root}\n  hint: use --root {lab.vsprov.root} (sudo does not pass on VSPROV_ROOT), "
+            "or another --instance\n"
+        )
+    assert lab.init("a") == init and not other[1].exists()
+    lab.vsprov("destroy", "--all", "-y")
+    lab.vsprov("get", *other)
+
+
 def test_the_record_keeps_the_range_of_a_server_whose_work_directory_is_gone(lab: Lab) -> None:
     lab.apply(HOST, server("a", state="Stopped"))
     base = base_of(lab, "a")

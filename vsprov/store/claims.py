@@ -10,6 +10,7 @@ Two instances therefore cannot claim one block, a crash leaves no incomplete cla
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,6 +40,28 @@ def read(instance: Instance) -> Ranges:
         else:
             claimed[block] = holder
     return Ranges(tuple(own), tuple(others), frozenset(held), claimed, instance.first_range)
+
+
+def check_state_root(instance: Instance, ranges: Ranges) -> None:
+    """Raise HostError if the instance's servers are in another state root, and none in this one.
+
+    Otherwise a forgotten `--root` would start all servers again without their files.
+    """
+    for holder in ranges.claimed.values():
+        name, _, root = holder.partition(" ")
+        if name == instance.name and not _has_servers(instance):
+            raise HostError(
+                f"{instance.root}: the servers of instance {name} are in the state root {root}",
+                hint=f"use --root {shlex.quote(root)} (sudo does not pass on VSPROV_ROOT), or another "
+                "--instance",
+            )
+
+
+def _has_servers(instance: Instance) -> bool:
+    try:
+        return bool(os.listdir(instance.servers))
+    except OSError:
+        return False
 
 
 def claim(instance: Instance, base: int) -> bool:

@@ -30,6 +30,7 @@ def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None
 
     With `since`, servers that have not been changed since then are not observed again.
     """
-    hierarchies = cgroup.find()
-    host = machine.look(hierarchies, objects, instance.name, claims.read(instance))
+    hierarchies, ranges = cgroup.find(), claims.read(instance)
+    claims.check_state_root(instance, ranges)
+    host = machine.look(hierarchies, objects, instance.name, ranges)
     return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host, since))
