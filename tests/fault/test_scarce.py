@@ -124,3 +124,12 @@ def test_a_damaged_record_of_an_image_is_shown_and_made_again(lab: Lab) -> None:
         assert lab.vsprov("image", "verify", check=False).returncode == 1
         lab.converge(*documents)
         assert lab.vsprov("image", "verify").returncode == 0
+
+
+def test_sources_of_many_binds_are_open_at_once(lab: Lab, tmp_path: Path) -> None:
+    mounts = [{"type": "bind", "source": "/usr", "target": f"/srv/{n}", "readOnly": True} for n in range(30)]
+    manifest = tmp_path / "m.yaml"
+    manifest.write_text(to_yaml(image(), *(server(f"s{n}", mounts=mounts) for n in range(12))))
+    command = ["sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh", *lab.vsprov.command("apply", "-y", manifest)]
+    done = subprocess.run(command, capture_output=True, text=True, env=lab.vsprov.environment, timeout=120)
+    assert done.returncode == 0, done.stderr

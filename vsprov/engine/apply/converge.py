@@ -27,6 +27,7 @@ from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
+from vsprov.model.objects import Server
 from vsprov.plan import applied
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change, Plan
@@ -38,7 +39,8 @@ from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
 PARALLELISM = 32
-# A generous bound of the open files of a command, and of each change that is under way.
+# A generous bound of the open files of a command, and of each change that is under way, besides those of its
+# bind mounts.
 FILES, FILES_PER_CHANGE = 64, 16
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
@@ -247,19 +249,22 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
         context.start_spawner()  # it starts while images and groups are created
     if spawns or context.inits:
         context.start_keeper()
-    errors = run(context, plan.changes, report, affordable(min(parallelism, len(plan.changes))))
+    specs = (want.spec for want in context.wanted.values() if isinstance(want.spec, Server))
+    binds = max((len(spec.mounts) for spec in specs), default=0)
+    most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
+    errors = run(context, plan.changes, report, most)
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors
 
 
-def affordable(parallelism: int) -> int:
+def affordable(parallelism: int, files_per_change: int) -> int:
     """The number of concurrent changes, at most `parallelism`, that the limit of open files permits.
 
     Raises the soft limit of this process as far as that helps.
     """
-    files = process.raise_open_files(FILES + FILES_PER_CHANGE * parallelism)
-    return max(1, min(parallelism, (files - FILES) // FILES_PER_CHANGE))
+    files = process.raise_open_files(FILES + files_per_change * parallelism)
+    return max(1, min(parallelism, (files - FILES) // files_per_change))
 
 
 def _report_unhandled(unhandled: Mapping[str, str], report: Report) -> None:

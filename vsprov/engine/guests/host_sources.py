@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EACCES, ENOTSUP, EPERM, EROFS
+from errno import EACCES, ENOENT, ENOTDIR, ENOTSUP, EPERM, EROFS
 from typing import Any
 
-from vsprov.errors import Problem, StepError, reason
+from vsprov.errors import EXHAUSTED, Problem, StepError, reason
 from vsprov.kernel import paths, proc, syscall
 from vsprov.kernel.paths import UnsafePathError, walk_host
 from vsprov.model.objects import Mount
@@ -243,7 +243,8 @@ def _mark(path: str) -> None:
 def _cannot_open(source: str, error: OSError) -> Problem:
     """The problem of a source for this error; names the component that was refused."""
     if not isinstance(error, UnsafePathError):
-        return Problem(f"{source}: {reason(error)}", hint="create it on the host first")
+        absent = "create it on the host first" if error.errno in (ENOENT, ENOTDIR) else ""
+        return Problem(f"{source}: {reason(error)}", hint=EXHAUSTED.get(error.errno or 0, absent))
     where = source if error.filename == source else f"{source}: {error.filename}"
     return Problem(f"{where}: {reason(error)}", hint=error.hint)
 
