@@ -33,6 +33,7 @@ from .children import Child, Client, send, start_time
 from .equip import binds, equip
 from .inherited import reset_inherited
 from .mounts import O_PATH, is_directory, open_console, open_source, probe_overlay, sealed_copy
+from .namespace_owner import clone_as, raise_bounds
 from .report import at, describe, exited, failed
 from .sys_calls import (
     CLONE_INTO_CGROUP,
@@ -49,29 +50,19 @@ from .sys_calls import (
     name_process,
     prctl,
     reset_signals,
-    set_file_user,
     sigchld_fd,
 )
-from .syscall_list import is_dumped_after_change, start
+from .syscall_list import is_dumped_after_change
 from .users import home, known, resolve
 from .wire import decode, encode
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from .syscall_list import Memory
     from .wire import Guest, Release, Spawn
 
 NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
 RECEIVE = 1 << 18  # bytes read at a time
 STDIN = 0  # /dev/null
-# Our soft limits of these bound the use of all users of a user namespace that we create together; those of
-# the request bound each user.
-BOUNDS_OF_USER_NAMESPACES = (
-    resource.RLIMIT_NPROC,
-    resource.RLIMIT_MSGQUEUE,
-    resource.RLIMIT_SIGPENDING,
-    resource.RLIMIT_MEMLOCK,
-)
 
 
 def main(fd: int, in_python: bool) -> None:
@@ -88,15 +79,6 @@ def main(fd: int, in_python: bool) -> None:
         loop.serve()
 
 
-def raise_soft_limit(limit: int) -> None:
-    """Raise a soft limit of ours as far as we may: CAP_SYS_RESOURCE is needed to go beyond the hard one."""
-    try:
-        resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except ValueError:  # what Python makes of EPERM
-        hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (hard, hard))
-
-
 def take_descriptors(fd: int) -> socket:
     """The socket `fd`, moved away from the numbers that every child's fds have, which are reserved."""
     close_others(fd)
@@ -104,25 +86,6 @@ def take_descriptors(fd: int) -> socket:
     for reserved in (CHANNEL, REAPER):
         os.dup2(STDIN, reserved, False)
     return control
-
-
-def clone_as(base: int, flags: int, cgroup: int, memory: Memory, in_python: bool, own: bool) -> int:
-    """As `start`, in a user namespace that host id `base` owns.
-
-    What the kernel counts for each user is charged to the owners of the user namespaces above, too
-    (namespaces(7), /proc/sys/user): were that our user, one server could use up what all servers and the
-    host's root may have. The owner is the effective user. The saved one has to be the same for the child to
-    join cgroups v1, and the one for file access ours for it to open their files.
-    """
-    if not base:
-        return start(flags, cgroup, memory, in_python, own)
-    os.setresuid(-1, base, base)
-    try:
-        set_file_user(0)
-        return start(flags, cgroup, memory, in_python, own)
-    finally:
-        os.setresuid(-1, 0, 0)
-        prctl(PR_SET_DUMPABLE, 0)  # setresuid sets it where fs.suid_dumpable is 1
 
 
 class Loop:
@@ -147,8 +110,7 @@ class Loop:
         self.sigchld = sigchld_fd()
         self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)  # what guests get if the request has none
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.nofile[1], self.nofile[1]))
-        for limit in BOUNDS_OF_USER_NAMESPACES:
-            raise_soft_limit(limit)
+        raise_bounds()
         self.own_memory = not share_memory or is_dumped_after_change()
         at("probe overlay")
         probe_overlay()

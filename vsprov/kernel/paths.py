@@ -119,9 +119,7 @@ class _Walk:
             if followed > _MOST_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             names.extendleft(reversed([part for part in self._follow(status, at) if part not in ("", ".")]))
-        fd = os.dup(self._folders[-1][0])
-        os.set_inheritable(fd, False)
-        return HostPath(fd, self._is_private())
+        return HostPath(os.dup(self._folders[-1][0]), self._is_private())
 
     def _enter(self, status: os.stat_result, at: str) -> None:
         self._check_owner(status, at)
