@@ -11,6 +11,8 @@ import pytest
 
 from tests.fault.faults import fill
 from tests.lab import Lab, busybox_image, image, server, to_yaml, wait_for, wait_until
+from vsprov.engine.run import keeper
+from vsprov.store.instance import Instance
 
 READS = "mkfifo /tmp/go; echo up; read line < /tmp/go"
 DOCUMENTS = (image(), server("a"), server("b"))
@@ -103,6 +105,22 @@ def test_it_has_neither_the_limits_nor_the_descriptors_of_its_caller(lab: Lab) -
     os.close(ours)
     wait_until(lambda: lab.vsprov("logs", "-n", "1", "a").stdout == "200000\n")
     assert os.getpriority(os.PRIO_PROCESS, lab.keeper()) == 0
+
+
+def test_without_descriptors_for_more_servers_it_still_answers(lab: Lab) -> None:
+    names = [f"s{number}" for number in range(9)]
+    command = ["prlimit", "--nofile=46:46", *lab.vsprov.command("apply", "-y", "--parallelism", "1", "-")]
+    manifest = to_yaml(image(), *map(server, names))
+    done = subprocess.run(
+        command, input=manifest, text=True, check=True, env=lab.vsprov.environment, capture_output=True
+    )
+    assert "Server/s8: keep it: Too many open files" in done.stderr
+    before = lab.keeper()
+    clients = [keeper.connect(Instance(lab.vsprov.name, str(lab.vsprov.root))) for _ in range(8)]
+    assert all(clients) and lab.keeper() == before
+    for client in clients:
+        assert client and "s0" in client.settle("")["kept"]
+        client.close()
 
 
 def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(

@@ -53,6 +53,18 @@ def test_the_connector_tells_of_signals(exits: Exits) -> None:
     assert {os.waitstatus_to_exitcode(exits.take(pid) or 0) for pid in pids} == {-9}
 
 
+def test_the_connector_tells_of_more_processes_than_a_filter_can_name(exits: Exits) -> None:
+    """4096 instructions, BPF_MAXINSNS."""
+    others, watched = child(1), child(3)
+    absent = range(1 << 23, (1 << 23) + 2100)  # above any pid_max
+    exits.watch((*absent, watched))
+    for pid in (others, watched):
+        os.kill(pid, signal.SIGCONT)
+        os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(exits.take(watched) or 0) == 3
+    assert exits.take(others) is None
+
+
 def test_the_status_is_known_before_and_after_the_wait() -> None:
     pid = child(7)
     pidfd = os.pidfd_open(pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from _socket import AF_NETLINK, MSG_DONTWAIT, SOCK_CLOEXEC, SOCK_DGRAM, SOL_SOCKET, socket
 from array import array
+from errno import EINVAL, ENOMEM
 from select import POLLIN, poll
 from struct import pack, unpack_from
 
@@ -17,7 +18,8 @@ _ROOM = 4 << 20  # bytes: for five thousand events, should so many servers end a
 _PROC_EVENT_EXIT = 0x80000000
 _WHAT, _PID = 36, 52  # where the event's kind is in a message, and in an exit the pid, tgid and status
 _LATE = 100  # milliseconds: the event is sent right after a pidfd has become readable
-_LOAD, _IF_EQUAL, _RETURN, _ALL = 0x20, 0x15, 0x06, 0xFFFFFFFF  # linux/filter.h
+_LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/filter.h
+_TAKE, _DROP = (_RETURN, 0, 0, 0xFFFFFFFF), (_RETURN, 0, 0, 0)
 
 
 class Exits:
@@ -26,6 +28,7 @@ class Exits:
     def __init__(self) -> None:
         self._socket = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, _NETLINK_CONNECTOR)
         self._found: dict[int, int] = {}
+        self._watched: frozenset[int] = frozenset()
         self._socket.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         self._socket.bind((0, _CN_IDX_PROC))
         self.watch(())
@@ -33,17 +36,25 @@ class Exits:
         self._socket.send(pack("=IHHII", 16 + len(body), _NLMSG_DONE, 0, 0, os.getpid()) + body)
 
     def watch(self, pids: tuple[int, ...]) -> None:
-        """Receive the exits of these processes alone, so that others do not wake us."""
-        program = [(_LOAD, 0, 0, _WHAT), (_IF_EQUAL, 1, 0, _swapped(_PROC_EVENT_EXIT)), (_RETURN, 0, 0, 0)]
-        program.append((_LOAD, 0, 0, _PID))
-        for pid in pids:
-            program += [(_IF_EQUAL, 0, 1, _swapped(pid)), (_RETURN, 0, 0, _ALL)]
-        program.append((_RETURN, 0, 0, 0))
-        code = array("B", b"".join(pack("=HBBI", *one) for one in program))
-        # struct sock_fprog; the kernel copies what it points to.
-        self._socket.setsockopt(
-            SOL_SOCKET, _SO_ATTACH_FILTER, pack("HP", len(program), code.buffer_info()[0])
-        )
+        """Receive the exits of these processes, and not of others, so that those do not fill the buffer.
+
+        The kernel takes no filter for more than some 1200 (net.core.optmem_max) or 2000 of them
+        (BPF_MAXINSNS): then all exits are received, and one may be lost among them.
+        """
+        self._watched = frozenset(pids)
+        one_of_them = [line for pid in pids for line in ((_IF_EQUAL, 0, 1, _swapped(pid)), _TAKE)]
+        try:
+            self._attach([(_LOAD, 0, 0, _PID), *one_of_them, _DROP])
+        except OSError as error:
+            if error.errno not in (EINVAL, ENOMEM):
+                raise
+            self._attach([_TAKE])
+
+    def _attach(self, program: list[tuple[int, int, int, int]]) -> None:
+        """Attach a filter for exits. The kernel copies the struct sock_fprog and what it points to."""
+        exits = [(_LOAD, 0, 0, _WHAT), (_IF_EQUAL, 1, 0, _swapped(_PROC_EVENT_EXIT)), _DROP, *program]
+        code = array("B", b"".join(pack("=HBBI", *one) for one in exits))
+        self._socket.setsockopt(SOL_SOCKET, _SO_ATTACH_FILTER, pack("HP", len(exits), code.buffer_info()[0]))
 
     def take(self, pid: int) -> int | None:
         """The wait status of a watched process that has just ended; None if its event was lost."""
@@ -55,7 +66,8 @@ class Exits:
             except OSError:  # ENOBUFS: events were lost
                 continue
             ended, _tgid, status = unpack_from("=3I", message, _PID)
-            self._found[ended] = status
+            if ended in self._watched:
+                self._found[ended] = status
         return self._found.pop(pid, None)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from _socket import (
     socket,
 )
 from errno import EMFILE
+from resource import RLIMIT_NOFILE, getrlimit
 from select import EPOLLIN, epoll, poll
 
 from . import ends
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .protocol import Hello, Keep, Settle, Settled
 
 MOST_FDS = 4
+RESERVED = 12  # descriptors, for clients and the console of the last server
 
 
 class Kept:
@@ -78,6 +80,7 @@ class Loop:
         self.clients: dict[int, socket] = {}
         self.problems: dict[str, str] = {}  # {server: why it is not kept, or its exit not recorded}
         self.ending = False
+        self.most_fds = getrlimit(RLIMIT_NOFILE)[0]
         self.exits = None if ends.pidfds_keep_status() else open_exits()
         self.listener = socket(AF_UNIX, SOCK_SEQPACKET, 0, listener)
         self.poller.register(listener, EPOLLIN)
@@ -173,7 +176,8 @@ class Loop:
         if before:
             self.finish(before)
         self.problems.pop(name, None)
-        if len(fds) < MOST_FDS - 1:  # recvmsg(2) has installed as many as there was room for
+        # recvmsg(2) has installed as many as there was room for; without room for clients we could not go on.
+        if len(fds) < MOST_FDS - 1 or max(fds) >= self.most_fds - RESERVED:
             close(*fds)
             self.problems[name] = f"keep it: {os.strerror(EMFILE)}"
             return
