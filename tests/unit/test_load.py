@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.manifest_documents import JSON, manifests, nearly_right
-from vsprov.errors import ManifestError, Position, UsageError
+from vsprov.errors import ManifestError, Position, Problem, UsageError
 from vsprov.manifest import files as files_module
 from vsprov.manifest.load import Manifest, _parts, explain, load, load_documents, render
 from vsprov.manifest.problems import dotted
@@ -181,6 +181,9 @@ def test_a_value_is_found_in_the_text_by_its_path(folder: pathlib.Path) -> None:
     assert manifest.position("Server/a", "spec.image") == Position("a.yaml", 10, 3)
     assert manifest.position("Server/a", "spec.resources.memory.max") == Position("q.yaml", 5, 12)
     assert manifest.position("Server/a", "spec.mounts[0].target") == Position("a.yaml", 15, 19)
+    located = manifest.located(Problem("refused", None, "spec.mounts[0].target", "Server/a"))
+    assert str(located) == "a.yaml:15:19: Server/a: spec.mounts[1].target: refused"
+    assert str(manifest.located(Problem("no", None, "x", "Server/b"))) == "Server/b: x: no"
     assert manifest.position("Server/a", ("spec", "mounts", 1)) == Position("a.yaml", 14, 5)
     assert manifest.position("Server/a", "spec.init.env.PATH") == Position("a.yaml", 11, 3)
     assert manifest.position("Server/a") == Position("a.yaml", 6, 1)

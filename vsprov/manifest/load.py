@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.errors import ManifestError, Position, Problem
@@ -43,6 +43,16 @@ class Manifest:
         """
         item = self.items.get(address)
         return item.position(_parts(path)) if item else None
+
+    def located(self, problem: Problem) -> Problem:
+        """The problem with its position, and with the path of its key as the manifest has it."""
+        item = self.items.get(problem.subject)
+        if problem.position or item is None:
+            return problem
+        path = _parts(problem.path)
+        written = item.raw_path(path)
+        name = problem.path if written == path else dotted(written)
+        return replace(problem, position=item.position(path), path=name)
 
     def origin(self, address: str, path: str | Path) -> Origin:
         """Where the object's value at `path` comes from. Raises KeyError for an unknown object."""

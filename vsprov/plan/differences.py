@@ -24,6 +24,8 @@ from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change, show
 from vsprov.plan.steps import Stop
 
+LOST = "; what the server had written is lost"
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -161,7 +163,7 @@ class Comparison:
         if self.seen.populated and not self.seen.init:
             yield change("status.processes", "some, without an init", "none", "none")
         if not self.seen.directory:
-            yield change("status.directory", "missing", "present", "restart")
+            yield change("status.directory", "missing", f"present{LOST}", "restart")
         yield from self._disk()
         if self.seen.strays:
             outside = ", ".join(name or "cgroup2" for name in self.seen.strays)
@@ -171,8 +173,7 @@ class Comparison:
         """The parts of the server's directory and of its root that are missing or were replaced."""
         missing = self.seen.parts.missing() if self.seen.parts else ()
         for part in missing:
-            lost = "; what the server had written is lost" if part == "upper" else ""
-            yield change(f"status.{part}", "missing", f"empty{lost}", "restart")
+            yield change(f"status.{part}", "missing", f"empty{LOST if part == 'upper' else ''}", "restart")
         for part in self.seen.detached:
             if part not in missing:
                 name = part if part in ("upper", "work") else f"layers.{part[:12]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vsprov.engine.apply.converge import PlanError
 from vsprov.engine.desired import inputs, lockfile, selector
@@ -92,7 +92,4 @@ def _refuse_empty(manifest: Manifest, hint: str = "") -> None:
 
 def with_positions(error: PlanError, manifest: Manifest) -> PlanError:
     """The error with the place in the manifest of each problem that has one."""
-    return PlanError(
-        replace(problem, position=problem.position or manifest.position(problem.subject, problem.path))
-        for problem in error.problems
-    )
+    return PlanError(manifest.located(problem) for problem in error.problems)
