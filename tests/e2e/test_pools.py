@@ -176,8 +176,10 @@ def test_a_pool_with_servers_that_stay_is_not_removed(lab: Lab) -> None:
 
 def test_what_a_pool_may_have_binds_its_servers_together(lab: Lab) -> None:
     """Six processes for both, and an unlimited child is limited all the same."""
+    lab.apply(image(), team(pids={"max": 6}), member("b"))
     lab.apply(image(), team(pids={"max": 6}), member("a", *FORK), member("b"))
-    wait_until(lambda: lab.console("team/a") == "forked 4\n")
+    wait_until(lambda: lab.console("team/a") != "")
+    assert lab.console("team/a") == "forked 4\n"
     assert (lab.group("team", "pids") / "pids.current").read_text() == "6\n"
 
 

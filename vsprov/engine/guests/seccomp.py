@@ -10,8 +10,9 @@ Capabilities, namespaces and control groups contain the rest. These calls reach 
 - bpf, perf_event_open and userfaultfd, which attacks on the kernel use most.
 
 On a 64-bit kernel also 32-bit programs are filtered; except that their socketcall(2) passes its arguments in
-memory, where no filter sees them. It is not denied, because glibc for i386 has network by it alone. The
-kernel does not run the filter for calls that it always allows (seccomp(2), since 5.11).
+memory, where no filter sees them. It is not denied, because glibc for i386 has network by it alone; that
+is why libseccomp does not make this filter: its rules for `socket` deny that call. The kernel does not run
+the filter for calls that it always allows (seccomp(2), since 5.11).
 """
 
 from __future__ import annotations
