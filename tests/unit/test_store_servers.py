@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import FailedError
-from vsprov.store import images, servers
+from vsprov.store import claims, images, servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 
@@ -33,7 +33,10 @@ def test_what_is_no_name_never_becomes_a_path(tmp_path: Path, name: str) -> None
         images.remove(instance, name)
 
 
-def test_the_state_folders_are_closed_to_others_and_vanish_when_empty(tmp_path: Path) -> None:
+def test_the_state_folders_are_closed_to_others_and_vanish_when_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "FOLDER", f"{tmp_path}/ranges")  # the real one is closed to all but root
     instance = Instance("vt-x", f"{tmp_path}/a/state")
     (tmp_path / "a").mkdir()
     folders.prepare(instance)
