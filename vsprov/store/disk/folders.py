@@ -124,9 +124,9 @@ def _make_root(root: str) -> None:
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
-    for parent in reversed(missing):
-        os.mkdir(parent, 0o755)
-    os.mkdir(root, 0o700)
+    for folder in (*reversed(missing), root):
+        with suppress(FileExistsError):  # another import has created it meanwhile
+            os.mkdir(folder, 0o700 if folder == root else 0o755)
 
 
 def names(folder: str) -> list[str]:
