@@ -7,10 +7,14 @@ descriptor, `NextEvent` for the spawner. The loop sleeps in poll(2) until one of
 from __future__ import annotations
 
 import heapq
+import os
 import select
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,7 +72,7 @@ class Loop:
         # (time, serial number, wait): numbers of file descriptors are reused, serial numbers are not.
         self._deadlines: list[tuple[float, int, Wait]] = []
         self._serial = 0
-        self._watched = -1
+        self._watched = self._signals = -1
 
     def run(
         self,
@@ -79,6 +83,35 @@ class Loop:
 
         `done(key, error)` is called when a work ends; the error is None if it succeeded.
         """
+        with self._woken_by_signals():
+            self._run(works, done)
+
+    @contextmanager
+    def _woken_by_signals(self) -> Iterator[None]:
+        """Let every signal end a sleep, also one that arrives between the interpreter's last look for signals
+        and poll(2). Its handler would otherwise run only when something else ends the sleep.
+        """
+        if threading.current_thread() is not threading.main_thread():  # which alone runs handlers
+            yield
+            return
+        self._signals, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+            try:
+                self._poll.register(self._signals, select.POLLIN)
+                yield
+            finally:
+                signal.set_wakeup_fd(before)
+        finally:
+            self._poll.unregister(self._signals)
+            os.close(self._signals)
+            os.close(written)
+
+    def _run(
+        self,
+        works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
+        done: Callable[[str, VsprovError | None], None],
+    ) -> None:
         waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():
@@ -165,6 +198,8 @@ class Loop:
                         out.append((*self._by_number.pop(event["id"])[:2], event))
                     else:
                         self._stray(event)
+            elif fd == self._signals:
+                os.read(fd, 4096)
             elif fd in self._by_fd:
                 out.append((*self._resume(fd), True))
         now = time.monotonic()
