@@ -28,4 +28,4 @@ def provide(path: str) -> None:
             os.close(fd)
     except FileNotFoundError:
         pass
-    durable.write_file(path, f"{uuid.uuid4().hex}\n".encode(), 0o444)
+    durable.write_file(path, f"{uuid.uuid4().hex}\n".encode(), 0o444, flush=False)
