@@ -15,6 +15,7 @@ import ctypes
 import os
 from errno import EACCES, EINVAL, ENODEV, ENOENT, ENOSYS, ENXIO, EPERM, ERANGE, EROFS
 
+from .mounts import write
 from .sys_calls import KEYCTL_JOIN_SESSION_KEYRING, raw_syscall
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
@@ -51,12 +52,12 @@ def reset_inherited() -> None:
         call("prctl", PR_SET_SPECULATION_CTRL, misfeature, 2, accept=ABSENT)
     call("keyctl", KEYCTL_JOIN_SESSION_KEYRING, accept=(ENOSYS,))
     call("keyctl", KEYCTL_SET_REQKEY_KEYRING, KEY_REQKEY_DEFL_DEFAULT, accept=(ENOSYS,))
-    write("/proc/self/coredump_filter", b"0x33", (ENOENT,))
+    try_to_write("/proc/self/coredump_filter", b"0x33", (ENOENT,))
     # EACCES: it was raised by a process with CAP_SYS_RESOURCE, which we lack.
-    write("/proc/self/oom_score_adj", b"0", (EACCES,))
+    try_to_write("/proc/self/oom_score_adj", b"0", (EACCES,))
     # Unset, as in a service: in a server pam_loginuid(8) could not set one that has a value. EPERM: audit
     # rules have made it immutable, or we lack CAP_AUDIT_CONTROL. ENOENT: a kernel without audit.
-    write("/proc/self/loginuid", b"4294967295", (ENOENT, EPERM))
+    try_to_write("/proc/self/loginuid", b"4294967295", (ENOENT, EPERM))
 
 
 # struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period; sched_setattr(2).
@@ -83,7 +84,7 @@ def leave_v1_groups() -> None:
             fields = head.split(b" ")
             if kind == b"cgroup" and fields[3] == b"/" and (here := below.intersection(options.split(b","))):
                 below -= here
-                write(f"{os.fsdecode(fields[4])}/cgroup.procs", b"0", (EACCES, EPERM, EROFS))
+                try_to_write(f"{os.fsdecode(fields[4])}/cgroup.procs", b"0", (EACCES, EPERM, EROFS))
 
 
 def call(name: str, *words: int, accept: Iterable[int] = ()) -> None:
@@ -94,14 +95,10 @@ def call(name: str, *words: int, accept: Iterable[int] = ()) -> None:
         raise OSError(-result, os.strerror(-result), name)
 
 
-def write(path: str, content: bytes, accept: Iterable[int]) -> None:
-    """Write a file by one write(2); OSError unless it succeeds or fails with one of these errnos."""
+def try_to_write(path: str, content: bytes, accept: Iterable[int]) -> None:
+    """As `write`, without an error for one of these errnos."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, content)
-        finally:
-            os.close(fd)
+        write(path, content)
     except OSError as error:
         if (error.errno or 0) not in accept:
-            raise OSError(error.errno, error.strerror, path) from None
+            raise
