@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from vsprov.model.encodings import Host
+from vsprov.model.limits.encodings import Host
 from vsprov.model.values import value_kinds
 from vsprov.model.values.units import LARGEST, MAX, format_ids
 from vsprov.model.values.value_kinds import MOST_IOPS, SMALLEST_CPU, ValueKind

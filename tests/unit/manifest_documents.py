@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from vsprov.manifest.schema import document_schema
-from vsprov.model.knobs import KNOBS
+from vsprov.model.limits.knobs import KNOBS
 from vsprov.model.objects import KINDS
 from vsprov.model.values.names import CAPABILITIES
 

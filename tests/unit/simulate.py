@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.model import fields
-from vsprov.model.encodings import Side, normal
-from vsprov.model.knobs import KNOBS, RLIMITS
+from vsprov.model.limits.encodings import Side, normal
+from vsprov.model.limits.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object, Server
 from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import applied

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from tests.effort import examples
-from vsprov.model.encodings import Host
+from vsprov.model.limits.encodings import Host
 from vsprov.plan import admission
 from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
 from vsprov.plan.builder import Wanted

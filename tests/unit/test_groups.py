@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.simulate import HOME, Refused, World, apply, number
 from tests.unit.wishes import HOST, V1, V2, device, machine
-from vsprov.model.knobs import BY_PATH
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Image, Init, Object, Quota, Server
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX, expand_ids

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from tests.unit.knob_values import HOST, VALUES
-from vsprov.model.encodings import Side, normal, writes
-from vsprov.model.knobs import BY_PATH, KNOBS, RLIMITS, Knob
+from vsprov.model.limits.encodings import Side, normal, writes
+from vsprov.model.limits.knobs import BY_PATH, KNOBS, RLIMITS, Knob
 from vsprov.model.values import value_kinds
 from vsprov.model.values.units import MAX
 

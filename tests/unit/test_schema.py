@@ -25,7 +25,7 @@ from vsprov.manifest.schema import document_schema, published, to_text
 from vsprov.manifest.syntax.text import Document, parse
 from vsprov.model import objects
 from vsprov.model.fields import keys, value
-from vsprov.model.knobs import KNOBS
+from vsprov.model.limits.knobs import KNOBS
 from vsprov.model.suggest import did_you_mean
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.unit.simulate import HOME, Refused, World
-from vsprov.model.encodings import Host
-from vsprov.model.knobs import BY_PATH
+from vsprov.model.limits.encodings import Host
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Dependency, Image, Init, Mount, Object, Quota, Security, Server
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX

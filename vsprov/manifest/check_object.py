@@ -13,9 +13,9 @@ from vsprov.errors import Problem
 from vsprov.manifest.problems import dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects
-from vsprov.model.encodings import PERIOD
 from vsprov.model.fields import Path, keys
-from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.limits.encodings import PERIOD
+from vsprov.model.limits.knobs import BY_PATH, KNOBS
 from vsprov.model.objects import Mount, Object, Quota, Server
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values import units

@@ -18,7 +18,7 @@ from vsprov.manifest.syntax import text
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import fields
 from vsprov.model.fields import Path
-from vsprov.model.knobs import BY_PATH
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import API_VERSION, Object, Server
 from vsprov.model.values import digests
 

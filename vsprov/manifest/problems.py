@@ -16,7 +16,7 @@ from vsprov.manifest.schema import OPEN, document_schema
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import objects
 from vsprov.model.fields import Path, keys
-from vsprov.model.knobs import KNOBS
+from vsprov.model.limits.knobs import KNOBS
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.model.values.units import UnitError

@@ -13,8 +13,8 @@ from typing import Any
 
 from vsprov.manifest.schema import document_schema
 from vsprov.model import objects
-from vsprov.model.encodings import Side
-from vsprov.model.knobs import GROUPS, KNOBS, Knob
+from vsprov.model.limits.encodings import Side
+from vsprov.model.limits.knobs import GROUPS, KNOBS, Knob
 from vsprov.model.traits import cost_of
 
 Row = tuple[str, str, str, str]

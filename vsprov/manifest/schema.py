@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vsprov.model import objects
 from vsprov.model.fields import Key, keys
-from vsprov.model.knobs import GROUPS, KNOBS
+from vsprov.model.limits.knobs import GROUPS, KNOBS
 from vsprov.model.objects import ObjectKind
 from vsprov.model.values.patterns import Schema
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vsprov.model import fields
 from vsprov.model.fields import many, mapping, one, strings, value
-from vsprov.model.resources import knobs
+from vsprov.model.limits.resources import knobs
 from vsprov.model.sources import ImageLimits, Source
 from vsprov.model.values import patterns
 from vsprov.model.values.names import (

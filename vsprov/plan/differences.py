@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vsprov.model.encodings import Group
-from vsprov.model.knobs import BY_PATH
+from vsprov.model.limits.encodings import Group
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object, Server
 from vsprov.model.traits import cost_of
 from vsprov.model.values import digests

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.encodings import Side, Texts, writes
-from vsprov.model.knobs import BY_PATH, KNOBS, Knob
+from vsprov.model.limits.encodings import Side, Texts, writes
+from vsprov.model.limits.knobs import BY_PATH, KNOBS, Knob
 from vsprov.model.values.units import MAX, expand_ids, format_ids
 from vsprov.model.values.value_kinds import CPU_OR_MAX, ID_LIST, LIMIT_BYTES, LIMIT_COUNT
 from vsprov.plan.observed import Machine, ObservedGroup

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.model.encodings import Host, Side
-from vsprov.model.knobs import KNOBS, Knob
+from vsprov.model.limits.encodings import Host, Side
+from vsprov.model.limits.knobs import KNOBS, Knob
 from vsprov.plan.ranges import Ranges
 
 FREEZE, FROZEN = "freeze", "Frozen"  # the live aspect, and the state of a server that it finds frozen

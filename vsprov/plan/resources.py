@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from vsprov.model import objects
-from vsprov.model.encodings import Group
-from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.limits.encodings import Group
+from vsprov.model.limits.knobs import BY_PATH, KNOBS
+from vsprov.model.limits.resources import read_resources, write_resources
 from vsprov.model.objects import Object
-from vsprov.model.resources import read_resources, write_resources
 from vsprov.model.values.units import format_bytes
 from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.admission import DEFAULT_WEIGHT

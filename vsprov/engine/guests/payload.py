@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from vsprov.kernel import cgroup
-from vsprov.model.knobs import KNOBS
+from vsprov.model.limits.knobs import KNOBS
 
 # What the guest's root may write to, so that it can make groups of its own; cgroup-v2.rst, "Delegation
 # Containment".

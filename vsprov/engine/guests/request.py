@@ -17,7 +17,7 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
-from vsprov.model.knobs import RLIMITS
+from vsprov.model.limits.knobs import RLIMITS
 from vsprov.model.objects import Init, Object, Server
 from vsprov.model.objects import Mount as MountSpec
 from vsprov.model.sources import RunStep

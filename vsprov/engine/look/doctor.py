@@ -21,7 +21,7 @@ from vsprov.engine.look import observe
 from vsprov.errors import HostError, VsprovError, reason
 from vsprov.kernel import cgroup, overlay, paths, proc, syscall
 from vsprov.kernel.cgroup import V1_NAMES, Hierarchies
-from vsprov.model.knobs import BY_PATH, KNOBS
+from vsprov.model.limits.knobs import BY_PATH, KNOBS
 from vsprov.model.values.names import CAPABILITIES
 from vsprov.plan import ranges
 from vsprov.plan.observed import Machine

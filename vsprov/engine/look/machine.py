@@ -10,8 +10,8 @@ from typing import Any
 from vsprov.engine.look import devices
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.encodings import Host
-from vsprov.model.knobs import KNOBS, RLIMITS
+from vsprov.model.limits.encodings import Host
+from vsprov.model.limits.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object
 from vsprov.model.values.names import CAPABILITIES
 from vsprov.model.values.units import MAX

@@ -19,7 +19,7 @@ from vsprov.engine.run import intent, keeper
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.encodings import Side, normal
+from vsprov.model.limits.encodings import Side, normal
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan import applied
 from vsprov.plan.observed import (

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.encodings import (
+from vsprov.model.limits.encodings import (
     V1_BANDWIDTH,
     V1_IO,
     V1_MEMSW,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vsprov.model.fields import Path, Report, fail
-from vsprov.model.knobs import BY_PATH
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.values.units import UnitError
 
 if TYPE_CHECKING:
