@@ -21,7 +21,8 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model import fields
 from vsprov.model.fields import value
-from vsprov.model.objects import KINDS, ObjectKind, Server
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import KINDS, ObjectKind
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running
 from vsprov.plan.aspects.aspect import register as register_aspect
 from vsprov.plan.builder import PlanBuilder

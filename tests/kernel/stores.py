@@ -17,8 +17,8 @@ from tests.archives import archive
 from tests.kernel.stacks import overlaid
 from tests.trees import Found, listing
 from vsprov.errors import ImageError
-from vsprov.model.objects import Image
-from vsprov.model.sources import ImageLimits, OciSource, Source, TarSource
+from vsprov.model.kinds.image import Image, ImageLimits
+from vsprov.model.sources import OciSource, Source, TarSource
 from vsprov.store import images, sources
 from vsprov.store.disk import durable, folders
 from vsprov.store.disk.marks import Owner
@@ -168,7 +168,7 @@ class Store:
 
 def _program(instance: Instance, source: Source, name: str) -> str:
     return f"""
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import *
 from vsprov.store import sources
 from vsprov.store.instance import Instance

@@ -21,7 +21,8 @@ from tests.kernel.stacks import same, unpacked_by_umoci
 from tests.kernel.stores import Store, layout
 from tests.registry import Registry
 from vsprov.errors import ImageError
-from vsprov.model.sources import ImageLimits, OciSource, Source
+from vsprov.model.kinds.image import ImageLimits
+from vsprov.model.sources import OciSource, Source
 from vsprov.store import images
 from vsprov.store.layers import layers
 

@@ -18,7 +18,8 @@ from tests.archives import NET_RAW, archive, member, packed
 from tests.kernel.stores import MIB, Store, directory, tar
 from tests.trees import listing
 from vsprov.errors import ImageError
-from vsprov.model.sources import HostSource, ImageLimits, Source
+from vsprov.model.kinds.image import ImageLimits
+from vsprov.model.sources import HostSource, Source
 from vsprov.store.disk import durable
 from vsprov.store.sources import Resolved
 

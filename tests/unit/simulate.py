@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.model import fields
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Side, normal
 from vsprov.model.limits.knobs import KNOBS, RLIMITS
-from vsprov.model.objects import Object, Server
+from vsprov.model.objects import Object
 from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import applied
 from vsprov.plan.aspects.hostname import SetHostname

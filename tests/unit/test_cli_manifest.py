@@ -16,7 +16,7 @@ from tests.unit.cli import SERVER, Cli
 from vsprov.engine.desired import lockfile, project
 from vsprov.errors import ManifestError, UsageError
 from vsprov.manifest import load as manifests
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 
 WRONG = SERVER.replace("memory: {max", "memory: {limt").replace("tier: web", "tier: web, zone: 5")
 

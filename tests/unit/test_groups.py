@@ -10,8 +10,11 @@ import pytest
 
 from tests.unit.simulate import HOME, Refused, World, apply, number
 from tests.unit.wishes import HOST, V1, V2, device, machine
+from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Init, Server
 from vsprov.model.limits.knobs import BY_PATH
-from vsprov.model.objects import Image, Init, Object, Quota, Server
+from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX, expand_ids
 from vsprov.plan import groups

@@ -19,7 +19,7 @@ from vsprov.manifest.load import Manifest, _parts, explain, load, load_documents
 from vsprov.manifest.problems import dotted
 from vsprov.manifest.syntax.dump import to_yaml
 from vsprov.manifest.syntax.text import parse
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 
 IMAGE = "apiVersion: vsprov/v1\nkind: Image\nmetadata: {name: i}\nspec: {source: {host: {}}}\n"
 SERVER = """\

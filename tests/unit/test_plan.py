@@ -13,17 +13,10 @@ from vsprov.engine.apply import execute as _execute  # noqa: F401  it registers 
 from vsprov.engine.apply import register
 from vsprov.manifest.schema import document_schema
 from vsprov.model.cost import COSTS
-from vsprov.model.objects import (
-    CapabilityChange,
-    Dependency,
-    Image,
-    Init,
-    Mount,
-    Object,
-    Quota,
-    Security,
-    Server,
-)
+from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import CapabilityChange, Dependency, Init, Mount, Security, Server
+from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.traits import cost_of
 from vsprov.plan import applied, diff

@@ -14,7 +14,7 @@ from tests.unit import simulate
 from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
 from vsprov.model import fields
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.plan import diff
 from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Machine

@@ -10,7 +10,9 @@ import pytest
 from vsprov.errors import Position, Problem
 from vsprov.manifest.resolve import Item, resolve
 from vsprov.manifest.syntax.text import parse
-from vsprov.model.objects import Image, Init, Quota, Server
+from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Init, Server
 
 
 def items(text: str, file: str = "m.yaml") -> tuple[list[Item], list[Problem]]:

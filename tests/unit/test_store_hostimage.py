@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vsprov.errors import ImageError
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import HostSource, Source, TarSource
 from vsprov.store import hostimage, sources
 from vsprov.store.instance import Instance

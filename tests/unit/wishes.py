@@ -9,9 +9,12 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.unit.simulate import HOME, Refused, World
+from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Dependency, Init, Mount, Security, Server
 from vsprov.model.limits.encodings import Host
 from vsprov.model.limits.knobs import BY_PATH
-from vsprov.model.objects import Dependency, Image, Init, Mount, Object, Quota, Security, Server
+from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX
 from vsprov.plan import groups

@@ -15,7 +15,8 @@ from vsprov.engine.apply.converge import Outcome, Proposal, Report
 from vsprov.engine.look import situation
 from vsprov.engine.look.observe import refuse_foreign
 from vsprov.errors import FailedError
-from vsprov.model.objects import Object, Server
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
 from vsprov.model.suggest import not_found
 from vsprov.plan import applied
 from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted

@@ -18,7 +18,10 @@ from vsprov.manifest.problems import position_of
 from vsprov.manifest.resolve import Item
 from vsprov.model.defaults import lacks_command
 from vsprov.model.fields import Path
-from vsprov.model.objects import Image, Quota, Server, Spec
+from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Spec
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import marked
 

@@ -8,7 +8,7 @@ from vsprov.errors import Problem
 from vsprov.manifest.check_object import KERNEL_DIRECTORIES, is_below, wrong_path
 from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.model.values.units import UnitError

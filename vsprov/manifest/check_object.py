@@ -14,9 +14,11 @@ from vsprov.manifest.problems import dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model import objects
 from vsprov.model.fields import Path, keys
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Mount, Server
 from vsprov.model.limits.encodings import PERIOD
 from vsprov.model.limits.knobs import BY_PATH, KNOBS
-from vsprov.model.objects import Mount, Object, Quota, Server
+from vsprov.model.objects import Object
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values import units
 from vsprov.model.values.names import HOST_CAPABILITIES

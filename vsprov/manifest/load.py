@@ -18,8 +18,9 @@ from vsprov.manifest.syntax import text
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import fields
 from vsprov.model.fields import Path
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import BY_PATH
-from vsprov.model.objects import API_VERSION, Object, Server
+from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values import digests
 
 MOST_PROBLEMS = 200

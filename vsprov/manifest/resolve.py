@@ -12,8 +12,10 @@ from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import parsers, position_of, problem_at, subject_of, validate
 from vsprov.manifest.syntax.text import Document
 from vsprov.model.fields import Path, Report
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import KNOBS
-from vsprov.model.objects import Object, Quota, Server, Spec, read_spec
+from vsprov.model.objects import Object, Spec, read_spec
 from vsprov.model.traits import replaced
 from vsprov.model.values import units
 from vsprov.model.values.units import UnitError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model.objects import Init
+from vsprov.model.kinds.server import Init
 from vsprov.model.sources import Defaults
 from vsprov.model.values.names import parse_signal
 

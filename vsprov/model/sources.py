@@ -1,4 +1,4 @@
-"""The sources of images, for `kind: Image`, and the limits on their size."""
+"""The sources of images, for `kind: Image`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from vsprov.model.fields import many, mapping, one, strings, value
 from vsprov.model.values import patterns, units
 from vsprov.model.values.names import parse_signal, parse_user
 from vsprov.model.values.units import UnitError
-from vsprov.model.values.value_kinds import BYTES
 
 SHELL = ("/bin/sh", "-ec")  # runs a step that is a command line
 
@@ -299,13 +298,3 @@ class Source:
     def kind(self) -> str:
         """The key that is set ("host", "oci", …), or ""."""
         return next((field for field in self.__slots__ if getattr(self, field) is not None), "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLimits:
-    size: int = value(64 << 30, doc="Maximum size in bytes. An import that exceeds it fails.", kind=BYTES)
-    files: int = value(
-        1_000_000,
-        doc="Maximum number of files, directories and links.",
-        schema={"minimum": 1, "maximum": 100_000_000},
-    )

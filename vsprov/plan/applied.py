@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vsprov.model import fields, objects
-from vsprov.model.objects import Object, Server
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
 from vsprov.plan.steps import WriteMark
 
 

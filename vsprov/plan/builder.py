@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vsprov.errors import Problem
-from vsprov.model.objects import REQUIRE, Object, Quota, Server
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import REQUIRE, Object
 from vsprov.plan import groups, ranges
 from vsprov.plan.observed import Machine, Observed, is_of
 from vsprov.plan.plan import Change

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Group
 from vsprov.model.limits.knobs import BY_PATH
-from vsprov.model.objects import Object, Server
+from vsprov.model.objects import Object
 from vsprov.model.traits import cost_of
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes

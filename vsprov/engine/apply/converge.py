@@ -27,7 +27,7 @@ from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.plan import applied
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change, Plan

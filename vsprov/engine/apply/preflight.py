@@ -11,7 +11,8 @@ from vsprov.engine.guests.request import find_reaper
 from vsprov.errors import Problem, reason
 from vsprov.kernel import overlay, paths
 from vsprov.model.defaults import init_of, lacks_command
-from vsprov.model.objects import Object, Server
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
 from vsprov.plan.plan import Plan
 from vsprov.plan.steps import Spawn
 

@@ -10,7 +10,7 @@ from vsprov.engine.look import situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Wait
 from vsprov.errors import FailedError, VsprovError
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.plan import applied
 from vsprov.plan.builder import EVERY_SET, Request, Wanted
 from vsprov.plan.plan import Change

@@ -8,7 +8,7 @@ from vsprov.engine.look import last_exit
 from vsprov.engine.run.context import ApplyContext
 from vsprov.kernel import cgroup, syscall
 from vsprov.kernel.process import ExitInfo
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 
 SECONDS = 0.25
 

@@ -12,7 +12,8 @@ from vsprov.engine.desired.project import folders, project_folder, upward
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest.files import LOCK
 from vsprov.manifest.load import Manifest
-from vsprov.model.objects import Image, Object
+from vsprov.model.kinds.image import Image
+from vsprov.model.objects import Object
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference

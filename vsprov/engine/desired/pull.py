@@ -13,7 +13,8 @@ from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
-from vsprov.model.objects import API_VERSION, Image, Object
+from vsprov.model.kinds.image import Image
+from vsprov.model.objects import API_VERSION, Object
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from vsprov.errors import UsageError
-from vsprov.model.objects import Object, Server
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
 from vsprov.plan.kinds.planner import PLANNERS
 
 Labels = Mapping[str, str]

@@ -20,7 +20,7 @@ from typing import Any
 from vsprov.errors import EXHAUSTED, Problem, StepError, reason
 from vsprov.kernel import paths, proc, syscall
 from vsprov.kernel.paths import UnsafePathError, walk_host
-from vsprov.model.objects import Mount
+from vsprov.model.kinds.server import Mount
 from vsprov.store.hostimage import Bind as HostBind
 
 SECONDS_TO_ANSWER = 5.0  # of a file system whose server may be gone

@@ -15,7 +15,7 @@ from vsprov.engine.look.machine import look
 from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.model.suggest import not_found
 from vsprov.plan import applied
 from vsprov.plan.observed import FROZEN, Machine, ObservedServer

@@ -17,9 +17,10 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
+from vsprov.model.kinds.server import Init, Server
+from vsprov.model.kinds.server import Mount as MountSpec
 from vsprov.model.limits.knobs import RLIMITS
-from vsprov.model.objects import Init, Object, Server
-from vsprov.model.objects import Mount as MountSpec
+from vsprov.model.objects import Object
 from vsprov.model.sources import RunStep
 from vsprov.model.values.names import CAPABILITIES, DEFAULT_CAPABILITIES
 from vsprov.model.values.units import MAX

@@ -23,7 +23,7 @@ from vsprov.engine.run.schedule import Wait
 from vsprov.errors import FailedError, ImageError, StepError, reason
 from vsprov.model import fields
 from vsprov.model.defaults import with_image_defaults
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import SHELL, BuildSource, CopyStep, Step, WriteStep
 from vsprov.plan.steps import ImportImage
 from vsprov.store import images, sources

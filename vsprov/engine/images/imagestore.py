@@ -9,7 +9,8 @@ from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Outcome, Proposal, Report
 from vsprov.engine.look import situation
 from vsprov.errors import FailedError
-from vsprov.model.objects import Image, Object, read_spec
+from vsprov.model.kinds.image import Image
+from vsprov.model.objects import Object, read_spec
 from vsprov.model.suggest import not_found
 from vsprov.model.values import digests
 from vsprov.plan.builder import EVERY_SET, Wanted

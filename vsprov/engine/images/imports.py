@@ -9,7 +9,8 @@ from typing import Any
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Wait
 from vsprov.errors import FailedError, HostError, Problem
-from vsprov.model.objects import Image, Object
+from vsprov.model.kinds.image import Image
+from vsprov.model.objects import Object
 from vsprov.plan.steps import ImportImage
 from vsprov.store import images, sources
 from vsprov.store.disk.marks import Owner

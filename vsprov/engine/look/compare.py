@@ -9,7 +9,8 @@ from typing import Any
 from vsprov.engine.look import documents
 from vsprov.engine.look.documents import SituationWithWeights
 from vsprov.manifest.load import document_of
-from vsprov.model.objects import Object, Quota
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.objects import Object
 from vsprov.plan import resources
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.store.instance import Instance

@@ -10,7 +10,9 @@ from typing import Any
 
 from vsprov.errors import FailedError, Problem
 from vsprov.kernel import cgroup
-from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
 from vsprov.plan import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
 

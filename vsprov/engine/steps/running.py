@@ -15,7 +15,7 @@ from vsprov.engine.run.schedule import Readable, Work
 from vsprov.engine.steps.groups import kill_group, not_killed
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process

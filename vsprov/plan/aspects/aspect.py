@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.objects import Server
+from vsprov.model.kinds.server import Server
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.steps import Step

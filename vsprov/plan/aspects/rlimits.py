@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import RLIMITS, Knob
 from vsprov.model.limits.resources import read_resources
-from vsprov.model.objects import Server
 from vsprov.model.values.units import MAX
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
 from vsprov.plan.observed import Machine

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields, objects
-from vsprov.model.objects import Image, Object, Spec
+from vsprov.model.kinds.image import Image
+from vsprov.model.objects import Object, Spec
 from vsprov.model.traits import replaced
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes

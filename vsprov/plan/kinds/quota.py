@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.resources import write_resources
-from vsprov.model.objects import Object, Quota, Server
+from vsprov.model.objects import Object
 from vsprov.plan import admission, applied, groups, resources
 from vsprov.plan.admission import Claim
 from vsprov.plan.builder import PlanBuilder

@@ -10,8 +10,10 @@ from typing import Any
 from vsprov.model import fields
 from vsprov.model.cost import highest
 from vsprov.model.defaults import init_of
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Mount, Server
 from vsprov.model.limits.resources import write_resources
-from vsprov.model.objects import Mount, Object, Quota, Server
+from vsprov.model.objects import Object
 from vsprov.model.traits import applicable_keys
 from vsprov.model.values.units import format_bytes
 from vsprov.plan import applied, groups, ranges, resources

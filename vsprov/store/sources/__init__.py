@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from vsprov.errors import ImageError
 from vsprov.model import fields
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import Source
 from vsprov.store import images
 from vsprov.store.disk import folders

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from vsprov.errors import HostError, ImageError
 from vsprov.kernel.paths import FOLDER
 from vsprov.model import fields
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import BootstrapSource
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.progress import PACE, Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vsprov.errors import ImageError
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.store.disk import copying, tree
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance

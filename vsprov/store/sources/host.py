@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.store import hostimage
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance

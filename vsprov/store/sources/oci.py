@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from vsprov.errors import ImageError, reason
 from vsprov.kernel.paths import UnsafePathError, open_host
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference

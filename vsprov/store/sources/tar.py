@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vsprov.errors import ImageError
-from vsprov.model.objects import Image
+from vsprov.model.kinds.image import Image
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers import unpacking
