@@ -19,10 +19,10 @@ from vsprov.model.limits.encodings import Side, normal
 from vsprov.model.limits.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object
 from vsprov.model.values.units import MAX, expand_ids
-from vsprov.plan import applied
 from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.plan.aspects.rlimits import SetLimit
 from vsprov.plan.builder import Wanted
+from vsprov.plan.compare import applied
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedImage, ObservedServer, Process
 from vsprov.plan.plan import Plan
 from vsprov.plan.steps import (

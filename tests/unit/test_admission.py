@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from vsprov.model.limits.encodings import Host
-from vsprov.plan import admission
-from vsprov.plan.admission import HIGHEST_WEIGHT, Claim, with_pools
 from vsprov.plan.builder import Wanted
+from vsprov.plan.limits import admission
+from vsprov.plan.limits.admission import HIGHEST_WEIGHT, Claim, with_pools
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 from vsprov.plan.reconcile import reconcile
 

@@ -17,8 +17,8 @@ from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.values.units import MAX, expand_ids
-from vsprov.plan import groups
 from vsprov.plan.builder import Wanted
+from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import WriteFile

@@ -19,8 +19,8 @@ from vsprov.model.kinds.server import CapabilityChange, Dependency, Init, Mount,
 from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.traits import cost_of
-from vsprov.plan import applied, diff
 from vsprov.plan.builder import Wanted
+from vsprov.plan.compare import applied, diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.reconcile import reconcile

@@ -15,8 +15,8 @@ from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
 from vsprov.model import fields
 from vsprov.model.kinds.server import Server
-from vsprov.plan import diff
 from vsprov.plan.builder import Wanted
+from vsprov.plan.compare import diff
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile

@@ -16,10 +16,10 @@ from tests.unit.wishes import HYBRID, V1, V2, wanteds
 from vsprov.manifest import load as manifests
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values.units import MAX
-from vsprov.plan import resources
 from vsprov.plan.builder import Wanted
 from vsprov.plan.kinds import quota, server
 from vsprov.plan.kinds.planner import PLANNERS, Shown
+from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
 from vsprov.plan.reconcile import reconcile
 

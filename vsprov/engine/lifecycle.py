@@ -18,8 +18,8 @@ from vsprov.errors import FailedError
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.suggest import not_found
-from vsprov.plan import applied
 from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted
+from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.observed import Observed, ObservedServer, is_of
 from vsprov.plan.plan import Plan

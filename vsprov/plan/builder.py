@@ -10,7 +10,8 @@ from vsprov.errors import Problem
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import REQUIRE, Object
-from vsprov.plan import groups, ranges
+from vsprov.plan import ranges
+from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step

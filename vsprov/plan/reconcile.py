@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vsprov.plan import groups, removals
+from vsprov.plan import removals
 from vsprov.plan.builder import PlanBuilder, Wanted
 from vsprov.plan.kinds.planner import ordered
+from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Action, Change, Plan
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step, WriteFile

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from vsprov.plan.diff import flatten
+from vsprov.plan.compare.diff import flatten
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.plan import Change, PathChange, Plan, show
 from vsprov.render.problems import count_kinds, counted

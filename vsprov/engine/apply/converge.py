@@ -28,8 +28,8 @@ from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
 from vsprov.kernel import process
 from vsprov.model.kinds.server import Server
-from vsprov.plan import applied
 from vsprov.plan.builder import Wanted
+from vsprov.plan.compare import applied
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied

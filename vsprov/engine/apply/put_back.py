@@ -11,8 +11,8 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Wait
 from vsprov.errors import FailedError, VsprovError
 from vsprov.model.kinds.server import Server
-from vsprov.plan import applied
 from vsprov.plan.builder import EVERY_SET, Request, Wanted
+from vsprov.plan.compare import applied
 from vsprov.plan.plan import Change
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import DiscardUpper, RemoveDirectory, Spawn, Step

@@ -17,7 +17,7 @@ from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.kinds.server import Server
 from vsprov.model.suggest import not_found
-from vsprov.plan import applied
+from vsprov.plan.compare import applied
 from vsprov.plan.observed import FROZEN, Machine, ObservedServer
 from vsprov.store import images
 from vsprov.store.instance import Instance

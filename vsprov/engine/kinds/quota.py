@@ -6,7 +6,7 @@ from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, not_enforced, register
 from vsprov.engine.look import usage
-from vsprov.plan import resources
+from vsprov.plan.limits import resources
 from vsprov.plan.observed import set_of
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from vsprov.engine.kinds.view import KindView, View, not_enforced, register
 from vsprov.engine.look import last_exit, usage
 from vsprov.model.values import digests
-from vsprov.plan import resources
+from vsprov.plan.limits import resources
 from vsprov.plan.observed import ObservedServer, set_of
 from vsprov.plan.ranges import RANGE
 from vsprov.store.layers import sizes

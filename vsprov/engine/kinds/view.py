@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.plan import groups
 from vsprov.plan.kinds.planner import Shown
+from vsprov.plan.limits import groups
 from vsprov.store.instance import Instance
 
 

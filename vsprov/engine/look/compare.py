@@ -11,8 +11,8 @@ from vsprov.engine.look.documents import SituationWithWeights
 from vsprov.manifest.load import document_of
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.objects import Object
-from vsprov.plan import resources
 from vsprov.plan.kinds.planner import PLANNERS
+from vsprov.plan.limits import resources
 from vsprov.store.instance import Instance
 
 

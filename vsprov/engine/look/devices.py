@@ -13,7 +13,7 @@ from vsprov.kernel import cgroup
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
-from vsprov.plan import resources
+from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
 
 KNOB = "io.devices"

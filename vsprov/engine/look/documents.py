@@ -11,9 +11,10 @@ from vsprov.engine.kinds.view import VIEWS, View
 from vsprov.engine.look import devices, situation
 from vsprov.engine.look.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
-from vsprov.plan import applied, resources
+from vsprov.plan.compare import applied
 from vsprov.plan.kinds import quota
 from vsprov.plan.kinds.planner import PLANNERS, Shown
+from vsprov.plan.limits import resources
 from vsprov.plan.observed import is_of
 from vsprov.store.instance import Instance
 

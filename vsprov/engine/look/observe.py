@@ -21,7 +21,7 @@ from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.limits.encodings import Side, normal
 from vsprov.model.values.patterns import NAME_PATTERN
-from vsprov.plan import applied
+from vsprov.plan.compare import applied
 from vsprov.plan.observed import (
     Machine,
     Observed,

@@ -7,7 +7,8 @@ from vsprov.engine.images import imports
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import StepError
-from vsprov.plan import applied, ranges
+from vsprov.plan import ranges
+from vsprov.plan.compare import applied
 from vsprov.plan.steps import (
     DiscardUpper,
     ImportImage,

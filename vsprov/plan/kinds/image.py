@@ -12,8 +12,8 @@ from vsprov.model.objects import Object, Spec
 from vsprov.model.traits import replaced
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes
-from vsprov.plan import diff
 from vsprov.plan.builder import PlanBuilder
+from vsprov.plan.compare import diff
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import ObservedImage, is_of, set_of
 from vsprov.plan.plan import Change, PathChange, change, removal, show

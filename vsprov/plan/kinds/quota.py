@@ -14,11 +14,12 @@ from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.resources import write_resources
 from vsprov.model.objects import Object
-from vsprov.plan import admission, applied, groups, resources
-from vsprov.plan.admission import Claim
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.groups import GroupDelta
+from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
+from vsprov.plan.limits import admission, groups, resources
+from vsprov.plan.limits.admission import Claim
+from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
 from vsprov.plan.plan import Change, removal
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step

@@ -16,11 +16,13 @@ from vsprov.model.limits.resources import write_resources
 from vsprov.model.objects import Object
 from vsprov.model.traits import applicable_keys
 from vsprov.model.values.units import format_bytes
-from vsprov.plan import applied, groups, ranges, resources
+from vsprov.plan import ranges
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.differences import Comparison, Context
+from vsprov.plan.compare import applied
+from vsprov.plan.compare.differences import Comparison, Context
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
+from vsprov.plan.limits import groups, resources
 from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import Action, Change, removal
 from vsprov.plan.steps import (

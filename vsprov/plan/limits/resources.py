@@ -16,7 +16,7 @@ from vsprov.model.limits.resources import read_resources, write_resources
 from vsprov.model.objects import Object
 from vsprov.model.values.units import format_bytes
 from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
-from vsprov.plan.admission import DEFAULT_WEIGHT
+from vsprov.plan.limits.admission import DEFAULT_WEIGHT
 from vsprov.plan.observed import Machine, ObservedGroup
 
 

@@ -18,9 +18,11 @@ from vsprov.model.objects import Object
 from vsprov.model.traits import cost_of
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes
-from vsprov.plan import applied, diff, groups, ranges, resources
+from vsprov.plan import ranges
 from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
-from vsprov.plan.groups import GroupDelta
+from vsprov.plan.compare import applied, diff
+from vsprov.plan.limits import groups, resources
+from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change, show
 from vsprov.plan.steps import Stop
