@@ -6,7 +6,15 @@ import os
 from errno import EACCES, ENOENT
 from struct import pack
 
-from ..sys_calls import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
+from ..sys_calls import (
+    AT_FDCWD,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_EMPTY_PATH,
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+)
 from ..syscall_list import CALL, SIZE, Memory, obtain
 from ..users import HOME_SIZE
 
@@ -225,3 +233,9 @@ def how(flags: int, resolve: int) -> int:
 
 
 EMPTY = CONSTANTS.text(b"")
+
+# A path inside the root, whatever symbolic links the image has; one name that is not a link; such a
+# directory.
+ANYWHERE = how(os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+PLAIN = how(os.O_PATH | os.O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+PLAIN_DIRECTORY = how(os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)

@@ -9,20 +9,16 @@ advance; a call that returns another one fails.
 from __future__ import annotations
 
 import os
-from errno import EEXIST, ENOENT, ENOTDIR
+from errno import ENOENT, ENOTDIR
 from struct import pack
 
-from ..mounts import attributes_of, layers_to_attach
+from ..mounts import layers_to_attach
 from ..sys_calls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
     CAP_SYS_ADMIN,
     CLONE_NEWCGROUP,
-    FSCONFIG_CMD_CREATE,
-    FSCONFIG_SET_STRING,
-    FSMOUNT_CLOEXEC,
-    FSOPEN_CLOEXEC,
     LARGEST_FD,
     MNT_DETACH,
     MOUNT_ATTR_RDONLY,
@@ -36,19 +32,27 @@ from ..sys_calls import (
     OPEN_TREE_CLOEXEC,
     OPEN_TREE_CLONE,
     PR_SET_DUMPABLE,
-    RESOLVE_BENEATH,
-    RESOLVE_IN_ROOT,
-    RESOLVE_NO_MAGICLINKS,
-    RESOLVE_NO_SYMLINKS,
     SIG_SETMASK,
 )
 from .confinement import write_confinement, write_execution
-from .mount_check import record_mount, record_target
-from .program import CHANNEL, EMPTY, READY, WHO, ChildProgram, Program, add_part, how
+from .declared_mounts import open_or_create, write_declared_mounts
+from .mount_check import record_mount
+from .program import (
+    ANYWHERE,
+    CHANNEL,
+    EMPTY,
+    PLAIN,
+    PLAIN_DIRECTORY,
+    READY,
+    WHO,
+    ChildProgram,
+    Program,
+    add_part,
+)
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from ..wire import Guest, Mount, Tmpfs
+    from ..wire import Guest
     from .confinement import Ids
 
 MOUNT_AT, FIRST_MOUNT = 5, 6
@@ -56,12 +60,6 @@ FDS_PER_MESSAGE = 200
 PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 AF_INET, SOCK_DGRAM, MSG_CMSG_CLOEXEC, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x40000000, 0x8914, 1
 READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
-
-# A path inside the root, whatever symbolic links the image has; one name that is not a link; such a
-# directory.
-ANYWHERE = how(os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-PLAIN = how(os.O_PATH | os.O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-PLAIN_DIRECTORY = how(os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
 
 
 def write_server(
@@ -109,7 +107,7 @@ def write_server(
         _hide(p, masks, read_only, dev, free)
     record_mount(p, FIRST_MOUNT)
     record_mount(p, dev, b"shm")
-    _declared_mounts(p, guest["mounts"], dev + 1, free, directories)
+    write_declared_mounts(p, guest["mounts"], dev + 1, free, directories)
     _finish_root(p, guest["cwd"], root["read_only"], free)
     if ids is None:
         p.step = f"user {guest['user']}"
@@ -124,7 +122,7 @@ def _finish_root(p: ChildProgram, cwd: str, read_only: bool, free: int) -> None:
     """Create the working directory, and make the root read-only if that is wanted."""
     if cwd.strip("/"):
         p.step = f"working directory {cwd}"
-        _open_or_create(p, free, cwd, True)
+        open_or_create(p, free, cwd, True)
         p.call("close", free)
     if read_only:
         p.step = "make the root read-only"
@@ -314,82 +312,3 @@ def _hide(p: Program, masks: tuple[str, ...], read_only: tuple[str, ...], dev: i
         p.call("close", fd + 1)
         p.call("close", fd)
     p.call("close", fd - 1)
-
-
-def _declared_mounts(
-    p: ChildProgram, mounts: list[Mount], bind: int, free: int, directories: list[bool]
-) -> None:
-    """Make the mounts of the manifest, in their order; `bind` is the fd of the first bind."""
-    first = bind
-    for entry in mounts:
-        p.step = f"mount {entry['target']}"
-        if entry["type"] == "bind":
-            _attach(p, bind, free, entry["target"], directories[bind - first])
-            bind += 1
-        else:
-            _tmpfs(p, free, entry)
-
-
-def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool) -> None:
-    """Attach a detached mount at a path inside the root, which is created if absent."""
-    _open_or_create(p, fd, path, directory)
-    record_target(p, fd, path)
-    record_mount(p, tree)
-    p.move_mount(tree, fd)
-    p.call("close", fd)
-
-
-def _open_or_create(p: ChildProgram, fd: int, path: str, directory: bool) -> None:
-    """Open a path inside the root as `fd`; create what is absent.
-
-    Absent directories are created one by one from "/". mkdir(2) does not follow a dangling link on the way
-    (CVE-2024-45310): then the spawner creates the path, see `absent`. An absent path with ".." in it is not
-    created.
-    """
-    target = os.fsencode(path)
-    parts = [name for name in target.split(b"/") if name not in (b"", b".")]
-    if b".." in parts:
-        p.open_inside(fd, target, ANYWHERE)
-        return
-    start = len(p.calls)
-    p.open_inside(fd, target, ANYWHERE, on=((ENOENT, 1),))
-    p.open_inside(fd, b"/", ANYWHERE)
-    dangling = len(p.calls) + 5 * len(parts) + (not directory)
-    for depth, name in enumerate(parts, 1):
-        part = b"/".join(parts[:depth])
-        reported = "/" + os.fsdecode(part)
-        if directory or depth < len(parts):
-            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=3)
-            ask = ((EEXIST, dangling - len(p.calls)),)
-            p.call("mkdirat", fd, name, 0o755, on=ask, path=reported)
-        else:
-            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=4)
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            ask = ((EEXIST, dangling - len(p.calls)),)
-            p.call("openat", fd, name, flags, 0o644, want=fd + 1, on=ask, path=reported)
-            p.call("close", fd + 1)
-        p.open_inside(fd + 1, name, PLAIN, base=fd)
-        p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
-        p.call("close", fd + 1)
-    done = len(p.calls) - 1
-    p.call("close", fd)
-    p.ask_for_path(path, directory)
-    p.open_inside(fd, target, ANYWHERE)
-    for position in (start, done):
-        p.skip_to_end(position)
-
-
-def _tmpfs(p: ChildProgram, fd: int, entry: Tmpfs) -> None:
-    """Mount a new tmpfs."""
-    options = [(b"mode", b"%o" % entry["mode"])]
-    if entry["size"] is not None:
-        options.append((b"size", b"%d" % entry["size"]))
-    p.call("fsopen", b"tmpfs", FSOPEN_CLOEXEC, want=fd)
-    for key, value in options:
-        p.call("fsconfig", fd, FSCONFIG_SET_STRING, key, value, 0)
-    p.call("fsconfig", fd, FSCONFIG_CMD_CREATE, None, None, 0)
-    p.call("fsmount", fd, FSMOUNT_CLOEXEC, attributes_of(entry), want=fd + 1)
-    p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
-    p.call("close", fd + 1)
-    _attach(p, fd, fd + 1, entry["target"], True)
-    p.call("close", fd)

@@ -1,0 +1,94 @@
+"""The mounts of the manifest, made by a server's first process at paths inside its root."""
+
+from __future__ import annotations
+
+import os
+from errno import EEXIST, ENOENT
+
+from ..mounts import attributes_of
+from ..sys_calls import FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
+from .mount_check import record_mount, record_target
+from .program import ANYWHERE, PLAIN, ChildProgram
+
+TYPE_CHECKING = False  # importing typing would double the heap that every child copies
+if TYPE_CHECKING:
+    from ..wire import Mount, Tmpfs
+
+
+def write_declared_mounts(
+    p: ChildProgram, mounts: list[Mount], bind: int, free: int, directories: list[bool]
+) -> None:
+    """Make the mounts of the manifest, in their order; `bind` is the fd of the first bind."""
+    first = bind
+    for entry in mounts:
+        p.step = f"mount {entry['target']}"
+        if entry["type"] == "bind":
+            _attach(p, bind, free, entry["target"], directories[bind - first])
+            bind += 1
+        else:
+            _tmpfs(p, free, entry)
+
+
+def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool) -> None:
+    """Attach a detached mount at a path inside the root, which is created if absent."""
+    open_or_create(p, fd, path, directory)
+    record_target(p, fd, path)
+    record_mount(p, tree)
+    p.move_mount(tree, fd)
+    p.call("close", fd)
+
+
+def open_or_create(p: ChildProgram, fd: int, path: str, directory: bool) -> None:
+    """Open a path inside the root as `fd`; create what is absent.
+
+    Absent directories are created one by one from "/". mkdir(2) does not follow a dangling link on the way
+    (CVE-2024-45310): then the spawner creates the path, see `absent`. An absent path with ".." in it is not
+    created.
+    """
+    target = os.fsencode(path)
+    parts = [name for name in target.split(b"/") if name not in (b"", b".")]
+    if b".." in parts:
+        p.open_inside(fd, target, ANYWHERE)
+        return
+    start = len(p.calls)
+    p.open_inside(fd, target, ANYWHERE, on=((ENOENT, 1),))
+    p.open_inside(fd, b"/", ANYWHERE)
+    dangling = len(p.calls) + 5 * len(parts) + (not directory)
+    for depth, name in enumerate(parts, 1):
+        part = b"/".join(parts[:depth])
+        reported = "/" + os.fsdecode(part)
+        if directory or depth < len(parts):
+            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=3)
+            ask = ((EEXIST, dangling - len(p.calls)),)
+            p.call("mkdirat", fd, name, 0o755, on=ask, path=reported)
+        else:
+            p.open_inside(fd + 1, part, ANYWHERE, on=((ENOENT, 1),), skip=4)
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            ask = ((EEXIST, dangling - len(p.calls)),)
+            p.call("openat", fd, name, flags, 0o644, want=fd + 1, on=ask, path=reported)
+            p.call("close", fd + 1)
+        p.open_inside(fd + 1, name, PLAIN, base=fd)
+        p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
+        p.call("close", fd + 1)
+    done = len(p.calls) - 1
+    p.call("close", fd)
+    p.ask_for_path(path, directory)
+    p.open_inside(fd, target, ANYWHERE)
+    for position in (start, done):
+        p.skip_to_end(position)
+
+
+def _tmpfs(p: ChildProgram, fd: int, entry: Tmpfs) -> None:
+    """Mount a new tmpfs."""
+    options = [(b"mode", b"%o" % entry["mode"])]
+    if entry["size"] is not None:
+        options.append((b"size", b"%d" % entry["size"]))
+    p.call("fsopen", b"tmpfs", FSOPEN_CLOEXEC, want=fd)
+    for key, value in options:
+        p.call("fsconfig", fd, FSCONFIG_SET_STRING, key, value, 0)
+    p.call("fsconfig", fd, FSCONFIG_CMD_CREATE, None, None, 0)
+    p.call("fsmount", fd, FSMOUNT_CLOEXEC, attributes_of(entry), want=fd + 1)
+    p.call("dup3", fd + 1, fd, os.O_CLOEXEC)
+    p.call("close", fd + 1)
+    _attach(p, fd, fd + 1, entry["target"], True)
+    p.call("close", fd)
