@@ -28,7 +28,7 @@ import os, sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 sys.path.insert(0, sys.argv[1])
 from guest.child.program import CHANNEL, REAPER
-from guest.loop import Loop
+from guest.spawner.loop import Loop
 for reserved in (CHANNEL, REAPER):
     os.dup2(0, reserved, False)
 loop = Loop(in_python=False, share_memory=False)

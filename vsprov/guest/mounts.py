@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL, ENOSPC
-from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl
-from stat import S_ISDIR, S_ISFIFO
+from stat import S_ISDIR
 
 from .sys_calls import (
     AT_EMPTY_PATH,
@@ -17,14 +16,9 @@ from .sys_calls import (
     AT_RECURSIVE,
     CLONE_NEWNS,
     CLONE_NEWUSER,
-    F_ADD_SEALS,
-    F_SEALS_ALL,
     FSCONFIG_CMD_CREATE,
     FSCONFIG_SET_FD,
     FSCONFIG_SET_STRING,
-    MFD_ALLOW_SEALING,
-    MFD_CLOEXEC,
-    MFD_EXEC,
     MOUNT_ATTR_IDMAP,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
@@ -64,7 +58,6 @@ NODES = tuple(
         (b"tty", 5, 0),
     )
 )
-CONSOLE_SIZE = 1 << 18  # bytes that a guest can write before somebody reads them; pages are charged to it
 
 # How overlayfs accepts lower layers, best first: an fd each (6.13), a path each (6.7), all in one string.
 BY_FD, BY_PATH, JOINED = 0, 1, 2
@@ -324,57 +317,3 @@ def write(path: str, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(fd)
-
-
-def open_console(path: str, base: int) -> int:
-    """The FIFO for a guest's output, which is created if there is none. Every user of the guest may open it
-    for writing, as /dev/stdout.
-
-    It is open for reading too: without a reader, a write would end in SIGPIPE and an open would block; see
-    fifo(7).
-    """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        fd = os.open(path, flags)
-    except FileNotFoundError:
-        try:
-            os.mkfifo(path, 0o600)
-        except OSError as error:  # without the path
-            raise OSError(error.errno, error.strerror, path) from None
-        fd = os.open(path, flags)
-    status = os.fstat(fd)
-    if not S_ISFIFO(status.st_mode):
-        os.close(fd)
-        raise OSError(EINVAL, "not a FIFO", path)
-    if (status.st_uid, status.st_gid) != (base, base):
-        os.fchown(fd, base, base)
-    if status.st_mode & 0o777 != 0o622:
-        os.fchmod(fd, 0o622)
-    if fcntl(fd, F_GETPIPE_SZ) < CONSOLE_SIZE:
-        try:
-            fcntl(fd, F_SETPIPE_SZ, CONSOLE_SIZE)
-        except PermissionError:
-            pass  # fs.pipe-max-size is less
-    os.set_blocking(fd, True)
-    return fd
-
-
-_sealed: dict[str, int] = {}
-
-
-def sealed_copy(path: str) -> int:
-    """The fd of a sealed copy of a static program, made once per path; immutable (CVE-2019-5736)."""
-    if path not in _sealed:
-        with open(path, "rb") as file:
-            content = file.read()
-        name = os.path.basename(path)
-        try:
-            fd = os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC)
-        except OSError:  # MFD_EXEC came with 6.3
-            fd = os.memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)
-        os.write(fd, content)
-        fcntl(fd, F_ADD_SEALS, F_SEALS_ALL)
-        # execve refuses a program that is open for writing (ETXTBSY).
-        _sealed[path] = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
-        os.close(fd)
-    return _sealed[path]

@@ -1,12 +1,12 @@
-"""The messages between vsprov and its two guest programs, `loop` (the spawner) and `enter`.
+"""The messages between vsprov and its two guest programs, `spawner` and `enter`.
 
 A message is its length in 4 bytes, little-endian, and then a marshalled dict. vsprov writes requests, which
 have a key `cmd`, and reads events, which have a key `event`. Paths are absolute; all text may hold arbitrary
 bytes, as surrogates (os.fsencode).
 
-`loop` takes any number of `spawn` requests. For each it sends `ready` once the guest is complete and waits at
-its gate, `running` when it has been released and has executed its command, and `exited` in the end; or
-`failed`, after which nothing of the guest is left. `enter` takes one `enter` request, then any number of
+`spawner` takes any number of `spawn` requests. For each it sends `ready` once the guest is complete and
+waits at its gate, `running` when it has been released and has executed its command, and `exited` in the end;
+or `failed`, after which nothing of the guest is left. `enter` takes one `enter` request, then any number of
 `signal` ones, and sends `terminal` if one was asked for, `running` when the command has been executed, then
 `exited` or `failed`. It does not use `id`, which is 0 there.
 """

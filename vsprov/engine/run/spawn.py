@@ -21,14 +21,14 @@ from vsprov.kernel import proc, syscall
 if TYPE_CHECKING:
     from vsprov.guest.wire import Event, Guest, Release, Spawn
 
-PROGRAM = os.path.join(PACKAGE, "guest", "spawner.py")
+PROGRAM = os.path.join(PACKAGE, "guest", "main.py")
 SECONDS_TO_LEAVE = 10.0
 SECONDS_TO_ANSWER = 60.0  # a spawner that takes longer was stopped by a signal, or the host is overloaded
 _BUFFER = 4 << 20
 
 
 def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> int:
-    """Start a guest program, `loop` or `enter`; its pid. OSError as open_tree(2) and posix_spawn(3).
+    """Start a guest program, `spawner` or `enter`; its pid. OSError as open_tree(2) and posix_spawn(3).
 
     `fd` is its socket, `stdio` its fds 0, 1 and 2 (None: /dev/null). With VSPROV_MACHINE_CODE=0 in our
     environment it makes the system calls of its children in Python; see vsprov/guest/syscall_list.py.
@@ -74,7 +74,7 @@ def starting(what: str) -> Iterator[None]:
 def is_at_gate(pid: int) -> bool:
     """Whether a server's first process still waits at its gate, running the program of the spawner."""
     words = (proc.read(f"/proc/{pid}/cmdline") or "").split("\0")
-    return PROGRAM in words and "loop" in words
+    return PROGRAM in words and "spawner" in words
 
 
 def _ends(pid: int) -> bool:
@@ -170,7 +170,7 @@ class Spawner(Connection):
             with theirs:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-                self._pid = start("loop", theirs.fileno(), session=True, stdio=(None, None, 2))
+                self._pid = start("spawner", theirs.fileno(), session=True, stdio=(None, None, 2))
             undo.pop_all()
         super().__init__(ours)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from .sys_calls import CLONE_NEWNS, CLONE_NEWUSER, PR_SET_DUMPABLE, prctl, setns
+from ..sys_calls import CLONE_NEWNS, CLONE_NEWUSER, PR_SET_DUMPABLE, prctl, setns
 
 
 def create_inside(pid: int, path: str, directory: bool) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from _socket import MSG_NOSIGNAL, socket
 
-from .wire import encode
+from ..wire import encode
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from .child.program import ChildProgram
-    from .report import Failure
-    from .wire import Event, Spawn
+    from ..child.program import ChildProgram
+    from ..report import Failure
+    from ..wire import Event, Spawn
 
 
 class Client:

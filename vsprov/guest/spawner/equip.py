@@ -7,14 +7,14 @@ import resource
 from _socket import MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, socket
 from struct import pack
 
-from .child.program import MOUNTS
-from .child.server import FDS_PER_MESSAGE
-from .mounts import make_bind, make_dev, make_root, write
-from .report import at
+from ..child.program import MOUNTS
+from ..child.server import FDS_PER_MESSAGE
+from ..mounts import make_bind, make_dev, make_root, write
+from ..report import at
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from .wire import Bind, Guest
+    from ..wire import Bind, Guest
 
 
 def binds(guest: Guest) -> list[Bind]:

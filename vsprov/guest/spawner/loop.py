@@ -10,39 +10,17 @@ from __future__ import annotations
 
 import os
 import resource
-from _socket import (
-    AF_UNIX,
-    MSG_DONTWAIT,
-    MSG_NOSIGNAL,
-    SOCK_CLOEXEC,
-    SOCK_SEQPACKET,
-    SOCK_STREAM,
-    socket,
-    socketpair,
-)
+from _socket import AF_UNIX, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_STREAM, socket
 from errno import EACCES, EBUSY, EEXIST, EXDEV
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from .absent import create_inside
-from .child import program
-from .child.confinement import set_home, set_ids
-from .child.mount_check import misplaced_target
-from .child.program import CHANNEL, GO, PATH, READY, REAPER, WHO
-from .child.server import write_server
-from .children import Child, Client, send, start_time
-from .equip import binds, equip
-from .inherited import reset_inherited
-from .mounts import O_PATH, is_directory, open_console, open_source, probe_overlay, sealed_copy
-from .namespace_owner import clone_as, raise_bounds
-from .report import at, describe, exited, failed
-from .sys_calls import (
-    CLONE_INTO_CGROUP,
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    CLONE_NEWUTS,
+from ..child.confinement import set_home, set_ids
+from ..child.mount_check import misplaced_target
+from ..child.program import CHANNEL, GO, PATH, READY, REAPER, WHO
+from ..inherited import reset_inherited
+from ..mounts import O_PATH, is_directory, open_source, probe_overlay
+from ..report import at, describe, exited, failed
+from ..sys_calls import (
     PR_SET_DUMPABLE,
     SIGKILL,
     close_others,
@@ -52,17 +30,20 @@ from .sys_calls import (
     reset_signals,
     sigchld_fd,
 )
-from .syscall_list import is_dumped_after_change
-from .users import home, known, resolve
-from .wire import decode, encode
+from ..syscall_list import is_dumped_after_change
+from ..users import home, resolve
+from ..wire import decode, encode
+from .absent import create_inside
+from .children import Child, Client, send, start_time
+from .equip import binds, equip
+from .fork import STDIN, fork
+from .namespace_owner import raise_bounds
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from .wire import Guest, Release, Spawn
+    from ..wire import Release, Spawn
 
-NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
 RECEIVE = 1 << 18  # bytes read at a time
-STDIN = 0  # /dev/null
 
 
 def main(fd: int, in_python: bool) -> None:
@@ -233,8 +214,12 @@ class Loop:
                 sources.append(open_source(entry))
                 held.append(sources[-1])
             child = Child(client, number, guest["user"])
-            self.fork(child, guest, [is_directory(source) for source in sources], held)
+            directories = [is_directory(source) for source in sources]
+            fork(child, guest, directories, held, self.in_python, self.own_memory)
             assert child.channel
+            fd = child.channel.fileno()
+            client.children[number] = self.by_pid[child.pid] = self.by_channel[fd] = child
+            self.poller.register(fd, EPOLLIN)
             equip(child.pid, child.channel, guest, sources, child.unmapped)
         except Exception as error:  # even a malformed request must not end the other guests
             if child and child.pid:
@@ -242,46 +227,8 @@ class Loop:
             else:
                 client.send(failed(number, describe(error)))
         finally:
-            for fd in held:
-                os.close(fd)
-
-    def fork(self, child: Child, guest: Guest, directories: list[bool], held: list[int]) -> None:
-        """Create the process in its new namespaces and its cgroup; fds to close later are added to `held`."""
-        flags, base = NAMESPACES | CLONE_INTO_CGROUP, 0
-        if guest["id_map"]:
-            base = guest["id_map"]["base"]
-            flags |= CLONE_NEWUSER
-        if guest["host_network"]:
-            flags &= ~CLONE_NEWNET
-        if guest["reaper"] is not None:
-            at("reaper")
-            os.dup2(sealed_copy(guest["reaper"]), REAPER, False)
-        at("console")
-        console = open_console(guest["console"], base)
-        held.append(console)
-        at("cgroup")
-        cgroup = os.open(guest["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
-        held.append(cgroup)
-        at("user " + guest["user"])
-        ids = known(guest["user"])
-        if ids and ids[0] and guest["home"] and "HOME" not in guest["env"]:
-            ids = None  # to be looked up later, together with the home directory
-        at("start")
-        child.program = program.for_server(guest)
-        write_server(child.program, guest, console, ids, directories)
-        child.program.finish()
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-        os.dup2(theirs.fileno(), CHANNEL, False)
-        theirs.close()
-        at("clone3")
-        try:
-            own = self.own_memory or guest["own_memory"]
-            pid = clone_as(base, flags, cgroup, child.program.memory, self.in_python, own)
-        finally:
-            os.dup2(STDIN, CHANNEL, False)  # only the child may hold its end open
-        child.pid, child.channel = pid, ours
-        child.client.children[child.id] = self.by_pid[pid] = self.by_channel[ours.fileno()] = child
-        self.poller.register(ours.fileno(), EPOLLIN)
+            for each in held:
+                os.close(each)
 
     # -- children
 

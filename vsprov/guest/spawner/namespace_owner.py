@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import resource
 
-from .sys_calls import PR_SET_DUMPABLE, prctl, set_file_user
-from .syscall_list import start
+from ..sys_calls import PR_SET_DUMPABLE, prctl, set_file_user
+from ..syscall_list import start
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from .syscall_list import Memory
+    from ..syscall_list import Memory
 
 # Our soft limits of these are the bounds of all users of a user namespace together; the limits of the request
 # are those of each user.

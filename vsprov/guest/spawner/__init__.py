@@ -1,0 +1,1 @@
+"""The spawner: a process that creates guests for its clients."""
