@@ -7,7 +7,7 @@ import click
 from vsprov.cli import options
 from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
-from vsprov.cli.verbs.image import conclude
+from vsprov.cli.verbs.images.store import conclude
 from vsprov.engine.desired.inputs import Inputs, read
 from vsprov.engine.desired.lockfile import write_lock
 from vsprov.engine.desired.pull import to_pull

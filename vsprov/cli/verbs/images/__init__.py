@@ -1,0 +1,1 @@
+"""Verbs about images and their store."""

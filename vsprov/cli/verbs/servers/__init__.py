@@ -1,0 +1,1 @@
+"""Verbs about single servers: their processes, their output, whether they run."""
