@@ -44,7 +44,7 @@ TYPE_CHECKING = False  # importing typing would double the heap that every child
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .wire import Bind, IdMap, Mount, Root
+    from .wire import Bind, File, IdMap, Mount, Root
 
 O_PATH = os.O_PATH | os.O_CLOEXEC
 NODES = tuple(
@@ -211,6 +211,28 @@ def make_dev(base: int) -> int:
         raise
     finally:
         os.umask(umask)
+    return tree
+
+
+def make_file(dev: int, entry: File, base: int) -> int:
+    """Create a detached mount of a new file with the entry's content, owned by host id `base`; its fd.
+
+    The file is a hidden one in the tmpfs of /dev: that costs neither an inode on a disk nor a file system. It
+    keeps its name, because the kernel attaches nothing that was unlinked, and servers may bind it again.
+    """
+    name = b".%s" % os.fsencode(os.path.basename(entry["target"]))
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=dev)
+    try:
+        os.write(fd, entry["content"].encode())
+        os.fchown(fd, base, base)
+    finally:
+        os.close(fd)
+    tree = open_tree(dev, name, OPEN_TREE_CLONE)
+    try:
+        mount_setattr(tree, False, attributes_of(entry))
+    except OSError:
+        os.close(tree)
+        raise
     return tree
 
 

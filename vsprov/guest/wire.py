@@ -74,7 +74,11 @@ if TYPE_CHECKING:
         size: int | None  # bytes; None for the kernel's default
         mode: int
 
-    Mount = Bind | Tmpfs
+    class File(MountFlags):
+        type: Literal["file"]
+        content: str
+
+    Mount = Bind | Tmpfs | File
 
     class Hierarchy(TypedDict):
         """A cgroup v1 hierarchy; without a group of the server's own there, only its mount point shows."""

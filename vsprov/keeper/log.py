@@ -20,7 +20,10 @@ class Console:
     __slots__ = ("dropped", "fifo", "folder", "log", "problem")
 
     def __init__(self, folder: int) -> None:
-        """Open both in the directory `folder`. OSError without a FIFO; ENOENT for a server that has none."""
+        """Open both in the directory `folder`; a log that does not exist is created for the first output.
+
+        OSError without a FIFO; ENOENT for a server that has none.
+        """
         self.folder = folder
         self.log = -1
         self.dropped = 0
@@ -33,12 +36,14 @@ class Console:
             raise OSError(EINVAL, "not a FIFO", FIFO)
         try:
             self._open_log()
+        except FileNotFoundError:
+            pass
         except OSError as error:
             self.problem = _reason(error)
 
-    def _open_log(self) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(LOG, flags, 0o600, dir_fd=self.folder)
+    def _open_log(self, creation: int = 0) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(LOG, flags | creation, 0o600, dir_fd=self.folder)
         try:
             status = os.fstat(fd)
             if not S_ISREG(status.st_mode):
@@ -59,7 +64,7 @@ class Console:
         part = _view[:size]
         try:
             if self.log < 0:
-                self._open_log()
+                self._open_log(os.O_CREAT)
             if self.dropped:
                 self._check_room()
                 self._note_missing()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from vsprov.errors import ImageError, reason
 from vsprov.model.sources import HostSource
 
-RECIPE = 1  # increment it when the result of `build` changes, so that existing skeletons are rebuilt
+RECIPE = 1  # increment it when existing skeletons must be rebuilt, which restarts the servers of the image
 TOP_LEVEL = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 FOLDERS = {
@@ -36,6 +36,7 @@ BUNDLES = ("ca-certificates.crt", "ca-bundle.crt", "ca-bundle.trust.crt", "java/
 GENERATED = {
     "etc/hostname": "",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/machine-id": "",  # to be mounted on; its absence would cost a copy of /etc in every server
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n"
     "protocols: files\nservices: files\nethers: files\nrpc: files\n",
     "etc/profile": "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nexport PATH\n"

@@ -27,14 +27,14 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
-from vsprov.store import hosts_file, machine_id
+from vsprov.store import hosts_file, machine_id, servers
 from vsprov.store.hostimage import Bind as HostBind
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers import layers
 
 if TYPE_CHECKING:
-    from vsprov.guest.wire import Bind, Enter, Groups, Guest, Mount, Process
+    from vsprov.guest.wire import Bind, Enter, File, Groups, Guest, Mount, Process
 
 # Files of /proc and /sys that concern the host, beyond what the kernel denies to an unprivileged root; the
 # list of the OCI runtimes.
@@ -81,7 +81,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         mounts=[
             *image_binds(image.binds, sources),
             _hosts_file(f"{path}/{hosts_file.NAME}", spec, context.bases[server.name]),
-            _machine_id(f"{path}/{machine_id.NAME}"),
+            _machine_id(servers.own_machine_id(context.instance, server.name)),
             *(_mount(mount, sources) for mount in spec.mounts),
         ],
         console=f"{path}/console",
@@ -344,10 +344,16 @@ def _hosts_file(path: str, spec: Server, base: int) -> Bind:
     return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
 
 
-def _machine_id(path: str) -> Bind:
+def _machine_id(own: str) -> File:
     """The mount of the server's own /etc/machine-id."""
-    machine_id.provide(path)
-    return _bind(path, machine_id.TARGET, read_only=True, recursive=False, idmap=True)
+    return {
+        "type": "file",
+        "target": machine_id.TARGET,
+        "read_only": True,
+        "nosuid": True,
+        "nodev": True,
+        "content": f"{own}\n",
+    }
 
 
 def _mount(mount: MountSpec, sources: OpenSources) -> Mount:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 def write_declared_mounts(
     p: ChildProgram, mounts: list[Mount], bind: int, free: int, directories: list[bool]
 ) -> None:
-    """Make the mounts of the manifest, in their order; `bind` is the fd of the first bind."""
+    """Make the mounts of the request, in their order; `bind` is the fd of the first that the spawner made."""
     first = bind
     for entry in mounts:
         p.step = f"mount {entry['target']}"
-        if entry["type"] == "bind":
+        if entry["type"] == "tmpfs":
+            _tmpfs(p, free, entry)
+        else:
             _attach(p, bind, free, entry["target"], directories[bind - first])
             bind += 1
-        else:
-            _tmpfs(p, free, entry)
 
 
 def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool) -> None:
