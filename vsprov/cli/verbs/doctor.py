@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from vsprov.cli.verb import Settings, verb
-from vsprov.engine.look import doctor as host
+from vsprov.engine.doctor.examine import examine
 from vsprov.errors import HostError
 from vsprov.render.problems import dump
 from vsprov.render.screen import err, out
@@ -29,7 +29,7 @@ def doctor(settings: Settings) -> None:
     """
     if os.geteuid() != 0:
         err("vsprov: doctor: most tests need root; run it with sudo for a reliable result")
-    findings = host.examine(settings.instance)
+    findings = examine(settings.instance)
     fatal = [finding for finding in findings if finding.fatal]
     if settings.output == "json":
         out(dump({"able": not fatal, "findings": [asdict(finding) for finding in findings]}))
