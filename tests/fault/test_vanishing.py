@@ -15,7 +15,8 @@ import pytest
 from tests import leaks
 from tests.conftest import Instance as Own
 from vsprov.engine.images import buildserver
-from vsprov.engine.look import documents, observe, processes, situation
+from vsprov.engine.look import observe, situation
+from vsprov.engine.show import documents, processes
 from vsprov.kernel import cgroup
 from vsprov.store.disk import marks
 from vsprov.store.instance import Instance

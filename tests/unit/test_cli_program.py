@@ -240,6 +240,7 @@ FORBIDDEN = {
         "vsprov.engine.images",
         "vsprov.engine.look",
         "vsprov.engine.run",
+        "vsprov.engine.show",
     },
     "plan --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},
     "apply --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},

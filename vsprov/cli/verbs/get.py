@@ -10,7 +10,7 @@ import click
 from vsprov.cli import complete, options
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired import selector
-from vsprov.engine.look import documents
+from vsprov.engine.show import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.model.objects import KINDS, LATER_KINDS, listed

@@ -103,7 +103,7 @@ def diff(settings: Settings, inputs: Inputs, labels: str | None, set_name: str |
 
     Exit code 0 if there is no difference, 1 if there is one, above 1 on errors.
     """
-    from vsprov.engine.look.compare import compare
+    from vsprov.engine.show.compare import compare
     from vsprov.render.diff import unified
 
     options.require_paths("diff", inputs)

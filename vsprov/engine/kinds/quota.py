@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, not_enforced, register
-from vsprov.engine.look import usage
+from vsprov.engine.show import usage
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import set_of
 

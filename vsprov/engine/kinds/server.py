@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, not_enforced, register
-from vsprov.engine.look import last_exit, usage
+from vsprov.engine.look import last_exit
+from vsprov.engine.show import usage
 from vsprov.model.values import digests
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import ObservedServer, set_of

@@ -9,7 +9,7 @@ import click
 from vsprov.cli import complete
 from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, verb
-from vsprov.engine.look import processes
+from vsprov.engine.show import processes
 from vsprov.kernel import process
 from vsprov.model.suggest import not_found
 from vsprov.render.problems import dump

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine.look import documents
-from vsprov.engine.look.documents import SituationWithWeights
+from vsprov.engine.show import documents
+from vsprov.engine.show.documents import SituationWithWeights
 from vsprov.manifest.load import document_of
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.objects import Object
