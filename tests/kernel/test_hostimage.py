@@ -21,7 +21,8 @@ def test_the_host_image_runs_the_hosts_programs_and_knows_none_of_its_secrets(st
     assert binds[0] == Bind("/usr", "/usr")
     assert not (layer / "etc/shadow").exists()
     assert os.listdir(layer / "usr") == os.listdir(layer / "home") == os.listdir(layer / "root") == []
-    assert {(layer / "etc" / name).read_bytes() for name in ("resolv.conf", "hostname", "machine-id")} == {b""}
+    for name in ("resolv.conf", "hostname", "machine-id"):
+        assert (layer / "etc" / name).stat().st_size == 0
     owners = {(os.lstat(path).st_uid, os.lstat(path).st_gid) for path in layer.rglob("*")}
     assert owners == {(0, 0)}
     for line in (layer / "etc/passwd").read_text().splitlines():
