@@ -21,7 +21,7 @@ from tests.unit.manifest_documents import FITTING_DOCUMENTS, JSON, nearly_right
 from vsprov.manifest import problems as module
 from vsprov.manifest.problems import dotted, validate
 from vsprov.manifest.reference import main as write_reference
-from vsprov.manifest.schema import document_schema, published, to_text
+from vsprov.manifest.schema import document_schema, model_schema, published, to_text
 from vsprov.manifest.syntax.text import Document, parse
 from vsprov.model import objects
 from vsprov.model.fields import keys, value
@@ -115,6 +115,27 @@ def test_every_key_is_described_and_its_default_fits_it(kind: str) -> None:
                 assert inner.get("description", "").endswith((".", "…")), f"{path}.{key}"
             if "default" in inner:
                 assert module.strict(inner).is_valid(inner["default"]), f"{path}.{key}"
+
+
+def kinds_of(spec: type) -> Iterator[type]:
+    """A dataclass of the model and those of the maps in it."""
+    yield spec
+    for key in keys(spec).values():
+        if inner := key.one or key.many:
+            yield from kinds_of(inner)
+
+
+@pytest.mark.parametrize("kind", objects.KINDS)
+def test_a_default_is_shown_as_people_write_it_and_means_the_same(kind: str) -> None:
+    for spec in kinds_of(objects.KINDS[kind].spec):
+        properties = model_schema(spec)["properties"]
+        for name, key in keys(spec).items():
+            if key.kind and "default" in properties[name]:
+                assert key.kind.parse(properties[name]["default"]) == key.default
+    limits = document_schema("Image")["properties"]["spec"]["properties"]["limits"]["properties"]
+    assert limits["size"]["default"] == "64Gi"
+    init = document_schema("Server")["properties"]["spec"]["properties"]["init"]["properties"]
+    assert init["stopTimeout"]["default"] == "10s"
 
 
 def test_a_field_without_words_is_no_field_of_the_model() -> None:

@@ -111,8 +111,15 @@ def _property(key: Key, hint: Any) -> Schema:
     if key.default == () and "minItems" in out:
         return out  # a manifest cannot set the default
     if key.default not in (None, dataclasses.MISSING, {}) and not key.one:
-        out["default"] = key.dump(key.default) if key.dump else list(key.default) if key.many else key.default
+        out["default"] = _default(key)
     return out
+
+
+def _default(key: Key) -> Any:
+    """The default of a key as people write it: 64Gi."""
+    if key.kind and key.kind.format is not str and "string" in key.kind.schema["type"]:
+        return key.kind.format(key.default)
+    return key.dump(key.default) if key.dump else list(key.default) if key.many else key.default
 
 
 def _resources() -> Schema:
