@@ -1,0 +1,157 @@
+"""The spec of a network, and the keys of a server that belong to its networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vsprov.model.fields import many, one, strings, value
+from vsprov.model.values import addresses, patterns
+
+Protocol = Literal["tcp", "udp", "icmp", "any"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One opening of a firewall: traffic that matches all of its keys is allowed."""
+
+    protocol: Protocol = value("any", doc="tcp, udp, icmp (ICMPv6 as well), or any.")
+    ports: tuple[str, ...] = strings(
+        doc='For tcp and udp: destination ports and ranges, "80" or "8000-8080". Defaults to all.',
+        schema=addresses.PORTS,
+    )
+    peers: tuple[str, ...] = strings(
+        doc="The other side: addresses, subnets, or names of servers and networks of this instance. "
+        "Defaults to everybody.",
+        schema=addresses.PEERS,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Firewall:
+    """What is allowed to and from a server. A direction that is not set is not restricted; an empty list
+    allows nothing. Answers to what was allowed are always allowed.
+    """
+
+    ingress: tuple[Rule, ...] | None = many(
+        Rule, optional=True, doc="What may reach the server. Not set: everything that the network allows."
+    )
+    egress: tuple[Rule, ...] | None = many(
+        Rule, optional=True, doc="What the server may reach. Not set: everything that the network allows."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """The contents of /etc/resolv.conf; resolv.conf(5)."""
+
+    nameservers: tuple[str, ...] = strings(
+        doc="Addresses of name servers, at most 3. Defaults to those of the host that servers can reach.",
+        schema=addresses.NAMESERVERS,
+    )
+    search: tuple[str, ...] = strings(
+        doc="Domains to search for names without a dot.", schema=addresses.DOMAINS
+    )
+    options: tuple[str, ...] = strings(doc="Options of the resolver, such as ndots:2.", schema=addresses.OPTIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """The desired state of a network."""
+
+    type: Literal["bridge", "macvlan", "ipvlan", "routed", "host"] = value(
+        "bridge",
+        doc="bridge: a switch on the host that servers are connected to. macvlan, ipvlan: interfaces of their "
+        "own on a link of the host (`parent`). routed: the host routes each address to its server. host: "
+        "servers use the network stack of the host, without any isolation.",
+    )
+    subnets: tuple[str, ...] = strings(
+        doc="The subnets of the network, IPv4 and IPv6, from which servers get their addresses.",
+        schema=addresses.SUBNETS,
+    )
+    bridge: str | None = value(
+        None,
+        doc="For bridge: an existing bridge of the host to use instead of creating one. It is never changed.",
+        schema=addresses.LINK,
+        only=("type", "bridge"),
+    )
+    parent: str | None = value(
+        None,
+        doc="For macvlan and ipvlan: the link of the host that the interfaces are on. For routed: the link to "
+        "the network for whose addresses the host answers (proxy ARP and neighbor discovery).",
+        schema=addresses.LINK,
+    )
+    mode: Literal["bridge", "private", "vepa", "l2", "l3"] | None = value(
+        None, doc="For macvlan: bridge (default), private or vepa. For ipvlan: l2 (default) or l3."
+    )
+    gateway: bool = value(
+        True,
+        doc="For bridge: the host has the first address of each subnet and is the default gateway of the servers. "
+        "For macvlan and ipvlan: the first address of each subnet is the gateway, which is not the host.",
+    )
+    nat: bool = value(
+        True,
+        doc="For bridge and routed: servers reach other networks with the address of the host (masquerade).",
+    )
+    isolated: bool = value(False, doc="Servers of the network cannot reach each other.")
+    host_access: bool = value(False, doc="Servers may reach all services of the host, not only ICMP.")
+    mtu: int | None = value(
+        None, doc="Largest packet in bytes. Defaults to that of the parent, or 1500.", schema=addresses.MTU
+    )
+    domain: str | None = value(
+        None, doc="Domain of the names of servers, in addition to the short names.", schema=addresses.DOMAIN
+    )
+    firewall: Firewall = one(Firewall, Firewall(), doc="Firewall of every server of the network.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    to: str = value(doc="Destination: a subnet, or default.", schema=addresses.DESTINATION)
+    via: str = value(doc="Address of the next hop, in a subnet of the interface.", schema=addresses.ADDRESS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interface:
+    """A network interface of a server."""
+
+    name: str = value(
+        doc="Name of the interface in the server. One of more than 15 bytes becomes an alternative name.",
+        schema=addresses.INTERFACE,
+    )
+    network: str = value(doc="Network that it is connected to.", schema=patterns.NAME, refers="Network")
+    addresses: tuple[str, ...] = strings(
+        ("auto",),
+        doc="Addresses with or without prefix length. auto: a free address of each subnet, which stays the same "
+        "as long as the server exists.",
+        schema=addresses.ADDRESSES,
+    )
+    mac: str | None = value(
+        None, doc="MAC address. Defaults to one derived from the names.", schema=addresses.MAC
+    )
+    mtu: int | None = value(None, doc="Defaults to that of the network.", schema=addresses.MTU)
+    gateway: bool = value(True, doc="Use the gateway of the network for the default route.")
+    routes: tuple[Route, ...] = many(Route, by="to", doc="Additional routes.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A port of the host that leads to a server. Also written as in Docker: "127.0.0.1:8080:80/tcp"."""
+
+    host_port: str = value(
+        doc='Port or range of the host, "8080" or "8000-8010".', schema=addresses.PORT, parse=addresses.parse_ports
+    )
+    port: str | None = value(
+        None,
+        doc="Port or range of the server, as many as of the host. Defaults to those of the host.",
+        schema=addresses.PORT,
+        parse=addresses.parse_ports,
+    )
+    protocol: Literal["tcp", "udp"] = value("tcp", doc="tcp or udp.")
+    host_ip: str | None = value(
+        None, doc="Address of the host. Defaults to all of its addresses.", schema=addresses.ADDRESS
+    )
+
+
+def expand_port(given: Any) -> Any:
+    """The map of a port in the short form [HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]; a map as it is."""
+    return addresses.split_port(given) if isinstance(given, str | int) else given

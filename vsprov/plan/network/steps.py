@@ -1,0 +1,166 @@
+"""The steps that change networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vsprov.plan.network.state import HostLink, Interface
+from vsprov.plan.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class MakeBridge(Step):
+    """Create the bridge of a network with its mark, addresses and MTU, and bring it up."""
+
+    network: str
+    link: HostLink
+
+    def describe(self) -> str:
+        return f"create bridge {self.link.name} of network {self.network}"
+
+    def undo(self) -> Step | None:
+        return RemoveLink(self.link.name, self.link.alias)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveLink(Step):
+    """Remove a link of the host, if it still exists and has this alias."""
+
+    link: str
+    alias: str
+
+    def describe(self) -> str:
+        return f"remove link {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLink(Step):
+    """Make a bridge of ours what `link` says; `before` is what it is. Only what differs is changed."""
+
+    link: HostLink
+    before: HostLink
+
+    def describe(self) -> str:
+        return f"change link {self.link.name}"
+
+    def undo(self) -> Step | None:
+        return ChangeLink(self.before, self.link)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteNetwork(Step):
+    """Write the record of a network; `before` is the old one, "" if there is none or it is unreadable."""
+
+    network: str
+    owner: str
+    applied: str
+    before: str
+
+    def describe(self) -> str:
+        return f"write the record of network {self.network}"
+
+    def undo(self) -> Step | None:
+        if self.before:
+            return WriteNetwork(self.network, self.owner, self.before, self.applied)
+        return RemoveNetwork(self.network)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetwork(Step):
+    """Remove the record of a network."""
+
+    network: str
+
+    def describe(self) -> str:
+        return f"remove the record of network {self.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeInterface(Step):
+    """Create an interface of a server that waits at its gate or runs, complete: link, addresses, routes, rates.
+
+    What is left of an earlier interface of this name and mark is removed first.
+    """
+
+    server: str
+    interface: Interface
+
+    def describe(self) -> str:
+        return f"create interface {self.interface.name} of {self.server}"
+
+    def undo(self) -> Step | None:
+        return RemoveInterface(self.server, self.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveInterface(Step):
+    """Remove an interface of a running server."""
+
+    server: str
+    interface: Interface
+
+    def describe(self) -> str:
+        return f"remove interface {self.interface.name} of {self.server}"
+
+    def undo(self) -> Step | None:
+        return MakeInterface(self.server, self.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeInterface(Step):
+    """Make an interface of a running server what `interface` says; `before` is what it is."""
+
+    server: str
+    interface: Interface
+    before: Interface
+
+    def describe(self) -> str:
+        return f"change interface {self.interface.name} of {self.server}"
+
+    def undo(self) -> Step | None:
+        return ChangeInterface(self.server, self.before, self.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl(Step):
+    """Write a sysctl of the host; `before` is its value."""
+
+    path: str
+    value: str
+    before: str
+
+    def describe(self) -> str:
+        return f"set {self.path.replace('/', '.')} to {self.value}"
+
+    def undo(self) -> Step | None:
+        return SetSysctl(self.path, self.before, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeFirewall(Step):
+    """Run commands of libnftables-json(5), a JSON list, in one transaction; `before` are those that undo them."""
+
+    commands: str
+    before: str
+    why: str
+
+    def describe(self) -> str:
+        return f"change the firewall: {self.why}"
+
+    def undo(self) -> Step | None:
+        return ChangeFirewall(self.before, self.commands, f"undo: {self.why}")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteNames(Step):
+    """Replace the managed part of a file of each server: (server, "hosts" or "resolv.conf", text, before)."""
+
+    files: tuple[tuple[str, str, str, str], ...]
+
+    def describe(self) -> str:
+        servers = {server for server, *_ in self.files}
+        return f"update the names in {len(servers)} servers"
+
+    def undo(self) -> Step | None:
+        return WriteNames(tuple((server, name, before, text) for server, name, text, before in self.files))
+
