@@ -45,13 +45,22 @@ class Instance:
         return f"{self.root}/layers"
 
     @property
+    def networks(self) -> str:
+        return f"{self.root}/networks"
+
+    @property
     def downloads(self) -> str:
         return f"{self.root}/downloads"
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The directories of the state root, that of downloads last."""
-        return self.servers, self.images, self.manifests, self.layers, self.downloads
+        """The directories of the state root."""
+        return *self.usual_folders, self.networks, self.downloads
+
+    @property
+    def usual_folders(self) -> tuple[str, ...]:
+        """The directories of the state root that every instance has."""
+        return self.servers, self.images, self.manifests, self.layers
 
     @property
     def lock(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -99,15 +99,15 @@ def restrict_to_root(instance: Instance) -> list[UnsafeFolder]:
     return repaired
 
 
-def prepare(instance: Instance, *, downloads: bool = False) -> None:
-    """Create the state root and its directories where missing, accessible to root only.
+def prepare(instance: Instance, *, also: Iterable[str] = ()) -> None:
+    """Create the state root and its usual directories, and `also` others, where missing, for root only.
 
     Images contain setuid programs: a user of the host who could reach them would run them as the host's root
-    (CVE-2021-41091). The directory of downloads is created only with `downloads`.
+    (CVE-2021-41091).
     """
     try:
         _make_root(instance.root)
-        for folder in instance.folders if downloads else instance.folders[:-1]:
+        for folder in (*instance.usual_folders, *also):
             with suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
     except OSError as error:

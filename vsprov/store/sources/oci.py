@@ -58,7 +58,7 @@ def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh
 def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
     oci = image.source.oci
     assert oci is not None
-    folders.prepare(batch.instance, downloads=True)
+    folders.prepare(batch.instance, also=(batch.instance.downloads,))
     if oci.archive is None:
         if resolved.found is None:  # the record is known, but its contents are incomplete
             resolved = resolve(batch.instance, image, None, True)
