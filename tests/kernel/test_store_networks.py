@@ -1,4 +1,4 @@
-"""Records of networks: what is written is read back; damage is reported, and strangers' files are left alone."""
+"""Records of networks: what is written is read back; damage is reported, and others' files are left alone."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vsprov.model.limits.encodings import Host, Side
 from vsprov.model.limits.knobs import KNOBS, Knob
+from vsprov.plan.network.state import SeenNetworks
 from vsprov.plan.ranges import Ranges
 
 FREEZE, FROZEN = "freeze", "Frozen"  # the live aspect, and the state of a server that it finds frozen
@@ -220,7 +221,8 @@ class Observed:
 
     `parent` is the parent group of all servers. `subtree` are the controllers that the root of cgroup2
     enables for its children. `defaults` are the defaults of images (`model.defaults`), by digest. `more` are
-    the objects of kinds without a field here, {kind: {name: object}}.
+    the objects of kinds without a field here, {kind: {name: object}}. `networks` is what the kernel has for
+    networks; None if neither the manifest nor the instance has any network or interface.
     """
 
     servers: Mapping[str, ObservedServer] = field(default_factory=dict)
@@ -230,6 +232,7 @@ class Observed:
     subtree: frozenset[str] = frozenset()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    networks: SeenNetworks | None = None
 
     def id_bases(self) -> list[int]:
         """The first ids of the ranges of all servers."""
