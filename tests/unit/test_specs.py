@@ -115,7 +115,10 @@ def test_settled_specs_are_as_the_kernel_rounds_and_without_its_defaults() -> No
         "image": "host",
         "resources": {"memory": {"max": 64 * MI + 5}, "cpu": {"weight": 100, "limit": "max"}},
     }
-    assert PLANNERS["Server"].rounded(spec, V2) == {"image": "host", "resources": {"memory": {"max": 64 * MI}}}
+    assert PLANNERS["Server"].rounded(spec, V2) == {
+        "image": "host",
+        "resources": {"memory": {"max": 64 * MI}},
+    }
     assert quota.rounded({"scope": "pool", "cpu": {"weight": 100}}, HYBRID) == {"scope": "pool"}
     image = {"source": {"host": {}}}
     assert PLANNERS["Image"].rounded(image, HYBRID) == image
