@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests import leaks
 from tests.lab import Document, Lab
-from vsprov.engine.apply import converge, execute
+from vsprov.engine.apply import changes, converge, execute
 from vsprov.engine.look import situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
@@ -101,7 +101,7 @@ class Apply:
         """Do it in a child that dies, as in a power cut, after so many steps; False when it ended before."""
 
         def prepare() -> None:
-            os.environ[converge.FAIL_AFTER] = str(steps)
+            os.environ[changes.FAIL_AFTER] = str(steps)
 
         ended = self.run(prepare)
         assert ended in (0, KILLED), (ended, steps)

@@ -2,76 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
-import struct
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.features import requires
 from tests.lab import Lab, image, server, to_yaml
+from tests.silent_fuse import SilentFuse, silent_fuse
 from vsprov.engine.guests import host_sources
 from vsprov.kernel import process
-
-INIT = 26  # linux/fuse.h
-MNT_FORCE, MNT_DETACH = 1, 2
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(slots=True)
-class SilentFuse:
-    """A FUSE file system whose server takes every request and answers none but the first, INIT.
-
-    The kernel does not let a process end that waits for an answer to a request that the server has taken.
-    """
-
-    point: Path
-    device: int
-    asked: threading.Event = field(default_factory=threading.Event)
-
-    def serve(self) -> None:
-        """Take requests until the connection is aborted."""
-        while True:
-            try:
-                request = os.read(self.device, 1 << 17)
-            except OSError:
-                return
-            _length, kind, unique = struct.unpack_from("=IIQ", request)
-            if kind == INIT:
-                answer = struct.pack("=IIIIHHIIHHI28x", 7, 31, 1 << 16, 0, 12, 10, 1 << 16, 1, 0, 0, 0)
-                os.write(self.device, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
-            else:
-                self.asked.set()
 
 
 @pytest.fixture
 def silent(tmp_path: Path) -> Iterator[SilentFuse]:
     requires("fuse")
-    point = tmp_path / "remote"
-    point.mkdir()
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    if _libc.mount(b"silent", bytes(point), b"fuse", 0, options):
-        raise OSError(ctypes.get_errno(), "mount")
-    made = SilentFuse(point, device)
-    server = threading.Thread(target=made.serve, daemon=True)
-    server.start()
-    try:
+    with silent_fuse(tmp_path / "remote") as made:
         yield made
-    finally:
-        # umount(8) would ask the file system, too. MNT_FORCE aborts the connection, and all requests with it.
-        if _libc.umount2(bytes(point), MNT_FORCE | MNT_DETACH):
-            raise OSError(ctypes.get_errno(), "umount2")
-        server.join()
-        os.close(device)
 
 
 def test_a_source_whose_file_system_does_not_answer_is_named_and_nothing_is_stopped(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -14,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from tests.instance import CHECKOUT
-from tests.kernel.guests import SECONDS, Workshop, ended, members
+from tests.kernel.guests import SECONDS, Workshop, bind, ended, members
 from tests.lab import wait_until
+from tests.silent_fuse import silent_fuse
 from vsprov.engine.run.spawn import Connection
 from vsprov.guest.sys_calls import raw_syscall
 from vsprov.kernel import process
@@ -28,9 +32,11 @@ import os, sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 sys.path.insert(0, sys.argv[1])
 from guest.child.program import CHANNEL, REAPER
+from guest.spawner import absent
 from guest.spawner.loop import Loop
 for reserved in (CHANNEL, REAPER):
     os.dup2(0, reserved, False)
+absent.SECONDS_TO_ANSWER = 0.5
 loop = Loop(in_python=False, share_memory=False)
 for number in sys.argv[2:]:
     loop.add_client(socket(AF_UNIX, SOCK_STREAM, 0, int(number)))
@@ -143,3 +149,24 @@ def test_a_client_that_dies_with_guests_in_the_making_leaves_none(workshop: Work
 def log(workshop: Workshop, number: int) -> bool:
     """Whether a guest has written anything."""
     return workshop.output(number) != ""
+
+
+@pytest.mark.requires("fuse")
+def test_a_path_on_a_file_system_that_does_not_answer_is_given_up_and_delays_no_other(
+    workshop: Workshop,
+) -> None:
+    """The link leads to the file system, where the spawner looks for what the guest has not found there."""
+    (workshop.image / "link").symlink_to("/srv/missing")
+    with silent_fuse(workshop.folder / "remote", lookups=2) as remote, clients(2) as (_spawner, (one, two)):
+        mounts = [bind(remote.point, "/srv"), {"type": "tmpfs", "target": "/link"}]
+        with client(workshop, one):
+            stuck = one.request(workshop.request("true", mounts=mounts))  # type: ignore[arg-type]
+            assert remote.asked.wait(SECONDS)
+        with client(workshop, two):
+            workshop.run(stays(workshop, "here"))
+        with client(workshop, one):
+            event = workshop.wait(stuck, "failed")
+        assert (event["step"], event["errno"]) == ("mount /link", errno.ETIMEDOUT)
+        assert (event["path"], event["message"]) == ("/link", "its file system did not answer within 0.5 s")
+        one.close()
+        two.close()

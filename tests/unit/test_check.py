@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Problem
-from vsprov.manifest import check, check_image, check_object
+from vsprov.manifest.checks import image, limits, manifest, objects
+from vsprov.manifest.checks import server as of_server
 from vsprov.manifest.load import load_documents
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "manifest"
@@ -145,33 +146,33 @@ def test_a_broken_quota_is_not_missing() -> None:
 def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
     text = "".join(file.read_text() for file in CASES.glob("*.yaml")) + pathlib.Path(__file__).read_text()
     words = {
-        check.duplicates: "is already defined",
-        check.groups: "is reserved",
-        check.idle_dependencies: "duplicate dependency",
-        check.circular_dependencies: "circular dependency",
-        check.circular_builds: "circular build",
-        check.missing_references: "Image/nothing not found",
-        check.missing_commands: "has no default command",
-        check_object.bounds: "exceeds max",
-        check_object.burst: "a burst requires a limit",
-        check_object.swap_without_memory: "without memory.max",
-        check_object.least_memory: "a server needs memory",
-        check_object.one_cpu: "is the number of a CPU, not an amount of time",
-        check_object.pool_rlimits: "a pool cannot share this",
-        check_object.notes: "unknown knob",
-        check_object.size: "at most 32768",
-        check_object.mount_targets: "cannot mount in",
-        check_object.mount_kinds: "a bind mount requires a source",
-        check_object.host_ids: "can make setuid programs",
-        check_object.tmpfs_size: "a size of 0 would mean no limit",
-        check_object.working_dir: "spec.init.workingDir: '/srv/..'",
-        check_object.command: "the program name is empty",
-        check_object.capabilities: "is both added and dropped",
-        check_image.host_paths: "host.paths[1]",
-        check_image.oci: "applies only to registries",
-        check_image.build_paths: "each server mounts its own /proc",
+        manifest.duplicates: "is already defined",
+        manifest.groups: "is reserved",
+        manifest.idle_dependencies: "duplicate dependency",
+        manifest.circular_dependencies: "circular dependency",
+        manifest.circular_builds: "circular build",
+        manifest.missing_references: "Image/nothing not found",
+        manifest.missing_commands: "has no default command",
+        limits.bounds: "exceeds max",
+        limits.burst: "a burst requires a limit",
+        limits.swap_without_memory: "without memory.max",
+        limits.least_memory: "a server needs memory",
+        limits.one_cpu: "is the number of a CPU, not an amount of time",
+        limits.pool_rlimits: "a pool cannot share this",
+        objects.notes: "unknown knob",
+        objects.size: "at most 32768",
+        of_server.mount_targets: "cannot mount in",
+        of_server.mount_kinds: "a bind mount requires a source",
+        of_server.host_ids: "can make setuid programs",
+        of_server.tmpfs_size: "a size of 0 would mean no limit",
+        of_server.working_dir: "spec.init.workingDir: '/srv/..'",
+        of_server.command: "the program name is empty",
+        of_server.capabilities: "is both added and dropped",
+        image.host_paths: "host.paths[1]",
+        image.oci: "applies only to registries",
+        image.build_paths: "each server mounts its own /proc",
     }
-    every = [*check.CHECKS, *check.REFERENCES]
-    alone = (*check_object.OBJECT_CHECKS, *check_object.SERVER_CHECKS, *check_image.IMAGE_CHECKS)
+    every = [*manifest.CHECKS, *manifest.REFERENCES]
+    alone = (*limits.LIMIT_CHECKS, *objects.OBJECT_CHECKS, *of_server.SERVER_CHECKS, *image.IMAGE_CHECKS)
     assert list(words) == [*every, *alone]
     assert [phrase for phrase in words.values() if phrase not in text] == []

@@ -17,7 +17,7 @@ from vsprov.manifest import load as manifests
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values.units import MAX
 from vsprov.plan.builder import Wanted
-from vsprov.plan.kinds import quota, server
+from vsprov.plan.kinds import quota
 from vsprov.plan.kinds.planner import PLANNERS, Shown
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
@@ -115,7 +115,10 @@ def test_settled_specs_are_as_the_kernel_rounds_and_without_its_defaults() -> No
         "image": "host",
         "resources": {"memory": {"max": 64 * MI + 5}, "cpu": {"weight": 100, "limit": "max"}},
     }
-    assert server.rounded(spec, V2) == {"image": "host", "resources": {"memory": {"max": 64 * MI}}}
+    assert PLANNERS["Server"].rounded(spec, V2) == {
+        "image": "host",
+        "resources": {"memory": {"max": 64 * MI}},
+    }
     assert quota.rounded({"scope": "pool", "cpu": {"weight": 100}}, HYBRID) == {"scope": "pool"}
     image = {"source": {"host": {}}}
     assert PLANNERS["Image"].rounded(image, HYBRID) == image
@@ -128,7 +131,7 @@ def test_a_server_that_was_stopped_by_hand_is_shown_stopped_with_its_last_spec()
     simulate.apply(reconcile(wanted, world.observe(), V2), wanted, world)
     seen = world.observe().servers["a"]
     stopped = Observed(servers={"a": replace(seen, init=None, live={})})
-    spec = server.show("a", Shown(stopped, V2, {}), frozenset())
+    spec = PLANNERS["Server"].show("a", Shown(stopped, V2, {}), frozenset())
     assert (spec["state"], spec["hostname"], spec["init"]["command"]) == ("Stopped", "a", ["/bin/true"])
 
 

@@ -84,10 +84,10 @@ def resources(
     """Resources that manifest and machine accept, in a group with the resources of `pool` around it."""
     paths = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=6, unique=True))
     out = {path: draw(st.sampled_from(VALUES[path])) for path in paths if rlimits or "rlimits" not in path}
-    if out.get("cpu.burst", 0) > (0 if out.get("cpu.limit", MAX) == MAX else out["cpu.limit"] * 100):
-        del out["cpu.burst"]
     for path in [path for path in out if groups.refusals({path: out[path]}, pool or {}, machine)]:
         del out[path]
+    if out.get("cpu.burst", 0) > (0 if out.get("cpu.limit", MAX) == MAX else out["cpu.limit"] * 100):
+        del out["cpu.burst"]
     around = (pool or {}).get("cpu.limit", MAX)
     if around != MAX and out.get("cpu.reservation", 0) > around // MOST_SERVERS:
         del out["cpu.reservation"]

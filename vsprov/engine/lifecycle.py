@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import converge, settle
-from vsprov.engine.apply.converge import Outcome, Proposal, Report
+from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
 from vsprov.engine.look.observe import refuse_foreign
 from vsprov.errors import FailedError

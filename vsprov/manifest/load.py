@@ -11,7 +11,7 @@ from typing import Any
 
 from vsprov.errors import ManifestError, Position, Problem
 from vsprov.manifest import files
-from vsprov.manifest.check import check
+from vsprov.manifest.checks.manifest import check
 from vsprov.manifest.problems import dotted
 from vsprov.manifest.resolve import Item, Origin, resolve
 from vsprov.manifest.syntax import text

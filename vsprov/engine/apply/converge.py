@@ -7,32 +7,27 @@ the wanted state, which is an error.
 
 from __future__ import annotations
 
-import errno
-import os
-import signal
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from vsprov.engine.apply import execute, preflight, recover, settle
-from vsprov.engine.apply.put_back import put_back
+from vsprov.engine.apply import changes, preflight, recover, settle
+from vsprov.engine.apply.report import Report
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
 from vsprov.engine.look.observe import Since
 from vsprov.engine.look.situation import Situation
 from vsprov.engine.run import intent, lock
 from vsprov.engine.run.context import ApplyContext
-from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.engine.run.threads import Threads
-from vsprov.errors import FailedError, HostError, Problem, StepError, VsprovError
+from vsprov.errors import FailedError, HostError, Problem, VsprovError
 from vsprov.kernel import process
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import Wanted
-from vsprov.plan.compare import applied
-from vsprov.plan.plan import Change, Plan
+from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
-from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, Step, Stop, WriteApplied
+from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, WriteApplied
 from vsprov.store import servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
@@ -42,20 +37,6 @@ PARALLELISM = 32
 # A generous bound of the open files of a command, and of each change that is under way, besides those of its
 # bind mounts.
 FILES, FILES_PER_CHANGE = 64, 16
-FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
-
-
-class Report(Protocol):
-    """Receives the progress of an apply.
-
-    `started` and `finished` are called for each change, `notice` for messages without a change of their own,
-    and `progressed` for imports: `address` has `done` of `total` bytes, 0 if the total is unknown.
-    """
-
-    def started(self, change: Change) -> None: ...
-    def finished(self, change: Change, error: VsprovError | None) -> None: ...
-    def notice(self, line: str) -> None: ...
-    def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +221,7 @@ def perform(
 
 
 def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: int) -> dict[str, VsprovError]:
-    """Carry out all changes, with the spawner and the keeper if they are needed; as `run`."""
+    """Carry out all changes, with the spawner and the keeper if they are needed; as `changes.run`."""
     steps = [step for change in plan.changes for step in change.steps]
     groups = dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup))
     intent.write(context.instance, groups)
@@ -252,7 +233,7 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     specs = (want.spec for want in context.wanted.values() if isinstance(want.spec, Server))
     binds = max((len(spec.mounts) for spec in specs), default=0)
     most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
-    errors = run(context, plan.changes, report, most)
+    errors = changes.run(context, plan.changes, report, most)
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors
@@ -308,91 +289,3 @@ class PlanError(FailedError):
         if any(problem.lack for problem in self.problems):
             self.exit_code = HostError.exit_code
         super().__init__("\n".join(str(problem) for problem in self.problems))
-
-
-def run(
-    context: ApplyContext, changes: Iterable[Change], report: Report, parallelism: int
-) -> dict[str, VsprovError]:
-    """Carry out the changes, independent ones concurrently. Returns {key: error} of those that failed."""
-    by_key = {change.key: change for change in changes}
-    errors: dict[str, VsprovError] = {}
-    budget = Budget(os.environ.get(FAIL_AFTER))
-
-    def done(key: str, error: VsprovError | None) -> None:
-        if error:
-            errors[key] = error
-        report.finished(by_key[key], error)
-
-    def work(change: Change) -> Callable[[], Work]:
-        return lambda: perform_change(context, change, report, budget)
-
-    loop = Loop(
-        lambda: context.spawner, parallelism, lambda event: context.exits.update({event["id"]: event})
-    )
-    loop.run({key: (change.after, work(change)) for key, change in by_key.items()}, done)
-    return errors
-
-
-def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> Work:
-    """Carry out the steps of one change. If one fails, undo the earlier ones and raise StepError."""
-    report.started(change)
-    finished: list[Step] = []
-    try:
-        for step in change.steps:
-            try:
-                yield from execute.do(context, step)
-            except FailedError as error:
-                if not is_postponed(change, step, error):
-                    raise
-                context.notice(f"{change.address}: {error}: its record on disk is not up to date")
-                continue
-            finished.append(step)
-            budget.spend()
-    except VsprovError as error:
-        undone, stuck = yield from roll_back(context, finished)
-        message = f"{change.address}: {str(error).removeprefix(f'{change.address}: ')}"
-        if undone:
-            message += "; earlier steps were rolled back"
-        if any(isinstance(step, Stop) for step in finished):
-            message += "; " + (yield from put_back(context, change, finished))
-        for problem in stuck:
-            message += f"\n{change.address}: rollback failed: {problem}"
-        raise StepError(message, hint=error.hint) from error
-
-
-def is_postponed(change: Change, step: Step, error: FailedError) -> bool:
-    """Whether a change goes on although its record cannot be written because the disk is full.
-
-    A change of limits is what may help then. The mark on the home group records it until the next apply.
-    """
-    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
-    live = change.cost == "live" and not any(isinstance(each, Stop | Spawn) for each in change.steps)
-    return full and live and isinstance(step, WriteApplied) and applied.is_whole(step.applied)
-
-
-def roll_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, Any, tuple[bool, list[str]]]:
-    """Undo steps in reverse order. Returns whether any was undone, and messages of those that failed."""
-    undone, stuck = False, []
-    for step in reversed(finished):
-        back = step.undo()
-        if back is None:
-            continue
-        try:
-            yield from execute.do(context, back)
-            undone = True
-        except VsprovError as error:
-            stuck.append(str(error))
-    return undone, stuck
-
-
-class Budget:
-    """Counts steps, and kills this process when VSPROV_FAIL_AFTER of them are finished."""
-
-    def __init__(self, limit: str | None) -> None:
-        self.left = int(limit) if limit else -1
-        self.spend(0)
-
-    def spend(self, steps: int = 1) -> None:
-        self.left -= steps
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)

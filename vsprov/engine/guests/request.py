@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vsprov.engine.guests import seccomp
+from vsprov.engine.guests import mounts, seccomp
 from vsprov.engine.guests.host_sources import OpenSources
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
 from vsprov.model.kinds.server import Init, Server
-from vsprov.model.kinds.server import Mount as MountSpec
 from vsprov.model.limits.knobs import RLIMITS
 from vsprov.model.objects import Object
 from vsprov.model.sources import RunStep
@@ -27,14 +26,13 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
-from vsprov.store import hosts_file, machine_id, servers
-from vsprov.store.hostimage import Bind as HostBind
+from vsprov.store import hosts_file, servers
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers import layers
 
 if TYPE_CHECKING:
-    from vsprov.guest.wire import Bind, Enter, File, Groups, Guest, Mount, Process
+    from vsprov.guest.wire import Enter, Groups, Guest, Mount, Process
 
 # Files of /proc and /sys that concern the host, beyond what the kernel denies to an unprivileged root; the
 # list of the OCI runtimes.
@@ -49,7 +47,6 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 MEMORY_TO_START, MEMORY_PER_COMPONENT = 4 << 20, 64 << 10
 REAPERS = ("catatonit", "tini")
 DEFAULT_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-RESOLVER = "/etc/resolv.conf"
 
 
 def for_server(context: ApplyContext, server: Object, group: str, sources: OpenSources) -> Guest:
@@ -78,12 +75,14 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         upper=f"{path}/upper",
         work=f"{path}/work",
         mount_at=context.instance.run,
-        mounts=[
-            *image_binds(image.binds, sources),
-            _hosts_file(f"{path}/{hosts_file.NAME}", spec, context.bases[server.name]),
-            _machine_id(servers.own_machine_id(context.instance, server.name)),
-            *(_mount(mount, sources) for mount in spec.mounts),
-        ],
+        mounts=mounts.of_server(
+            spec,
+            image.binds,
+            sources,
+            hosts=f"{path}/{hosts_file.NAME}",
+            base=context.bases[server.name],
+            own_id=servers.own_machine_id(context.instance, server.name),
+        ),
         console=f"{path}/console",
     )
     own = {name for name in context.hierarchies.v1 if context.directory(name, group) in groups["attach"]}
@@ -107,10 +106,7 @@ def for_build(
     sources: OpenSources,
 ) -> Guest:
     """A `run` step of a build: a guest for one command, whose upper directory in `folder` becomes a layer."""
-    mounts: list[Mount] = [*image_binds(below.binds, sources)]
     host_network = step.network == "host"
-    if host_network and os.path.isfile(RESOLVER):
-        mounts.append(_bind(RESOLVER, RESOLVER, read_only=True, recursive=False, idmap=True))
     command = _process(
         step.command,
         env={**below.config.get("env", {}), **step.env},
@@ -129,7 +125,7 @@ def for_build(
         upper=f"{folder}/{TREE}",
         work=f"{folder}/work",
         mount_at=context.instance.run,
-        mounts=mounts,
+        mounts=mounts.of_build(below.binds, sources, host_network),
         console=f"{folder}/console",
     )
     guest["host_network"] = host_network
@@ -295,84 +291,3 @@ def _reaper() -> str:
         return path
     hint = "apt install catatonit"
     raise HostError("init.reaper: neither catatonit nor tini is installed on the host", hint=hint)
-
-
-def image_binds(binds: Sequence[HostBind], sources: OpenSources) -> list[Bind]:
-    """The mounts of an image that consists of the host's own files; programs there may be setuid."""
-    return [
-        {
-            "type": "bind",
-            "source": sources.image(bind),
-            "target": bind.target,
-            "read_only": True,
-            "nosuid": False,
-            "nodev": True,
-            "recursive": True,
-            "idmap": True,
-            "owner": None,
-        }
-        for bind in binds
-    ]
-
-
-def _bind(
-    source: str,
-    target: str,
-    *,
-    read_only: bool,
-    recursive: bool,
-    idmap: bool,
-    owner: tuple[int, int] | None = None,
-) -> Bind:
-    return {
-        "type": "bind",
-        "source": source,
-        "target": target,
-        "read_only": read_only,
-        "nosuid": True,
-        "nodev": True,
-        "recursive": recursive,
-        "idmap": idmap,
-        "owner": owner,
-    }
-
-
-def _hosts_file(path: str, spec: Server, base: int) -> Bind:
-    """The mount of the server's own /etc/hosts, which is up to date; mounts of the manifest may cover it."""
-    hosts_file.update(path, spec.hostname, base)
-    read_only = spec.security.read_only_root
-    return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
-
-
-def _machine_id(own: str) -> File:
-    """The mount of the server's own /etc/machine-id."""
-    return {
-        "type": "file",
-        "target": machine_id.TARGET,
-        "read_only": True,
-        "nosuid": True,
-        "nodev": True,
-        "content": f"{own}\n",
-    }
-
-
-def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
-    if mount.type == "tmpfs":
-        return {
-            "type": "tmpfs",
-            "target": mount.target,
-            "read_only": mount.read_only,
-            "nosuid": True,
-            "nodev": True,
-            "size": mount.size,
-            "mode": int(mount.mode, 8),
-        }
-    opened = sources.mount(mount)
-    return _bind(
-        opened.path,
-        mount.target,
-        read_only=mount.read_only,
-        recursive=mount.recursive,
-        idmap=opened.id_map.host,
-        owner=opened.id_map.owner,
-    )

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import converge, recover
-from vsprov.engine.apply.converge import Outcome, Proposal, Report
+from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
 from vsprov.errors import FailedError
 from vsprov.model.kinds.image import Image

@@ -33,7 +33,7 @@ from ..sys_calls import (
 from ..syscall_list import is_dumped_after_change
 from ..users import home, resolve
 from ..wire import decode, encode
-from .absent import create_inside
+from .absent import Creation, Creations
 from .children import Child, Client, send, start_time
 from .equip import equip, made_here
 from .fork import STDIN, fork
@@ -82,6 +82,7 @@ class Loop:
         self.clients: dict[int, Client] = {}
         self.by_pid: dict[int, Child] = {}
         self.by_channel: dict[int, Child] = {}
+        self.creations = Creations()
         prctl(PR_SET_DUMPABLE, 0)
         name_process(b"vsprov-spawner")
         reset_signals()
@@ -109,7 +110,7 @@ class Loop:
         """Work until the last client has gone."""
         while self.clients:
             waiting = any(client.queue for client in self.clients.values())
-            for fd, mask in self.poller.poll(0 if waiting else -1, 64):
+            for fd, mask in self.poller.poll(0 if waiting else self.creations.patience(), 64):
                 if fd in self.clients:
                     self.on_client(self.clients[fd], mask)
                 elif fd == self.sigchld:
@@ -117,6 +118,8 @@ class Loop:
                     self.reap()
                 elif fd in self.by_channel:
                     self.on_child_message(self.by_channel[fd])
+            for creation, error in self.creations.overdue():
+                self.path_created(creation, error)
             for client in list(self.clients.values()):
                 if client.queue:
                     self.spawn(client, client.queue.pop(0))
@@ -263,16 +266,25 @@ class Loop:
                 self.child_executed(child)
 
     def create_path(self, child: Child, number: int) -> None:
-        """Create one of the paths that a child may ask for."""
-        assert child.program and child.channel
+        """Start to create one of the paths that a child may ask for; it waits for GO."""
+        assert child.program
         step, path, directory = child.program.absent[number]
         try:
             at(step)
-            create_inside(child.pid, path, directory)
+            self.creations.start(child, step, path, directory)
         except OSError as error:
             self.give_up(child, error)
-        else:
+
+    def path_created(self, creation: Creation, error: OSError | None) -> None:
+        """Let the child go on whose path was created, or give it up."""
+        child = creation.child
+        if self.by_pid.get(child.pid) is not child or not child.channel or child.failure:
+            return  # it has ended meanwhile, or is about to
+        if error is None:
             send(child.channel, GO)
+        else:
+            at(creation.step)
+            self.give_up(child, error)
 
     def answer_user(self, child: Child) -> None:
         """Give a child, which has all its mounts by now, the ids of its user by the files in its root."""
@@ -329,10 +341,14 @@ class Loop:
 
     def reap(self) -> None:
         """Collect children that have ended, after their last messages: `running` precedes `exited`."""
-        while self.by_pid:
+        while self.by_pid or self.creations.by_pid:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
+            code = os.waitstatus_to_exitcode(status)
+            if creation := self.creations.by_pid.pop(pid, None):
+                self.path_created(creation, creation.failure(code))
+                continue
             child = self.by_pid.pop(pid)
             self.on_child_message(child)
             if child.channel:
@@ -341,7 +357,6 @@ class Loop:
                 child.failure = child.failure or child.program.failure()
                 child.program.memory.release()
             del child.client.children[child.id]
-            code = os.waitstatus_to_exitcode(status)
             if child.failure:
                 child.client.send(failed(child.id, child.failure))
             elif child.state == "running":

@@ -11,19 +11,16 @@ from vsprov.model import fields
 from vsprov.model.cost import highest
 from vsprov.model.defaults import init_of
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import Mount, Server
-from vsprov.model.limits.resources import write_resources
+from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
-from vsprov.model.traits import applicable_keys
-from vsprov.model.values.units import format_bytes
 from vsprov.plan import ranges
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.compare import applied
+from vsprov.plan.compare import applied, shown
 from vsprov.plan.compare.differences import Comparison, Context
-from vsprov.plan.kinds.planner import KindPlanner, Shown, register
+from vsprov.plan.kinds.planner import KindPlanner, register
 from vsprov.plan.limits import groups, resources
-from vsprov.plan.observed import Machine, ObservedServer
+from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Action, Change, removal
 from vsprov.plan.steps import (
     DiscardUpper,
@@ -325,51 +322,6 @@ def remove(builder: PlanBuilder, name: str) -> Change | None:
     return removal("Server", name, tuple(steps), observed_spec(seen), cost="recreate")
 
 
-# -- presentation
-
-
-def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
-    """The recorded spec with live values; without a record, only what can be read from the kernel."""
-    seen = from_.observed.servers[name]
-    spec: Mapping[str, Any] = dict(seen.applied["spec"]) if seen.applied else {}
-    if seen.applied and seen.group:
-        pool = resources.of_pool(from_.observed.pools.get(spec.get("quota", "")))
-        machine, weight = resources.within(from_.machine, pool), from_.weights.get(f"Server/{name}")
-        recorded = resources.of_record(seen.applied)
-        found = resources.of_group(recorded, seen.group, machine, weight=weight, ignore=ignore)
-        spec = _with_resources(spec, write_resources(found))
-    for aspect in ASPECTS.values():
-        if aspect.name in seen.live:
-            spec = aspect.show(spec, seen.live[aspect.name], ignore)
-    return {**spec, "state": seen.wanted_state}
-
-
-def _with_resources(spec: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in spec.items() if key != "resources"}
-    return {**rest, "resources": tree} if tree else rest
-
-
-def rounded(spec: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
-    """The spec with the values that this kernel would keep; see `resources.rounded_tree`."""
-    tree = spec.get("resources", {})
-    return _with_resources(spec, resources.rounded_tree(tree, machine)) if tree else dict(spec)
-
-
-def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec with sizes in the notation of manifests (64Mi), and mounts without keys that do not apply."""
-    out = dict(spec)
-    if spec.get("mounts"):
-        out["mounts"] = [_readable_mount(mount) for mount in spec["mounts"]]
-    if spec.get("resources"):
-        out["resources"] = resources.readable_tree(spec["resources"])
-    return out
-
-
-def _readable_mount(mount: Mapping[str, Any]) -> dict[str, Any]:
-    keys = applicable_keys(Mount, mount)
-    return {**keys, "size": format_bytes(keys["size"])} if keys.get("size") else keys
-
-
 register(
     KindPlanner(
         "Server",
@@ -377,11 +329,11 @@ register(
         owners=lambda seen: seen.owners(),
         plan=plan,
         remove=remove,
-        show=show,
+        show=shown.show,
         needs=needs,
         holds=holds,
         follows=follows,
-        rounded=rounded,
-        readable=readable,
+        rounded=shown.rounded,
+        readable=shown.readable,
     )
 )

@@ -1,7 +1,7 @@
-"""Checks across the documents of a manifest, which no schema can express.
+"""Checks across the documents of a manifest.
 
 Each check is a function in `CHECKS` or `REFERENCES` that yields the problems it finds. Checks of single
-objects are in `check_object` and `check_image`.
+objects are in the other modules; `objects` calls them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
 from vsprov.errors import Problem
-from vsprov.manifest import check_image, check_object
-from vsprov.manifest.check_object import MOST_SUGGESTIONS, NAME
+from vsprov.manifest.checks import objects
+from vsprov.manifest.checks.objects import MOST_SUGGESTIONS, NAME
 from vsprov.manifest.problems import position_of
 from vsprov.manifest.resolve import Item
 from vsprov.model.defaults import lacks_command
@@ -71,10 +71,7 @@ def check(
     checks = (*CHECKS, *REFERENCES) if references else CHECKS
     found = [problem for one in checks for problem in one(view)]
     for item in items:
-        found += check_object.check(item)
-        if item.object is not None and isinstance(item.object.spec, Image):
-            for each in check_image.IMAGE_CHECKS:
-                found += each(item, item.object.spec)
+        found += objects.check(item)
     return found
 
 

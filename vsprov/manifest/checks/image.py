@@ -1,11 +1,11 @@
-"""Checks of single images that no schema can express. Each check is a function in `IMAGE_CHECKS`."""
+"""Checks of single images. Each is a function in `IMAGE_CHECKS` that yields the problems it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from vsprov.errors import Problem
-from vsprov.manifest.check_object import KERNEL_DIRECTORIES, is_below, wrong_path
+from vsprov.manifest.checks.paths import KERNEL_DIRECTORIES, is_below, wrong_path
 from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
 from vsprov.model.kinds.image import Image

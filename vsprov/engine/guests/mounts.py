@@ -1,0 +1,123 @@
+"""The mounts of a request to the spawner: those of the manifest, of the image, and the server's own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vsprov.engine.guests.host_sources import OpenSources
+from vsprov.model.kinds.server import Mount as MountSpec
+from vsprov.model.kinds.server import Server
+from vsprov.store import hosts_file, machine_id
+from vsprov.store.hostimage import Bind as HostBind
+
+if TYPE_CHECKING:
+    from vsprov.guest.wire import Bind, File, Mount
+
+
+RESOLVER = "/etc/resolv.conf"
+
+
+def of_server(
+    spec: Server, binds: Sequence[HostBind], sources: OpenSources, *, hosts: str, base: int, own_id: str
+) -> list[Mount]:
+    """The mounts of a server, in their order; `binds` are those of its image.
+
+    `hosts`: the path of its own /etc/hosts; `base`: its first host id; `own_id`: its machine ID.
+    """
+    return [
+        *_image_binds(binds, sources),
+        _hosts_file(hosts, spec, base),
+        _machine_id(own_id),
+        *(_mount(mount, sources) for mount in spec.mounts),
+    ]
+
+
+def of_build(binds: Sequence[HostBind], sources: OpenSources, host_network: bool) -> list[Mount]:
+    """The mounts of a build step on an image with these binds."""
+    mounts: list[Mount] = [*_image_binds(binds, sources)]
+    if host_network and os.path.isfile(RESOLVER):
+        mounts.append(_bind(RESOLVER, RESOLVER, read_only=True, recursive=False, idmap=True))
+    return mounts
+
+
+def _image_binds(binds: Sequence[HostBind], sources: OpenSources) -> list[Bind]:
+    """The mounts of an image that consists of the host's own files; programs there may be setuid."""
+    return [
+        {
+            "type": "bind",
+            "source": sources.image(bind),
+            "target": bind.target,
+            "read_only": True,
+            "nosuid": False,
+            "nodev": True,
+            "recursive": True,
+            "idmap": True,
+            "owner": None,
+        }
+        for bind in binds
+    ]
+
+
+def _bind(
+    source: str,
+    target: str,
+    *,
+    read_only: bool,
+    recursive: bool,
+    idmap: bool,
+    owner: tuple[int, int] | None = None,
+) -> Bind:
+    return {
+        "type": "bind",
+        "source": source,
+        "target": target,
+        "read_only": read_only,
+        "nosuid": True,
+        "nodev": True,
+        "recursive": recursive,
+        "idmap": idmap,
+        "owner": owner,
+    }
+
+
+def _hosts_file(path: str, spec: Server, base: int) -> Bind:
+    """The mount of the server's own /etc/hosts, which is up to date; mounts of the manifest may cover it."""
+    hosts_file.update(path, spec.hostname, base)
+    read_only = spec.security.read_only_root
+    return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
+
+
+def _machine_id(own: str) -> File:
+    """The mount of the server's own /etc/machine-id."""
+    return {
+        "type": "file",
+        "target": machine_id.TARGET,
+        "read_only": True,
+        "nosuid": True,
+        "nodev": True,
+        "content": f"{own}\n",
+    }
+
+
+def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
+    if mount.type == "tmpfs":
+        return {
+            "type": "tmpfs",
+            "target": mount.target,
+            "read_only": mount.read_only,
+            "nosuid": True,
+            "nodev": True,
+            "size": mount.size,
+            "mode": int(mount.mode, 8),
+        }
+    opened = sources.mount(mount)
+    return _bind(
+        opened.path,
+        mount.target,
+        read_only=mount.read_only,
+        recursive=mount.recursive,
+        idmap=opened.id_map.host,
+        owner=opened.id_map.owner,
+    )
