@@ -119,6 +119,7 @@ _BY_KIND: dict[str, list[Any]] = {
     "list of numbers": ["0", 1, "0-3,8", "8,0-3"],
     "soft and hard limit": [5, "max", {"soft": 1}, {"hard": "max"}, {"soft": 1, "hard": 2}],
     "soft and hard limit in bytes": [5, "max", "8Mi", {"soft": "1Ki"}, {"soft": 1, "hard": "2Gi"}],
+    "rate or max": ["max", "100Mbit", "1.5Gbit", "8000bit"],
     "list of devices": [
         [],
         [{"device": "/dev/vda", "readBps": "1Mi"}, {"device": "/dev/sda", "writeIops": 7}],
@@ -151,6 +152,8 @@ def manifests(draw: st.DrawFn) -> list[Any]:
         if name == "team":
             given = {key: keys for key, keys in given.items() if key != "rlimits"}
         out.append(_document("Quota", name, {"scope": "pool" if name == "team" else "server", **given}))
+    networks = draw(st.lists(st.sampled_from(sorted(NETWORKS)), max_size=3, unique=True))
+    out += [_document("Network", name, NETWORKS[name]) for name in networks]
     for i, name in enumerate(names):
         spec: dict[str, Any] = {
             "image": "base",
@@ -171,6 +174,8 @@ def manifests(draw: st.DrawFn) -> list[Any]:
             }),
         }  # fmt: skip
         spec |= draw(st.fixed_dictionaries(NOTHING, optional=optional))
+        if networks:
+            spec |= draw(st.fixed_dictionaries(NOTHING, optional=connected(networks, i)))
         spec["init"] |= draw(st.fixed_dictionaries(NOTHING, optional=INIT))
         if draw(st.booleans()) and quotas:
             spec["quota"] = draw(st.sampled_from(sorted(quotas)))
@@ -207,6 +212,65 @@ MOUNTS = st.one_of(
         },
     ),
 )
+
+
+RULES = st.lists(
+    st.fixed_dictionaries(
+        {"protocol": st.sampled_from(["tcp", "udp"])},
+        optional={
+            "ports": st.lists(st.sampled_from([80, "443", "8000-8080"]), max_size=2),
+            "peers": st.lists(st.sampled_from(["10.0.0.0/8", "FD20::1", "0.0.0.0/0"]), max_size=2),
+        },
+    ),
+    max_size=2,
+)
+FIREWALL = st.fixed_dictionaries(NOTHING, optional={"ingress": RULES, "egress": RULES})
+NETWORKS: dict[str, dict[str, Any]] = {
+    "lan": {
+        "subnets": ["10.20.0.0/24", "FD20:0::/64"],
+        "mtu": 1400,
+        "isolated": True,
+        "domain": "Lan.Example.",
+    },
+    "plain": {"type": "bridge", "subnets": ["10.21.0.0/16"], "nat": False, "firewall": {"ingress": []}},
+    "street": {"type": "macvlan", "parent": "eth0", "mode": "private", "subnets": ["192.0.2.0/24"]},
+}
+
+
+def connected(networks: list[str], number: int) -> dict[str, st.SearchStrategy[Any]]:
+    """The keys of a server, one of several, that is in some of the networks."""
+    interfaces = {
+        "lan": {
+            "name": "eth0",
+            "addresses": ["auto", f"10.20.0.{10 + number}/24"],
+            "mac": "02:AA:00:00:00:01",
+        },
+        "plain": {
+            "name": "a-very-long-name.1",
+            "gateway": False,
+            "routes": [{"to": "10.9.0.0/16", "via": "10.21.0.1"}],
+        },
+        "street": {"name": "lan", "gateway": False, "addresses": []},
+    }
+    return {
+        "interfaces": st.just([{**interfaces[name], "network": name} for name in networks]),
+        "ports": st.lists(
+            st.sampled_from(
+                [
+                    f"{8080 + number}:80",
+                    f"127.0.0.1:{number + 53}:53/udp",
+                    f"[::1]:{9000 + number}",
+                    7000 + number,
+                ]
+            ),
+            max_size=2,
+            unique=True,
+        ),
+        "dns": st.just(
+            {"nameservers": ["192.0.2.53", "FD20::53"], "search": ["A.example."], "options": ["ndots:2"]}
+        ),
+        "firewall": FIREWALL,
+    }
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

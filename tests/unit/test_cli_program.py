@@ -106,7 +106,7 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
         (["apply", "f", "--lock-timeout", "10"], "vsprov: --lock-timeout: '10' is not a duration\n"),
         (["apply", "f", "--parallelism", "0"], "vsprov: --parallelism 0: not a number between 1 and 1024\n"),
         (["get", "pods"], "vsprov: get pods: no such kind\n"),
-        (["get", "networks"], "vsprov: get networks: this version of vsprov has no networks\n"),
+        (["get", "volumes"], "vsprov: get volumes: this version of vsprov has no volumes\n"),
         (["logs", "a", "-n", "-3"], "vsprov: --tail -3: not a number of lines\n"),
         (["exec", "a", "-e", "=2", "--", "true"], "vsprov: --env '=2': not a variable\n"),
     ],

@@ -165,7 +165,7 @@ def test_what_is_said_to_come_later_is_not_there_yet() -> None:
         for path, schema in maps(document_schema(kind))
         for key in schema["properties"]
     }
-    assert keys & module.LATER_KEYS == {"devices", "network"}  # of io and of a build; others are for later
+    assert keys & module.LATER_KEYS == {"devices"}  # of io; others are for later
     assert not set(objects.LATER_KINDS) & set(objects.KINDS)
 
 

@@ -29,9 +29,7 @@ LATER = "is not supported by this version of vsprov"
 Parse = Callable[[Any], Any]
 
 # Keys and values of the format that this version does not support yet.
-LATER_KEYS = frozenset(
-    "interfaces ports dns readiness restart boot hooks profile seccomp sysctls devices disk network".split()
-)
+LATER_KEYS = frozenset("readiness restart boot hooks profile seccomp sysctls devices disk".split())
 LATER_VALUES = frozenset(("systemd", "volume", "ready"))
 
 _TYPES = {
@@ -336,6 +334,10 @@ def _parsers_of(kind: type, under: Path) -> Iterator[tuple[Path, Parse]]:
             yield from _parsers_of(key.one, path)
         elif key.many:
             yield from _parsers_of(key.many, (*path, ITEM))
+            if key.expand:
+                yield (*path, ITEM), key.expand
+        elif key.each:
+            yield (*path, ITEM), key.each
         elif key.read:
             yield from _knob_parsers(under if key.inline else path)
         elif key.parse:

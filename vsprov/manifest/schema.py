@@ -104,10 +104,10 @@ def _property(key: Key, hint: Any) -> Schema:
     if key.one:
         out.update(model_schema(key.one))
     elif key.many:
-        out["items"] = model_schema(key.many)
+        out["items"] = {**model_schema(key.many), **key.schema.get("items", {})}
     elif key.read:
         out.update(_resources())
-    out.update(key.schema)
+    out.update({word: schema for word, schema in key.schema.items() if word != "items" or not key.many})
     if key.default == () and "minItems" in out:
         return out  # a manifest cannot set the default
     if key.default not in (None, dataclasses.MISSING, {}) and not key.one:

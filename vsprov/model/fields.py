@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # creating the class takes 0.3 ms
         refers: str
         relative: bool
         only: tuple[str, str]
+        name: str
 
 
 class Key(NamedTuple):
@@ -48,9 +49,9 @@ class Key(NamedTuple):
     relative to the manifest. `only`: (key, value) of a sibling without which this key does not apply.
 
     `one`, `many`: class of the object, or of the objects in the list. `by`: key that identifies items of the
-    list; "" identifies them by position. `expand`: turns a short form of the object into its map. `read`:
-    reads a whole map and reports errors itself. `inline`: that map consists of the unknown keys of the
-    enclosing map.
+    list; "" identifies them by position. `expand`: turns a short form of the object into its map. `each`:
+    parses an item of a list of scalars. `read`: reads a whole map and reports errors itself. `inline`: that
+    map consists of the unknown keys of the enclosing map.
     """
 
     field: str
@@ -71,6 +72,7 @@ class Key(NamedTuple):
     many: type | None = None
     by: str = ""
     expand: Callable[[Any], Any] | None = None
+    each: Callable[[Any], Any] | None = None
     read: Callable[[Any, Report, Path], Any] | None = None
     inline: bool = False
 
@@ -104,14 +106,30 @@ def one(
     return dataclasses.field(default=default, metadata={"doc": doc, "one": kind, "expand": expand, **traits})
 
 
-def many(kind: type, *, doc: str, by: str = "", **traits: Unpack[Traits]) -> Any:
-    """A field with a tuple of objects of the model, () by default."""
-    return dataclasses.field(default=(), metadata={"doc": doc, "many": kind, "by": by, **traits})
+def many(
+    kind: type,
+    *,
+    doc: str,
+    by: str = "",
+    expand: Callable[[Any], Any] | None = None,
+    optional: bool = False,
+    **traits: Unpack[Traits],
+) -> Any:
+    """A field with a tuple of objects of the model, () by default, or None if `optional`."""
+    about = {"doc": doc, "many": kind, "by": by, "expand": expand, **traits}
+    return dataclasses.field(default=None if optional else (), metadata=about)
 
 
-def strings(default: tuple[str, ...] = (), *, doc: str, **traits: Unpack[Traits]) -> Any:
-    """A field with a tuple of strings."""
-    return value(default, doc=doc, parse=tuple, dump=list, **traits)
+def strings(
+    default: tuple[str, ...] = (),
+    *,
+    doc: str,
+    each: Callable[[Any], str] | None = None,
+    **traits: Unpack[Traits],
+) -> Any:
+    """A field with a tuple of strings. `each` parses one of them and raises UnitError."""
+    about = {"doc": doc, "parse": tuple, "dump": list, "each": each, **traits}
+    return dataclasses.field(default=default, metadata=about)
 
 
 def mapping(*, doc: str, **traits: Unpack[Traits]) -> Any:
@@ -142,8 +160,8 @@ def _keys(kind: type) -> Iterator[Key]:
         if "doc" not in field.metadata:
             raise TypeError(f"{kind.__name__}.{field.name} has no description of its key")
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        about = {"default": default, "required": default is MISSING, **field.metadata}
-        yield Key(field=field.name, name=camel(field.name), **about)
+        about = {"default": default, "required": default is MISSING, "name": camel(field.name)}
+        yield Key(field=field.name, **{**about, **field.metadata})
 
 
 def fail(path: Path, error: UnitError) -> None:
@@ -179,8 +197,8 @@ def _read(key: Key, given: Any, report: Report, at: Path) -> Any:
     try:
         if key.one:
             return read(key.one, key.expand(given) if key.expand else given, report, at)
-        if key.many:
-            items = (read(key.many, item, report, (*at, i)) for i, item in enumerate(given))
+        if key.many or key.each:
+            items = (_read_item(key, item, report, (*at, i)) for i, item in enumerate(given))
             return tuple(item for item in items if item is not None)
         if key.read:
             return key.read(given, report, at)
@@ -190,15 +208,28 @@ def _read(key: Key, given: Any, report: Report, at: Path) -> Any:
         return None
 
 
+def _read_item(key: Key, given: Any, report: Report, at: Path) -> Any:
+    """An item of a list, or None after reporting an error."""
+    try:
+        if key.many:
+            return read(key.many, key.expand(given) if key.expand else given, report, at)
+        return key.each(given) if key.each else given
+    except UnitError as error:
+        report(at, error)
+        return None
+
+
 def write(obj: Any) -> dict[str, Any]:
-    """The JSON that `read` turns back into `obj`, without None and empty collections."""
+    """The JSON that `read` turns back into `obj`, without None and without what is empty by default."""
     out: dict[str, Any] = {}
     for name, key in keys(type(obj)).items():
         current = getattr(obj, key.field)
-        if current is None or current == () or current == {}:
+        if current is None or (current in _EMPTY and key.default in (*_EMPTY, MISSING)):
             continue
         if key.one:
-            out[name] = write(current)
+            inner = write(current)
+            if inner or current != key.default:
+                out[name] = inner
         elif key.many:
             out[name] = [write(item) for item in current]
         elif key.inline and key.dump:
@@ -206,3 +237,6 @@ def write(obj: Any) -> dict[str, Any]:
         else:
             out[name] = key.dump(current) if key.dump else current
     return out
+
+
+_EMPTY: tuple[Any, ...] = ((), {})

@@ -13,6 +13,7 @@ from typing import Any
 from vsprov.model import fields
 from vsprov.model.fields import mapping, value
 from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.values import patterns
@@ -21,7 +22,7 @@ API_VERSION = "vsprov/v1"
 IGNORE = "vsprov/ignore"
 REQUIRE = "vsprov/require"
 
-Spec = Image | Quota | Server
+Spec = Image | Quota | Network | Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ KINDS: dict[str, ObjectKind] = {
             "The keys of its `spec`, besides the [resources](#resources):",
         ),
         ObjectKind(
+            "Network",
+            Network,
+            "A network that servers are connected to.",
+        ),
+        ObjectKind(
             "Server",
             Server,
             "A virtual server.",
@@ -74,7 +80,7 @@ KINDS: dict[str, ObjectKind] = {
 }
 
 
-LATER_KINDS = ("Network", "Volume")  # kinds of the format that this version does not support yet
+LATER_KINDS = ("Volume",)  # kinds of the format that this version does not support yet
 
 
 def require_rows(rows: Container[str], place: str) -> None:

@@ -252,6 +252,16 @@ def duration(seconds: float | None) -> str:
     return "".join(parts[:2]) or "0s"
 
 
+def _network(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
+    spec = document["spec"]
+    row = (
+        document["metadata"]["name"],
+        _or_dash(spec.get("type")),
+        ", ".join(spec.get("subnets", ())) or "-",
+    )
+    return (*row, _or_dash(document["status"].get("set"))) if wide else row
+
+
 _NUMBERS = frozenset(("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK"))
 TABLES["Server"] = KindTable(
     ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME"),
@@ -264,6 +274,7 @@ TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image, opti
 TABLES["Quota"] = KindTable(
     ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
 )
+TABLES["Network"] = KindTable(("NAME", "TYPE", "SUBNETS"), ("SET",), _network)
 
 
 require_rows(TABLES, __name__)

@@ -29,6 +29,7 @@ T = TypeVar("T", bound=Spec)
 
 # Every cgroup v1 directory contains a file `tasks`, so that no group can have this name (mkdir(2): EEXIST).
 RESERVED = {"tasks": "every cgroup contains a file with this name", "host": "it refers to the host itself"}
+PLACES = {"Image": "the store", "Network": "the instance"}  # of objects that need not be in the manifest
 BUILT_FROM: Path = ("spec", "source", "build", "from")
 MOST_CYCLES = 10
 
@@ -170,10 +171,10 @@ def missing_references(view: ManifestView) -> Iterator[Problem]:
         missing = (use for use in found if use[2] not in known)
         for number, (item, path, name) in enumerate(missing):
             close = did_you_mean(name, known) if number < MOST_SUGGESTIONS else ""
-            if kind == "Image" and view.images is None:
-                message = f"{kind}/{name} is not defined here; apply requires it in the store{close}"
+            if kind in PLACES and view.images is None:
+                message = f"{kind}/{name} is not defined here; apply requires it in {PLACES[kind]}{close}"
                 yield item.problem(path, message, warning=True)
-            else:
+            elif kind != "Network":  # the plan knows those of other manifests
                 hint = f"add a document of kind {kind} with this name"
                 yield item.problem(path, f"{kind}/{name} not found{close}", hint)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vsprov.model.fields import many, mapping, one, strings, value
+from vsprov.model.kinds.network import Dns, Firewall, Interface, Port, expand_port
 from vsprov.model.limits.resources import knobs
-from vsprov.model.values import patterns
+from vsprov.model.values import addresses, patterns
 from vsprov.model.values.names import (
     CAPABILITIES,
     DEFAULT_CAPABILITIES,
@@ -214,6 +215,27 @@ class Server:
         doc="Additional mounts, each with a different target.",
         schema={"maxItems": 256},
         cost="restart",
+    )
+    interfaces: tuple[Interface, ...] = many(
+        Interface,
+        by="name",
+        doc="Network interfaces besides the loopback interface, each with a different name.",
+        schema={"maxItems": 32},
+        cost="live",
+    )
+    ports: tuple[Port, ...] = many(
+        Port,
+        expand=expand_port,
+        doc="Ports of the host that lead to this server (published ports).",
+        schema={"items": addresses.SHORT_PORT, "maxItems": 1024},
+        cost="live",
+    )
+    dns: Dns = one(Dns, Dns(), doc="How names are resolved, if the server has interfaces.", cost="live")
+    firewall: Firewall = one(
+        Firewall,
+        Firewall(),
+        doc="What is allowed to and from this server, in addition to the firewalls of its networks.",
+        cost="live",
     )
     security: Security = one(
         Security, Security(), doc="Privileges of the server's processes.", cost="restart"

@@ -40,6 +40,7 @@ from vsprov.model.values.value_kinds import (
     IO_DEVICES,
     LIMIT_BYTES,
     LIMIT_COUNT,
+    RATE,
     RLIMIT,
     RLIMIT_BYTES,
     WEIGHT,
@@ -99,6 +100,7 @@ GROUPS = {
     "pids": "Processes.",
     "io": "Block I/O.",
     "hugepages": "Huge pages, by page size.",
+    "network": "Rates of network traffic.",
     "rlimits": "Limits of each process. A single number sets both the soft and the hard limit.",
 }
 KNOBS: tuple[Knob, ...] = (
@@ -223,6 +225,8 @@ KNOBS: tuple[Knob, ...] = (
     _hugepages("2Mi", "2MB"),
     _hugepages("32Mi", "32MB"),
     _hugepages("1Gi", "1GB"),
+    Knob("network.egress", RATE, "Maximum rate of what the server sends through each of its interfaces."),
+    Knob("network.ingress", RATE, "Maximum rate of what the server receives through each of its interfaces."),
     _rlimit("as", "Address space in bytes", RLIMIT_BYTES),
     # 1, not 0: a core_pattern that is a pipe runs a program of the host, and only 1 prevents that; core(5).
     _rlimit("core", "Size of core dumps in bytes; by default none is written", RLIMIT_BYTES, (1, 1)),

@@ -1,6 +1,7 @@
 """Quantities, as written in manifests and as integers.
 
-Sizes are in bytes, CPU time in thousandths of a CPU ("milli"), durations in microseconds. Each `parse_*`
+Sizes are in bytes, CPU time in thousandths of a CPU ("milli"), durations in microseconds, rates of networks
+in bits per second. Each `parse_*`
 takes a YAML scalar and raises `UnitError` with a hint; each `format_*` returns text that `parse_*` turns back
 into the same number.
 """
@@ -18,17 +19,20 @@ MAX: Max = "max"
 BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
 DECIMAL = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 DURATION = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+RATE = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9, "Tbit": 10**12}  # as in tc(8)
 
 # ASCII digits only: int() also accepts '１２' and '1_000'.
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _BYTES = re.compile(rf"({NUMBER})(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?", re.ASCII)
 _CPU = re.compile(rf"({NUMBER})(m)?", re.ASCII)
+_RATE = re.compile(rf"({NUMBER})({'|'.join(RATE)})", re.ASCII)
 _DURATION_PART = re.compile(rf"({NUMBER})(us|ms|s|m|h|d)", re.ASCII)
 
 # The same syntax as JSON Schema patterns, for editors.
 BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
 CPU_PATTERN = r"^[0-9]+(\.[0-9]+)?m?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(us|ms|s|m|h|d))+$"
+RATE_PATTERN = rf"^[0-9]+(\.[0-9]+)?({'|'.join(RATE)})$"
 
 LARGEST = 2**63 - 1  # the kernel counts in signed 64-bit numbers
 
@@ -131,6 +135,57 @@ def format_duration(value: int) -> str:
         if count:
             out.append(f"{count}{unit}")
     return "".join(out)
+
+
+def parse_rate(raw: object) -> int | Max:
+    """Bits per second from `100Mbit` or `1.5Gbit`, or "max" for no limit. Plain numbers are refused."""
+    if raw == MAX:
+        return MAX
+    match = _RATE.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        raise UnitError(f"{short(raw, repr)} is not a rate", _rate_hint(raw))
+    rate = _in_range(_whole(Decimal(match[1]) * RATE[match[2]], raw, "bits per second"), raw)
+    if rate < SLOWEST_RATE:
+        hint = "write max for no limit; a server without interfaces has no network" if rate == 0 else ""
+        raise UnitError(f"{short(raw)} is below {format_rate(SLOWEST_RATE)}, the minimum", hint)
+    return rate
+
+
+SLOWEST_RATE = 8000  # bits per second; at less, a packet of 1500 bytes takes more than 1.5 s
+
+
+def format_rate(value: int | Max) -> str:
+    """`100Mbit`, `1500kbit`: the largest unit of which it is a whole number."""
+    if value == MAX:
+        return MAX
+    for suffix in ("Tbit", "Gbit", "Mbit", "kbit"):
+        if value and value % RATE[suffix] == 0:
+            return f"{value // RATE[suffix]}{suffix}"
+    return f"{value}bit"
+
+
+def _rate_hint(raw: object) -> str:
+    """The right form of a rate as other tools write it: 100M, 100mbit, 12.5MB/s, 100Mbps."""
+    usual = "write 100Mbit, or max for no limit"
+    if not isinstance(raw, str):
+        return usual
+    match = re.fullmatch(rf"({NUMBER})\s*([kKmMgGtT]?)(i?)(.*)", raw, re.ASCII)
+    if raw in ("-1", "unlimited", "infinity", "inf", "none"):
+        return "write max for no limit"
+    if match is None or not int(Decimal(match[1])):
+        return usual
+    number, prefix, binary, unit = match.groups()
+    factor = (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " ")
+    bits, octets = Decimal(number) * factor, Decimal(number) * factor * 8
+    if binary or len(number) > 15:
+        return usual
+    if unit in ("B", "B/s", "Bps", "bytes", "byte/s", "bytes/s"):
+        return f"write {format_rate(int(octets))}: rates are in bits per second"
+    if unit == "bps":
+        return f"write {format_rate(int(bits))} for bits, or {format_rate(int(octets))} for bytes per second"
+    if unit.lower() in ("", "bit", "bits", "b", "bit/s", "bits/s", "b/s"):
+        return f"write {format_rate(int(bits))}"
+    return usual
 
 
 def parse_id_list(raw: object) -> str:

@@ -186,6 +186,17 @@ DURATION = ValueKind(
     dump=units.format_duration,
     format=units.format_duration,
 )
+RATE = ValueKind(
+    "rate or max",
+    {
+        "type": "string",
+        "pattern": f"^(max|{units.RATE_PATTERN[1:-1]})$",
+        "patternErrorMessage": "is not a rate; write 100Mbit, or max for no limit",
+    },
+    units.parse_rate,
+    dump=units.format_rate,
+    format=units.format_rate,
+)
 WEIGHT = ValueKind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
 LIMIT_COUNT = ValueKind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
 FLAG = ValueKind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())

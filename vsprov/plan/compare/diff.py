@@ -32,6 +32,8 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             for name, item in value.items():
                 walk(item, f"{at}.{name}" if at else name)
+        elif key and key.many and key.default is None and value in ([], ()):
+            out[at] = []  # differs from a list that is not set
         elif key and key.many and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 own = applicable_keys(key.many, item)
