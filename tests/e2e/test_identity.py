@@ -72,5 +72,7 @@ def test_every_server_has_a_machine_id_of_its_own_that_stays(lab: Lab, box: Docu
     assert all(re.fullmatch(r"[0-9a-f]{32}\n", each) for each in ids.values())
     assert lab.run("full", "stat", "-c", "%U %a", "/etc/machine-id").stdout == "root 444\n"
     assert lab.run("full", "sh", "-c", "echo x > /etc/machine-id", check=False).returncode != 0
+    (lab.directory("full") / "server.json").write_text("{}")
+    lab.converge(box, image(), server("bare", image="box", security={"readOnlyRoot": True}), server("full"))
     lab.vsprov("restart", "full")
     assert lab.run("full", "cat", "/etc/machine-id").stdout == ids["full"]

@@ -1,7 +1,7 @@
 """Server directories: the state of servers on disk, which survives a reboot.
 
-    <root>/servers/<name>/           owner mark; root 0700
-        server.json                  the spec as last applied, the id range and the machine ID, sealed
+    <root>/servers/<name>/           owner mark, machine ID as a mark; root 0700
+        server.json                  the spec as last applied and the id range, sealed
         upper/                       what the server has written; owned by its id range
         work/                        for overlay; owned by the first id of the range
         console                      the FIFO that the server writes its output to
@@ -24,13 +24,13 @@ from typing import Any
 from vsprov.errors import ConflictError, FailedError, reason
 from vsprov.plan.observed import Parts
 from vsprov.plan.ranges import FIRST_ID, RANGE
-from vsprov.store import claims, machine_id
+from vsprov.store import claims
 from vsprov.store.disk import durable, folders, marks, sealed
 from vsprov.store.disk.folders import sweep as sweep
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance
 
-_RANGE, _MACHINE = "idBase", "machineId"  # in server.json, beside the keys of the spec as last applied
+_RANGE = "idBase"  # in server.json, beside the keys of the spec as last applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class ServerDirectory:
     """The state of a server on disk.
 
     `owner` is None for a directory (or a file) that vsprov did not create. `id_base` is the first host id of
-    the server's range of 65536, 0 if unknown; `machine_id` is "" if none is recorded. `applied` is what was
-    last passed to `make` or `write_applied`, None if it is not readable. `problem` describes any damage, and
-    is "" if there is none. `roots` identify the directories that exist, by name, as `identity` does.
+    the server's range of 65536, 0 if unknown. `applied` is what was last passed to `make` or `write_applied`,
+    None if it is not readable. `problem` describes any damage; "" if there is none. `roots` identify the
+    directories that exist, by name, as `identity` does.
     """
 
     name: str
@@ -51,7 +51,6 @@ class ServerDirectory:
     problem: str
     parts: Parts = Parts()
     roots: Mapping[str, str] = field(default_factory=dict)
-    machine_id: str = ""
 
 
 def observe(instance: Instance, without: Container[str] = ()) -> dict[str, ServerDirectory]:
@@ -83,14 +82,13 @@ def _observe(name: str, path: str) -> ServerDirectory:
     applied, problem = sealed.read(f"{path}/server.json")
     if problem:
         problems.append(problem)
-    recorded, machine = (applied.pop(key, None) if applied else None for key in (_RANGE, _MACHINE))
+    recorded = applied.pop(_RANGE, None) if applied else None
     parts = Parts(
         recorded if isinstance(recorded, int) else None,
         **{part: (status.st_uid, status.st_gid) for part, status in found.items()},
     )
     roots = {part: identity(status) for part, status in found.items()}
-    own = str(machine) if machine_id.is_valid(machine) else ""
-    return ServerDirectory(name, path, owner, _base(parts), applied, "; ".join(problems), parts, roots, own)
+    return ServerDirectory(name, path, owner, _base(parts), applied, "; ".join(problems), parts, roots)
 
 
 def _base(parts: Parts) -> int:
@@ -128,7 +126,7 @@ def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dic
         try:
             marks.write_owner(making, owner)
             _make_disk(making, id_base)
-            _write_record(making, applied, id_base, machine_id.new(), flush=False)
+            _write_record(making, applied, id_base, flush=False)
             durable.rename_new(making, path)
         except BaseException:
             durable.remove_tree(making)
@@ -153,9 +151,8 @@ def _make_part(folder: str, name: str, id_base: int) -> None:
     os.chown(f"{folder}/{name}", id_base, id_base)
 
 
-def _write_record(path: str, applied: Mapping[str, Any], id_base: int, machine: str, *, flush: bool) -> None:
-    content = {**applied, _RANGE: id_base, _MACHINE: machine}
-    durable.write_file(f"{path}/server.json", sealed.seal(content), flush=flush)
+def _write_record(path: str, applied: Mapping[str, Any], id_base: int, *, flush: bool) -> None:
+    durable.write_file(f"{path}/server.json", sealed.seal({**applied, _RANGE: id_base}), flush=flush)
 
 
 def flush(instance: Instance) -> None:
@@ -168,8 +165,7 @@ def flush(instance: Instance) -> None:
 def write_applied(instance: Instance, name: str, applied: dict[str, Any], *, flush: bool = True) -> None:
     """Record what was applied; without `flush` it is safe from power failure only after `flush()`."""
     path = _ours(instance, name)
-    before = _recorded(instance, name)
-    _write_record(path, applied, before.id_base, before.machine_id or machine_id.new(), flush=flush)
+    _write_record(path, applied, id_base(instance, name), flush=flush)
 
 
 def repair(instance: Instance, name: str, id_base: int) -> None:
@@ -185,7 +181,7 @@ def repair(instance: Instance, name: str, id_base: int) -> None:
     except OSError as error:
         raise durable.failed(path, "create what is missing", error) from error
     if found.applied is not None and found.parts.recorded != id_base:
-        _write_record(path, found.applied, id_base, found.machine_id or machine_id.new(), flush=False)
+        _write_record(path, found.applied, id_base, flush=False)
 
 
 def discard_upper(instance: Instance, name: str) -> None:
@@ -194,7 +190,7 @@ def discard_upper(instance: Instance, name: str) -> None:
     durable.refuse_mounts(path)
     making = f"{instance.servers}/{durable.MAKING}{name}"
     try:
-        base = _recorded(instance, name).id_base
+        base = id_base(instance, name)
         durable.remove_tree(making)
         os.mkdir(making, 0o700)
         _make_disk(making, base)
@@ -237,24 +233,12 @@ def _ours(instance: Instance, name: str) -> str:
     return path
 
 
-def own_machine_id(instance: Instance, name: str) -> str:
-    """The machine ID of a server; one whose record has none yet, of version 0.1.0, is given one."""
-    found = _recorded(instance, name)
-    if found.machine_id:
-        return found.machine_id
-    if found.applied is None:
-        raise FailedError(f"{found.path}: read the machine ID: {found.problem}")
-    machine = machine_id.new()
-    _write_record(found.path, found.applied, found.id_base, machine, flush=False)
-    return machine
-
-
-def _recorded(instance: Instance, name: str) -> ServerDirectory:
-    """The directory of a server whose id range is known; FailedError for any other."""
+def id_base(instance: Instance, name: str) -> int:
+    """The first host id in the range of a server."""
     found = _observe(name, folders.place(instance.servers, name))
     if not found.id_base:
         raise FailedError(f"{found.path}: read the id range: {found.problem}")
-    return found
+    return found.id_base
 
 
 def tidy(instance: Instance) -> None:
