@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.unit.simulate_networks import Networks, Refused
 from vsprov.model import fields
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Side, normal
@@ -50,10 +51,6 @@ from vsprov.plan.steps import (
 HOME = ""  # the name of the cgroup2 hierarchy
 
 
-class Refused(Exception):
-    """What the kernel or the engine would not do."""
-
-
 @dataclass
 class Directory:
     owner: str
@@ -86,6 +83,7 @@ class World:
     directories: dict[str, Directory] = field(default_factory=dict)
     images: dict[str, ObservedImage] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
+    networks: Networks = field(default_factory=Networks)
     next_pid: int = 1000
     next_base: int = 524288
 
@@ -100,6 +98,7 @@ class World:
             setattr(out, name, {key: copy.copy(value) for key, value in getattr(self, name).items()})
         for guest in out.guests.values():
             guest.limits, guest.where = dict(guest.limits), dict(guest.where)
+        out.networks = self.networks.copy()
         return out
 
     # -- the host
@@ -211,7 +210,8 @@ class World:
 
     # -- observation
 
-    def observe(self) -> Observed:
+    def observe(self, wanted: Wanted | None = None) -> Observed:
+        """What there is. Networks are observed if there are any, or if `wanted` has some."""
         homes: dict[str, ObservedGroup] = {}
         pools: dict[str, ObservedGroup] = {}
         for hierarchy, path in self.files:
@@ -219,13 +219,20 @@ class World:
                 role = self.owners.get((HOME, path), "").partition(" ")[0]
                 (pools if role == "pool" else homes)[path.rpartition("/")[2]] = self.group(path)
         names = sorted({*homes, *self.directories})
+        servers = {name: self.server(name, homes.get(name)) for name in names}
+        self.networks.guests = {
+            name: each for name, each in self.networks.guests.items() if name in self.guests
+        }
+        networked = any(each.applied and each.applied["spec"].get("interfaces") for each in servers.values())
+        networked |= any(has_network(one) for one in wanted.objects) if wanted else False
         parent = self.group(self.instance) if (HOME, self.instance) in self.files else None
         return Observed(
-            {name: self.server(name, homes.get(name)) for name in names},
+            servers,
             pools,
             dict(self.images),
             parent,
             frozenset(self.subtree[""]),
+            networks=self.networks.observe(networked),
         )
 
     def group(self, path: str) -> ObservedGroup:
@@ -336,13 +343,16 @@ class World:
                 self.guests[server].hostname = hostname
             case Stop(server):
                 self.guests.pop(server, None)
+                self.networks.guests.pop(server, None)
             case Spawn(server):
                 self.spawn(want[f"Server/{server}"], wanted)
+                spec = want[f"Server/{server}"].spec
+                self.networks.start(server, isinstance(spec, Server) and bool(spec.interfaces))
             case MarkInit(server):
                 assert not self.guests[server].released
             case Release(server):
                 self.guests[server].released = True
-            case _:
+            case _ if not self.networks.do(step):
                 raise AssertionError(step)
 
     def hierarchy(self, controller: str) -> str:
@@ -408,6 +418,13 @@ class World:
     def die(self) -> None:
         """The maker of guests is killed: those at the gate see its end and exit."""
         self.guests = {name: guest for name, guest in self.guests.items() if guest.released}
+        self.networks.guests = {
+            name: each for name, each in self.networks.guests.items() if name in self.guests
+        }
+
+
+def has_network(one: Object) -> bool:
+    return one.kind == "Network" or (isinstance(one.spec, Server) and bool(one.spec.interfaces))
 
 
 def number(text: str) -> float:

@@ -57,8 +57,8 @@ class Situation(World):
 
     strangers: dict[str, ObservedServer]
 
-    def observe(self) -> Any:
-        seen = super().observe()
+    def observe(self, wanted: Wanted | None = None) -> Any:
+        seen = super().observe(wanted)
         return replace(seen, servers={**seen.servers, **self.strangers})
 
 
@@ -111,7 +111,7 @@ def situation(case: dict[str, Any]) -> Situation:
     world.strangers = {}
     for key, owner in (("others", "vsprov/others"), ("applied", "vsprov/mine")):
         before = wish(case, key, owner)
-        plan = reconcile(before, world.observe(), world.machine)
+        plan = reconcile(before, world.observe(before), world.machine)
         assert not plan.problems, plan.problems
         apply(plan, before, world)
     for each in case.get("meanwhile") or ():
@@ -147,7 +147,7 @@ def test_the_plan_for_a_situation_is_what_stands_below_it(file: pathlib.Path) ->
     world = situation(case)
     wanted = wish(case, "wanted" if "wanted" in case else "applied")
     wanted = replace(wanted, prune=case.get("prune", False), remove=frozenset(case.get("remove", ())))
-    plan = reconcile(wanted, world.observe(), world.machine)
+    plan = reconcile(wanted, world.observe(wanted), world.machine)
     got = list(lines(plan))
     if os.environ.get("VSPROV_ACCEPT"):
         below = "".join(f"# {line}\n" for line in got)
@@ -156,7 +156,7 @@ def test_the_plan_for_a_situation_is_what_stands_below_it(file: pathlib.Path) ->
     assert got == [line[2:] for line in expected.splitlines()]
     if not plan.problems:
         apply(plan, wanted, world)
-        assert reconcile(wanted, world.observe(), world.machine).empty
+        assert reconcile(wanted, world.observe(wanted), world.machine).empty
 
 
 def test_there_are_cases() -> None:

@@ -30,7 +30,7 @@ on_each_machine = pytest.mark.parametrize("machine", MACHINES.values(), ids=MACH
 
 
 def plan_of(wanted: Wanted, world: World) -> Plan:
-    plan = reconcile(wanted, world.observe(), world.machine)
+    plan = reconcile(wanted, world.observe(wanted), world.machine)
     assert not plan.problems, [str(problem) for problem in plan.problems]
     return plan
 
@@ -53,7 +53,7 @@ def shown(plan: Plan) -> Any:
 
 def leaves_no_one_too_large(wanted: Wanted, world: World) -> bool:
     """A pool that is narrowed below a server that stays in it is refused, and rightly."""
-    return not reconcile(wanted, world.observe(), world.machine).problems
+    return not reconcile(wanted, world.observe(wanted), world.machine).problems
 
 
 @on_each_machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vsprov.errors import Problem
 from vsprov.model.kinds.quota import Quota
@@ -15,6 +15,9 @@ from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
+
+if TYPE_CHECKING:
+    from vsprov.plan.network.desired import Desired
 
 EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
 RequestedAction = Literal["start", "stop", "restart"]
@@ -75,8 +78,8 @@ class PlanBuilder:
 
     `needed` are the controllers (v2 names) that groups of the plan need. `populated` is whether the plan
     defines any group. `weights` are the CPU weights to write, by address. `pools` are the wanted quotas of
-    scope pool; those of scope server are merged into their servers. `range_problems` are the problems of id
-    ranges, by name of the server.
+    scope pool; those of scope server are merged into their servers. `networks` is the wanted state of all
+    networks, None if there are none. `range_problems` are the problems of id ranges, by name of the server.
     """
 
     wanted: Wanted
@@ -92,6 +95,7 @@ class PlanBuilder:
     weights: Mapping[str, int] = field(default_factory=dict)
     by_kind: dict[str, dict[str, Object]] = field(default_factory=dict)
     pools: dict[str, Object] = field(default_factory=dict)
+    networks: Desired | None = None
     range_problems: Mapping[str, Problem] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +119,11 @@ class PlanBuilder:
             self.unchanged.append(address)
         else:
             self.changes[change.key] = change
+
+    def note(self, address: str, text: str) -> None:
+        """Add a remark on an object."""
+        if text not in self.notes.get(address, ()):
+            self.notes[address] = (*self.notes.get(address, ()), text)
 
     def problem(
         self, subject: str, message: str, hint: str = "", path: str = "", *, lack: bool = False
@@ -160,9 +169,8 @@ class PlanBuilder:
             refused = {path: f"cannot be applied: {lack}" for path, lack in lacking.items()}
             self.refuse(want, refused, f"remove the annotation {REQUIRE}: hard to apply the rest", lack=True)
         elif lacking:
-            self.notes[want.address] = tuple(
-                f"{path} is not enforced: {lack}" for path, lack in lacking.items()
-            )
+            for path, lack in lacking.items():
+                self.note(want.address, f"{path} is not enforced: {lack}")
 
     def enable(self, group: str, needed: Iterable[str], enabled: frozenset[str]) -> tuple[Step, ...]:
         """The step that enables controllers for children of a cgroup2 group; () if they are."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model.limits.encodings import Host, Side
 from vsprov.model.limits.knobs import KNOBS, Knob
-from vsprov.plan.network.state import SeenNetworks
 from vsprov.plan.ranges import Ranges
+
+if TYPE_CHECKING:
+    from vsprov.plan.network.state import SeenNetworks
 
 FREEZE, FROZEN = "freeze", "Frozen"  # the live aspect, and the state of a server that it finds frozen
 

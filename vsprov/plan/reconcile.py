@@ -23,6 +23,8 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
     for planner in ordered():
         planner.plan(builder)
     removals.plan(builder)
+    if builder.networks:
+        builder.networks.plan_host(builder)
     _parent(builder)
     return Plan(
         _serialize_restarts(_sorted(builder.changes)),

@@ -10,7 +10,7 @@ To add a step, define a class here or in the module of its aspect, and a functio
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 
@@ -28,7 +28,16 @@ class Step:
 
     def to_json(self) -> dict[str, Any]:
         """The step in the JSON of the plan: the name of its class at "step", and its fields."""
-        return {"step": type(self).__name__, **asdict(self)}
+        return {"step": type(self).__name__, **_plain(self)}
+
+
+def _plain(value: Any) -> Any:
+    """A value in JSON: objects for dataclasses, sorted lists for sets."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, frozenset):
+        return [_plain(each) for each in sorted(value)]
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 # -- control groups
@@ -248,9 +257,13 @@ class Stop(Step):
 
 @dataclass(frozen=True, slots=True)
 class Spawn(Step):
-    """Create the server's namespaces, mounts and init process. Init waits at its gate for `Release`."""
+    """Create the server's namespaces, mounts and init process. Init waits at its gate for `Release`.
+
+    `host_network`: it has no network namespace of its own.
+    """
 
     server: str
+    host_network: bool = False
 
     def describe(self) -> str:
         return f"prepare {self.server}"

@@ -1,13 +1,14 @@
 """The record of what was applied to a server, kept on its home cgroup and in its directory.
 
-{"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON.
+{"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON. A server with
+interfaces also has "addresses": {interface: [address in CIDR notation, …]}.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsprov.model import fields, objects
@@ -16,8 +17,10 @@ from vsprov.model.objects import Object
 from vsprov.plan.steps import WriteMark
 
 
-def record(server: Object, image_digest: str) -> dict[str, Any]:
-    """The record of a server with the image of this digest.
+def record(
+    server: Object, image_digest: str, addresses: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """The record of a server with the image of this digest, and the addresses of its interfaces.
 
     It does not include the key `state`, which is compared with the kernel, so that `vsprov stop` does not
     make the record wrong.
@@ -25,11 +28,13 @@ def record(server: Object, image_digest: str) -> dict[str, Any]:
     assert isinstance(server.spec, Server)
     spec = fields.write(server.spec)
     del spec["state"]
+    given = {"addresses": {name: list(each) for name, each in addresses.items()}} if addresses else {}
     return {
         "spec": spec,
         "labels": dict(server.labels),
         "annotations": dict(server.annotations),
         "image": image_digest,
+        **given,
     }
 
 

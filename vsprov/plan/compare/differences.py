@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Group
@@ -25,7 +25,10 @@ from vsprov.plan.limits import groups, resources
 from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change, show
-from vsprov.plan.steps import Stop
+from vsprov.plan.steps import Step, Stop
+
+if TYPE_CHECKING:
+    from vsprov.plan.network.compare import ServerNetwork
 
 LOST = "; what the server had written is lost"
 
@@ -36,7 +39,8 @@ class Context:
 
     `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
     of its pool. `stop` is the step that stops it. `restart`: restart it even if no change requires that.
-    `again`: run it again even if it is meant to end and has.
+    `again`: run it again even if it is meant to end and has. `network` is None for a server that has no
+    interfaces and is to have none.
     """
 
     instance: str
@@ -48,6 +52,7 @@ class Context:
     stop: Stop
     restart: bool = False
     again: bool = False
+    network: ServerNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Comparison:
 
     `record` is the record to write and `text` its JSON. `group` is the path of the server's group, `existing`
     that group if it exists, and `delta` its differences. `live` are the differences of live aspects.
+    `connections` are the differences of its interfaces, and `rewired` the steps that remove them.
     """
 
     spec: Server
@@ -68,6 +74,8 @@ class Comparison:
     live: tuple[Difference, ...]
     machine: Machine
     again: bool  # whether a command that is meant to end is run again
+    connections: tuple[PathChange, ...] = ()
+    rewired: tuple[Step, ...] = ()
 
     @staticmethod
     def of(want: Object, spec: Server, seen: ObservedServer, context: Context) -> Comparison:
@@ -91,10 +99,22 @@ class Comparison:
                 Running(want.name, spec, recorded, seen.live[aspect.name], machine, ignore)
             )
         ]
-        record = applied.record(want, context.image)
-        text = applied.to_text(record)
+        network = context.network
+        record = applied.record(want, context.image, network.addresses if network else None)
+        connections, rewired = _connections(want.name, seen, network) if network and seen.init else ((), ())
         return Comparison(
-            spec, record, text, seen, group, existing, delta, tuple(live), machine, context.again
+            spec,
+            record,
+            applied.to_text(record),
+            seen,
+            group,
+            existing,
+            delta,
+            tuple(live),
+            machine,
+            context.again,
+            connections,
+            rewired,
         )
 
     @property
@@ -123,7 +143,7 @@ class Comparison:
             return
         for path, old, new in diff.differences(before["spec"], self.record["spec"]):
             row = diff.row_of(path)
-            if row not in ("state", "image") and not self._is_observed(row):
+            if row not in ("state", "image") and not self._is_observed(row) and not self._is_connection(path):
                 texts = (_show_knob(row, old), _show_knob(row, new))
                 yield PathChange(f"spec.{path}", old, new, cost_of(type(self.spec), row), texts)
         for key in ("labels", "annotations"):
@@ -142,9 +162,15 @@ class Comparison:
         knob = BY_PATH.get(".".join(path.split(".")[:2])) if head == "resources" else None
         return bool(knob and self.existing and self.machine.side(knob))
 
+    def _is_connection(self, path: str) -> bool:
+        """Whether the difference is shown as one of the interfaces that the kernel has."""
+        names = {f"spec.{path}", f"spec.{path.partition(']')[0]}]"}
+        return any(found.path in names for found in self.connections)
+
     def _kernel(self) -> Iterable[PathChange]:
         if self.existing:
             yield from groups.changed_paths(self.delta)
+        yield from self.connections
         yield from (difference.path for difference in self.live)
         runs = self.seen.init is not None or self.completed
         if runs != (self.spec.state == "Running"):
@@ -183,6 +209,20 @@ class Comparison:
                 yield change(f"status.{name}", "removed or replaced since the start", "mounted", "restart")
         if not missing and not ranges.is_kept(self.seen, self.machine.ranges):
             yield change("status.idRange", "not recorded or not claimed", "recorded and claimed", "live")
+
+
+def _connections(
+    name: str, seen: ObservedServer, network: ServerNetwork
+) -> tuple[tuple[PathChange, ...], tuple[Step, ...]]:
+    """(differences, steps) of the interfaces of a running server."""
+    from vsprov.plan.network import compare
+
+    if network.on_host != network.was_on_host:
+        before, after = ("of the host" if each else "own" for each in (network.was_on_host, network.on_host))
+        return (change("status.networkStack", before, after, "restart"),), ()
+    recorded = seen.applied["spec"].get("interfaces", ()) if seen.applied else ()
+    delta = compare.interfaces(name, network, [one["name"] for one in recorded])
+    return delta.paths, delta.steps
 
 
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:

@@ -1,38 +1,50 @@
-"""Networks: their records, bridges, and what the servers connected to them share."""
+"""Networks: their bridges, and what the host needs for all of them. Loaded only if there are any."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
-from vsprov.plan.plan import Change, removal
+from vsprov.plan.plan import Change
 
 
 def plan(builder: PlanBuilder) -> None:
-    """Refuse the wanted networks and interfaces: this version cannot create them yet."""
-    for want in builder.of("Network").values():
-        builder.problem(want.address, "networks are not supported by this version of vsprov")
-    for want in builder.servers.values():
-        if isinstance(want.spec, Server) and want.spec.interfaces:
-            builder.problem(want.address, "interfaces are not supported by this version of vsprov")
+    """Compute the wanted state of all networks for the servers, and add the changes of the networks."""
+    if not _concerned(builder):
+        return
+    from vsprov.plan.network import clashes, desired, networks
+
+    builder.networks = desired.compute(builder)
+    clashes.check(builder, builder.networks)
+    networks.plan(builder, builder.networks)
+
+
+def _concerned(builder: PlanBuilder) -> bool:
+    """Whether the manifest or the instance has any network or interface."""
+    if builder.observed.networks is not None or builder.of("Network"):
+        return True
+    return any(want.spec.interfaces for want in builder.servers.values())  # type: ignore[union-attr]
 
 
 def remove(builder: PlanBuilder, name: str) -> Change:
-    """The change that removes a network."""
-    return removal("Network", name, (), {})
+    """The change that removes a network; `removals` has checked that no server uses it."""
+    from vsprov.plan.network import networks
+
+    return networks.remove(builder, name)
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
-    """The recorded spec of a network."""
-    return {}
+    """The spec that was last applied."""
+    seen = from_.observed.networks
+    recorded = seen.networks[name].applied if seen else None
+    return dict(recorded["spec"]) if recorded else {}
 
 
 register(
     KindPlanner(
         "Network",
-        observed=lambda observed: observed.more.get("Network", {}),
+        observed=lambda observed: observed.networks.networks if observed.networks else {},
         owners=lambda seen: (seen.owner,),
         plan=plan,
         remove=remove,

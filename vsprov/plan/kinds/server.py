@@ -96,6 +96,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         _stop(seen or NOTHING, builder),
         restart=request is not None and request.action == "restart",
         again=request is not None and request.action == "start" and not request.checks,
+        network=builder.networks.of_server(builder, want.name) if builder.networks else None,
     )
     change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
@@ -184,17 +185,23 @@ def _dependencies(want: Object) -> list[str]:
 
 
 def needs(want: Object) -> Iterable[str]:
-    """The server's image and pool. A quota of scope server is not a separate object: it is merged in."""
+    """The server's image, pool and networks. Quotas of scope server are merged in and no objects."""
     assert isinstance(want.spec, Server)
-    return [f"Image/{want.spec.image}", *([f"Quota/{want.spec.quota}"] if want.spec.quota else ())]
+    yield f"Image/{want.spec.image}"
+    if want.spec.quota:
+        yield f"Quota/{want.spec.quota}"
+    for interface in want.spec.interfaces:
+        yield f"Network/{interface.network}"
 
 
 def holds(seen: ObservedServer) -> Iterable[str]:
-    """The image that the server runs on and the pool that it is in."""
+    """The image that the server runs on, the pool that it is in, and the networks that it is connected to."""
     if seen.group and seen.group.path.count("/") == 2:
         yield f"Quota/{seen.group.path.split('/')[1]}"
     if seen.applied:
         yield f"Image/{seen.applied['spec']['image']}"
+        for interface in seen.applied["spec"].get("interfaces", ()):
+            yield f"Network/{interface['network']}"
 
 
 def follows(seen: ObservedServer) -> Iterable[str]:
@@ -248,6 +255,7 @@ def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recrea
     steps += write if write_first else ()
     if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
         steps.append(context.stop)
+        steps += context.network.after_stop(name) if context.network else ()
         if is_ephemeral(seen) and not (start or recreate):
             steps.append(DiscardUpper(name))
     if seen.group and not it.existing:
@@ -267,13 +275,18 @@ def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recrea
         outside = {*it.delta.make, *seen.strays}
         steps += [MoveProcesses(hierarchy, group) for hierarchy in sorted(outside)]
         steps += [difference.step for difference in it.live if difference.step]
+        steps += it.rewired
     if not it.existing or seen.mark != it.text:
         steps.append(applied.mark_step(group, it.text, seen.mark if it.existing else None))
     steps += () if write_first else write
     if start:
         if spec.ephemeral and not make_directory:
             steps.append(DiscardUpper(name))
-        steps += [Spawn(name), MarkInit(name), Release(name)]
+        network = context.network
+        steps += network.before_start(name) if network else ()
+        steps.append(Spawn(name, host_network=network is not None and network.on_host))
+        steps += network.at_gate(name) if network else ()
+        steps += [MarkInit(name), Release(name)]
     return steps
 
 
@@ -314,6 +327,8 @@ def remove(builder: PlanBuilder, name: str) -> Change | None:
     steps: list[Step] = []
     if seen.init or seen.populated:
         steps.append(stop_step(seen, builder.observed.defaults))
+        network = builder.networks.of_server(builder, name) if builder.networks else None
+        steps += network.after_stop(name) if network else ()
     if seen.group:
         steps.append(RemoveGroup(seen.group.path))
     if seen.directory:

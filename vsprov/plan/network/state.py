@@ -12,7 +12,7 @@ from typing import Any, Literal
 LinkKind = Literal["bridge", "veth", "macvlan", "ipvlan"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Route:
     """A route in a server: destination in CIDR notation or "default", next hop ("" if on the link)."""
 
@@ -25,12 +25,12 @@ class Route:
 class Interface:
     """A network interface of a server, and the host's end of it.
 
-    `kind`: veth for networks of type bridge and routed. `name` is the name in the server, at most 15 bytes, and
-    `altname` the full name if that is longer, else "". `link` is the name of the host's end of a veth, ""
-    for other kinds; `alias` and `link_altname` are its ifalias and alternative name. `parent` is the bridge that
-    the host's end is a port of, or the link below a macvlan or ipvlan; "" for routed. `addresses` are in CIDR
-    notation, without link-local ones of the kernel. `routes` are those of the main table, without the ones that
-    the kernel adds for addresses. `port_isolated`: the bridge forwards nothing between such ports.
+    `kind`: veth for networks of type bridge and routed. `name` is the name in the server, at most 15 bytes,
+    and `altname` the full name if that is longer, else "". `link` is the name of the host's end of a veth, ""
+    for other kinds; `alias` and `link_altname` are its ifalias and alternative name. `parent` is the bridge
+    that the host's end is a port of, or the link below a macvlan or ipvlan; "" for routed. `addresses` are in
+    CIDR notation, without link-local ones of the kernel. `routes` are those of the main table, without the
+    ones that the kernel adds for addresses. `port_isolated`: the bridge forwards nothing between such ports.
     `host_routes`: for routed, the addresses that the host routes to `link` and answers for on `proxy`.
     `egress`, `ingress`: bits per second, from the server's point of view; None for no limit.
     """
@@ -89,7 +89,7 @@ class HostRoute:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket of the host that occupies a port: address ("0.0.0.0", "::" for all), and the process if known."""
+    """A socket of the host that has a port: its address ("0.0.0.0", "::" for all) and process, if known."""
 
     protocol: Literal["tcp", "udp"]
     address: str
@@ -116,10 +116,11 @@ class ObservedNetwork:
 class SeenNetworks:
     """What the kernel has for the networks of an instance.
 
-    `links` are all links of the host by name, `routes` those of its main table, `interfaces` those of each running
-    server (lo is left out), by server and by name in the server. `tables` are the instance's nft tables, by
-    family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of each server's files, see
-    `WantedNetworks.names`. `foreign` are descriptions of rulesets of others that drop forwarded packets.
+    `links` are all links of the host by name, `routes` those of its main table, `interfaces` those of each
+    running server (lo is left out), by server and by name in the server. `tables` are the instance's nft
+    tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of each
+    server's files, see `WantedNetworks.names`. `foreign` are descriptions of rulesets of others that drop
+    forwarded packets.
     """
 
     networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
@@ -190,10 +191,10 @@ class FirewallNetwork:
 class WantedNetworks:
     """What the networks of an instance should be.
 
-    `bridges` are the bridges to create, by network. `interfaces` are those of each server that should run, by name
-    in the server. `tables` is the firewall. `sysctls` {path: value}. `names` are the managed parts of each server's
-    files: {server: {"hosts": text, "resolv.conf": text}}. `addresses` are the addresses of each server to record:
-    {server: {interface: (CIDR, …)}}.
+    `bridges` are the bridges to create, by network. `interfaces` are those of each server that should run, by
+    name in the server. `tables` is the firewall. `sysctls` {path: value}. `names` are the managed parts of
+    each server's files: {server: {"hosts": text, "resolv.conf": text}}. `addresses` are the addresses of each
+    server to record: {server: {interface: (CIDR, …)}}.
     """
 
     bridges: Mapping[str, HostLink] = field(default_factory=dict)

@@ -77,7 +77,7 @@ class RemoveNetwork(Step):
 
 @dataclass(frozen=True, slots=True)
 class MakeInterface(Step):
-    """Create an interface of a server that waits at its gate or runs, complete: link, addresses, routes, rates.
+    """Create an interface of a server that waits at its gate or runs, with addresses, routes and rates.
 
     What is left of an earlier interface of this name and mark is removed first.
     """
@@ -138,7 +138,7 @@ class SetSysctl(Step):
 
 @dataclass(frozen=True, slots=True)
 class ChangeFirewall(Step):
-    """Run commands of libnftables-json(5), a JSON list, in one transaction; `before` are those that undo them."""
+    """Run commands of libnftables-json(5), a JSON list, in one transaction; `before` undoes them."""
 
     commands: str
     before: str
@@ -163,4 +163,3 @@ class WriteNames(Step):
 
     def undo(self) -> Step | None:
         return WriteNames(tuple((server, name, before, text) for server, name, text, before in self.files))
-

@@ -1,0 +1,207 @@
+"""The networks of a simulated world: links, records, sysctls, firewall, and the interfaces of its guests."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vsprov.plan.network import naming, sysctls
+from vsprov.plan.network.state import (
+    HostLink,
+    HostRoute,
+    Interface,
+    Listener,
+    ObservedNetwork,
+    SeenNetworks,
+    Tables,
+)
+from vsprov.plan.network.steps import (
+    ChangeFirewall,
+    ChangeInterface,
+    ChangeLink,
+    MakeBridge,
+    MakeInterface,
+    RemoveInterface,
+    RemoveLink,
+    RemoveNetwork,
+    SetSysctl,
+    WriteNames,
+    WriteNetwork,
+)
+from vsprov.plan.steps import Step
+
+
+class Refused(Exception):
+    """What the kernel or the engine would not do."""
+
+
+UPLINK = HostLink("eth0", "", mac="52:54:00:00:00:01", addresses=frozenset(["192.0.2.10/24"]))
+PARENT = HostLink("lan0", "", mac="52:54:00:00:00:02", mtu=9000)
+ROUTES = (HostRoute("default", "eth0", "192.0.2.1"), HostRoute("192.0.2.0/24", "eth0"))
+
+
+@dataclass
+class Attached:
+    """What a running guest has: its interfaces by name, and the names in the files that are bound into it."""
+
+    interfaces: dict[str, Interface] = field(default_factory=dict)
+    names: dict[str, str] | None = None  # None: it was started without interfaces
+
+
+@dataclass
+class Networks:
+    """`force`: this kernel forwards IPv6 by link, since Linux 6.17."""
+
+    force: bool = True
+    records: dict[str, tuple[str, str]] = field(default_factory=dict)  # owner, text
+    links: dict[str, HostLink] = field(default_factory=lambda: {"eth0": UPLINK, "lan0": PARENT})
+    routes: tuple[HostRoute, ...] = ROUTES
+    sysctls: dict[str, str] = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
+    guests: dict[str, Attached] = field(default_factory=dict)
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # of servers, on disk
+    listeners: tuple[Listener, ...] = ()
+    foreign: tuple[str, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.sysctls:
+            self.sysctls[sysctls.ALL_V6] = "0"
+            if self.force:
+                self.sysctls[sysctls.FORCE_ALL] = "0"
+            for link in self.links:
+                self.appear(link)
+
+    def copy(self) -> Networks:
+        out = copy.copy(self)
+        for name in ("records", "links", "sysctls", "files"):
+            setattr(out, name, dict(getattr(self, name)))
+        out.guests = {
+            name: Attached(dict(each.interfaces), None if each.names is None else dict(each.names))
+            for name, each in self.guests.items()
+        }
+        return out
+
+    def appear(self, link: str) -> None:
+        for path in sysctls.of_link(link):
+            if self.force or not path.endswith("force_forwarding"):
+                self.sysctls[path] = "1" if path.endswith("accept_ra") else "0"
+
+    def vanish(self, link: str) -> None:
+        del self.links[link]
+        for path in sysctls.of_link(link):
+            self.sysctls.pop(path, None)
+
+    def host_links(self) -> dict[str, HostLink]:
+        """All links of the host: the ends of guests' interfaces exist as long as the guests do."""
+        out = dict(self.links)
+        for attached in self.guests.values():
+            for each in attached.interfaces.values():
+                if each.link:
+                    names = frozenset([each.link_altname] if each.link_altname else [])
+                    out[each.link] = HostLink(each.link, "veth", each.alias, names, parent=each.parent)
+        return out
+
+    def observe(self, networked: bool) -> SeenNetworks | None:
+        """`networked`: a server was applied with interfaces."""
+        links = self.host_links()
+        ours = [link for link in links.values() if naming.owner_of(link.alias)[0]]
+        if not (networked or self.records or ours or self.tables):
+            return None
+        by_alias = {link.alias: link for link in links.values()}
+        return SeenNetworks(
+            networks={
+                name: ObservedNetwork(
+                    name,
+                    owner,
+                    json.loads(text) if text else None,
+                    by_alias.get(naming.network_alias("vsprov", name)),
+                )
+                for name, (owner, text) in self.records.items()
+            },
+            links=links,
+            routes=self.routes,
+            interfaces={name: dict(each.interfaces) for name, each in self.guests.items()},
+            tables=self.tables,
+            sysctls=dict(self.sysctls),
+            names={name: dict(each.names) for name, each in self.guests.items() if each.names is not None},
+            listeners=self.listeners,
+            foreign=self.foreign,
+            lacking=self.lacking,
+        )
+
+    def start(self, server: str, bound: bool) -> None:
+        """A guest is created; `bound`: its files of names are mounted."""
+        self.guests[server] = Attached({}, dict(self.files.get(server, {})) if bound else None)
+
+    def attach(self, server: str, interface: Interface) -> None:
+        """Create an interface, with its end on the host."""
+        guest = self.guests.get(server)
+        if guest is None:
+            raise Refused(f"{server} does not run")
+        links = self.host_links()
+        if interface.name in guest.interfaces:
+            raise Refused(f"{server} has {interface.name} already")
+        if interface.link in links:
+            raise Refused(f"link {interface.link} exists already")
+        if interface.parent and interface.parent not in links:
+            raise Refused(f"no link {interface.parent}")
+        guest.interfaces[interface.name] = interface
+
+    def do(self, step: Step) -> bool:
+        """Carry out a step, or raise Refused; False if it is not one of networks."""
+        match step:
+            case MakeBridge(_, link):
+                if link.name in self.host_links():
+                    raise Refused(f"link {link.name} exists")
+                self.links[link.name] = replace(link, index=7)
+                self.appear(link.name)
+            case RemoveLink(name, alias):
+                found = self.host_links().get(name)
+                if found and found.alias == alias and name in self.links:
+                    self.vanish(name)
+            case ChangeLink(link, before):
+                if self.links[link.name].alias != link.alias:
+                    raise Refused(f"link {link.name} is not ours")
+                self.links[link.name] = replace(link, index=7)
+            case WriteNetwork(name, owner, text, before):
+                if before != self.records.get(name, ("", ""))[1]:
+                    raise Refused(f"{name}: the record is another one")
+                self.records[name] = (owner, text)
+            case RemoveNetwork(name):
+                self.records.pop(name, None)
+            case MakeInterface(server, interface):
+                self.attach(server, interface)
+            case RemoveInterface(server, interface):
+                guest = self.guests.get(server)
+                if guest:
+                    guest.interfaces.pop(interface.name, None)
+            case ChangeInterface(server, interface, before):
+                inner = self.guests[server].interfaces
+                if inner.pop(before.name) != before:
+                    raise Refused(f"{server}: {before.name} is another one")
+                inner[interface.name] = interface
+            case SetSysctl(path, value, _):
+                if path not in self.sysctls:
+                    raise Refused(f"no {path}")
+                self.sysctls[path] = value
+            case ChangeFirewall(commands):
+                self.tables = filtered(self.tables, json.loads(commands))
+            case WriteNames(files):
+                for server, name, text, _ in files:
+                    self.files.setdefault(server, {})[name] = text
+                    guest = self.guests.get(server)
+                    if guest and guest.names is not None:
+                        guest.names[name] = text
+            case _:
+                return False
+        return True
+
+
+def filtered(tables: Tables, commands: list[Any]) -> Tables:
+    """The tables after commands of libnftables-json(5)."""
+    assert not commands
+    return tables

@@ -1,0 +1,243 @@
+"""Reasons why networks cannot be as wanted, with the other party named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+from vsprov.model.kinds.network import Network, Port
+from vsprov.model.values.addresses import port_range
+from vsprov.plan.builder import PlanBuilder
+from vsprov.plan.network import addresses, members, naming
+from vsprov.plan.network.desired import Desired
+from vsprov.plan.network.party import Party
+from vsprov.plan.network.state import Listener
+
+NEEDED = {
+    "bridge": ("bridge", "veth", "nft"),
+    "routed": ("veth", "nft"),
+    "macvlan": ("macvlan",),
+    "ipvlan": ("ipvlan",),
+}
+
+
+def check(builder: PlanBuilder, desired: Desired) -> None:
+    """Add the problems and notes of wanted networks, and of the interfaces and ports of wanted servers."""
+    for name in builder.of("Network"):
+        _network(builder, desired, name, desired.networks[name])
+    _overlaps(builder, desired)
+    for refusal in desired.assignment.refusals:
+        place = refusal.place
+        path = f"spec.interfaces[{place.interface}].addresses"
+        builder.problem(f"Server/{place.server}", refusal.message, refusal.hint, path)
+    for party in desired.parties.values():
+        if party.listed:
+            _server(builder, desired, party)
+    _ports(builder, desired)
+
+
+# -- networks
+
+
+def _network(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -> None:
+    address, seen = f"Network/{name}", desired.seen
+    for feature in NEEDED.get(spec.type, ()):
+        if feature in seen.lacking:
+            builder.problem(
+                address, f"type {spec.type} requires {feature}: {seen.lacking[feature]}", lack=True
+            )
+    if spec.type == "bridge":
+        _bridge(builder, desired, name, spec)
+    elif spec.parent and spec.parent not in seen.links:
+        hint = f"links of the host: {_some(sorted(_foreign(builder, desired)))}"
+        builder.problem(address, f"this host has no link {spec.parent}", hint, "spec.parent")
+    for peer in _unknown_peers(desired, spec.firewall.ingress, spec.firewall.egress):
+        builder.problem(address, f"no server or network {peer} exists", path="spec.firewall")
+    if spec.type in members.FILTERED and spec.gateway:
+        for found in seen.foreign:
+            builder.note(address, found)
+
+
+def _bridge(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -> None:
+    address, link = f"Network/{name}", desired.links[name]
+    found = desired.seen.links.get(link)
+    if not spec.bridge:
+        alias = naming.network_alias(builder.wanted.instance, name)
+        if found and found.alias != alias:
+            hint = f"remove it: ip link delete {link}"
+            builder.problem(address, f"link {link} exists and is not its bridge: {_owner(found.alias)}", hint)
+        return
+    if found is None:
+        hint = f"create it first, or omit spec.bridge: vsprov creates one. Bridges here: {_bridges(desired)}"
+        builder.problem(address, f"this host has no bridge {link}", hint, "spec.bridge")
+    elif found.kind != "bridge":
+        kind = found.kind or "physical link"
+        builder.problem(address, f"link {link} is no bridge: it is a {kind}", path="spec.bridge")
+    elif found.alias and naming.owner_of(found.alias)[0]:
+        hint = "name the network instead of its bridge, or choose another bridge"
+        builder.problem(address, f"bridge {link} belongs to {_owner(found.alias)}", hint, "spec.bridge")
+
+
+def _owner(alias: str) -> str:
+    instance, of = naming.owner_of(alias)
+    if not instance:
+        return "vsprov did not create it"
+    kind = "network" if of.startswith("network/") else "server"
+    return f"{kind} {of.removeprefix('network/')} of instance {instance}"
+
+
+def _foreign(builder: PlanBuilder, desired: Desired) -> Iterator[str]:
+    """The links of the host that vsprov did not create."""
+    for link in desired.seen.links.values():
+        if link.name != "lo" and not naming.owner_of(link.alias)[0]:
+            yield link.name
+
+
+def _bridges(desired: Desired) -> str:
+    return _some([link.name for link in desired.seen.links.values() if link.kind == "bridge"])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "none"
+
+
+def _overlaps(builder: PlanBuilder, desired: Desired) -> None:
+    """Subnets that two networks have, or that the host reaches by another link."""
+    for (one, spec), (other, its) in combinations(desired.networks.items(), 2):
+        wanted = next((name for name in (one, other) if name in builder.of("Network")), "")
+        for mine in spec.subnets if wanted else ():
+            for theirs in its.subnets:
+                if addresses.overlap(mine, theirs) and not _on_same_link(spec, its):
+                    rest = other if wanted == one else one
+                    own, foreign = (mine, theirs) if wanted == one else (theirs, mine)
+                    message = f"subnet {own} overlaps {foreign} of Network/{rest}"
+                    builder.problem(f"Network/{wanted}", message, "choose another subnet", "spec.subnets")
+    for name in builder.of("Network"):
+        _host_routes(builder, desired, name, desired.networks[name])
+
+
+def _on_same_link(one: Network, other: Network) -> bool:
+    """Whether two networks are the same one outside of the host, such as a LAN."""
+    links = {one.parent or one.bridge, other.parent or other.bridge}
+    return len(links) == 1 and None not in links
+
+
+def _host_routes(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -> None:
+    if spec.type not in members.FILTERED or spec.bridge or spec.parent:
+        return  # a subnet outside of the host, to which it has a route itself
+    for text in spec.subnets:
+        for route in desired.seen.routes:
+            link = desired.seen.links.get(route.link)
+            instance = naming.owner_of(link.alias)[0] if link else ""
+            if (
+                route.to == "default"
+                or instance == builder.wanted.instance
+                or not addresses.overlap(text, route.to)
+            ):
+                continue
+            whose = f", a link of {_owner(link.alias)}" if link and instance else ""
+            message = f"subnet {text} overlaps {route.to}, which the host reaches by {route.link}{whose}"
+            builder.problem(f"Network/{name}", message, "choose another subnet", "spec.subnets")
+
+
+# -- servers
+
+
+def _server(builder: PlanBuilder, desired: Desired, party: Party) -> None:
+    address, spec = f"Server/{party.name}", party.spec
+    for one in spec.interfaces:
+        path = f"spec.interfaces[{one.name}].network"
+        network = desired.networks.get(one.network)
+        if network is None:
+            message = f"network {one.network} not found in the manifest or on this host"
+            builder.problem(address, message, path=path)
+        elif network.type == "host":
+            builder.note(address, f"uses the network stack of the host (network {one.network}): no isolation")
+        elif network.type not in members.FILTERED and (spec.ports or spec.firewall.ingress is not None):
+            builder.note(address, f"ports and firewall do not apply to interface {one.name} ({network.type})")
+    for peer in _unknown_peers(desired, spec.firewall.ingress, spec.firewall.egress):
+        builder.problem(address, f"no server or network {peer} exists", path="spec.firewall")
+    for direction, feature in (("egress", "ifb"), ("ingress", "tbf")):
+        limited = any(
+            getattr(each, direction) for each in desired.wanted.interfaces.get(party.name, {}).values()
+        )
+        if limited and feature in desired.seen.lacking:
+            why = desired.seen.lacking[feature]
+            builder.note(address, f"network.{direction} is not enforced: this kernel lacks {feature}: {why}")
+
+
+def _unknown_peers(desired: Desired, *directions: Iterable[object] | None) -> list[str]:
+    peers = [peer for rules in directions for rule in rules or () for peer in rule.peers]  # type: ignore[attr-defined]
+    return members.resolve(peers, desired.networks, desired.assignment)[1]
+
+
+# -- ports
+
+
+def _ports(builder: PlanBuilder, desired: Desired) -> None:
+    """Ports that another server publishes, or that a process of the host has."""
+    running = [party for party in desired.parties.values() if party.running and party.spec.ports]
+    for one, other in combinations(running, 2):
+        mine, theirs = (one, other) if one.listed else (other, one)
+        if mine.listed:
+            for port in mine.spec.ports:
+                for its in theirs.spec.ports:
+                    if _meet(port, its):
+                        where = _port_text(port)
+                        message = f"port {where} of the host is published by Server/{theirs.name}"
+                        builder.problem(f"Server/{mine.name}", message, path="spec.ports")
+    for party in running:
+        for port in party.spec.ports if party.listed else ():
+            if listener := next((each for each in desired.seen.listeners if _listens(port, each)), None):
+                _taken(builder, party, port, listener)
+
+
+def _taken(builder: PlanBuilder, party: Party, port: Port, listener: Listener) -> None:
+    address, by = f"Server/{party.name}", f" by {listener.process}" if listener.process else ""
+    at = f"[{listener.address}]" if ":" in listener.address else listener.address
+    message = f"port {_port_text(port)} of the host is in use{by} ({at}:{listener.port})"
+    if _was_published(builder, party.name, port):
+        builder.note(address, f"{message}; clients of the port reach the server instead")
+    else:
+        builder.problem(address, message, "choose another hostPort or hostIP", "spec.ports")
+
+
+def _was_published(builder: PlanBuilder, server: str, port: Port) -> bool:
+    """Whether the server runs with this port already: the other process came later."""
+    seen = builder.observed.servers.get(server)
+    if seen is None or seen.init is None or not seen.applied:
+        return False
+    return any(
+        (each.get("protocol", "tcp"), each["hostPort"], each.get("hostIP"))
+        == (port.protocol, port.host_port, port.host_ip)
+        for each in seen.applied["spec"].get("ports", ())
+    )
+
+
+def _port_text(port: Port) -> str:
+    where = f"{port.host_ip}:" if port.host_ip else ""
+    return f"{where}{port.host_port}/{port.protocol}"
+
+
+def _meet(one: Port, other: Port) -> bool:
+    """Whether a packet to the host could be for both ports."""
+    (first, last), (start, end) = port_range(one.host_port), port_range(other.host_port)
+    return one.protocol == other.protocol and first <= end and start <= last and _same_address(
+        one.host_ip or "", other.host_ip or ""
+    )  # fmt: skip
+
+
+def _listens(port: Port, listener: Listener) -> bool:
+    first, last = port_range(port.host_port)
+    if port.protocol != listener.protocol or not first <= listener.port <= last:
+        return False
+    # A socket of :: usually accepts IPv4 as well: ipv6(7), IPV6_V6ONLY.
+    return listener.address == "::" or _same_address(port.host_ip or "", listener.address)
+
+
+def _same_address(one: str, other: str) -> bool:
+    """Whether two addresses of the host have one in common; "" is all, 0.0.0.0 and :: all of a family."""
+    if "" in (one, other) or one == other:
+        return True
+    wild = {"0.0.0.0", "::"}
+    return addresses.family(one) == addresses.family(other) and not wild.isdisjoint((one, other))

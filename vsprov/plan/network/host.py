@@ -1,0 +1,175 @@
+"""What is global to the networks of an instance: sysctls, the firewall, names, and links that nobody needs.
+
+One change comes before those of servers and only adds; another comes after them and removes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from vsprov.plan.builder import PlanBuilder
+from vsprov.plan.network import compare, naming, networks
+from vsprov.plan.network.desired import Desired
+from vsprov.plan.network.steps import ChangeFirewall, RemoveLink, SetSysctl, WriteNames
+from vsprov.plan.plan import Change, PathChange, change
+from vsprov.plan.steps import Step
+
+PHASE, NARROW = "network", "network-narrow"
+
+
+@dataclass(slots=True)
+class _Work:
+    """Steps with what they change, as the plan shows it."""
+
+    steps: list[Step] = field(default_factory=list)
+    paths: list[PathChange] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+
+
+def plan(builder: PlanBuilder, desired: Desired) -> None:
+    """Add the changes of the host, and let the changes of servers and networks wait for them."""
+    first, last = _Work(), _Work()
+    explained = any(each.kind in ("Server", "Network") for each in builder.changes.values())
+    _sysctls(desired, first, last)
+    _firewall(builder, desired, first, last, explained)
+    _leftovers(builder, desired, first, last)
+    _outsiders(builder, desired, first)
+    _names(builder, desired, first, explained)
+    for name, seen in desired.seen.networks.items():
+        unlisted = name in desired.networks and name not in builder.of("Network")
+        if unlisted and (step := networks.with_sysctls(seen, desired.befores)):
+            first.steps.insert(0, step)
+    _add(builder, desired, first, last, "changed" if explained else "drift")
+
+
+def _sysctls(desired: Desired, first: _Work, last: _Work) -> None:
+    seen = desired.seen.sysctls
+    for path, value in desired.wanted.sysctls.items():
+        before = seen.get(path)
+        if before != value:
+            first.steps.append(SetSysctl(path, value, before or "0"))
+            if before is not None:  # else it is of a link that this plan creates
+                first.paths.append(change(f"sysctls.{path.replace('/', '.')}", before, value, "live"))
+    for path, value in desired.restore.items():
+        last.steps.append(SetSysctl(path, value, seen[path]))
+        last.paths.append(change(f"sysctls.{path.replace('/', '.')}", seen[path], value, "live"))
+
+
+def _firewall(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, explained: bool) -> None:
+    wanted, seen = desired.wanted.tables, desired.seen.tables
+    if wanted == seen:
+        return
+    from vsprov.plan.network import ruleset
+
+    widen, undo, narrow, why = ruleset.changes(wanted, seen)
+    text = "; ".join(why)
+    if widen:
+        first.steps.append(ChangeFirewall(json.dumps(widen), json.dumps(undo), text))
+    if narrow:
+        last.steps.append(ChangeFirewall(json.dumps(narrow), "[]", text))
+    if (widen or narrow) and not explained:
+        (first if widen else last).paths += [
+            change("firewall", line, "as in the manifest", "live") for line in why
+        ]
+
+
+def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
+    """Links with the mark of the instance that nobody needs; those of networks go after their servers."""
+    needed = {link.name for link in desired.wanted.bridges.values()}
+    for inner in (*desired.wanted.interfaces.values(), *desired.seen.interfaces.values()):
+        for each in inner.values():
+            needed |= {each.link, naming.ifb_name(each.link)} if each.link else set()
+    removed = {
+        step.link for each in builder.changes.values() for step in each.steps if isinstance(step, RemoveLink)
+    }
+    for link in desired.seen.links.values():
+        instance, of = naming.owner_of(link.alias)
+        if instance != builder.wanted.instance or link.name in needed or link.name in removed:
+            continue
+        work = last if of.startswith("network/") else first
+        work.steps.append(RemoveLink(link.name, link.alias))
+        work.paths.append(change(f"links.{link.name}", f"left of {of}", None, "live"))
+
+
+def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
+    """Adapt the interfaces of running servers outside the manifest to networks that change in it."""
+    changing = {
+        each.name for each in builder.changes.values() if each.kind == "Network" and each.reason == "changed"
+    }
+    for name, party in desired.parties.items():
+        if (
+            party.listed
+            or not party.running
+            or changing.isdisjoint(one.network for one in party.spec.interfaces)
+        ):
+            continue
+        network = desired.of_server(builder, name)
+        assert network
+        delta = compare.interfaces(name, network, party.recorded)
+        first.steps += delta.steps
+        first.paths += [replace(path, path=f"Server/{name}: {path.path}") for path in delta.paths]
+
+
+def _names(builder: PlanBuilder, desired: Desired, first: _Work, explained: bool) -> None:
+    """The files of running servers; those of others are written when they start."""
+    files = [
+        (server, name, text, desired.seen.names[server].get(name, ""))
+        for server, texts in desired.wanted.names.items()
+        if server in desired.seen.names and server in desired.wanted.interfaces
+        for name, text in texts.items()
+        if desired.seen.names[server].get(name, "") != text
+    ]
+    if files:
+        first.steps.append(WriteNames(tuple(files)))
+        if not explained:
+            servers = dict.fromkeys(server for server, *_ in files)
+            first.paths += [
+                change(f"names.{server}", "outdated or edited", "restored", "live") for server in servers
+            ]
+
+
+def _add(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, reason: str) -> None:
+    made = [
+        key for key, each in builder.changes.items() if each.kind == "Network" and each.action != "delete"
+    ]
+    servers = [key for key, each in builder.changes.items() if _uses_networks(desired, each)]
+    host = _change(builder, first, PHASE, reason, made)
+    narrow = _change(builder, last, NARROW, reason, [*made, *servers, *([host.key] if host else [])])
+    if host:
+        for key in servers:
+            each = builder.changes[key]
+            if each.action != "delete":
+                builder.changes[key] = replace(each, after=(*each.after, host.key))
+    if narrow:
+        for key, each in builder.changes.items():
+            if each.kind == "Network" and each.action == "delete":
+                builder.changes[key] = replace(each, after=(*each.after, narrow.key))
+    for each_change in (host, narrow):
+        if each_change:
+            builder.add(each_change.address, each_change)
+
+
+def _uses_networks(desired: Desired, change: Change) -> bool:
+    """Whether a server has, or had, interfaces."""
+    specs = (change.before or {}, change.desired or {})
+    return change.kind == "Server" and any(spec.get("interfaces") for spec in specs)
+
+
+def _change(
+    builder: PlanBuilder, work: _Work, phase: str, reason: str, after: Iterable[str]
+) -> Change | None:
+    if not work.steps:
+        return None
+    return Change(
+        "Host",
+        builder.wanted.instance,
+        "update",
+        "live",
+        reason,
+        tuple(work.paths),
+        steps=tuple(work.steps),
+        after=tuple(after),
+        phase=phase,
+    )

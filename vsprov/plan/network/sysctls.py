@@ -1,0 +1,95 @@
+"""The sysctls of the host that networks need: forwarding on their bridges and on the links to the world.
+
+IPv4 forwards what comes in on a link with `conf/LINK/forwarding`. IPv6 does so since Linux 6.17 with
+`conf/LINK/force_forwarding`; before, only `conf/all/forwarding` decides, with which the host ignores router
+advertisements, unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from vsprov.plan.network.state import SeenNetworks
+
+V4, V6 = "net/ipv4/conf", "net/ipv6/conf"
+ALL_V6, FORCE_ALL = f"{V6}/all/forwarding", f"{V6}/all/force_forwarding"
+
+
+def uplinks(seen: SeenNetworks) -> list[str]:
+    """The links of the host with a default route."""
+    return sorted({route.link for route in seen.routes if route.to == "default" and route.link})
+
+
+def of_link(link: str) -> tuple[str, ...]:
+    """The sysctls of a link that a network may change; the observation reads those that exist."""
+    return (
+        f"{V4}/{link}/forwarding",
+        f"{V4}/{link}/route_localnet",
+        f"{V6}/{link}/forwarding",
+        f"{V6}/{link}/force_forwarding",
+        f"{V6}/{link}/accept_ra",
+    )
+
+
+def candidates(links: Iterable[str]) -> tuple[str, ...]:
+    """All paths below /proc/sys to observe: for `links`, the bridges of networks and the uplinks."""
+    return (ALL_V6, FORCE_ALL, *(path for link in links for path in of_link(link)))
+
+
+def wanted(
+    bridges: Iterable[str],
+    outside: Iterable[str],
+    families: Iterable[int],
+    local: Iterable[str],
+    seen: SeenNetworks,
+) -> dict[str, str]:
+    """{path: value} for the bridges of networks and the links to the world (`outside`).
+
+    `families` are those of the networks. On the links `local`, ports of loopback addresses are published:
+    the kernel drops packets from 127.0.0.0/8 that leave on a link without route_localnet.
+    """
+    links = [*bridges, *outside]
+    out: dict[str, str] = {}
+    if 4 in families:
+        out |= {f"{V4}/{link}/forwarding": "1" for link in links}
+        out |= {f"{V4}/{link}/route_localnet": "1" for link in local}
+    if 6 in families:
+        if FORCE_ALL in seen.sysctls:
+            out |= {f"{V6}/{link}/force_forwarding": "1" for link in links}
+        else:
+            out[ALL_V6] = "1"
+            accepting = (link for link in outside if seen.sysctls.get(f"{V6}/{link}/accept_ra") in ("1", "2"))
+            out |= {f"{V6}/{link}/accept_ra": "2" for link in accepting}
+    return {path: value for path, value in out.items() if _exists(path, seen)}
+
+
+def _exists(path: str, seen: SeenNetworks) -> bool:
+    """Whether a sysctl exists, or will with the link that it is of."""
+    link = path.split("/")[3]
+    return path in seen.sysctls or (link != "all" and link not in seen.links)
+
+
+def before(
+    wanted_now: Mapping[str, str], recorded: Mapping[str, str], seen: SeenNetworks, own: Iterable[str]
+) -> dict[str, str]:
+    """The values to restore with the last network: those recorded, or those of now.
+
+    Sysctls of the links `own` go with them.
+    """
+    gone = set(own)
+    return {
+        path: recorded.get(path, seen.sysctls.get(path, "0"))
+        for path in wanted_now
+        if path.split("/")[3] not in gone
+    }
+
+
+def unneeded(
+    wanted_now: Mapping[str, str], recorded: Mapping[str, str], seen: SeenNetworks
+) -> dict[str, str]:
+    """{path: value} of recorded sysctls that no network needs any more and that differ from before."""
+    return {
+        path: value
+        for path, value in recorded.items()
+        if path not in wanted_now and seen.sysctls.get(path, value) != value
+    }
