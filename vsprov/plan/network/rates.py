@@ -1,0 +1,42 @@
+"""Rates of interfaces as the kernel keeps them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LEAST_BURST = 16384  # bytes: some full packets, and at 1 Mbit/s an eighth of a second
+_LEAST_QUEUE = 16384
+_SECONDS_OF_BURST = 0.005
+_SECONDS_OF_QUEUE = 0.05
+_LARGEST = (1 << 32) - 1  # bytes; limit and burst of tbf are numbers of 32 bits
+
+
+def round_rate(rate: int) -> int:
+    """The rate that the kernel shows after `rate` was set: it counts whole bytes per second, at least one."""
+    return max(rate // 8, 1) * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The parameters of a token bucket, tc-tbf(8), in bytes and bytes per second."""
+
+    rate: int
+    burst: int
+    limit: int
+
+
+def bucket(rate: int, mtu: int) -> Bucket:
+    """The token bucket that lets `rate` bits per second through.
+
+    A burst of 5 ms costs the kernel few wakeups and does not show in a measurement of a second. A packet that
+    is larger than the burst would be dropped. A queue of 50 ms lets one TCP connection use the whole rate.
+    """
+    per_second = round_rate(rate) // 8
+    burst = min(max(_LEAST_BURST, 2 * mtu, int(per_second * _SECONDS_OF_BURST)), _LARGEST // 4)
+    queue = max(_LEAST_QUEUE, 4 * mtu, int(per_second * _SECONDS_OF_QUEUE))
+    return Bucket(per_second, burst, min(burst + queue, _LARGEST))
+
+
+def shaper(link: str) -> str:
+    """The name of the intermediate device (ifb) that limits what arrives on `link`, the host's end of a veth."""
+    return f"vf{link[2:]}"
