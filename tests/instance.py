@@ -27,11 +27,13 @@ TIMEOUT = 120.0
 class Instance:
     """An instance of vsprov that nothing else on this machine shares.
 
-    Calling it runs the command line: `instance("apply", "-y", path)`.
+    Calling it runs the command line: `instance("apply", "-y", path)`, in the network namespace that is open
+    as `network`, or in this one.
     """
 
     name: str
     folder: Path
+    network: int | None = None
 
     @property
     def root(self) -> Path:
@@ -86,6 +88,7 @@ class Instance:
             timeout=timeout,
             cwd=cwd,
             env=self.environment | dict(env or {}),
+            network=self.network,
         )
         told = f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         if "Traceback (most recent call last)" in done.stderr:
@@ -97,11 +100,11 @@ class Instance:
     def left(self) -> list[str]:
         """A line for each thing this instance has on this machine now."""
         own = {f"on disk {self.root}", f"on disk {self.temporary}"}
-        return [line for line in leaks.found(self.name, self.folder) if line not in own]
+        return [line for line in leaks.found(self.name, self.folder, self.network) if line not in own]
 
 
 @contextmanager
-def own_instance(parent: Path = SERVERS) -> Iterator[Instance]:
+def own_instance(parent: Path = SERVERS, network: int | None = None) -> Iterator[Instance]:
     """An instance with a new random name; in the end everything of it is destroyed, and nothing may be left.
 
     Its files lie in a folder of its own below `parent`.
@@ -110,7 +113,7 @@ def own_instance(parent: Path = SERVERS) -> Iterator[Instance]:
     open files. What is left fails the test, and is then removed by force.
     """
     name = f"{leaks.PREFIX}{secrets.token_hex(3)}"
-    instance = Instance(name, parent / name)
+    instance = Instance(name, parent / name, network)
     instance.temporary.mkdir(parents=True)
     if preloaded.is_used():
         preloaded.forker()
@@ -120,7 +123,7 @@ def own_instance(parent: Path = SERVERS) -> Iterator[Instance]:
     finally:
         problems = _destroy(instance) + _opened_since(open_before)
         if problems:
-            leaks.remove(instance.name, instance.folder)
+            leaks.remove(instance.name, instance.folder, network)
             problems += [f"not even force removes it: {line}" for line in instance.left()]
             told = "\n  ".join(problems)
             pytest.fail(f"{instance.name} left something behind:\n  {told}", pytrace=False)
@@ -134,7 +137,7 @@ def _destroy(instance: Instance) -> list[str]:
         return []
     command = instance.command("destroy", "--all", "-y")
     try:
-        done = preloaded.run(command, timeout=TIMEOUT, env=instance.environment)
+        done = preloaded.run(command, timeout=TIMEOUT, env=instance.environment, network=instance.network)
     except subprocess.TimeoutExpired:
         return [f"destroy --all does not end within {TIMEOUT:.0f} s", *instance.left()]
     problems = []

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import world
 from tests.features import hierarchies
 
 PREFIX = f"vt-{os.getpid()}-"  # how the names of the instances begin that this process makes
@@ -98,8 +99,16 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def links(name: str) -> list[str]:
-    """Every network link of this namespace whose alias carries the mark of instance `name`."""
+def links(name: str, network: int | None = None) -> list[str]:
+    """Every network link whose alias carries the mark of instance `name`, in an open network namespace or
+    this one.
+    """
+    if network is not None:
+        return sorted(
+            link
+            for link, details in world.links(network).items()
+            if details.get("ifalias", "").startswith(f"vsprov:{name}:")
+        )
     found = []
     for link in Path("/sys/class/net").iterdir():
         try:
@@ -111,17 +120,23 @@ def links(name: str) -> list[str]:
     return sorted(found)
 
 
-def tables(name: str) -> list[tuple[str, str]]:
+def tables(name: str, network: int | None = None) -> list[tuple[str, str]]:
     """Family and name of each nft table that carries the instance's name, in its own name or in a comment."""
     if shutil.which("nft") is None or os.geteuid() != 0:
         return []
-    done = subprocess.run(["nft", "-j", "list", "tables"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        _within(network, "nft", "-j", "list", "tables"), capture_output=True, text=True, check=True
+    )
     spellings = (name, name.replace("-", "_"))
     return [
         (entry["table"]["family"], entry["table"]["name"])
         for entry in json.loads(done.stdout)["nftables"]
         if "table" in entry and any(spelling in json.dumps(entry) for spelling in spellings)
     ]
+
+
+def _within(network: int | None, *command: str) -> list[str]:
+    return [*command] if network is None else world.within(network, *command)
 
 
 def loops(root: Path) -> list[str]:
@@ -164,21 +179,23 @@ def claims(name: str) -> list[Path]:
     return found
 
 
-def found(name: str, root: Path) -> list[str]:
-    """A line for each thing that instance `name`, with its files in `root`, has on this machine now."""
+def found(name: str, root: Path, network: int | None = None) -> list[str]:
+    """A line for each thing that instance `name`, with its files in `root`, has on this machine now, and in
+    an open network namespace.
+    """
     return [
         *(f"process {pid}: {command}" for pid, command in processes(name).items()),
         *(f"mount {each.text}" for each in mounts() if name in each.text),
         *(f"cgroup {path}" for path in groups(name)),
-        *(f"link {link}" for link in links(name)),
-        *(f"nft table {family} {table}" for family, table in tables(name)),
+        *(f"link {link}" for link in links(name, network)),
+        *(f"nft table {family} {table}" for family, table in tables(name, network)),
         *(f"loop device {device}" for device in loops(root)),
         *(f"on disk {path}" for path in files(name, root)),
         *(f"claim of ids {path}" for path in claims(name)),
     ]
 
 
-def remove(name: str, root: Path) -> None:
+def remove(name: str, root: Path, network: int | None = None) -> None:
     """Take away whatever `found` shows, by force and in the order in which one thing holds another."""
     for pid in processes(name):
         try:
@@ -189,10 +206,10 @@ def remove(name: str, root: Path) -> None:
         subprocess.run(["umount", "--lazy", mount.point], capture_output=True)
     for device in loops(root):
         subprocess.run(["losetup", "--detach", device], capture_output=True)
-    for family, table in tables(name):
-        subprocess.run(["nft", "delete", "table", family, table], capture_output=True)
-    for link in links(name):
-        subprocess.run(["ip", "link", "delete", link], capture_output=True)
+    for family, table in tables(name, network):
+        subprocess.run(_within(network, "nft", "delete", "table", family, table), capture_output=True)
+    for link in links(name, network):
+        subprocess.run(_within(network, "ip", "link", "delete", link), capture_output=True)
     for group in groups(name):
         try:
             group.rmdir()

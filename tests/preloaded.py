@@ -33,6 +33,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
+from tests import world
+
 REAL = "VSPROV_REAL"  # the environment variable that turns the forking off
 ALONE = ("vsprov.__main__", "vsprov.guest", "vsprov.store.unpack.")  # programs of their own
 READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_")  # the beginnings of names of variables
@@ -84,13 +86,13 @@ def serve(requests: socket.socket) -> None:
                     answers.send(struct.pack("i", code))
                 os.close(fd)
                 continue
-            request, fds, _, _ = socket.recv_fds(requests, LONGEST, 4)
+            request, fds, _, _ = socket.recv_fds(requests, LONGEST, 5)
             if not request:
                 return
             pid = os.fork()
             if pid == 0:
                 become(request, fds)
-            for each in fds[:3]:
+            for each in (*fds[:3], *fds[4:]):
                 os.close(each)
             answers = socket.socket(fileno=fds[3])
             answers.send(struct.pack("i", pid))
@@ -106,6 +108,8 @@ def become(request: bytes, fds: list[int]) -> NoReturn:
     main = getattr(import_module(module), name)
     for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number)
+    if fds[4:]:
+        world.enter(fds[4])
     os.closerange(3, 1 << 20)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.umask(asked["umask"])
@@ -166,14 +170,16 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str],
     program: str = "vsprov.cli:main",
+    network: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m vsprov …` to its end, and return what it said, its two streams apart.
 
-    `program` is the function that a forked process calls. Raises subprocess.TimeoutExpired.
+    `program` is the function that a forked process calls, `network` an open network namespace to run it in.
+    Raises subprocess.TimeoutExpired.
     """
     if not is_used(env):
         return subprocess.run(
-            command,
+            command if network is None else world.within(network, *command),
             input=input,
             capture_output=True,
             text=True,
@@ -193,7 +199,7 @@ def run(
     (stdin, our_in), (our_out, stdout), (our_err, stderr) = ends
     answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with answers, ThreadPoolExecutor(3) as pool:
-        given = [stdin, stdout, stderr, theirs.fileno()]
+        given = [stdin, stdout, stderr, theirs.fileno(), *([] if network is None else [network])]
         socket.send_fds(forker(), [json.dumps(request).encode()], given)
         theirs.close()
         for fd in given[:3]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import leaks
+from tests import leaks, world
 from tests.lab import Document, Lab
 from vsprov.engine.apply import changes, converge, execute
 from vsprov.engine.look import situation
@@ -59,6 +59,8 @@ class Apply:
             gc.set_threshold(100_000)  # as the program does
             code = 2
             try:
+                if self.lab.vsprov.network is not None:
+                    world.enter(self.lab.vsprov.network)
                 prepare()
                 code = self._apply()
             except VsprovError as error:
@@ -83,6 +85,7 @@ class Apply:
             there |= {f"Quota/{name}" for name in observed.pools} | {
                 f"Image/{name}" for name in observed.images
             }
+            there |= {f"Network/{name}" for name in (observed.networks.networks if observed.networks else ())}
             named = {f"{each['kind']}/{each['metadata']['name']}" for each in self.documents}
             wanted = Wanted(instance.name, owner, remove=frozenset(there & named))
         else:
@@ -154,7 +157,10 @@ def sort(step: Step) -> str:
 
 def footprint(lab: Lab) -> list[str]:
     """A line for each thing the instance has on this machine; processes only by how many there are."""
-    found = leaks.found(lab.vsprov.name, lab.vsprov.folder)
+    found = leaks.found(lab.vsprov.name, lab.vsprov.folder, lab.vsprov.network)
+    if lab.vsprov.network is not None:
+        snapshot = world.snapshot(lab.vsprov.network)
+        found += [f"{words}: {line}" for words, text in snapshot.items() for line in text.splitlines()]
     processes = [line for line in found if line.startswith("process ")]
     return sorted({*found} - {*processes}) + [f"{len(processes)} processes"]
 

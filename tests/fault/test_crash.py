@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.effort import worth_trying
+from tests.fault.crashes import BYSTANDER, Base, every_step
 from tests.fault.faults import KILLED, Apply, footprint
 from tests.instance import own_instance
-from tests.lab import Document, Init, Lab, image, pool, server, to_yaml, wait_until
+from tests.lab import Document, Lab, image, pool, server, to_yaml
 
-BYSTANDER = (image("other"), server("bystander", image="other"))
 BEFORE: tuple[Document, ...] = (
     image(),
     pool("team", cpu={"limit": "1500m"}, memory={"max": "128Mi"}),
@@ -31,65 +30,12 @@ AFTER: tuple[Document, ...] = (
 RECREATED = (*AFTER[:3], server("restarted", "sleep", "123456", ephemeral=True), AFTER[4])
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """A lab with a server of another set, which must never be touched; `empty` is all there is of it."""
-
-    lab: Lab
-    bystander: Init
-    empty: list[str]
-
-    def make(self, documents: tuple[Document, ...]) -> list[str]:
-        """Apply, which must go well; what there is then."""
-        assert Apply(self.lab, documents).run() == 0
-        self.settle()
-        return footprint(self.lab)
-
-    def remove(self, documents: tuple[Document, ...]) -> None:
-        assert Apply(self.lab, documents, remove=True).run() == 0
-        wait_until(lambda: footprint(self.lab) == self.empty)
-
-    def settle(self) -> None:
-        """Wait until no process is on its way out any more, the spawner of an apply that died for one."""
-        names = ("live", "restarted", "added")
-        places = [self.lab.group(place) for name in names for place in (name, f"team/{name}")]
-        inits = sum(
-            place.exists() and bool(self.lab.processes(str(place.relative_to(self.lab.group("")))))
-            for place in places
-        )
-        wait_until(
-            lambda: footprint(self.lab)[-1] == f"{2 + inits} processes"
-        )  # the bystander and the keeper
-
-    def holds(self, expected: list[str], step: int) -> None:
-        """The instance has this and nothing else, and the other set's server is the process it was."""
-        assert self.lab.init("bystander") == self.bystander, f"after step {step}"
-        try:
-            wait_until(lambda: footprint(self.lab) == expected)
-        except AssertionError:
-            now = footprint(self.lab)
-            extra, missing = set(now) - set(expected), set(expected) - set(now)
-            pytest.fail(f"after step {step}: too much: {extra}; missing: {missing}", pytrace=False)
-
-
 @pytest.fixture(scope="module")
 def base() -> Iterator[Base]:
     with own_instance() as instance:
         lab = Lab(instance)
         lab.apply(*BYSTANDER, flags=("--set-name", "elsewhere"))
         yield Base(lab, lab.init("bystander"), footprint(lab))
-
-
-def every_step(base: Base, change: Apply, prepare: Callable[[], object], mend: Callable[[int], None]) -> int:
-    """Die after each sort of step of a change, mend it, and begin anew; how many steps there are."""
-    prepare()
-    steps = change.steps()
-    mend(0)
-    for step in worth_trying(steps[:-1]):  # after the last it is done
-        prepare()
-        assert change.dies_after(step)
-        mend(step)
-    return len(steps)
 
 
 @pytest.mark.slow

@@ -268,6 +268,19 @@ class Spawn(Step):
     def describe(self) -> str:
         return f"prepare {self.server}"
 
+    def undo(self) -> Step | None:
+        return KillUnstarted(self.server)
+
+
+@dataclass(frozen=True, slots=True)
+class KillUnstarted(Step):
+    """End a server that waits at its gate."""
+
+    server: str
+
+    def describe(self) -> str:
+        return f"end {self.server} before it is started"
+
 
 @dataclass(frozen=True, slots=True)
 class MarkInit(Step):

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import changes, preflight, recover, settle
+from vsprov.engine.apply import changes, preflight, recover, settle, vanish
 from vsprov.engine.apply.report import Report
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
@@ -224,7 +224,7 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     """Carry out all changes, with the spawner and the keeper if they are needed; as `changes.run`."""
     steps = [step for change in plan.changes for step in change.steps]
     groups = dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup))
-    intent.write(context.instance, groups)
+    intent.write(context.instance, groups, networks=context.observed.networks is not None)
     spawns = any(isinstance(step, Spawn) for step in steps)
     if spawns:
         context.start_spawner()  # it starts while images and groups are created
@@ -234,6 +234,7 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     binds = max((len(spec.mounts) for spec in specs), default=0)
     most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
     errors = changes.run(context, plan.changes, report, most)
+    vanish.await_links(context)
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors

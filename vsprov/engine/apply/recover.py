@@ -37,7 +37,7 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
     end_spawner(instance, hierarchies)
     for directory in buildserver.sweep(hierarchies.directory("", instance.name)):
         notice(f"removed {directory}, left by an interrupted apply")
-    for group in reversed(intent.groups(instance)):
+    for group in reversed(intent.read(instance).groups):
         for controller in ("", *hierarchies.v1):
             directory = hierarchies.directory(controller, group)
             exists, mark = observe.owner_mark(directory)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from vsprov.engine.doctor.file_systems import file_systems
 from vsprov.engine.doctor.finding import Finding
 from vsprov.engine.doctor.limits import knobs, limits
+from vsprov.engine.doctor.networks import networks
 from vsprov.engine.doctor.privileges import privileges
 from vsprov.engine.doctor.programs import programs
 from vsprov.engine.doctor.servers import id_ranges, keeper
@@ -44,6 +45,7 @@ def examine(instance: Instance) -> list[Finding]:
         *id_ranges(instance, hierarchies, machine),
         *limits(hierarchies, machine),
         *keeper(instance),
+        *networks(instance),
         *programs(),
         *knobs(machine),
     ]

@@ -91,6 +91,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
     ]
     guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
     guest["root"]["read_only"] = spec.security.read_only_root
+    guest["host_network"] = any(context.network(one.network).type == "host" for one in spec.interfaces)
     guest["reaper"] = _reaper() if spec.init.reaper else None
     return guest
 

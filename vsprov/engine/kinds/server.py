@@ -19,6 +19,7 @@ def status(name: str, view: View) -> dict[str, Any]:
     seen, hierarchies = view.shown.observed.servers[name], view.hierarchies
     seconds = usage.uptime()
     used = usage.document(hierarchies, seen.group)
+    interfaces = interfaces_of(seen, view)
     if view.measure is not None:
         used["diskBytes"] = sizes.upper_size(f"{view.measure.servers}/{name}/upper")
     return {
@@ -28,13 +29,44 @@ def status(name: str, view: View) -> dict[str, Any]:
         "uptimeSeconds": round(usage.age(seen.init.start, seconds), 1) if seen.init else None,
         "cgroup": seen.group.path if seen.group else None,
         "image": digests.full(seen.applied["image"]) if seen.applied else None,
-        "addresses": [],
+        "addresses": [address for one in interfaces for address in one["addresses"]],
+        "interfaces": interfaces,
+        "ports": ports(seen),
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": used,
         "notEnforced": not_enforced(resources.of_record(seen.applied), view) if seen.applied else [],
         "lastExit": last_exit.document(seen.last_exit),
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }
+
+
+def interfaces_of(seen: ObservedServer, view: View) -> list[dict[str, Any]]:
+    """The interfaces that a running server has, those of its record first and in that order."""
+    networks = view.shown.observed.networks
+    recorded = seen.applied["spec"].get("interfaces", ()) if seen.applied else ()
+    named = {one["name"]: one["network"] for one in recorded}
+    order = [*named]
+    found = []
+    for one in (networks.interfaces.get(seen.name, {}) if networks else {}).values():
+        name = one.altname if one.altname in named else one.name
+        found.append(
+            {
+                "name": name,
+                "network": named.get(name),
+                "link": one.link or None,
+                "mac": one.mac or None,
+                "mtu": one.mtu,
+                "up": one.up and one.link_up,
+                "addresses": sorted(one.addresses, key=lambda text: (":" in text, text)),
+            }
+        )
+    return sorted(found, key=lambda one: order.index(one["name"]) if one["name"] in named else len(order))
+
+
+def ports(seen: ObservedServer) -> list[dict[str, Any]]:
+    """The published ports of a running server, as in its record."""
+    recorded = seen.applied["spec"].get("ports", ()) if seen.init and seen.applied else ()
+    return [dict(port) for port in recorded]
 
 
 def metadata(seen: ObservedServer) -> dict[str, Any]:

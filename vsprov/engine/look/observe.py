@@ -6,20 +6,21 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
 from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
-from vsprov.engine.look import last_exit, roots
+from vsprov.engine.look import last_exit, networks, roots
 from vsprov.engine.run import intent, keeper
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.limits.encodings import Side, normal
+from vsprov.model.objects import Object
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import (
@@ -47,13 +48,21 @@ class Since:
 
 
 def observe(
-    instance: Instance, hierarchies: Hierarchies, machine: Machine, since: Since | None = None
+    instance: Instance,
+    hierarchies: Hierarchies,
+    machine: Machine,
+    since: Since | None = None,
+    wanted: Iterable[Object] = (),
 ) -> Observed:
     """All objects of the instance. With `since`, only the servers that may have changed are observed again.
 
-    Empty groups without a mark that an interrupted apply left count as absent; `recover.sweep` removes them.
+    Networks are observed if the instance or `wanted` has any. Empty groups without a mark that an interrupted
+    apply left count as absent; `recover.sweep` removes them.
     """
-    return _Observer(instance, hierarchies, machine).observe(since)
+    look = _Observer(instance, hierarchies, machine)
+    found = look.observe(since)
+    seen = networks.observe(instance, found.servers, wanted, interrupted=look.intent.networks)
+    return replace(found, networks=seen) if seen else found
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
@@ -75,7 +84,8 @@ def refuse_foreign(seen: ObservedServer, instance: str) -> None:
 class _Observer:
     def __init__(self, instance: Instance, hierarchies: Hierarchies, machine: Machine) -> None:
         self.instance, self.hierarchies, self.machine = instance, hierarchies, machine
-        self.intended = frozenset(intent.groups(instance))
+        self.intent = intent.read(instance)
+        self.intended = frozenset(self.intent.groups)
         self.known: Mapping[str, Contents | None] = {}  # manifests of images, by digest
         self.layers: dict[str, str] = {}  # identities of layers, by key
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller

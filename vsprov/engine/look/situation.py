@@ -30,7 +30,9 @@ def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None
 
     With `since`, servers that have not been changed since then are not observed again.
     """
+    objects = tuple(objects)
     hierarchies, ranges = cgroup.find(), claims.read(instance)
     claims.check_state_root(instance, ranges)
     host = machine.look(hierarchies, objects, instance.name, ranges)
-    return Situation(instance.name, hierarchies, host, observe.observe(instance, hierarchies, host, since))
+    observed = observe.observe(instance, hierarchies, host, since, objects)
+    return Situation(instance.name, hierarchies, host, observed)

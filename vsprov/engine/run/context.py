@@ -14,7 +14,8 @@ from vsprov.engine.run.threads import Threads
 from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model.objects import Object
+from vsprov.model.kinds.network import Network
+from vsprov.model.objects import Object, read_spec
 from vsprov.plan import ranges
 from vsprov.plan.observed import Machine, Observed, Process, is_of
 from vsprov.store import claims, images
@@ -39,7 +40,8 @@ class ApplyContext:
     groups of stopped servers. `unhandled` maps servers to the stop signal that their init did not handle, and
     `released` servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to
     the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
-    counts of servers' groups before they were started.
+    counts of servers' groups before they were started. `dying` are the links of the host, {name: alias}, that
+    go with the network namespaces of stopped servers.
     """
 
     instance: Instance
@@ -63,6 +65,7 @@ class ApplyContext:
     released: dict[str, float] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
+    dying: dict[str, str] = field(default_factory=dict)
     spawner: Spawner | None = None
     keeper: Keeper | None = None
     _ranges: Iterator[int] | None = None
@@ -168,6 +171,19 @@ class ApplyContext:
                 return base
         none = ranges.exhausted(self.machine.ranges)
         raise FailedError(none.message, hint=none.hint)
+
+    def network(self, name: str) -> Network:
+        """The spec of a network: as it is wanted, or as it was last applied."""
+        want = self.wanted.get(f"Network/{name}")
+        if want is None:
+            seen = self.observed.networks.networks.get(name) if self.observed.networks else None
+            if seen is None or seen.applied is None:
+                raise FailedError(f"network {name} does not exist, or its record is not readable")
+            spec = read_spec("Network", seen.applied["spec"])
+        else:
+            spec = want.spec
+        assert isinstance(spec, Network)
+        return spec
 
     def image(self, name: str) -> ImageRecord:
         """The record of an image in the store."""

@@ -1,7 +1,8 @@
 """The intent file: what an apply is about to create, so that the next one can clean up after a crash.
 
 The file is in /run, because after a reboot there is nothing to clean up. It has one line for each group, with
-its path, and one for the spawner: "spawner PID START".
+its path, one for the spawner, "spawner PID START", and "has networks" if the apply changes networks: links,
+tables of the firewall and sysctls may then be left although no record of a network is.
 """
 
 from __future__ import annotations
@@ -9,12 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from vsprov.engine.run import run_directory
 from vsprov.plan.observed import Process
 from vsprov.store.instance import Instance
 
 NAME = "intent"  # in the run directory
+_NETWORKS = "has networks"
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What an interrupted apply was about to create: the paths of groups, and whether it changed networks.
+
+    A crash between mkdir(2) and setxattr(2) leaves a group without a mark. Only this file distinguishes it
+    from groups that vsprov did not create.
+    """
+
+    groups: tuple[str, ...] = ()
+    networks: bool = False
 
 
 def exists(instance: Instance) -> bool:
@@ -22,9 +37,9 @@ def exists(instance: Instance) -> bool:
     return os.path.lexists(f"{instance.run}/{NAME}")
 
 
-def write(instance: Instance, groups: Iterable[str]) -> None:
-    """Write the groups that are about to be created."""
-    _add(instance, groups, replace=True)
+def write(instance: Instance, groups: Iterable[str], *, networks: bool = False) -> None:
+    """Write the groups that are about to be created, and whether networks are about to be changed."""
+    _add(instance, [*groups, *([_NETWORKS] if networks else ())], replace=True)
 
 
 def add_groups(instance: Instance, groups: Iterable[str]) -> None:
@@ -52,13 +67,10 @@ def forget(instance: Instance) -> None:
         os.unlink(f"{instance.run}/{NAME}")
 
 
-def groups(instance: Instance) -> list[str]:
-    """The paths of groups that an interrupted apply was about to create.
-
-    A crash between mkdir(2) and setxattr(2) leaves a group without a mark. Only this file distinguishes it
-    from groups that vsprov did not create.
-    """
-    return [line for line in _lines(instance) if line and " " not in line]
+def read(instance: Instance) -> Intent:
+    """What an interrupted apply was about to create; nothing without the file."""
+    lines = _lines(instance)
+    return Intent(tuple(line for line in lines if line and " " not in line), _NETWORKS in lines)
 
 
 def spawner(instance: Instance) -> Process | None:

@@ -19,7 +19,7 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
-from vsprov.plan.steps import MarkInit, Release, Spawn, Stop
+from vsprov.plan.steps import KillUnstarted, MarkInit, Release, Spawn, Stop
 from vsprov.store.disk import marks
 
 ZOMBIE_CHECKS, SECONDS_BETWEEN_CHECKS = 250, 0.02
@@ -56,6 +56,9 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             os.close(pidfd)
     marks.remove_mark(context.directory("", group), "init")
     context.stopped.add(group)
+    if context.observed.networks:
+        own = context.observed.networks.interfaces.get(step.server, {}).values()
+        context.dying.update({each.link: each.alias for each in own if each.link})
 
 
 def thaw(context: ApplyContext, group: str) -> None:
@@ -99,6 +102,13 @@ def spawn(context: ApplyContext, step: Spawn) -> Work:
             f"{step.server}: the file system of {path} does not support idmapped mounts; "
             "its files appear as owned by nobody"
         )
+
+
+@carries_out(KillUnstarted)
+def kill_unstarted(context: ApplyContext, step: KillUnstarted) -> Work:
+    context.spawned.pop(step.server, None)
+    if context.inits.pop(step.server, None):
+        yield from kill_group(context, context.groups[step.server])
 
 
 @carries_out(MarkInit)

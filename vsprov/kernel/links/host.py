@@ -58,9 +58,10 @@ def _new_bridge(index: int, wanted: HostLink) -> Iterator[Request]:
     yield new_link(f"create bridge {wanted.name}", index, named, kind, *mac)
     alias = attribute(observe.IFLA_IFALIAS, wanted.alias)
     # A bridge without ports takes no MTU above 1500 when it is created.
-    mtu = attribute(observe.IFLA_MTU, wanted.mtu)
+    # It follows the smallest MTU of its ports until it is set to another value than it has (br_change_mtu).
     yield set_link(f"set the alias of {wanted.name}", index, alias)
-    yield set_link(f"set the MTU of {wanted.name} to {wanted.mtu}", index, mtu)
+    for mtu in (1280 if wanted.mtu != 1280 else 1281, wanted.mtu):
+        yield set_link(f"set the MTU of {wanted.name} to {mtu}", index, attribute(observe.IFLA_MTU, mtu))
     for name in sorted(wanted.altnames):
         yield add_altname(index, wanted.name, name)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import compare, naming, networks
+from vsprov.plan.network import compare, naming, networks, rates
 from vsprov.plan.network.desired import Desired
 from vsprov.plan.network.steps import ChangeFirewall, RemoveLink, SetSysctl, WriteNames
 from vsprov.plan.plan import Change, PathChange, change
@@ -80,7 +80,7 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
     needed = {link.name for link in desired.wanted.bridges.values()}
     for inner in (*desired.wanted.interfaces.values(), *desired.seen.interfaces.values()):
         for each in inner.values():
-            needed |= {each.link, naming.ifb_name(each.link)} if each.link else set()
+            needed |= {each.link, rates.shaper(each.link)} if each.link else set()
     removed = {
         step.link for each in builder.changes.values() for step in each.steps if isinstance(step, RemoveLink)
     }

@@ -35,11 +35,6 @@ def bridge_name(instance: str, network: str) -> str:
     return _short("vb", instance, network)
 
 
-def ifb_name(link: str) -> str:
-    """The name of the ifb that limits what comes in on a link of a server."""
-    return f"vi{link[2:]}"
-
-
 def altname(*words: str) -> str:
     """The readable name of a link: its words joined by dots; "" if that is too long for the kernel."""
     name = ".".join(words)

@@ -38,5 +38,5 @@ def bucket(rate: int, mtu: int) -> Bucket:
 
 
 def shaper(link: str) -> str:
-    """The name of the intermediate device (ifb) that limits what arrives on `link`, the host's end of a veth."""
+    """The name of the intermediate device (ifb) that limits what arrives on the host's end of a veth."""
     return f"vf{link[2:]}"

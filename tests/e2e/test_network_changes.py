@@ -1,0 +1,183 @@
+"""Networks change while their servers run, and what was changed by hand is shown and repaired."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import world
+from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
+from tests.lab import Document, wait_until
+from tests.world import HOST4, IMPATIENCE, OUTSIDE, PORT
+
+LAN = network("lan", "10.20.0.0/24", "fd20::/64")
+BACK = network("back", "10.21.0.0/24")
+WEB = echo("web", "lan")
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[NetworkLab]:
+    with network_lab() as made:
+        yield made
+
+
+@pytest.fixture
+def net(shared: NetworkLab) -> NetworkLab:
+    """A lab with a network and a server on it, at least."""
+    shared.lab.converge(HOST, LAN, WEB)
+    return shared
+
+
+def eth(net: NetworkLab, name: str = "eth0", server: str = "web") -> set[str]:
+    return world.addresses(net.inside(server)[name])
+
+
+def live(
+    net: NetworkLab, *documents: Document, costs: set[str] | None = None
+) -> dict[str, tuple[Any, Any, str]]:
+    """Converge without a restart of web; what the plan had said."""
+    init = net.lab.init("web")
+    told = net.lab.differences(*documents)
+    assert {cost for _, _, cost in told.values()} <= (costs or {"live", "none"}), told
+    net.lab.converge(*documents)
+    assert net.lab.init("web") == init
+    return told
+
+
+def test_interfaces_are_added_and_removed_while_the_server_runs(net: NetworkLab) -> None:
+    both = echo("web", "lan", {"name": "eth1", "network": "back", "gateway": False})
+    assert "Server/web /spec/interfaces/eth1" in "".join(live(net, HOST, LAN, BACK, both))
+    assert set(net.inside("web")) == {"eth0", "eth1"}
+    assert len(eth(net, "eth1")) == 1
+    live(net, HOST, LAN, BACK, echo("web", {"name": "eth1", "network": "back", "gateway": False}))
+    assert set(net.inside("web")) == {"eth1"}
+    live(net, HOST, LAN, BACK, idle("web", command=tuple(WEB["spec"]["init"]["command"])))
+    assert net.inside("web") == {}
+    net.lab.vsprov("destroy", "-y", "-", input=json.dumps(BACK))
+
+
+def test_addresses_mtu_and_mac_change_while_the_server_runs(net: NetworkLab) -> None:
+    other = {"name": "eth0", "network": "lan", "addresses": ["10.20.0.77", "fd20::77"], "mtu": 1400,
+             "mac": "02:00:00:00:00:77"}  # fmt: skip
+    live(net, HOST, LAN, echo("web", other))
+    link = net.inside("web")["eth0"]
+    assert world.addresses(link) == {"10.20.0.77/24", "fd20::77/64"}
+    assert (link["mtu"], link["address"]) == (1400, "02:00:00:00:00:77")
+    net.lab.apply(HOST, LAN, WEB, idle("peer", "lan"))
+    assert net.ask("peer", "tcp", sorted(eth(net))[0].partition("/")[0]) != "silence"
+    net.lab.vsprov("destroy", "-y", "-", input=json.dumps(idle("peer", "lan")))
+
+
+def test_ports_are_published_and_withdrawn_while_the_server_runs(net: NetworkLab) -> None:
+    live(net, HOST, LAN, echo("web", "lan", ports=["8080:7000"]))
+    assert world.ask(net.world.outside, "tcp", HOST4, 8080) == OUTSIDE
+    live(net, HOST, LAN, echo("web", "lan", ports=["8081:7000"]))
+    assert world.ask(net.world.outside, "tcp", HOST4, 8081) == OUTSIDE
+    assert world.ask(net.world.outside, "tcp", HOST4, 8080, IMPATIENCE) == "refused"
+    status = json.loads(net.lab.vsprov("get", "server", "web", "-o", "json").stdout)["status"]
+    assert [port["hostPort"] for port in status["ports"]] == ["8081"]
+
+
+def test_addresses_stay_over_restarts_and_of_all_others(net: NetworkLab) -> None:
+    before = eth(net)
+    net.lab.vsprov("restart", "web")
+    assert eth(net) == before
+    crowd = [idle(f"s{number}", "lan") for number in range(4)]
+    net.lab.converge(HOST, LAN, WEB, *crowd)
+    assert eth(net) == before
+    others = [eth(net, server=f"s{number}") for number in range(4)]
+    assert len({*before}.union(*others)) == 10  # two each, none twice
+    net.lab.vsprov("stop", "s1")
+    net.lab.vsprov("start", "s1")
+    assert eth(net, server="s1") == others[1]
+    net.lab.apply(HOST, LAN, WEB, flags=("--prune",))
+    assert net.lab.is_settled(HOST, LAN, WEB)
+
+
+def test_status_shows_interfaces_addresses_and_the_network_its_servers(net: NetworkLab) -> None:
+    status = json.loads(net.lab.vsprov("get", "server", "web", "-o", "json").stdout)["status"]
+    assert set(status["addresses"]) == eth(net)
+    (one,) = status["interfaces"]
+    link = net.inside("web")["eth0"]
+    assert (one["name"], one["network"], one["mac"], one["mtu"], one["up"]) == (
+        "eth0",
+        "lan",
+        link["address"],
+        1500,
+        True,
+    )
+    assert set(net.links()) >= {one["link"]}
+    status = json.loads(net.lab.vsprov("get", "network", "lan", "-o", "json").stdout)["status"]
+    assert status["servers"] == ["web"]
+    assert status["addresses"] == ["10.20.0.1/24", "fd20::1/64"]
+    assert net.links()[status["link"]]["linkinfo"]["info_kind"] == "bridge"
+
+
+DRIFT = {
+    "the server's link is down": ("web", "ip link set eth0 down"),
+    "an address is missing": ("web", "ip address delete {address} dev eth0"),
+    "an address too many": ("web", "ip address add 10.20.0.250/24 dev eth0"),
+    "the mac address": ("web", "ip link set eth0 address 02:11:22:33:44:55"),
+    "the mtu": ("web", "ip link set eth0 mtu 1300"),
+    "the default route": ("web", "ip route delete default"),
+    "the name": ("web", "ip link set eth0 down; ip link set eth0 name wan; ip link set wan up"),
+    "the link is deleted": ("web", "ip link delete eth0"),
+    "the host's end is down": ("host", "ip link set {link} down"),
+    "the host's end is in no bridge": ("host", "ip link set {link} nomaster"),
+    "the host's end is gone": ("host", "ip link delete {link}"),
+    "the bridge is down": ("host", "ip link set {bridge} down"),
+    "the bridge has no address": ("host", "ip address delete 10.20.0.1/24 dev {bridge}"),
+    "the bridge is gone": ("host", "ip link delete {bridge}"),
+    "the firewall is flushed": ("host", "nft flush ruleset"),
+    "the host forwards nothing": ("host", "echo 0 > /proc/sys/net/ipv4/conf/uplink/forwarding"),
+}
+
+
+@pytest.mark.parametrize("what", DRIFT)
+def test_what_was_changed_by_hand_is_shown_and_repaired(net: NetworkLab, what: str) -> None:
+    where, script = DRIFT[what]
+    init = net.lab.init("web")
+    bridge = next(name for name, link in net.links().items() if link["linkinfo"]["info_kind"] == "bridge")
+    link = next(name for name, link in net.links().items() if link["linkinfo"]["info_kind"] == "veth")
+    v4 = next(address for address in eth(net) if "." in address)
+    script = script.format(link=link, bridge=bridge, address=v4)
+    before = world.snapshot(net.world.host)
+    if where == "host":
+        net.host("sh", "-c", script)
+    else:
+        subprocess.run(["nsenter", f"--net=/proc/{init.pid}/ns/net", "sh", "-ec", script], check=True)
+    plan = net.lab.plan(HOST, LAN, WEB)
+    shown = net.lab.vsprov(
+        "plan", "-", input="".join(f"---\n{json.dumps(one)}\n" for one in (HOST, LAN, WEB))
+    )
+    assert plan["problems"] == [] and "no changes" not in shown.stdout.lower(), shown.stdout
+    net.lab.converge(HOST, LAN, WEB)
+    assert net.lab.init("web") == init
+    assert eth(net) >= {v4} and len(eth(net)) == 2
+    wait_until(lambda: world.snapshot(net.world.host) == before)
+    assert net.ask("web", "tcp", OUTSIDE, PORT) == "refused"  # it is there, and nobody listens
+
+
+def test_a_server_that_is_killed_is_started_again_with_its_network(net: NetworkLab) -> None:
+    before = eth(net)
+    subprocess.run(["kill", "-9", str(net.lab.init("web").pid)], check=True)
+    wait_until(lambda: net.lab.processes("web") == [])
+    net.lab.converge(HOST, LAN, WEB)
+    assert eth(net) == before
+
+
+def test_a_link_of_somebody_else_is_named_and_left_alone(net: NetworkLab) -> None:
+    link = next(name for name, each in net.links().items() if each["linkinfo"]["info_kind"] == "veth")
+    net.lab.vsprov("stop", "web")
+    wait_until(lambda: link not in world.links(net.world.host))
+    net.host("ip", "link", "add", link, "type", "bridge")
+    try:
+        told = net.lab.refused(HOST, LAN, WEB)
+        assert f"link {link}" in told
+        assert world.links(net.world.host)[link]["linkinfo"]["info_kind"] == "bridge"
+    finally:
+        net.host("ip", "link", "delete", link)

@@ -1,0 +1,148 @@
+"""Observe what the kernel has for the networks of an instance. Read-only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from vsprov.model.kinds.network import Network
+from vsprov.model.kinds.quota import Quota
+from vsprov.model.kinds.server import Server
+from vsprov.model.objects import Object
+from vsprov.model.values import addresses
+from vsprov.plan.network import naming, sysctls
+from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, SeenNetworks
+from vsprov.plan.observed import ObservedServer
+from vsprov.store import networks
+from vsprov.store.instance import Instance
+from vsprov.store.networks import NetworkRecord
+
+
+def observe(
+    instance: Instance,
+    servers: Mapping[str, ObservedServer],
+    wanted: Iterable[Object],
+    *,
+    interrupted: bool = False,
+) -> SeenNetworks | None:
+    """What there is for networks; None if neither `wanted` nor the instance has a network or an interface.
+
+    `interrupted`: an apply that was changing networks has died, so parts of them may exist without a record.
+    """
+    wanted = tuple(wanted)
+    records = networks.observe(instance)
+    if not (records or interrupted or any(map(_is_networked, wanted)) or any(map(_had, servers.values()))):
+        return None
+    from vsprov.kernel import firewall
+    from vsprov.kernel.links import observe as links
+
+    host = links.host()
+    pids = _connected(instance.name, servers, wanted, host.links)
+    inner = links.interfaces_of(pids.values(), host)
+    return SeenNetworks(
+        networks=_networks(instance.name, records, host.links),
+        links=host.links,
+        routes=host.routes,
+        interfaces={name: inner[pid] for name, pid in pids.items() if pid in inner},
+        tables=firewall.read(instance.name),
+        sysctls=_sysctls(records, host.links, host.routes),
+        listeners=_listeners(wanted),
+        foreign=firewall.foreign_drops(),
+        lacking=_lacking(wanted),
+    )
+
+
+def _is_networked(want: Object) -> bool:
+    return isinstance(want.spec, Network) or (isinstance(want.spec, Server) and bool(want.spec.interfaces))
+
+
+def _had(seen: ObservedServer) -> bool:
+    """Whether a server was applied with interfaces."""
+    return seen.applied is not None and bool(seen.applied["spec"].get("interfaces"))
+
+
+def _lacking(wanted: Iterable[Object]) -> dict[str, str]:
+    """What this host lacks of what is wanted: {kind of link, "tbf" or "nft": why}."""
+    from vsprov.kernel import firewall
+    from vsprov.kernel.links import probe
+
+    types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
+    kinds = [kind for kind in ("macvlan", "ipvlan") if kind in types]
+    limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))
+    if any("network.egress" in resources or "network.ingress" in resources for resources in limited):
+        kinds += ["tbf", "ifb"]
+    why = firewall.lacking()
+    return {**probe.lacking(kinds), **({"nft": why} if why else {})}
+
+
+def _listeners(wanted: Iterable[Object]) -> tuple[Listener, ...]:
+    """The sockets of the host, if ports of it are to be published.
+
+    Their processes are known only if a socket is in the way: looking for them takes a while.
+    """
+    ports = [port for want in wanted if isinstance(want.spec, Server) for port in want.spec.ports]
+    if not ports:
+        return ()
+    from vsprov.kernel.links import machine
+
+    ranges = [addresses.port_range(port.host_port) for port in ports]
+    found = machine.listeners()
+    clash = any(first <= one.port <= last for one in found for first, last in ranges)
+    return machine.listeners(with_processes=True) if clash else found
+
+
+def _networks(
+    instance: str, records: Mapping[str, NetworkRecord], links: Mapping[str, HostLink]
+) -> dict[str, ObservedNetwork]:
+    by_alias = {link.alias: link for link in links.values() if link.kind == "bridge"}
+    return {
+        name: ObservedNetwork(
+            name,
+            str(record.owner) if record.owner else None,
+            record.applied,
+            by_alias.get(naming.network_alias(instance, name)),
+        )
+        for name, record in records.items()
+    }
+
+
+def _connected(
+    instance: str,
+    servers: Mapping[str, ObservedServer],
+    wanted: Iterable[Object],
+    links: Mapping[str, HostLink],
+) -> dict[str, int]:
+    """{server: pid of its init} of the running servers with a network namespace that may have interfaces:
+    by what is recorded, by what is wanted, or because a link of the host has their mark.
+    """
+    named = {want.name for want in wanted if want.kind == "Server" and _is_networked(want)}
+    named |= {name for owner, name in map(naming.owner_of, _aliases(links)) if owner == instance}
+    ours = os.stat("/proc/self/ns/net").st_ino
+    found = {}
+    for name, seen in servers.items():
+        if seen.init and (name in named or seen.applied is None or _had(seen)):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                if os.stat(f"/proc/{seen.init.pid}/ns/net").st_ino != ours:
+                    found[name] = seen.init.pid
+    return found
+
+
+def _aliases(links: Mapping[str, HostLink]) -> set[str]:
+    return {link.alias for link in links.values()}
+
+
+def _sysctls(
+    records: Mapping[str, NetworkRecord], links: Mapping[str, HostLink], routes: Iterable[HostRoute]
+) -> dict[str, str]:
+    """{path below /proc/sys: value} of those that networks may change, or have changed."""
+    bridges = {link.name for link in links.values() if link.kind == "bridge"}
+    addressed = {link.name for link in links.values() if link.addresses}
+    paths = dict.fromkeys(sysctls.candidates(sorted(bridges | addressed | {route.link for route in routes})))
+    for record in records.values():
+        paths |= dict.fromkeys((record.applied or {}).get("sysctls", {}))
+    found = {}
+    for path in paths:
+        with suppress(FileNotFoundError), open(f"/proc/sys/{path}") as file:
+            found[path] = file.read().strip()
+    return found

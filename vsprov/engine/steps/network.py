@@ -1,0 +1,111 @@
+"""Steps for networks: links of the host, interfaces of servers, the firewall, sysctls, names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vsprov.engine.apply.register import carries_out
+from vsprov.engine.run.context import ApplyContext
+from vsprov.errors import StepError
+from vsprov.kernel import firewall, process
+from vsprov.kernel.links import host, interfaces, machine
+from vsprov.plan.compare import applied
+from vsprov.plan.network.steps import (
+    ChangeFirewall,
+    ChangeInterface,
+    ChangeLink,
+    MakeBridge,
+    MakeInterface,
+    RemoveInterface,
+    RemoveLink,
+    RemoveNetwork,
+    SetSysctl,
+    WriteNames,
+    WriteNetwork,
+)
+from vsprov.store import networks
+from vsprov.store.disk.marks import Owner
+
+
+@carries_out(MakeBridge)
+def make_bridge(context: ApplyContext, step: MakeBridge) -> None:
+    host.make_bridge(step.link)
+
+
+@carries_out(ChangeLink)
+def change_link(context: ApplyContext, step: ChangeLink) -> None:
+    host.change_link(step.link, step.before)
+
+
+@carries_out(RemoveLink)
+def remove_link(context: ApplyContext, step: RemoveLink) -> None:
+    host.remove_link(step.link, step.alias)
+
+
+@carries_out(WriteNetwork)
+def write_network(context: ApplyContext, step: WriteNetwork) -> None:
+    instance, _, name = step.owner.partition("/")
+    networks.write(context.instance, step.network, Owner(instance, name), applied.from_text(step.applied))
+
+
+@carries_out(RemoveNetwork)
+def remove_network(context: ApplyContext, step: RemoveNetwork) -> None:
+    networks.remove(context.instance, step.network)
+
+
+@carries_out(MakeInterface)
+def make_interface(context: ApplyContext, step: MakeInterface) -> None:
+    with _running(context, step.server) as pid:
+        interfaces.make_interface(pid, step.interface)
+    context.dying.pop(step.interface.link, None)
+
+
+@carries_out(ChangeInterface)
+def change_interface(context: ApplyContext, step: ChangeInterface) -> None:
+    with _running(context, step.server) as pid:
+        interfaces.change_interface(pid, step.interface, step.before)
+
+
+@carries_out(RemoveInterface)
+def remove_interface(context: ApplyContext, step: RemoveInterface) -> None:
+    """Of a server that does not run any more, remove what does not go with its network namespace."""
+    one = step.interface
+    if step.server in context.inits:
+        with _running(context, step.server) as pid:
+            interfaces.remove_interface(pid, one)
+        return
+    if one.link and one.link not in context.dying:
+        host.remove_link(one.link, one.alias)
+    for address in one.host_routes if one.proxy else ():
+        host.remove_proxy(address, one.proxy)
+
+
+@contextmanager
+def _running(context: ApplyContext, server: str) -> Iterator[int]:
+    """The pid of a server's init, which does not end unnoticed during the block."""
+    init = context.inits[server]
+    pidfd = process.open_pidfd(init.pid, init.start)
+    if pidfd is None:
+        raise StepError(f"{server}: its first process, {init.pid}, has ended")
+    try:
+        yield init.pid
+    finally:
+        os.close(pidfd)
+
+
+@carries_out(SetSysctl)
+def set_sysctl(context: ApplyContext, step: SetSysctl) -> None:
+    machine.set_sysctl(step.path, step.value)
+
+
+@carries_out(ChangeFirewall)
+def change_firewall(context: ApplyContext, step: ChangeFirewall) -> None:
+    firewall.run(json.loads(step.commands))
+
+
+@carries_out(WriteNames)
+def write_names(context: ApplyContext, step: WriteNames) -> None:
+    pass
