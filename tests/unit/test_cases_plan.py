@@ -23,6 +23,8 @@ from tests.unit.wishes import MACHINES
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object
 from vsprov.plan.builder import Wanted
+from vsprov.plan.network import naming
+from vsprov.plan.network.state import HostLink, HostRoute, Listener
 from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
@@ -102,8 +104,46 @@ def happen(world: Situation, what: str, how: Any) -> None:
         world.guests.clear()
         world.forget_group("vsprov")
         world.subtree[""].clear()
-    else:
+    elif not networks_happen(world, what, how):
         raise ValueError(what)
+
+
+def networks_happen(world: Situation, what: str, how: Any) -> bool:
+    """As `happen`, for what happens to networks; whether it does."""
+    networks = world.networks
+    if what == "interface":
+        for place, values in how.items():
+            server, _, name = place.partition("/")
+            found = replace(networks.guests[server].interfaces.pop(name), **values)
+            networks.guests[server].interfaces[found.name] = found
+    elif what == "remove interface":
+        server, _, name = how.partition("/")
+        del networks.guests[server].interfaces[name]
+    elif what == "bridge":
+        for network, values in how.items():
+            name = naming.bridge_name("vsprov", network)
+            networks.links[name] = replace(networks.links[name], **values)
+    elif what == "link":
+        for name, values in how.items():
+            addresses = frozenset(values.get("addresses", ()))
+            networks.links[name] = HostLink(
+                name, values.get("kind", ""), values.get("alias", ""), addresses=addresses
+            )
+            networks.appear(name)
+    elif what == "route":
+        networks.routes += tuple(HostRoute(to, link) for to, link in how.items())
+    elif what == "sysctl":
+        networks.sysctls |= how
+    elif what == "names":
+        for server, text in how.items():
+            networks.guests[server].names = {"hosts": text}
+    elif what == "listener":
+        networks.listeners = (Listener("tcp", how["address"], how["tcp"], how["process"]),)
+    elif what == "foreign":
+        networks.foreign = (how,)
+    else:
+        return False
+    return True
 
 
 def situation(case: dict[str, Any]) -> Situation:

@@ -96,8 +96,10 @@ class Change:
 
     @property
     def of_manifest(self) -> bool:
-        """Whether users see it as a change of an object: not of the parent group, not a second phase."""
-        return self.kind != "Host" and not self.phase
+        """Whether users see it as a change of an object: not the parent group, nor a second phase; what
+        changes of the host itself, such as forwarding for networks, is shown.
+        """
+        return bool(self.paths) if self.kind == "Host" else not self.phase
 
 
 def removal(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 from vsprov.model.kinds.network import Network, Port
+from vsprov.model.kinds.server import Server
 from vsprov.model.values.addresses import port_range
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import addresses, members, naming
@@ -153,17 +154,22 @@ def _server(builder: PlanBuilder, desired: Desired, party: Party) -> None:
             builder.problem(address, message, path=path)
         elif network.type == "host":
             builder.note(address, f"uses the network stack of the host (network {one.network}): no isolation")
-        elif network.type not in members.FILTERED and (spec.ports or spec.firewall.ingress is not None):
-            builder.note(address, f"ports and firewall do not apply to interface {one.name} ({network.type})")
+        elif network.type not in members.FILTERED and (without := _unfiltered(spec)):
+            builder.note(address, f"{without} do not apply to interface {one.name} ({network.type})")
     for peer in _unknown_peers(desired, spec.firewall.ingress, spec.firewall.egress):
         builder.problem(address, f"no server or network {peer} exists", path="spec.firewall")
     for direction, feature in (("egress", "ifb"), ("ingress", "tbf")):
-        limited = any(
-            getattr(each, direction) for each in desired.wanted.interfaces.get(party.name, {}).values()
-        )
-        if limited and feature in desired.seen.lacking:
+        if f"network.{direction}" in spec.resources and feature in desired.seen.lacking:
             why = desired.seen.lacking[feature]
             builder.note(address, f"network.{direction} is not enforced: this kernel lacks {feature}: {why}")
+
+
+def _unfiltered(spec: Server) -> str:
+    """The keys of a server that require an end of its interface on the host."""
+    firewall = spec.firewall.ingress is not None or spec.firewall.egress is not None
+    rates = any(f"network.{direction}" in spec.resources for direction in ("egress", "ingress"))
+    keys = [("ports", bool(spec.ports)), ("firewall", firewall), ("resources.network", rates)]
+    return " and ".join(name for name, is_set in keys if is_set)
 
 
 def _unknown_peers(desired: Desired, *directions: Iterable[object] | None) -> list[str]:

@@ -67,11 +67,13 @@ def interfaces(server: str, network: ServerNetwork, former: Iterable[str]) -> In
             paths.append(_path(_key(seen), _summary(seen, network), None))
             removed.append(RemoveInterface(server, seen))
     for want, found in pairs:
+        if (impostor := network.seen.get(want.name)) and impostor is not found and id(impostor) not in paired:
+            removed.append(RemoveInterface(server, impostor))  # the server made it after it had renamed ours
         if found is None:
             before = "missing" if (want.altname or want.name) in recorded else None
             paths.append(_path(_key(want), before, _summary(want, network)))
             made.append(MakeInterface(server, want))
-        elif _is_another(want, found):
+        elif _is_another(want, found) or _is_swapped(want, found, pairs):
             paths.append(_path(_key(want), _summary(found, network), _summary(want, network)))
             removed.append(RemoveInterface(server, found))
             made.append(MakeInterface(server, want))
@@ -95,6 +97,14 @@ def _pairs(
             found = next(same, None) if want.mac else None
         out.append((want, found))
     return out
+
+
+def _is_swapped(
+    want: Interface, seen: Interface, pairs: Iterable[tuple[Interface, Interface | None]]
+) -> bool:
+    """Whether the name of an interface is that of another of ours: the server has exchanged their names."""
+    others = {found.name for _, found in pairs if found and found is not seen}
+    return bool({want.name, seen.name} & others)
 
 
 def _is_another(want: Interface, seen: Interface) -> bool:

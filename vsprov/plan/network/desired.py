@@ -21,6 +21,7 @@ from vsprov.plan.network import addresses, members, naming, peers, sysctls
 from vsprov.plan.network.addresses import Assignment, Place
 from vsprov.plan.network.compare import ServerNetwork
 from vsprov.plan.network.party import Party
+from vsprov.plan.network.rates import round_rate
 from vsprov.plan.network.state import (
     HostLink,
     Interface,
@@ -270,7 +271,9 @@ class _InterfaceMaker:
         kind: LinkKind = network.type if network.type in ("macvlan", "ipvlan") else "veth"
         parent = self.links.get(one.network) or (network.parent or "" if kind != "veth" else "")
         veth, routed = kind == "veth", network.type == "routed"
-        own = [addresses.single(text) for text in given] if routed else []
+        routes = frozenset(_routes(one, network, given))
+        back = {route.family for route in routes if route.to == "default"}
+        own = [addresses.single(text) for text in given if routed and addresses.family(text) in back]
         mac = one.mac or naming.mac(self.macs, self.instance, party.name, one.name)
         self.macs.add(mac)
         return Interface(
@@ -279,7 +282,7 @@ class _InterfaceMaker:
             mac if kind != "ipvlan" else "",  # an ipvlan has the MAC address of its parent
             one.mtu or self._mtu(network, parent),
             frozenset(given),
-            frozenset(_routes(one, network, given)),
+            routes,
             altname=alt,
             link=naming.link_name(self.instance, party.name, one.name) if veth else "",
             alias=naming.server_alias(self.instance, party.name),
@@ -288,9 +291,9 @@ class _InterfaceMaker:
             mode=_mode(network) if not veth else "",
             port_isolated=network.isolated and network.type == "bridge",
             host_routes=frozenset(own),
-            proxy=network.parent or "" if routed else "",
-            egress=_rate(party.spec, "egress"),
-            ingress=_rate(party.spec, "ingress"),
+            proxy=network.parent or "" if own else "",
+            egress=_rate(party.spec, "egress") if veth else None,
+            ingress=_rate(party.spec, "ingress") if veth else None,
         )
 
     def _mtu(self, network: Network, parent: str) -> int:
@@ -309,7 +312,7 @@ def _mode(network: Network) -> str:
 
 def _rate(spec: Server, direction: str) -> int | None:
     rate = spec.resources.get(f"network.{direction}", MAX)
-    return None if rate == MAX else int(rate)
+    return None if rate == MAX else round_rate(int(rate))
 
 
 def _routes(one: InterfaceSpec, network: Network, given: Sequence[str]) -> Iterable[Route]:
@@ -361,9 +364,11 @@ def _sysctls(
         for link in seen.links.values()
         if any(addresses.without_prefix(text) in hosts for text in link.addresses)
     ]
-    outside = {*sysctls.uplinks(seen), *listening} - {"lo", *bridges}
+    proxies = sorted({spec.parent for spec in forwarding.values() if spec.type == "routed" and spec.parent})
+    outside = {*sysctls.uplinks(seen), *listening, *proxies} - {"lo", *bridges}
     families = {addresses.family(text) for spec in forwarding.values() for text in spec.subnets}
-    return sysctls.wanted(bridges, sorted(outside), families, bridges if published else (), seen)
+    local = bridges if published else ()
+    return sysctls.wanted(bridges, sorted(outside), families, local, proxies, seen)
 
 
 def _host_is_gateway(spec: Network, seen: SeenNetworks) -> bool:

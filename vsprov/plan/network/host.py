@@ -80,7 +80,7 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
     needed = {link.name for link in desired.wanted.bridges.values()}
     for inner in (*desired.wanted.interfaces.values(), *desired.seen.interfaces.values()):
         for each in inner.values():
-            needed |= {each.link, rates.shaper(each.link)} if each.link else set()
+            needed |= {each.link, *([rates.shaper(each.link)] if each.egress else [])} if each.link else set()
     removed = {
         step.link for each in builder.changes.values() for step in each.steps if isinstance(step, RemoveLink)
     }

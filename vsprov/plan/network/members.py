@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vsprov.model.kinds.network import Network, Port, Rule
-from vsprov.model.values.addresses import port_range
+from vsprov.model.values.addresses import is_name, port_range
 from vsprov.plan.network import addresses
 from vsprov.plan.network.addresses import Assignment
 from vsprov.plan.network.party import Party
@@ -125,8 +125,8 @@ def resolve(
             out |= {addresses.single(text) for texts in given for text in texts}
         elif peer in networks:
             out |= set(networks[peer].subnets)
-        elif "." in peer or ":" in peer:
-            out.add(peer if "/" in peer else addresses.single(peer))
-        else:
+        elif is_name(peer):
             unknown.append(peer)
+        else:
+            out.add(peer if "/" in peer else addresses.single(peer))
     return sorted(out), unknown

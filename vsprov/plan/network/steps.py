@@ -158,8 +158,8 @@ class WriteNames(Step):
     files: tuple[tuple[str, str, str, str], ...]
 
     def describe(self) -> str:
-        servers = {server for server, *_ in self.files}
-        return f"update the names in {len(servers)} servers"
+        servers = list(dict.fromkeys(server for server, *_ in self.files))
+        return f"update the names in {servers[0] if len(servers) == 1 else f'{len(servers)} servers'}"
 
     def undo(self) -> Step | None:
         return WriteNames(tuple((server, name, before, text) for server, name, text, before in self.files))

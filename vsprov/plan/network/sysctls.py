@@ -28,6 +28,7 @@ def of_link(link: str) -> tuple[str, ...]:
         f"{V6}/{link}/forwarding",
         f"{V6}/{link}/force_forwarding",
         f"{V6}/{link}/accept_ra",
+        f"{V6}/{link}/proxy_ndp",
     )
 
 
@@ -41,12 +42,14 @@ def wanted(
     outside: Iterable[str],
     families: Iterable[int],
     local: Iterable[str],
+    proxies: Iterable[str],
     seen: SeenNetworks,
 ) -> dict[str, str]:
     """{path: value} for the bridges of networks and the links to the world (`outside`).
 
     `families` are those of the networks. On the links `local`, ports of loopback addresses are published:
-    the kernel drops packets from 127.0.0.0/8 that leave on a link without route_localnet.
+    the kernel drops packets from 127.0.0.0/8 that leave on a link without route_localnet. On the links
+    `proxies`, the host answers for addresses of servers: to neighbor solicitations only as a router.
     """
     links = [*bridges, *outside]
     out: dict[str, str] = {}
@@ -60,6 +63,10 @@ def wanted(
             out[ALL_V6] = "1"
             accepting = (link for link in outside if seen.sysctls.get(f"{V6}/{link}/accept_ra") in ("1", "2"))
             out |= {f"{V6}/{link}/accept_ra": "2" for link in accepting}
+        for link in proxies:
+            out |= {f"{V6}/{link}/{name}": "1" for name in ("forwarding", "proxy_ndp")}
+            if seen.sysctls.get(f"{V6}/{link}/accept_ra") in ("1", "2"):
+                out[f"{V6}/{link}/accept_ra"] = "2"
     return {path: value for path, value in out.items() if _exists(path, seen)}
 
 
