@@ -7,10 +7,40 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.kernel.links import netlink
+from vsprov.plan.network.state import HostLink, Interface, Route
+
+OURS = "vsprov:t:web"
+BRIDGE = HostLink(
+    "vbtest",
+    "bridge",
+    "vsprov:t:network/lan",
+    frozenset(["t.network.lan.readable"]),
+    "02:00:00:00:00:99",
+    1500,
+    addresses=frozenset(["10.9.0.1/24", "fd09::1/64"]),
+)
+
+
+def interface(number: int = 1, **more: Any) -> Interface:
+    """An interface of a server on BRIDGE."""
+    usual = Interface(
+        "eth0",
+        "veth",
+        f"02:00:00:00:00:{number:02x}",
+        1400,
+        frozenset([f"10.9.0.{number + 10}/24", f"fd09::{number + 10:x}/64"]),
+        frozenset([Route("default", "10.9.0.1", 4), Route("default", "fd09::1", 6)]),
+        altname="a-name-of-more-than-15-bytes",
+        link=f"vstest{number}",
+        alias=OURS,
+        link_altname=f"t.web{number}.readable",
+        parent="vbtest",
+    )
+    return replace(usual, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +54,17 @@ class Net:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 or not check, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    @contextmanager
+    def background(self, *words: str) -> Iterator[None]:
+        """Run a program that prints a line when it is ready and ends with its standard input."""
+        command = ["nsenter", "--net", "--target", str(self.pid), *words]
+        program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            assert program.stdout and program.stdout.readline()
+            yield
+        finally:
+            program.communicate("", timeout=10)
 
     def ip(self, words: str) -> None:
         self.run("ip", *words.split())
@@ -74,7 +115,7 @@ def lan() -> Iterator[Lan]:
         yield made
 
 
-def exchange(server: Net, client: Net, address: str) -> str:
+def exchange(server: Net, client: Net, address: str, seconds: float = 5) -> str:
     """Connect over TCP from a client to an address of a server; the address that the server sees."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with netlink.inside(server.pid):
@@ -82,7 +123,7 @@ def exchange(server: Net, client: Net, address: str) -> str:
     with netlink.inside(client.pid):
         caller = socket.socket(family)
     with listener, caller:
-        caller.settimeout(5)
+        caller.settimeout(seconds)
         caller.connect((address, listener.getsockname()[1]))
         connection, seen = listener.accept()
         with connection:

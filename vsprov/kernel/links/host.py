@@ -108,7 +108,7 @@ def _differences(index: int, wanted: HostLink, before: HostLink) -> Iterator[Req
         yield set_link(f"set the MTU of {name} to {wanted.mtu}", index, mtu)
     if wanted.up != before.up:
         yield set_up(index, name, wanted.up)
-    for address in in_order(before.addresses - wanted.addresses):
+    for address in in_order(before.addresses ^ wanted.addresses):  # one without its route is not in `before`
         yield remove_address(index, name, address)
     # All of them: IPv4 addresses go with the first one of their subnet, IPv6 ones when a link is set down.
     yield from _bridge_addresses(index, wanted)

@@ -144,9 +144,10 @@ def _create(on: Socket, inner: Socket, pid: int, wanted: Interface) -> _Indexes:
         except OSError as error:
             if error.filename != requests[0].tried:
                 _remove(on, inner, indexes)
-            if error.errno == errno.EEXIST:
+            created = str(error.filename).startswith("create ")
+            if error.errno == errno.EEXIST and created:
                 _make_room(on, inner, wanted)
-            elif error.errno != errno.EBUSY:  # the server made a link with the same index at this moment
+            elif error.errno != errno.EBUSY or not created:  # EBUSY: another link has got the index
                 raise
         else:
             return indexes
@@ -413,7 +414,9 @@ def _inner_differences(inner: Socket, index: int, wanted: Interface, before: Int
         yield host.set_up(index, name, wanted.up)
     for route in sorted(before.routes - wanted.routes, key=lambda route: route.to):
         yield host.remove_route(index, name, route)
-    for address in host.in_order(before.addresses - wanted.addresses):
+    for address in host.in_order(
+        before.addresses ^ wanted.addresses
+    ):  # one without its route is not in `before`
         yield host.remove_address(index, name, address)
-    # All of them: IPv4 addresses go with the first one of their subnet, IPv6 ones and routes when a link is down.
+    # All of them: IPv4 addresses go with the first one of their subnet, IPv6 ones when the link is set down.
     yield from _addressing(index, wanted)

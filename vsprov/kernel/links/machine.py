@@ -78,7 +78,7 @@ def _processes(inodes: set[int]) -> Mapping[int, str]:
     out = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            targets = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+            targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         except OSError:
             continue  # it has ended, or is not ours to look at
         for target in targets:

@@ -30,11 +30,13 @@ MODES: Mapping[str, Mapping[int, str]] = {
 }
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SKIP_STATISTICS = 8
+_IFA_F_NOPREFIXROUTE = 0x200
 IFAPROT_KERNEL_RA, IFAPROT_KERNEL_LL = 2, 3
 _AUTOMATIC = (IFAPROT_KERNEL_RA, IFAPROT_KERNEL_LL)
 # A server can have any number of links, addresses and routes; more of them than this are not read: reading
 # takes 10 us each, in every plan. The server is shown as different from what it should be either way.
 LIMIT = 2048
+Connected = set[tuple[int, str]]  # index of a link and a subnet to which the kernel has made a route
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,15 @@ class Host:
 def host_links() -> dict[str, HostLink]:
     """All links of this network namespace, by name."""
     with Socket() as found:
-        return _host_links(found, links(found))
+        seen = links(found)
+        _, connected = _host_routes(found, {link.index: link.name for link in seen})
+        return _host_links(found, seen, connected)
 
 
 def host_routes() -> tuple[HostRoute, ...]:
     """The routes of the main table of this network namespace that lead to a link."""
     with Socket() as found:
-        return _host_routes(found, {link.index: link.name for link in links(found)})
+        return _host_routes(found, {link.index: link.name for link in links(found)})[0]
 
 
 def host() -> Host:
@@ -88,8 +92,8 @@ def host() -> Host:
     with Socket() as found:
         seen = links(found)
         names = {link.index: link.name for link in seen}
-        by_name = _host_links(found, seen)
-        routes = _host_routes(found, names)
+        routes, connected = _host_routes(found, names)
+        by_name = _host_links(found, seen, connected)
         proxies = _proxies(found, names)
     routed: dict[str, set[str]] = {}
     for route in routes:
@@ -134,8 +138,8 @@ def _inner(found: Socket, on: Host) -> dict[str, Interface]:
     seen = [link for link in links(found, LIMIT) if link.kind != "lo"]
     if not seen:
         return {}
-    addresses = _addresses(found, LIMIT)
-    routes = _inner_routes(found)
+    routes, connected = _inner_routes(found)
+    addresses = _addresses(found, connected, LIMIT)
     return {link.name: _interface(link, addresses, routes, on) for link in seen}
 
 
@@ -150,7 +154,7 @@ def _interface(
         addresses=frozenset(addresses.get(link.index, ())),
         routes=frozenset(routes.get(link.index, ())),
         up=link.up,
-        altname=min(link.altnames, default=""),
+        altname=" ".join(sorted(link.altnames)),
         alias=link.alias,
         mode=link.mode,
     )
@@ -168,7 +172,7 @@ def _interface(
         link=outer.name,
         link_up=outer.up,
         alias=outer.alias,
-        link_altname=min(outer.altnames, default=""),
+        link_altname=" ".join(sorted(outer.altnames)),
         parent=outer.parent,
         port_isolated=outer.port_isolated,
         host_routes=routed,
@@ -248,9 +252,9 @@ def _isolated(info: Attributes) -> bool:
     return value is not None and value[0] == 1
 
 
-def _host_links(found: Socket, seen: list[Link]) -> dict[str, HostLink]:
+def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[str, HostLink]:
     names = {link.index: link.name for link in seen}
-    addresses = _addresses(found)
+    addresses = _addresses(found, connected)
     ours = any(link.alias.startswith("vsprov:") for link in seen)
     limits = rates.observe(found, names) if ours else {}
     out = {}
@@ -274,8 +278,11 @@ def _host_links(found: Socket, seen: list[Link]) -> dict[str, HostLink]:
     return out
 
 
-def _addresses(found: Socket, limit: int = 1 << 30) -> dict[int, set[str]]:
-    """{index of the link: addresses in CIDR notation}, without those that the kernel gave by itself."""
+def _addresses(found: Socket, connected: Connected, limit: int = 1 << 30) -> dict[int, set[str]]:
+    """{index of the link: addresses in CIDR notation}, without those that the kernel gave by itself.
+
+    An address whose subnet has lost its route is left out: it is of no use, and is added anew.
+    """
     out: dict[int, set[str]] = {}
     for _, message in found.dump(netlink.RTM_GETADDR, IFADDR.pack(0, 0, 0, 0, 0), limit):
         family, prefix, _, _, index = IFADDR.unpack_from(message)
@@ -285,8 +292,11 @@ def _addresses(found: Socket, limit: int = 1 << 30) -> dict[int, set[str]]:
             or bytes(given.get(IFA_PROTO, b"\0"))[0] in _AUTOMATIC
         ):
             continue
-        address = given.get(IFA_LOCAL) or given[IFA_ADDRESS]
-        out.setdefault(index, set()).add(cidr(family, address, prefix))
+        address = bytes(given.get(IFA_LOCAL) or given[IFA_ADDRESS])
+        subnet = _subnet(family, address, prefix)
+        routeless = number(given.get(IFA_FLAGS)) & _IFA_F_NOPREFIXROUTE or prefix == 8 * len(address)
+        if routeless or (index, subnet) in connected:
+            out.setdefault(index, set()).add(_cidr(family, address, prefix))
     return out
 
 
@@ -297,6 +307,15 @@ def _cidr(family: int, address: bytes, prefix: int) -> str:
 
 def cidr(family: int, address: memoryview, prefix: int) -> str:
     return _cidr(family, bytes(address), prefix)
+
+
+@functools.lru_cache(4096)
+def _subnet(family: int, address: bytes, prefix: int) -> str:
+    """The subnet of an address in CIDR notation."""
+    rest = 8 * len(address) - prefix
+    return _cidr(
+        family, (int.from_bytes(address, "big") >> rest << rest).to_bytes(len(address), "big"), prefix
+    )
 
 
 def _routes(found: Socket, limit: int) -> list[tuple[int, int, Attributes, int]]:
@@ -317,30 +336,37 @@ def _destination(family: int, prefix: int, given: Attributes) -> str:
     return cidr(family, given[RTA_DST], prefix)
 
 
-def _host_routes(found: Socket, names: Mapping[int, str]) -> tuple[HostRoute, ...]:
+def _host_routes(found: Socket, names: Mapping[int, str]) -> tuple[tuple[HostRoute, ...], Connected]:
+    """All routes, and the links with their subnets."""
     out = []
-    for family, prefix, given, _ in _routes(found, 1 << 30):
+    connected = set()
+    for family, prefix, given, protocol in _routes(found, 1 << 30):
         hop = attributes(given[RTA_MULTIPATH][8:]) if RTA_MULTIPATH in given else given
         index = (
             unpack_from("=i", given[RTA_MULTIPATH], 4)[0] if hop is not given else number(given.get(RTA_OIF))
         )
         to = _destination(family, prefix, given)
+        if protocol == RTPROT_KERNEL:
+            connected.add((index, to))
         if index in names and to != "fe80::/64":  # every link has that
             via = socket.inet_ntop(family, hop[RTA_GATEWAY]) if RTA_GATEWAY in hop else ""
             out.append(HostRoute(to, names[index], via))
-    return tuple(out)
+    return tuple(out), connected
 
 
-def _inner_routes(found: Socket) -> dict[int, set[Route]]:
-    """{index of the link: its routes}, without those that the kernel or a router advertisement made."""
+def _inner_routes(found: Socket) -> tuple[dict[int, set[Route]], Connected]:
+    """{index of the link: routes}, without those of the kernel and of routers; and the connected subnets."""
     out: dict[int, set[Route]] = {}
+    connected = set()
     for family, prefix, given, protocol in _routes(found, LIMIT):
+        if protocol == RTPROT_KERNEL:
+            connected.add((number(given.get(RTA_OIF)), _destination(family, prefix, given)))
         if protocol in (RTPROT_KERNEL, RTPROT_RA) or RTA_OIF not in given:
             continue
         via = socket.inet_ntop(family, given[RTA_GATEWAY]) if RTA_GATEWAY in given else ""
         route = Route(_destination(family, prefix, given), via, 4 if family == socket.AF_INET else 6)
         out.setdefault(number(given[RTA_OIF]), set()).add(route)
-    return out
+    return out, connected
 
 
 def _proxies(found: Socket, names: Mapping[int, str]) -> frozenset[tuple[str, str]]:

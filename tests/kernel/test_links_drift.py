@@ -1,0 +1,95 @@
+"""What a server, or somebody on the host, does to an interface is observed and repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pytest
+
+from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan
+from vsprov.kernel.links import host, interfaces, observe
+from vsprov.plan.network.state import Interface
+
+pytestmark = [pytest.mark.vm_subset, pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")]
+WANTED = interface(1, egress=80_000_000, ingress=40_000_000)
+
+# What is done in the server, as its root, and the fields that then differ.
+INSIDE = {
+    "ip link set eth0 down": "addresses routes up",
+    "ip link set eth0 name foo": "name",
+    "ip link set eth0 down; ip link set eth0 name foo": "addresses name routes up",
+    "ip link set eth0 mtu 1300": "mtu",
+    "ip link set eth0 address 02:00:00:00:00:77": "mac",
+    "ip link property del dev eth0 altname a-name-of-more-than-15-bytes": "altname",
+    "ip link property add dev eth0 altname an-earlier-alternative": "altname",
+    "ip address del 10.9.0.11/24 dev eth0": "addresses routes",
+    "ip address del fd09::b/64 dev eth0": "addresses",
+    "ip address flush dev eth0": "addresses routes",
+    "ip address add 10.8.0.1/16 dev eth0": "addresses",
+    "ip address del 10.9.0.11/24 dev eth0; ip address add 10.9.0.50/24 dev eth0": "addresses routes",
+    "ip address add fd08::1/64 dev eth0": "addresses",
+    "ip route flush dev eth0": "addresses routes",
+    "ip route del 10.9.0.0/24 dev eth0": "addresses",
+    "ip -6 route del fd09::/64 dev eth0": "addresses",
+    "ip route add 10.77.0.0/16 via 10.9.0.99": "routes",
+    "ip route replace default via 10.9.0.99": "routes",
+    "ip -6 route replace fd77::/48 via fd09::99": "routes",
+    "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6": "addresses routes",
+}
+ON_HOST = {
+    "ip link set vstest1 down": "link_up",
+    "ip link set vstest1 alias other": "alias",
+    "ip link set vstest1 nomaster": "parent",
+    "ip link set vstest1 type bridge_slave isolated on": "port_isolated",
+    "ip link property del dev vstest1 altname t.web1.readable": "link_altname",
+    "tc qdisc del dev vstest1 root": "ingress",
+    "tc qdisc replace dev vstest1 root tbf rate 1mbit burst 10k latency 10ms": "ingress",
+    "tc qdisc del dev vstest1 ingress": "egress",
+    "tc filter del dev vstest1 ingress": "egress",
+    "tc qdisc del dev vftest1 root": "egress",
+    "tc qdisc replace dev vftest1 root tbf rate 1mbit burst 10k latency 10ms": "egress",
+    "ip link del vftest1": "egress",
+}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Lan, Net, Net]]:
+    with lan() as at:
+        host.make_bridge(BRIDGE)
+        peer = at.server()
+        interfaces.make_interface(peer.pid, interface(2))
+        yield at, at.server(), peer
+
+
+def differences(one: Interface, other: Interface) -> str:
+    names = [field.name for field in fields(Interface)]
+    return " ".join(sorted(name for name in names if getattr(one, name) != getattr(other, name)))
+
+
+def check(server: Net, peer: Net, differ: str) -> None:
+    """Something differs from WANTED; the repair restores it, with traffic in both families."""
+    (seen,) = observe.interfaces(server.pid).values()
+    assert differences(seen, WANTED) == differ
+    interfaces.change_interface(server.pid, WANTED, seen)
+    assert observe.interfaces(server.pid) == {"eth0": WANTED}
+    assert exchange(server, peer, "10.9.0.11") == "10.9.0.12"
+    assert exchange(server, peer, "fd09::b") == "fd09::c"
+    interfaces.change_interface(server.pid, WANTED, WANTED)
+    assert observe.interfaces(server.pid) == {"eth0": WANTED}
+
+
+@pytest.mark.parametrize("done", INSIDE)
+def test_what_a_server_does_to_its_interface_is_repaired(shared: tuple[Lan, Net, Net], done: str) -> None:
+    _, server, peer = shared
+    interfaces.make_interface(server.pid, WANTED)
+    server.run("nsenter", "--user", "--target", str(server.pid), "sh", "-ec", done)
+    check(server, peer, INSIDE[done])
+
+
+@pytest.mark.parametrize("done", ON_HOST)
+def test_what_is_done_on_the_host_is_repaired(shared: tuple[Lan, Net, Net], done: str) -> None:
+    at, server, peer = shared
+    interfaces.make_interface(server.pid, WANTED)
+    at.host.run("sh", "-ec", done)
+    check(server, peer, ON_HOST[done])
