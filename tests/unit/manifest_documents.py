@@ -174,8 +174,8 @@ def manifests(draw: st.DrawFn) -> list[Any]:
             }),
         }  # fmt: skip
         spec |= draw(st.fixed_dictionaries(NOTHING, optional=optional))
-        if networks:
-            spec |= draw(st.fixed_dictionaries(NOTHING, optional=connected(networks, i)))
+        if networks and draw(st.booleans()):
+            spec |= draw(connected(networks, i))
         spec["init"] |= draw(st.fixed_dictionaries(NOTHING, optional=INIT))
         if draw(st.booleans()) and quotas:
             spec["quota"] = draw(st.sampled_from(sorted(quotas)))
@@ -237,13 +237,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def connected(networks: list[str], number: int) -> dict[str, st.SearchStrategy[Any]]:
+def connected(networks: list[str], number: int) -> st.SearchStrategy[dict[str, Any]]:
     """The keys of a server, one of several, that is in some of the networks."""
     interfaces = {
         "lan": {
             "name": "eth0",
             "addresses": ["auto", f"10.20.0.{10 + number}/24"],
-            "mac": "02:AA:00:00:00:01",
+            "mac": f"02:AA:00:00:00:0{number}",
         },
         "plain": {
             "name": "a-very-long-name.1",
@@ -252,25 +252,14 @@ def connected(networks: list[str], number: int) -> dict[str, st.SearchStrategy[A
         },
         "street": {"name": "lan", "gateway": False, "addresses": []},
     }
-    return {
-        "interfaces": st.just([{**interfaces[name], "network": name} for name in networks]),
-        "ports": st.lists(
-            st.sampled_from(
-                [
-                    f"{8080 + number}:80",
-                    f"127.0.0.1:{number + 53}:53/udp",
-                    f"[::1]:{9000 + number}",
-                    7000 + number,
-                ]
-            ),
-            max_size=2,
-            unique=True,
-        ),
-        "dns": st.just(
-            {"nameservers": ["192.0.2.53", "FD20::53"], "search": ["A.example."], "options": ["ndots:2"]}
-        ),
-        "firewall": FIREWALL,
-    }
+    ports: list[Any] = [f"{8080 + number}:80", f"127.0.0.1:{number + 53}:53/udp", 7000 + number]
+    ports += [f"[::1]:{9000 + number}"] if "lan" in networks else []
+    dns = {"nameservers": ["192.0.2.53", "FD20::53"], "search": ["A.example."], "options": ["ndots:2"]}
+    filtered = {"ports": st.lists(st.sampled_from(ports), max_size=2, unique=True), "firewall": FIREWALL}
+    return st.fixed_dictionaries(
+        {"interfaces": st.just([{**interfaces[name], "network": name} for name in networks])},
+        optional={"dns": st.just(dns), **({} if networks == ["street"] else filtered)},
+    )
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

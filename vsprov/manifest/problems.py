@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import Any
 
 from vsprov.errors import Position, Problem
+from vsprov.manifest.other_tools import key_hint, value_hint
 from vsprov.manifest.schema import OPEN, document_schema
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import objects
@@ -222,6 +223,8 @@ def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
     inside = [name for name, schema in properties.items() if key in schema.get("properties", ())]
     if inside:
         return f"unknown key; it belongs in '{inside[0]}'", ""
+    if hint := key_hint(key, properties):
+        return "unknown key", hint
     close = did_you_mean(key, properties)
     return f"unknown key{close or '; known keys: ' + ', '.join(properties)}", ""
 
@@ -238,9 +241,11 @@ def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[s
             except UnitError as wrong:
                 return str(wrong), wrong.hint
     shown = shorten(source or quoted(value), 80)
+    hint = value_hint(str(path[-1]), value) if path else ""
     match error.validator:
         case "enum":
-            return _not_a_choice(value, wanted, shown)
+            message, usual = _not_a_choice(value, wanted, shown)
+            return message, hint or usual
         case "pattern" if "patternErrorMessage" in schema:
             return f"{shown} {schema['patternErrorMessage']}", ""
         case "pattern":
@@ -262,7 +267,8 @@ def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[s
         case _ if "enum" in schema and isinstance(value, str | int | float):
             return _not_a_choice(value, schema["enum"], shown)
         case _:
-            return _wrong_type(value, schema, source)
+            message, usual = _wrong_type(value, schema, source)
+            return message, hint or usual
 
 
 def _takes_scalar(schema: Mapping[str, Any]) -> bool:
@@ -283,6 +289,8 @@ def _wrong_type(value: Any, schema: Mapping[str, Any], source: str | None) -> tu
     if names == ["array"] and isinstance(value, str):
         words = ", ".join(json.dumps(word, ensure_ascii=False) for word in _words(value))
         return message, shorten(f"write [{words}]", 120)
+    if names == ["array"] and isinstance(value, dict):
+        return message, "begin each item with a dash"
     return message, f"known keys: {', '.join(schema['properties'])}" if "properties" in schema else ""
 
 

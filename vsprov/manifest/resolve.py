@@ -11,7 +11,8 @@ from typing import Any
 from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import parsers, position_of, problem_at, subject_of, validate
 from vsprov.manifest.syntax.text import Document
-from vsprov.model.fields import Path, Report
+from vsprov.model.fields import Path, Report, write
+from vsprov.model.kinds.network import Network, without_inapplicable
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import KNOBS
@@ -37,7 +38,8 @@ class Item:
     """A document and the object read from it.
 
     `address` is "" if kind or name cannot be read, `object` is None if anything else cannot. `quota`: the
-    item whose resources were merged. `sound`: False if a resource may be missing because of an error.
+    item whose resources were merged. `sound`: False if a resource may be missing because of an error;
+    `partial`: whether items of lists may be missing because of one.
     """
 
     document: Document
@@ -45,10 +47,16 @@ class Item:
     object: Object | None
     quota: Item | None
     sound: bool
+    partial: bool = False
 
     def raw_path(self, path: Path) -> Path:
-        """The path in the document of a path in the object, where mounts are in a different order."""
+        """The path in the document of a path in the object, where mounts are in a different order.
+
+        It ends before the place in a list of which an item could not be read.
+        """
         spec = self.object.spec if self.object else None
+        if self.partial and spec is not None:
+            path = _certain(path, self.document.value, {"spec": write(spec)})
         if path[:2] != ("spec", "mounts") or len(path) == 2 or not isinstance(spec, Server):
             return path
         place = path[2]
@@ -82,6 +90,13 @@ class Item:
             value = value[part]
         return False
 
+    def given(self, path: Path) -> Any:
+        """The value at `path` in the document; None if it has none."""
+        value: Any = self.document.value
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
     def problem(self, path: Path, message: str, hint: str = "", *, warning: bool = False) -> Problem:
         """A problem with the object's value at `path`."""
         return problem_at(self.document, self.raw_path(path), message, hint, warning=warning)
@@ -90,6 +105,18 @@ class Item:
         """The position that sets the object's value at `path`, or of the nearest key around it."""
         found = self.origin(path).position
         return found or position_of(self.document, self.raw_path(path))
+
+
+def _certain(path: Path, given: Any, read: Any) -> Path:
+    """The path up to the first list of which not all items were read."""
+    for place, part in enumerate(path):
+        if isinstance(part, int) and (not isinstance(given, list) or len(given) != len(read)):
+            return path[:place]
+        try:
+            given, read = given[part], read[part]
+        except (LookupError, TypeError):  # not set, or a short form
+            break
+    return path
 
 
 def mounts_in(document: Document) -> list[Any]:
@@ -158,8 +185,11 @@ def _item(
         spec, merged = _server(value["spec"], name, quota, report)
     else:
         spec, merged = read_spec(value["kind"], value["spec"], report), False
+    if isinstance(spec, Network):
+        spec = without_inapplicable(spec)
     if spec is not None:
         spec = _with_absolute_paths(spec, document)
+    partial = len(problems) > before
     sound = sound and (quota is None or quota.sound) and not any(map(_spoils, problems[before:]))
     problems += _decimal_sizes(document, value)
     read = None
@@ -167,7 +197,7 @@ def _item(
         metadata = value["metadata"]
         labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
         read = Object(kind=value["kind"], name=name, spec=spec, labels=labels, annotations=annotations)
-    return Item(document, address, read, quota if merged else None, sound)
+    return Item(document, address, read, quota if merged else None, sound, partial)
 
 
 def _server(
@@ -232,6 +262,8 @@ def _holds(value: Any, path: Path) -> bool:
         if isinstance(value, dict):
             if part not in value:
                 return False
+        elif isinstance(value, str | int):  # the short form of an object
+            return True
         elif not isinstance(value, list) or not isinstance(part, int) or part >= len(value):
             return False
         value = value[part]

@@ -7,13 +7,13 @@ objects are in the other modules; `objects` calls them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import TypeVar
 
 from vsprov.errors import Problem
 from vsprov.manifest.checks import objects
+from vsprov.manifest.checks.networks import addresses, connections, firewall, ports
 from vsprov.manifest.checks.objects import MOST_SUGGESTIONS, NAME
+from vsprov.manifest.checks.view import ManifestView
 from vsprov.manifest.problems import position_of
 from vsprov.manifest.resolve import Item
 from vsprov.model.defaults import lacks_command
@@ -21,42 +21,14 @@ from vsprov.model.fields import Path
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
-from vsprov.model.objects import Spec
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import marked
-
-T = TypeVar("T", bound=Spec)
 
 # Every cgroup v1 directory contains a file `tasks`, so that no group can have this name (mkdir(2): EEXIST).
 RESERVED = {"tasks": "every cgroup contains a file with this name", "host": "it refers to the host itself"}
 PLACES = {"Image": "the store", "Network": "the instance"}  # of objects that need not be in the manifest
 BUILT_FROM: Path = ("spec", "source", "build", "from")
 MOST_CYCLES = 10
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestView:
-    """A manifest during its checks. `images`: names of images in the store, None if unknown."""
-
-    items: Sequence[Item]
-    by_address: Mapping[str, Item]
-    images: frozenset[str] | None
-
-    def names(self, kind: str) -> set[str]:
-        """The names of objects of a kind, including those with errors."""
-        return {address.partition("/")[2] for address in self.by_address if address.startswith(f"{kind}/")}
-
-    def spec(self, kind: type[T], name: str) -> T | None:
-        """The spec of the object with this name; None if it is missing or has errors."""
-        item = self.by_address.get(f"{kind.__name__}/{name}")
-        spec = item.object.spec if item is not None and item.object is not None else None
-        return spec if isinstance(spec, kind) else None
-
-    def all(self, kind: type[T]) -> Iterator[tuple[Item, T]]:
-        """The objects of a kind, except those with errors."""
-        for item in self.items:
-            if item.object is not None and isinstance(item.object.spec, kind):
-                yield item, item.object.spec
 
 
 def check(
@@ -201,5 +173,21 @@ CHECKS: tuple[Callable[[ManifestView], Iterator[Problem]], ...] = (
     idle_dependencies,
     circular_dependencies,
     circular_builds,
+    connections.overlapping_networks,
+    connections.duplicate_macs,
+    connections.default_routes,
+    connections.wrong_next_hops,
+    connections.wrong_mtus,
+    connections.host_network,
+    connections.unfiltered,
+    addresses.wrong_addresses,
+    addresses.duplicate_addresses,
+    ports.port_families,
+    ports.duplicate_ports,
+    firewall.ambiguous_peers,
 )
-REFERENCES: tuple[Callable[[ManifestView], Iterator[Problem]], ...] = (missing_references, missing_commands)
+REFERENCES: tuple[Callable[[ManifestView], Iterator[Problem]], ...] = (
+    missing_references,
+    missing_commands,
+    firewall.unknown_peers,
+)

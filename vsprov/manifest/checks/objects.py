@@ -8,6 +8,8 @@ from typing import Any
 from vsprov.errors import Problem
 from vsprov.manifest.checks.image import IMAGE_CHECKS
 from vsprov.manifest.checks.limits import LIMIT_CHECKS
+from vsprov.manifest.checks.networks.interfaces import INTERFACE_CHECKS
+from vsprov.manifest.checks.networks.network import NETWORK_CHECKS
 from vsprov.manifest.checks.server import SERVER_CHECKS
 from vsprov.manifest.problems import quoted
 from vsprov.manifest.resolve import Item
@@ -76,5 +78,6 @@ def _length(value: Any) -> int:
 OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (notes, size)
 KIND_CHECKS: Mapping[str, Sequence[Callable[[Item, Any], Iterator[Problem]]]] = {
     "Image": IMAGE_CHECKS,
-    "Server": SERVER_CHECKS,
+    "Network": NETWORK_CHECKS,
+    "Server": (*SERVER_CHECKS, *INTERFACE_CHECKS),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vsprov.model.fields import many, one, strings, value
@@ -114,6 +115,22 @@ class Network:
         parse=net.parse_domain,
     )
     firewall: Firewall = one(Firewall, Firewall(), doc="Firewall of every server of the network.")
+
+
+# The modes of the types that have any; the first is the default.
+MODES: Mapping[str, tuple[str, ...]] = {"macvlan": ("bridge", "private", "vepa"), "ipvlan": ("l2", "l3")}
+
+
+def is_filtered(network: Network) -> bool:
+    """Whether the packets of its servers pass through the host, which can filter and translate them."""
+    return network.type in ("bridge", "routed")
+
+
+def without_inapplicable(network: Network) -> Network:
+    """The network without the defaults that do not apply to its type: the host translates nothing."""
+    gateway = network.gateway and network.type != "host"
+    nat = network.nat and is_filtered(network) and (gateway or network.type == "routed")
+    return replace(network, gateway=gateway, nat=nat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ MAC addresses are in lower case. Each `parse_*` takes a YAML scalar and raises `
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
@@ -45,11 +46,13 @@ _SPECIAL: tuple[tuple[Subnet, str], ...] = tuple(
 )
 
 
+@lru_cache(4096)
 def address_of(text: str) -> Address:
     """The address in canonical text, with or without a prefix length."""
     return ip_address(text.partition("/")[0])
 
 
+@lru_cache(4096)
 def subnet_of(text: str) -> Subnet:
     """The subnet in canonical text; for an address with a prefix length, the subnet that it is in."""
     return ip_network(text, strict=False)
@@ -80,8 +83,10 @@ def _address_hint(text: str) -> str:
         return f"omit the prefix length: {text.partition('/')[0]}"
     if text.startswith("[") and text.endswith("]"):
         return f'omit the brackets: "{text[1:-1]}"'
-    padded = re.fullmatch(r"0*[0-9]{1,3}(\.0*[0-9]{1,3}){3}", text, re.ASCII)
-    return f"omit leading zeros: {'.'.join(str(int(n)) for n in text.split('.'))}" if padded else _EXAMPLE
+    if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){3}", text, re.ASCII):
+        plain = ".".join(str(int(number)) for number in text.split("."))
+        return f"omit leading zeros: {plain}" if plain != text else _EXAMPLE
+    return _EXAMPLE
 
 
 def parse_address(raw: Any) -> str:
@@ -232,7 +237,8 @@ def parse_ports(raw: Any) -> str:
     first, last = int(match[1]), int(match[2] or match[1])
     for port in (first, last):
         if not 1 <= port <= 65535:
-            raise UnitError(f"{short(raw)}: {port} is not between 1 and 65535")
+            range_ = f"{short(raw)}: " if match[2] else ""
+            raise UnitError(f"{range_}{short(port)} is not between 1 and 65535")
     if last < first:
         raise UnitError(f"{short(raw)} is not an ascending range", f'write "{last}-{first}"')
     return str(first) if first == last else f"{first}-{last}"
@@ -253,6 +259,8 @@ def split_port(raw: str | int) -> dict[str, Any]:
     if not host and colon:
         raise UnitError(f"{short(raw, repr)} has no port of the host", f'write "8080:{port or 80}"')
     out: dict[str, Any] = {"hostPort": parse_ports(host)}
+    if colon and not port:
+        raise UnitError(f"{short(raw, repr)} has no port of the server", f'write "{host}:80" or "{host}"')
     if colon:
         out["port"] = parse_ports(port)
     if slash:

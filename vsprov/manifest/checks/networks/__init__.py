@@ -1,0 +1,1 @@
+"""Checks of networks, of the interfaces and ports of servers, and of both together."""
