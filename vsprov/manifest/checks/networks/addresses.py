@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vsprov.errors import Problem
-from vsprov.manifest.checks.networks.connections import Connection, connections
+from vsprov.manifest.checks.networks.connections import Connection, connections, is_outside
 from vsprov.manifest.checks.networks.interfaces import at_interface
 from vsprov.manifest.checks.view import ManifestView
 from vsprov.manifest.resolve import Item
@@ -21,9 +21,10 @@ def wrong_addresses(view: ManifestView) -> Iterator[Problem]:
             continue
         for k, text in enumerate(it.interface.addresses):
             if text == AUTO:
-                if not it.network.subnets:
+                if not it.network.subnets and not is_outside(it.network):
                     message = f"Network/{it.interface.network} has no subnets to choose an address from"
-                    yield it.problem(message, "addresses", k, hint="set addresses, or addresses: []")
+                    hint = "set subnets of the network, or addresses"
+                    yield it.problem(message, "addresses", k, hint=hint, warning=True)
                 continue
             message, hint = _wrong_address(it, text)
             if message:

@@ -38,9 +38,9 @@ class Connection:
         given = {int(subnet.version) for subnet in self.subnets}
         return own | given if AUTO in self.interface.addresses else own
 
-    def problem(self, message: str, *key: str | int, hint: str = "") -> Problem:
+    def problem(self, message: str, *key: str | int, hint: str = "", warning: bool = False) -> Problem:
         """A problem with a key of the interface."""
-        return self.item.problem(at_interface(self.place, *key), message, hint)
+        return self.item.problem(at_interface(self.place, *key), message, hint, warning=warning)
 
 
 def connections(view: ManifestView) -> Iterator[Connection]:
@@ -64,14 +64,14 @@ def overlapping_networks(view: ManifestView) -> Iterator[Problem]:
         subnets = [subnet_of(text) for text in network.subnets]
         for i, subnet in enumerate(subnets):
             for other, owner, around in seen:
-                shared = _is_outside(network) and _is_outside(around)
+                shared = is_outside(network) and is_outside(around)
                 if subnet.version == other.version and subnet.overlaps(other) and not shared:
                     yield item.problem((*SUBNETS, i), f"{subnet} overlaps {other} of {owner.address}")
                     break
         seen += [(subnet, item, network) for subnet in subnets]
 
 
-def _is_outside(network: Network) -> bool:
+def is_outside(network: Network) -> bool:
     """Whether its subnets are those of a network that the host is connected to."""
     return network.type in ("macvlan", "ipvlan") or network.bridge is not None
 
