@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -169,7 +170,7 @@ def addresses(link: dict[str, Any]) -> set[str]:
 
 def snapshot(namespace: int) -> dict[str, str]:
     """Everything that vsprov may change in a namespace: links, addresses, routes, qdiscs, the firewall,
-    sysctls. What counts or expires is left out.
+    sysctls. What counts or expires is left out, and so are indexes of links, and orders that depend on them.
     """
     found = {
         words: run(namespace, *words.split())
@@ -178,7 +179,7 @@ def snapshot(namespace: int) -> dict[str, str]:
     }  # fmt: skip
     script = " ".join(f"/proc/sys/net/ipv[46]/conf/*/{name}" for name in SYSCTLS)
     found["sysctls"] = run(namespace, "sh", "-c", f"grep -s . {script} /proc/sys/net/ipv4/ip_forward")
-    return found
+    return {words: "\n".join(sorted(re.sub(r"@if\d+", "", text).splitlines())) for words, text in found.items()}
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> str:

@@ -68,7 +68,7 @@ def _lacking(wanted: Iterable[Object]) -> dict[str, str]:
     from vsprov.kernel.links import probe
 
     types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
-    kinds = [kind for kind in ("macvlan", "ipvlan") if kind in types]
+    kinds: list[str] = [kind for kind in ("macvlan", "ipvlan") if kind in types]
     limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))
     if any("network.egress" in resources or "network.ingress" in resources for resources in limited):
         kinds += ["tbf", "ifb"]
