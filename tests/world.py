@@ -27,6 +27,8 @@ UPLINK = "uplink"
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
 OUTSIDE, OUTSIDE6, FAR = "192.0.2.2", "2001:db8::2", "198.51.100.1"
 PORT = 7000
+# Indexes, MAC addresses, handles of queueing disciplines.
+CHANCE = re.compile(r"@if\d+|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:")
 SYSCTLS = ("forwarding", "accept_ra", "route_localnet", "proxy_arp", "proxy_ndp", "rp_filter")
 
 # Answers every TCP connection and every UDP packet on each of the given ports with the address it came from.
@@ -170,7 +172,7 @@ def addresses(link: dict[str, Any]) -> set[str]:
 
 def snapshot(namespace: int) -> dict[str, str]:
     """Everything that vsprov may change in a namespace: links, addresses, routes, qdiscs, the firewall,
-    sysctls. What counts or expires is left out, and so are indexes of links, and orders that depend on them.
+    sysctls. What counts, expires or is random is left out, and so are indexes and what depends on them.
     """
     found = {
         words: run(namespace, *words.split())
@@ -179,7 +181,7 @@ def snapshot(namespace: int) -> dict[str, str]:
     }  # fmt: skip
     script = " ".join(f"/proc/sys/net/ipv[46]/conf/*/{name}" for name in SYSCTLS)
     found["sysctls"] = run(namespace, "sh", "-c", f"grep -s . {script} /proc/sys/net/ipv4/ip_forward")
-    return {words: "\n".join(sorted(re.sub(r"@if\d+", "", text).splitlines())) for words, text in found.items()}
+    return {words: "\n".join(sorted(CHANCE.sub("", text).splitlines())) for words, text in found.items()}
 
 
 def difference(before: dict[str, str], after: dict[str, str]) -> str:

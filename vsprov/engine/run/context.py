@@ -41,7 +41,7 @@ class ApplyContext:
     `released` servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to
     the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
     counts of servers' groups before they were started. `dying` are the links of the host, {name: alias}, that
-    go with the network namespaces of stopped servers.
+    go with the network namespaces of stopped servers, and `orphans` those that do not.
     """
 
     instance: Instance
@@ -66,6 +66,7 @@ class ApplyContext:
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
     dying: dict[str, str] = field(default_factory=dict)
+    orphans: dict[str, str] = field(default_factory=dict)
     spawner: Spawner | None = None
     keeper: Keeper | None = None
     _ranges: Iterator[int] | None = None

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vsprov.engine.apply import vanish
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import StepError
@@ -60,7 +61,7 @@ def remove_network(context: ApplyContext, step: RemoveNetwork) -> None:
 def make_interface(context: ApplyContext, step: MakeInterface) -> None:
     with _running(context, step.server) as pid:
         interfaces.make_interface(pid, step.interface)
-    context.dying.pop(step.interface.link, None)
+    vanish.forget(context, step.interface)
 
 
 @carries_out(ChangeInterface)

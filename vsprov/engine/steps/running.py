@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from vsprov.engine.apply import vanish
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects import freeze
 from vsprov.engine.guests import host_sources, launch, request
@@ -56,9 +57,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             os.close(pidfd)
     marks.remove_mark(context.directory("", group), "init")
     context.stopped.add(group)
-    if context.observed.networks:
-        own = context.observed.networks.interfaces.get(step.server, {}).values()
-        context.dying.update({each.link: each.alias for each in own if each.link})
+    vanish.expect(context, step.server)
 
 
 def thaw(context: ApplyContext, group: str) -> None:
