@@ -40,6 +40,7 @@ class Refused(Exception):
 
 UPLINK = HostLink("eth0", "", mac="52:54:00:00:00:01", addresses=frozenset(["192.0.2.10/24"]))
 PARENT = HostLink("lan0", "", mac="52:54:00:00:00:02", mtu=9000)
+BRIDGE = HostLink("br0", "bridge", mac="52:54:00:00:00:03")
 ROUTES = (HostRoute("default", "eth0", "192.0.2.1"), HostRoute("192.0.2.0/24", "eth0"))
 
 
@@ -57,7 +58,9 @@ class Networks:
 
     force: bool = True
     records: dict[str, tuple[str, str]] = field(default_factory=dict)  # owner, text
-    links: dict[str, HostLink] = field(default_factory=lambda: {"eth0": UPLINK, "lan0": PARENT})
+    links: dict[str, HostLink] = field(
+        default_factory=lambda: {"eth0": UPLINK, "lan0": PARENT, "br0": BRIDGE}
+    )
     routes: tuple[HostRoute, ...] = ROUTES
     sysctls: dict[str, str] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)

@@ -14,6 +14,7 @@ from tests.unit import simulate
 from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
 from vsprov.model import fields
+from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import diff
@@ -113,10 +114,12 @@ def test_after_everything_is_removed_nothing_is_left(machine: Machine, data: st.
         {f"Server/{n}" for n in seen.servers}
         | {f"Quota/{n}" for n in seen.pools}
         | {f"Image/{n}" for n in seen.images}
+        | ({f"Network/{n}" for n in seen.networks.networks} if seen.networks else set())
     )
     converge(Wanted(wanted.instance, wanted.owner, remove=frozenset(every)), world)
     assert (world.guests, world.directories, world.images) == ({}, {}, {})
     assert {group for _, group in world.files} == {""}
+    assert world.networks.observe(False) is None
 
 
 @on_each_machine
@@ -149,7 +152,23 @@ def test_what_another_set_made_is_not_touched(machine: Machine, data: st.DataObj
 
 
 # What may change in a running server without starting it anew.
-LIVE = ("resources", "hostname", "init.stopSignal", "init.stopTimeout", "dependsOn", "state")
+LIVE = (
+    "interfaces",
+    "ports",
+    "dns",
+    "firewall",
+    "resources",
+    "hostname",
+    "init.stopSignal",
+    "init.stopTimeout",
+    "dependsOn",
+    "state",
+)
+
+
+def on_host(wanted: Wanted, server: Server) -> bool:
+    hosts = {one.name for one in wanted.objects if isinstance(one.spec, Network) and one.spec.type == "host"}
+    return any(interface.network in hosts for interface in server.interfaces)
 
 
 @on_each_machine
@@ -180,6 +199,7 @@ def test_a_server_is_started_anew_exactly_when_something_forces_it(
             limits = [s.resources.get("rlimits.nofile", machine.limits["nofile"])[1] for s in (was, is_now)]
             cores = [s.resources.get("rlimits.core", machine.limits["core"])[1] for s in (was, is_now)]
             forced |= limits[1] > limits[0] or (cores[0] == 0 and cores[1] != 0)
+        forced |= on_host(first, was) != on_host(second, is_now)
         event(f"forced: {forced}")
         assert (world.guests[name].pid != before[name]) == forced, (changed, costs.get(name))
         assert forced == (costs.get(name) in ("restart", "recreate"))
@@ -213,6 +233,7 @@ def test_taking_back_the_steps_of_a_live_change_leads_back(machine: Machine, dat
                 # CPUs that were not set stay written out: no kernel takes all of a process's CPUs away.
                 kept = {f: text for f, text in before.files[key].items() if text or "cpuset" not in f}
                 assert {f: tried.files[key][f] for f in kept} == kept
+            assert tried.networks.guests == before.networks.guests
             moved = any(isinstance(step, MoveProcesses | MakeGroup) for step in done)
             assert moved or tried.guests == before.guests
             assert any(isinstance(s, WriteMark | WriteApplied) for s in done) or tried.marks == before.marks

@@ -8,8 +8,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.unit.simulate import HOME, Refused, World
+from tests.unit import wishes_networks
+from tests.unit.simulate import HOME, Networks, Refused, World
 from vsprov.model.kinds.image import Image
+from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Dependency, Init, Mount, Security, Server
 from vsprov.model.limits.encodings import Host
@@ -70,6 +72,7 @@ VALUES: dict[str, list[Any]] = {
         (device("/dev/vda", writeIops=7), device("/dev/vdb", readBps=2 * MI, readIops=9)),
     ],
     "hugepages.2Mi": [2 * MI, 64 * MI],
+    "network.egress": [10_000_000, MAX],
     "rlimits.nofile": [(100, 200), (1024, 4096), (50, 4000)],
     "rlimits.core": [(0, 0), (0, MAX)],
 }
@@ -99,6 +102,8 @@ def wanteds(draw: st.DrawFn, machine: Machine, owner: str = "vsprov/mine", names
     """What an apply may ask for: servers, some in pools, some after others, and the images they need."""
     images = {f"{names[0]}-{name}": draw(st.sampled_from(["sha256:1", "sha256:2"])) for name in "ij"}
     found = [Object(kind="Image", name=name, spec=Image(source=Source(host=HostSource()))) for name in images]
+    networks = draw(wishes_networks.networks(names))
+    found += [Object(kind="Network", name=name, spec=spec) for name, spec in networks.items()]
     pools: dict[str, dict[str, Any]] = {}
     for name in draw(st.sets(st.sampled_from(["p", "q"]))):
         name = f"{names[0]}-{name}"
@@ -121,6 +126,7 @@ def wanteds(draw: st.DrawFn, machine: Machine, owner: str = "vsprov/mine", names
             security=Security(read_only_root=draw(st.booleans())),
             depends_on=tuple(Dependency(name=other) for other in order[:i] if draw(st.booleans())),
             ephemeral=draw(st.booleans()),
+            **draw(wishes_networks.connections(name, networks)),
         )
         labels = draw(st.sampled_from([{}, {"tier": "web"}]))
         found.append(Object(kind="Server", name=name, spec=spec, labels=labels))
@@ -131,6 +137,7 @@ def wanteds(draw: st.DrawFn, machine: Machine, owner: str = "vsprov/mine", names
 def changed_a_little(draw: st.DrawFn, wanted: Wanted, machine: Machine) -> Wanted:
     """The same with one thing changed about some servers, as most applies are."""
     pools = {one.name: one.spec.resources for one in wanted.objects if isinstance(one.spec, Quota)}
+    networks = {one.name: one.spec for one in wanted.objects if isinstance(one.spec, Network)}
     out = []
     for one in wanted.objects:
         if isinstance(one.spec, Server) and draw(st.booleans()):
@@ -142,6 +149,7 @@ def changed_a_little(draw: st.DrawFn, wanted: Wanted, machine: Machine) -> Wante
                     st.fixed_dictionaries({"state": st.sampled_from(["Running", "Stopped"])}),
                     st.fixed_dictionaries({"init": st.just(replace(one.spec.init, stop_timeout=5))}),
                     st.fixed_dictionaries({"init": st.just(replace(one.spec.init, command=("/x",)))}),
+                    wishes_networks.connections(one.name, networks),
                     st.fixed_dictionaries({"ephemeral": st.just(not one.spec.ephemeral)}),
                 )
             )
@@ -277,11 +285,13 @@ def _reboot(draw: Draw, world: World) -> None:
     for path in [path for _, path in world.files if path.count("/") == 0 and path]:
         world.forget_group(path)
     world.subtree[""].clear()
+    world.networks = Networks(force=world.networks.force, records=world.networks.records)
 
 
 DRIFTS = (
     _write, _write, _write, _kill, _remove_home, _remove_v1_group, _move_init, _edit_mark, _lose_record,
     _lose_directory, _rename_host, _lower_limit, _break_image, _pass_less_down, _reboot,
+    *wishes_networks.DRIFTS,
 )  # fmt: skip
 
 

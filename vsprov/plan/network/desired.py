@@ -89,13 +89,14 @@ def compute(builder: PlanBuilder) -> Desired:
         if party.running
     }
     found = members.members(parties, networks, interfaces, assignment)
-    needed = _sysctls(networks, links, parties.values(), seen)
+    awake = {name: networks[name] for name in networks if _is_awake(builder, name, links, parties, seen)}
+    needed = _sysctls(awake, links, parties.values(), seen)
     recorded = _recorded_sysctls(seen)
     own = {naming.bridge_name(instance, name) for name in networks}
     wanted = WantedNetworks(
         bridges={
             name: _bridge(instance, name, spec)
-            for name, spec in networks.items()
+            for name, spec in awake.items()
             if spec.type == "bridge" and not spec.bridge
         },
         interfaces=interfaces,
@@ -115,6 +116,23 @@ def compute(builder: PlanBuilder) -> Desired:
         sysctls.before(needed, recorded, seen, own),
         sysctls.unneeded(needed, recorded, seen),
     )
+
+
+def _is_awake(
+    builder: PlanBuilder,
+    name: str,
+    links: Mapping[str, str],
+    parties: Mapping[str, Party],
+    seen: SeenNetworks,
+) -> bool:
+    """Whether a network should exist in the kernel.
+
+    After a reboot, one that is not in the manifest comes back when a server on it starts.
+    """
+    if name in builder.of("Network") or links.get(name) in seen.links:
+        return True
+    running = (party.spec for party in parties.values() if party.running)
+    return any(one.network == name for spec in running for one in spec.interfaces)
 
 
 def _networks(builder: PlanBuilder, seen: SeenNetworks) -> dict[str, Network]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import compare, naming, networks, rates
 from vsprov.plan.network.desired import Desired
-from vsprov.plan.network.steps import ChangeFirewall, RemoveLink, SetSysctl, WriteNames
+from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, SetSysctl, WriteNames
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
 
@@ -32,6 +32,7 @@ def plan(builder: PlanBuilder, desired: Desired) -> None:
     """Add the changes of the host, and let the changes of servers and networks wait for them."""
     first, last = _Work(), _Work()
     explained = any(each.kind in ("Server", "Network") for each in builder.changes.values())
+    _bridges(builder, desired, first)
     _sysctls(desired, first, last)
     _firewall(builder, desired, first, last, explained)
     _leftovers(builder, desired, first, last)
@@ -42,6 +43,14 @@ def plan(builder: PlanBuilder, desired: Desired) -> None:
         if unlisted and (step := networks.with_sysctls(seen, desired.befores)):
             first.steps.insert(0, step)
     _add(builder, desired, first, last, "changed" if explained else "drift")
+
+
+def _bridges(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
+    """Create the missing bridges of networks that are not in the manifest, but whose servers run or start."""
+    for name, link in desired.wanted.bridges.items():
+        if name not in builder.of("Network") and link.name not in desired.seen.links:
+            first.steps.append(MakeBridge(name, link))
+            first.paths.append(change(f"networks.{name}.link", "missing", "present", "live"))
 
 
 def _sysctls(desired: Desired, first: _Work, last: _Work) -> None:
@@ -77,7 +86,7 @@ def _firewall(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work,
 
 def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
     """Links with the mark of the instance that nobody needs; those of networks go after their servers."""
-    needed = {link.name for link in desired.wanted.bridges.values()}
+    needed = set(desired.links.values())
     for inner in (*desired.wanted.interfaces.values(), *desired.seen.interfaces.values()):
         for each in inner.values():
             needed |= {each.link, *([rates.shaper(each.link)] if each.egress else [])} if each.link else set()
