@@ -83,8 +83,8 @@ def _interface(draw: Draw, world: World) -> None:
         change: dict[str, Any] = draw(
             st.sampled_from(
                 [{"name": "renamed"}, {"up": False, "routes": frozenset()}, {"mtu": 1300}, {"altname": "x"},
-                 {"mac": "02:00:00:00:00:99"}, {"addresses": frozenset()}, {"addresses": frozenset(["10.9.9.9/8"])},
-                 {"link_up": False}, {"parent": ""}, {"port_isolated": True}, None]
+                 {"mac": "02:00:00:00:00:99"}, {"addresses": frozenset()}, {"link_up": False}, {"parent": ""},
+                 {"addresses": frozenset(["10.9.9.9/8"])}, {"port_isolated": True}, None]
             )
         )  # fmt: skip
         if change is not None:
@@ -114,9 +114,7 @@ def _bridge(draw: Draw, world: World) -> None:
     if ours:
         name = draw(st.sampled_from(sorted(ours)))
         change: dict[str, Any] | None = draw(
-            st.sampled_from(
-                [{"up": False}, {"mtu": 1300}, {"addresses": frozenset()}, {"altnames": frozenset()}, None]
-            )
+            st.sampled_from([{"up": False}, {"mtu": 1300}, {"addresses": frozenset()}, None])
         )
         if change is not None:
             links[name] = replace(links[name], **change)

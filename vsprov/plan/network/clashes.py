@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from typing import TypeVar
 
 from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
@@ -14,6 +14,7 @@ from vsprov.plan.network.desired import Desired
 from vsprov.plan.network.party import Party
 from vsprov.plan.network.state import Listener
 
+T = TypeVar("T")
 NEEDED = {
     "bridge": ("bridge", "veth", "nft"),
     "routed": ("veth", "nft"),
@@ -104,17 +105,32 @@ def _some(names: list[str]) -> str:
 
 def _overlaps(builder: PlanBuilder, desired: Desired) -> None:
     """Subnets that two networks have, or that the host reaches by another link."""
-    for (one, spec), (other, its) in combinations(desired.networks.items(), 2):
-        wanted = next((name for name in (one, other) if name in builder.of("Network")), "")
-        for mine in spec.subnets if wanted else ():
-            for theirs in its.subnets:
-                if addresses.overlap(mine, theirs) and not _on_same_link(spec, its):
-                    rest = other if wanted == one else one
-                    own, foreign = (mine, theirs) if wanted == one else (theirs, mine)
-                    message = f"subnet {own} overlaps {foreign} of Network/{rest}"
-                    builder.problem(f"Network/{wanted}", message, "choose another subnet", "spec.subnets")
+    spans = []
+    for name, spec in desired.networks.items():
+        for text in spec.subnets:
+            net = addresses.subnet(text)
+            span = (int(net.network_address), int(net.broadcast_address))
+            spans.append((str(net.version), *span, (name, text)))
+    for one, other in _meeting(spans):
+        (name, mine), (rest, theirs) = sorted(
+            (one, other), key=lambda each: each[0] not in builder.of("Network")
+        )
+        same = _on_same_link(desired.networks[name], desired.networks[rest])
+        if name in builder.of("Network") and name != rest and not same:
+            message = f"subnet {mine} overlaps {theirs} of Network/{rest}"
+            builder.problem(f"Network/{name}", message, "choose another subnet", "spec.subnets")
     for name in builder.of("Network"):
         _host_routes(builder, desired, name, desired.networks[name])
+
+
+def _meeting(spans: Iterable[tuple[str, int, int, T]]) -> Iterator[tuple[T, T]]:
+    """The pairs of values whose spans (group, first, last) have a number in common, in the same group."""
+    open_ones: list[tuple[str, int, int, T]] = []
+    for span in sorted(spans, key=lambda each: each[:3]):
+        open_ones = [each for each in open_ones if each[0] == span[0] and each[2] >= span[1]]
+        for each in open_ones:
+            yield each[3], span[3]
+        open_ones.append(span)
 
 
 def _on_same_link(one: Network, other: Network) -> bool:
@@ -183,15 +199,16 @@ def _unknown_peers(desired: Desired, *directions: Iterable[object] | None) -> li
 def _ports(builder: PlanBuilder, desired: Desired) -> None:
     """Ports that another server publishes, or that a process of the host has."""
     running = [party for party in desired.parties.values() if party.running and party.spec.ports]
-    for one, other in combinations(running, 2):
-        mine, theirs = (one, other) if one.listed else (other, one)
-        if mine.listed:
-            for port in mine.spec.ports:
-                for its in theirs.spec.ports:
-                    if _meet(port, its):
-                        where = _port_text(port)
-                        message = f"port {where} of the host is published by Server/{theirs.name}"
-                        builder.problem(f"Server/{mine.name}", message, path="spec.ports")
+    spans = [
+        (port.protocol, *port_range(port.host_port), (party, port))
+        for party in running
+        for port in party.spec.ports
+    ]
+    for one, other in _meeting(spans):
+        (party, port), (owner, its) = sorted((one, other), key=lambda each: not each[0].listed)
+        if party.listed and party is not owner and _same_address(port.host_ip or "", its.host_ip or ""):
+            message = f"port {_port_text(port)} of the host is published by Server/{owner.name}"
+            builder.problem(f"Server/{party.name}", message, path="spec.ports")
     for party in running:
         for port in party.spec.ports if party.listed else ():
             if listener := next((each for each in desired.seen.listeners if _listens(port, each)), None):
@@ -223,14 +240,6 @@ def _was_published(builder: PlanBuilder, server: str, port: Port) -> bool:
 def _port_text(port: Port) -> str:
     where = f"{port.host_ip}:" if port.host_ip else ""
     return f"{where}{port.host_port}/{port.protocol}"
-
-
-def _meet(one: Port, other: Port) -> bool:
-    """Whether a packet to the host could be for both ports."""
-    (first, last), (start, end) = port_range(one.host_port), port_range(other.host_port)
-    return one.protocol == other.protocol and first <= end and start <= last and _same_address(
-        one.host_ip or "", other.host_ip or ""
-    )  # fmt: skip
 
 
 def _listens(port: Port, listener: Listener) -> bool:
