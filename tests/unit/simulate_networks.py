@@ -111,7 +111,7 @@ class Networks:
     def observe(self, networked: bool) -> SeenNetworks | None:
         """`networked`: a server was applied with interfaces."""
         links = self.host_links()
-        ours = [link for link in links.values() if naming.owner_of(link.alias)[0]]
+        ours = [link for link in links.values() if naming.owner_of(link.alias)[0] == "vsprov"]
         if not (networked or self.records or ours or self.tables):
             return None
         by_alias = {link.alias: link for link in links.values()}
