@@ -46,6 +46,7 @@ PROGRAMS = {
     "gcc": ("gcc", "gcc libc6-dev"),
     "git": ("git", "git"),
     "ip": ("ip", "iproute2"),
+    "iperf3": ("iperf3", "iperf3"),
     "java": ("java", "openjdk-17-jre-headless"),
     "mkfs_btrfs": ("mkfs.btrfs", "btrfs-progs"),
     "mkfs_ext4": ("mkfs.ext4", "e2fsprogs"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import pack
 
 from vsprov.kernel.links import host, netlink, observe, rates
@@ -349,6 +349,7 @@ def _outer_differences(on: Socket, outer: Link, wanted: Interface, before: Inter
         yield host.set_up(index, name, wanted.link_up)
     for to in host.in_order(before.host_routes - wanted.host_routes):
         yield host.remove_route(index, name, Route(to, "", 6 if ":" in to else 4))
+    yield from _without_proxies(on, replace(before, host_routes=before.host_routes - wanted.host_routes))
     if before.proxy != wanted.proxy:
         yield from _without_proxies(on, before)
     if wanted.link_up:

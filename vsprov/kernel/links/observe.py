@@ -97,9 +97,11 @@ def host() -> Host:
         proxies = _proxies(found, names)
     routed: dict[str, set[str]] = {}
     for route in routes:
-        if not route.via and route.to.endswith(("/32", "/128")):
+        addresses = by_name[route.link].addresses
+        if not route.via and route.to.endswith(("/32", "/128")) and route.to not in addresses:
             family = ":" in route.to
-            if any((":" in address) == family for address in by_name[route.link].addresses):
+            # Without its address as next hop the server cannot answer.
+            if any((":" in address) == family for address in addresses):
                 routed.setdefault(route.link, set()).add(route.to)
     return Host(
         by_name,

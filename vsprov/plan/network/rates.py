@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _LEAST_BURST = 16384  # bytes: some full packets, and at 1 Mbit/s an eighth of a second
-_LEAST_QUEUE = 16384
-_SECONDS_OF_BURST = 0.005
-_SECONDS_OF_QUEUE = 0.05
+_LEAST_QUEUE = 65536  # one packet before segmentation
+_SECONDS_OF_BURST = 0.02
+_SECONDS_OF_QUEUE = 0.1
 _LARGEST = (1 << 32) - 1  # bytes; limit and burst of tbf are numbers of 32 bits
 
 
@@ -28,8 +28,8 @@ class Bucket:
 def bucket(rate: int, mtu: int) -> Bucket:
     """The token bucket that lets `rate` bits per second through.
 
-    A burst of 5 ms costs the kernel few wakeups and does not show in a measurement of a second. A packet that
-    is larger than the burst would be dropped. A queue of 50 ms lets one TCP connection use the whole rate.
+    A burst of 20 ms makes up for delays of a busy host, and adds 2 % to the first second. A packet that
+    is larger than the burst would be dropped. A queue of 100 ms lets one TCP connection use the whole rate.
     """
     per_second = round_rate(rate) // 8
     burst = min(max(_LEAST_BURST, 2 * mtu, int(per_second * _SECONDS_OF_BURST)), _LARGEST // 4)
