@@ -222,6 +222,16 @@ def test_every_value_of_the_rendered_documents_is_explained(folder: pathlib.Path
     assert len({row[:2] for row in rows}) == len(rows)
 
 
+def test_the_keys_of_a_port_in_the_short_form_come_from_the_manifest(folder: pathlib.Path) -> None:
+    ports = server("a") + "  interfaces: [{name: eth0, network: lan}]\n  ports:\n  - 8080:80\n"
+    (folder / "a.yaml").write_text(IMAGE + "---\n" + ports)
+    manifest = load(["a.yaml"])
+    line = ports[: ports.index("8080")].count("\n") + 1 + IMAGE.count("\n") + 1
+    rows = explain(manifest)
+    assert ("Server/a", "spec.ports[0].hostPort", "8080", f"manifest (a.yaml:{line}:5)") in rows
+    assert ("Server/a", "spec.ports[0].port", "80", f"manifest (a.yaml:{line}:5)") in rows
+
+
 @given(manifests())
 def test_what_is_rendered_reads_as_the_same_manifest(documents: list[Any]) -> None:
     manifest = load_documents(documents)

@@ -117,6 +117,44 @@ def test_durations_without_a_unit_or_with_too_fine_a_one_are_refused(raw: Any) -
 
 
 @pytest.mark.parametrize(
+    ("raw", "bits"),
+    [("100Mbit", 10**8), ("1.5Gbit", 15 * 10**8), ("8kbit", 8000), ("8000bit", 8000), ("1Tbit", 10**12)],
+)
+def test_rates_are_read_as_bits_per_second(raw: Any, bits: int) -> None:
+    assert units.parse_rate(raw) == bits
+    assert units.parse_rate(units.format_rate(bits)) == bits
+
+
+@pytest.mark.parametrize(
+    ("raw", "hint"),
+    [
+        ("100M", "write 100Mbit"),
+        ("100mbit", "write 100Mbit"),
+        ("10 Mbit/s", "write 10Mbit"),
+        ("100Mb", "write 100Mbit"),
+        ("12.5MB/s", "write 100Mbit: rates are in bits per second"),
+        ("1GB", "write 8Gbit: rates are in bits per second"),
+        ("100Mbps", "write 100Mbit for bits, or 800Mbit for bytes per second"),
+        ("unlimited", "write max for no limit"),
+        ("-1", "write max for no limit"),
+        ("50Mi", "write 100Mbit, or max for no limit"),
+        ("0", "write 100Mbit, or max for no limit"),
+        (100, "write 100Mbit, or max for no limit"),
+        (None, "write 100Mbit, or max for no limit"),
+        ("9" * 99 + "M", "write 100Mbit, or max for no limit"),
+        ("0bit", "write max for no limit; a server without interfaces has no network"),
+        ("7999bit", ""),
+        ("0.5bit", ""),
+        ("99999999999Gbit", "write max for no limit"),
+    ],
+)
+def test_rates_of_other_forms_are_refused_with_the_right_one(raw: Any, hint: str) -> None:
+    with pytest.raises(UnitError) as error:
+        units.parse_rate(raw)
+    assert error.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("raw", "kernel"), [("0,1,2", "0-2"), ("2,0-1", "0-2"), (3, "3"), ("0-2,4, 8", "0-2,4,8"), ("5-5", "5")]
 )
 def test_lists_are_spelt_as_the_kernel_does(raw: Any, kernel: str) -> None:

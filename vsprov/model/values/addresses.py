@@ -7,16 +7,20 @@ MAC addresses are in lower case. Each `parse_*` takes a YAML scalar and raises `
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, Final
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.values.patterns import HOSTNAME, NAME_PATTERN, Schema
 from vsprov.model.values.units import UnitError, short
 
-Address = IPv4Address | IPv6Address
-Subnet = IPv4Network | IPv6Network
+if TYPE_CHECKING:  # importing ipaddress takes 1 ms, which manifests without networks need not pay
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+    Address = IPv4Address | IPv6Address
+    Subnet = IPv4Network | IPv6Network
+else:
+    Address = Subnet = object
 
 AUTO = "auto"
 DEFAULT = "default"
@@ -29,42 +33,50 @@ MOST_MTU = 65535
 
 _EXAMPLE = "write 10.20.0.11 or fd20::11"
 # Why an address of these subnets cannot be that of an interface.
-_SPECIAL: tuple[tuple[Subnet, str], ...] = tuple(
-    (ip_network(subnet), why)
-    for subnet, why in (
-        ("0.0.0.0/8", "does not identify a host"),
-        ("::/128", "does not identify a host"),
-        ("127.0.0.0/8", "is a loopback address"),
-        ("::1/128", "is a loopback address"),
-        ("169.254.0.0/16", "is link-local"),
-        ("fe80::/10", "is link-local"),
-        ("224.0.0.0/4", "is a multicast address"),
-        ("ff00::/8", "is a multicast address"),
-        ("255.255.255.255/32", "is the broadcast address"),
-        ("::ffff:0:0/96", "is an IPv4 address in IPv6 notation"),
-    )
-)
+_SPECIAL = {
+    "0.0.0.0/8": "does not identify a host",
+    "::/128": "does not identify a host",
+    "127.0.0.0/8": "is a loopback address",
+    "::1/128": "is a loopback address",
+    "169.254.0.0/16": "is link-local",
+    "fe80::/10": "is link-local",
+    "224.0.0.0/4": "is a multicast address",
+    "ff00::/8": "is a multicast address",
+    "255.255.255.255/32": "is the broadcast address",
+    "::ffff:0:0/96": "is an IPv4 address in IPv6 notation",
+}
+
+
+@cache
+def _special_subnets() -> tuple[tuple[Subnet, str], ...]:
+    return tuple((subnet_of(subnet), why) for subnet, why in _SPECIAL.items())
 
 
 @lru_cache(4096)
 def address_of(text: str) -> Address:
     """The address in canonical text, with or without a prefix length."""
+    from ipaddress import ip_address
+
     return ip_address(text.partition("/")[0])
 
 
 @lru_cache(4096)
 def subnet_of(text: str) -> Subnet:
     """The subnet in canonical text; for an address with a prefix length, the subnet that it is in."""
+    from ipaddress import ip_network
+
     return ip_network(text, strict=False)
 
 
 def special(address: Address) -> str:
     """Why the address cannot be that of an interface, or ""."""
-    return next((why for subnet, why in _SPECIAL if address in subnet), "")
+    return next((why for subnet, why in _special_subnets() if address in subnet), "")
 
 
 def _address(raw: Any) -> Address:
     """Any address but an IPv4 address in IPv6 notation."""
+    from ipaddress import ip_address
+
     text = str(raw)
     if "%" in text:
         hint = "link-local addresses, which require a zone, are set by the kernel"
@@ -73,7 +85,7 @@ def _address(raw: Any) -> Address:
         found = ip_address(text)
     except ValueError:
         raise UnitError(f"{short(raw, repr)} is not an IP address", _address_hint(text)) from None
-    if isinstance(found, IPv6Address) and found.ipv4_mapped:
+    if found.version == 6 and found.ipv4_mapped:
         raise UnitError(f"{short(raw)} is an IPv4 address in IPv6 notation", f"write {found.ipv4_mapped}")
     return found
 
@@ -133,7 +145,7 @@ def _network(raw: Any) -> Subnet:
     if not slash:
         raise UnitError(f"{short(raw, repr)} is not a subnet", "write 10.20.0.0/24 or fd20::/64")
     address = _address(head)
-    found = ip_network(f"{address}/{_prefix(raw, prefix, address)}", strict=False)
+    found = subnet_of(f"{address}/{_prefix(raw, prefix, address)}")
     if found.network_address != address:
         raise UnitError(f"{short(raw)} has host bits", f"write {found}")
     return found
@@ -142,7 +154,7 @@ def _network(raw: Any) -> Subnet:
 def parse_subnet(raw: Any) -> str:
     """A subnet of unicast addresses."""
     found = _network(raw)
-    for other, _ in _SPECIAL:
+    for other, _ in _special_subnets():
         if found.version == other.version and found.overlaps(other):
             message = f"{short(raw)} overlaps {other}, which networks cannot use"
             raise UnitError(message, "write 10.20.0.0/24 or fd20::/64")
@@ -225,9 +237,8 @@ def parse_link(raw: Any) -> str:
 
 def parse_ports(raw: Any) -> str:
     """`8080` or `8000-8010`."""
-    match = (
-        None if isinstance(raw, bool) else re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", str(raw), re.ASCII)
-    )
+    text = "" if isinstance(raw, bool) else short(raw) if isinstance(raw, int) else str(raw)
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text, re.ASCII)
     if match is None:
         several = isinstance(raw, str) and "," in raw
         raise UnitError(
@@ -252,8 +263,7 @@ def port_range(text: str) -> tuple[int, int]:
 
 def split_port(raw: str | int) -> dict[str, Any]:
     """The map of a port in the form [HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]."""
-    text = str(raw)
-    address, rest = _split_host(text)
+    address, rest = _split_host(raw if isinstance(raw, str) else short(raw))
     ports, slash, protocol = rest.partition("/")
     host, colon, port = ports.partition(":")
     if not host and colon:

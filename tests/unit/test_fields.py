@@ -1,0 +1,95 @@
+"""Reading and writing of the model's fields: lists that may be unset, short forms, items that are wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vsprov.manifest.schema import model_schema
+from vsprov.model import fields
+from vsprov.model.fields import Path, many, one, strings, value
+from vsprov.model.values.units import UnitError
+from vsprov.plan.compare import diff
+
+
+def even(raw: Any) -> str:
+    if int(raw) % 2:
+        raise UnitError(f"{raw} is odd")
+    return str(int(raw))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    size: str = value(doc="Size.", parse=even)
+    host_ip: str | None = value(None, doc="Address.", name="hostIP")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner:
+    numbers: tuple[str, ...] = strings(doc="Numbers.", each=even)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer:
+    maybe: tuple[Item, ...] | None = many(Item, optional=True, doc="Items, if any are set.")
+    items: tuple[Item, ...] = many(
+        Item, expand=lambda raw: raw if isinstance(raw, dict) else {"size": raw}, doc="Items."
+    )
+    words: tuple[str, ...] = strings(("auto",), doc="Words.")
+    inner: Inner = one(Inner, Inner(), doc="Inner.")
+
+
+def read(raw: dict[str, Any]) -> tuple[Outer | None, list[tuple[Path, str]]]:
+    found: list[tuple[Path, str]] = []
+    outer = fields.read(Outer, raw, lambda path, error: found.append((path, str(error))))
+    return outer, found
+
+
+def test_a_list_that_is_not_set_differs_from_an_empty_one() -> None:
+    unset, empty = fields.read(Outer, {}), fields.read(Outer, {"maybe": []})
+    assert unset and unset.maybe is None and "maybe" not in fields.write(unset)
+    assert empty and empty.maybe == () and fields.write(empty)["maybe"] == []
+    for each in (unset, empty):
+        assert fields.read(Outer, fields.write(each)) == each
+
+
+def test_an_empty_list_stays_empty_where_the_default_is_not() -> None:
+    outer = fields.read(Outer, {"words": []})
+    assert outer and outer.words == () and fields.write(outer) == {"words": []}
+    assert fields.read(Outer, fields.write(outer)) == outer
+
+
+def test_an_object_without_keys_is_omitted_unless_that_is_not_its_default() -> None:
+    assert fields.write(Outer()) == {"words": ["auto"]}
+
+
+def test_each_item_that_is_wrong_is_reported_at_its_place() -> None:
+    outer, found = read(
+        {"items": [2, "3", {"size": 5}, {"size": "4", "hostIP": "x"}], "inner": {"numbers": [1, "02"]}}
+    )
+    assert found == [
+        (("items", 1, "size"), "3 is odd"),
+        (("items", 2, "size"), "5 is odd"),
+        (("inner", "numbers", 0), "1 is odd"),
+    ]
+    assert outer == Outer(items=(Item(size="2"), Item(size="4", host_ip="x")), inner=Inner(numbers=("2",)))
+
+
+def test_a_key_may_have_another_name_than_its_field() -> None:
+    assert list(fields.keys(Item)) == ["size", "hostIP"]
+
+
+def test_a_list_that_may_be_unset_has_no_default_in_the_schema() -> None:
+    properties = model_schema(Outer)["properties"]
+    assert "default" not in properties["maybe"] and properties["items"]["default"] == []
+    assert properties["maybe"]["type"] == "array"
+
+
+def test_setting_an_empty_list_is_a_difference() -> None:
+    unset, empty = {"firewall": {}}, {"firewall": {"ingress": []}}
+    assert diff.differences(unset, empty) == [("firewall.ingress", None, [])]
+    assert diff.differences(empty, {"firewall": {"ingress": [{"protocol": "tcp"}]}}) == [
+        ("firewall.ingress[0].protocol", None, "tcp"),
+        ("firewall.ingress", [], None),
+    ]
+    assert diff.differences({"mounts": []}, {}) == []
