@@ -42,6 +42,7 @@ ON_HOST = {
     "ip link set vstest1 alias other": "alias",
     "ip link set vstest1 nomaster": "parent",
     "ip link set vstest1 type bridge_slave isolated on": "port_isolated",
+    "ip link set vstest1 type bridge_slave hairpin on": "hairpin",
     "ip link property del dev vstest1 altname t.web1.readable": "link_altname",
     "tc qdisc del dev vstest1 root": "ingress",
     "tc qdisc replace dev vstest1 root tbf rate 1mbit burst 10k latency 10ms": "ingress",

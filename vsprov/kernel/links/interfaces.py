@@ -203,8 +203,8 @@ def _new_veth(on: Socket, pid: int, wanted: Interface, indexes: _Indexes) -> Ite
     yield from host.without_link_local(index, name)
     if wanted.link_altname:
         yield host.add_altname(index, name, wanted.link_altname)
-    if wanted.parent and wanted.port_isolated:
-        yield _isolate(index, wanted)
+    if wanted.parent and (wanted.port_isolated or wanted.hairpin):
+        yield _set_port(index, wanted)
     if wanted.ingress:
         yield rates.limit(index, name, wanted.ingress, wanted.mtu)
     if wanted.egress:
@@ -216,11 +216,12 @@ def _new_veth(on: Socket, pid: int, wanted: Interface, indexes: _Indexes) -> Ite
         yield from _host_routes(on, index, wanted)
 
 
-def _isolate(index: int, wanted: Interface) -> Request:
-    value = attribute(observe.IFLA_BRPORT_ISOLATED, bytes([wanted.port_isolated]))
+def _set_port(index: int, wanted: Interface) -> Request:
+    flags = attribute(observe.IFLA_BRPORT_ISOLATED, bytes([wanted.port_isolated]))
+    flags += attribute(observe.IFLA_BRPORT_MODE, bytes([wanted.hairpin]))
     kind = attribute(observe.IFLA_INFO_SLAVE_KIND, "bridge")
-    info = nest(observe.IFLA_LINKINFO, kind, nest(observe.IFLA_INFO_SLAVE_DATA, value))
-    return host.set_link(f"set whether {wanted.link} is isolated", index, info)
+    info = nest(observe.IFLA_LINKINFO, kind, nest(observe.IFLA_INFO_SLAVE_DATA, flags))
+    return host.set_link(f"set what the bridge forwards to {wanted.link}", index, info)
 
 
 def _shape(indexes: _Indexes, wanted: Interface, rate: int) -> Iterator[Request]:
@@ -337,8 +338,9 @@ def _outer_differences(on: Socket, outer: Link, wanted: Interface, before: Inter
     if wanted.parent != before.parent:
         parent = attribute(observe.IFLA_MASTER, on.index(wanted.parent) if wanted.parent else 0)
         yield host.set_link(f"connect {name} to {wanted.parent or 'no bridge'}", index, parent)
-    if wanted.parent and (wanted.parent, wanted.port_isolated) != (before.parent, before.port_isolated):
-        yield _isolate(index, wanted)
+    port = (wanted.parent, wanted.port_isolated, wanted.hairpin)
+    if wanted.parent and port != (before.parent, before.port_isolated, before.hairpin):
+        yield _set_port(index, wanted)
     if wanted.ingress and wanted.ingress != before.ingress:
         yield rates.limit(index, name, wanted.ingress, wanted.mtu)
     if not wanted.ingress and before.ingress:

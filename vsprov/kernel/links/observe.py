@@ -18,7 +18,7 @@ IFF_UP, IFF_LOOPBACK = 1, 8
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
 IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_PROP_LIST, IFLA_ALT_IFNAME = 20, 29, 37, 52, 53
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
-IFLA_BRPORT_ISOLATED = 33
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS, IFA_PROTO = 1, 2, 8, 11
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_MULTIPATH = 1, 4, 5, 9
 NDA_DST = 1
@@ -56,6 +56,7 @@ class Link:
     elsewhere: bool  # that link is in another network namespace
     mode: str
     port_isolated: bool
+    hairpin: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ def _interface(
         link_altname=" ".join(sorted(outer.altnames)),
         parent=outer.parent,
         port_isolated=outer.port_isolated,
+        hairpin=outer.hairpin,
         host_routes=routed,
         proxy=_common([on._proxied.get(to, "") for to in routed]),
         egress=outer.egress,
@@ -223,7 +225,8 @@ def decode_link(message: memoryview) -> Link:
         number(found.get(IFLA_LINK)),
         IFLA_LINK_NETNSID in found,
         _mode(kind, info),
-        _isolated(info),
+        _port_flag(info, IFLA_BRPORT_ISOLATED),
+        _port_flag(info, IFLA_BRPORT_MODE),
     )
 
 
@@ -247,10 +250,11 @@ def _mode(kind: str, info: Attributes) -> str:
 _LITTLE = pack("=H", 1)[0] == 1
 
 
-def _isolated(info: Attributes) -> bool:
+def _port_flag(info: Attributes, kind: int) -> bool:
+    """Whether a flag of a port of a bridge is set."""
     if text(info.get(IFLA_INFO_SLAVE_KIND)) != "bridge" or IFLA_INFO_SLAVE_DATA not in info:
         return False
-    value = attributes(info[IFLA_INFO_SLAVE_DATA]).get(IFLA_BRPORT_ISOLATED)
+    value = attributes(info[IFLA_INFO_SLAVE_DATA]).get(kind)
     return value is not None and value[0] == 1
 
 
@@ -273,6 +277,7 @@ def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[s
             frozenset(addresses.get(link.index, ())),
             names.get(link.master, ""),
             link.port_isolated,
+            link.hairpin,
             link.index,
             egress,
             ingress,

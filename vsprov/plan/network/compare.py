@@ -197,6 +197,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "alias": ("mark", _optional),
     "link_altname": ("hostAltname", _optional),
     "port_isolated": ("isolated", _same),
+    "hairpin": ("hairpin", _same),
     "host_routes": ("hostRoutes", sorted),
     "proxy": ("proxy", _optional),
     "egress": ("spec.resources.network.egress", _rate),
@@ -211,6 +212,7 @@ _STATUS = {
     "alias",
     "link_altname",
     "port_isolated",
+    "hairpin",
     "host_routes",
     "proxy",
 }

@@ -308,6 +308,8 @@ class _InterfaceMaker:
             parent=parent,
             mode=_mode(network) if not veth else "",
             port_isolated=network.isolated and network.type == "bridge",
+            # With br_netfilter, what a server sends to its own port of the host is not routed, but bridged.
+            hairpin=network.type == "bridge" and bool(party.spec.ports),
             host_routes=frozenset(own),
             proxy=network.parent or "" if own else "",
             egress=_rate(party.spec, "egress") if veth else None,

@@ -31,6 +31,7 @@ class Interface:
     that the host's end is a port of, or the link below a macvlan or ipvlan; "" for routed. `addresses` are in
     CIDR notation, without link-local ones of the kernel. `routes` are those of the main table, without the
     ones that the kernel adds for addresses. `port_isolated`: the bridge forwards nothing between such ports.
+    `hairpin`: the bridge may send back to the port what came from it.
     `host_routes`: for routed, the addresses that the host routes to `link` and answers for on `proxy`.
     `egress`, `ingress`: bits per second, from the server's point of view; None for no limit.
     """
@@ -50,6 +51,7 @@ class Interface:
     parent: str = ""
     mode: str = ""
     port_isolated: bool = False
+    hairpin: bool = False
     host_routes: frozenset[str] = frozenset()
     proxy: str = ""
     egress: int | None = None
@@ -73,6 +75,7 @@ class HostLink:
     addresses: frozenset[str] = frozenset()
     parent: str = ""
     port_isolated: bool = False
+    hairpin: bool = False
     index: int = 0
     egress: int | None = None
     ingress: int | None = None
