@@ -158,8 +158,9 @@ class Lab:
         return pid
 
     def console(self, name: str) -> str:
-        """What the keeper has copied from the server's console to its log."""
-        return (self.directory(name) / "console.log").read_text(errors="surrogateescape")
+        """What the keeper has copied to the server's log, which it creates for the first output."""
+        log = self.directory(name) / "console.log"
+        return log.read_text(errors="surrogateescape") if log.exists() else ""
 
     def processes(self, name: str) -> list[int]:
         """The pids, as the host knows them, of all processes in the server's cgroup."""

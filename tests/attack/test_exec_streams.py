@@ -98,16 +98,16 @@ def test_output_that_a_process_in_the_server_takes_back_holds_up_nothing(tmp_pat
     """It owns the pipe, may open it for reading, and can be faster than we are after poll(2)."""
     read_end, write_end = os.pipe()
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)  # no target of splice(2)
-    stop = os.eventfd(0)
+    stop = relay._Stop()
     copy = relay._Output(read_end, log, stop)
     try:
         assert [copy.move(), copy.move()] == [-1, -1]
         os.write(write_end, bytes(1 << 15))
-        os.eventfd_write(stop, 1)
+        stop.give()
         assert copy._wait() and copy.left == 1 << 15
         os.read(read_end, 1 << 15)
         os.write(write_end, b"x")
         assert copy._wait() and copy.left == 1
     finally:
-        for fd in (read_end, write_end, log, stop):
+        for fd in (read_end, write_end, log, stop.fd):
             os.close(fd)

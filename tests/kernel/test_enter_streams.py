@@ -73,9 +73,26 @@ def test_pipes_that_do_not_block_carry_everything_and_stay_so(house: House) -> N
         assert client.wait(SECONDS) == 0
 
 
-def write(fd: int) -> None:
+@pytest.mark.parametrize(("length", "size"), [(1000, 1 << 16), (FLOOD, 1 << 20)])
+def test_only_a_long_stream_enlarges_the_pipes_of_the_caller(house: House, length: int, size: int) -> None:
+    (source, feed), (drain, target) = os.pipe(), os.pipe()
+    for fd in (source, target):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 16)
+    with begin(house, f"head -c {length}", stdin=source, stdout=target) as client:
+        os.close(target)
+        writer = threading.Thread(target=write, args=[feed, length])
+        writer.start()
+        with open(drain, "rb") as reader:
+            assert reader.read() == b"x" * length
+            assert client.wait(SECONDS) == 0
+            assert [fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) for fd in (source, drain)] == [size, size]
+        writer.join()
+    os.close(source)
+
+
+def write(fd: int, length: int = FLOOD) -> None:
     with open(fd, "wb") as file:
-        file.write(b"x" * FLOOD)
+        file.write(b"x" * length)
 
 
 def test_a_reader_that_has_gone_ends_the_command_as_a_plain_pipe_does(house: House) -> None:
@@ -136,6 +153,13 @@ def test_what_stays_behind_does_not_hold_the_caller(house: House) -> None:
 def test_what_stays_behind_and_writes_without_end_does_not_hold_the_caller(house: House) -> None:
     with begin(house, "tr '\\0' x < /dev/zero & exit 4", stdout=subprocess.DEVNULL) as client:
         assert client.wait(SECONDS) == 4
+
+
+def test_input_ends_with_the_command_although_what_stays_behind_reads_on(house: House) -> None:
+    with open("/dev/zero", "rb") as endless:
+        script = "exec 3<&0; cat <&3 >&- & head -c 2000000 >/dev/null; exit 4"
+        with begin(house, script, stdin=endless) as client:
+            assert client.wait(SECONDS) == 4
 
 
 def test_a_file_is_left_at_what_the_command_has_read(house: House, tmp_path: Path) -> None:

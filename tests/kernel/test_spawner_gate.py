@@ -143,9 +143,11 @@ def test_a_waiting_guest_shares_memory_only_where_changing_users_keeps_it_closed
 
 def test_a_guest_that_is_released_at_once_never_runs(workshop: Workshop) -> None:
     requests = [workshop.request("sh", "-c", "echo I ran") for _ in range(5)]
+    os.kill(workshop.spawner.pid, signal.SIGSTOP)  # until it can read the releases as well
     numbers = [workshop.spawner.request(request) for request in requests]
     for number in numbers:
         workshop.spawner.release(number)
+    os.kill(workshop.spawner.pid, signal.SIGCONT)
     for n, number in enumerate(numbers, 1):
         event = workshop.wait(number, "failed")
         assert (event["step"], event["message"]) == ("gate", "released before it was ready")
@@ -155,8 +157,10 @@ def test_a_guest_that_is_released_at_once_never_runs(workshop: Workshop) -> None
 
 def test_a_release_that_comes_early_answers_no_other_question_of_the_guest(workshop: Workshop) -> None:
     request = workshop.request("sh", "-c", "id -u", user="app")
+    os.kill(workshop.spawner.pid, signal.SIGSTOP)
     number = workshop.spawner.request(request)
     workshop.spawner.release(number)
+    os.kill(workshop.spawner.pid, signal.SIGCONT)
     event = workshop.wait(number, "failed")
     assert event["message"] == "released before it was ready"
     assert members(workshop.group(1) / "payload") == []
