@@ -1,0 +1,97 @@
+"""Networks that are no bridges of vsprov: on links of the host, routed, and the host's own stack."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests import world
+from tests.e2e.networks import HOST, NetworkLab, echo, network, network_lab
+from tests.features import requires
+from tests.lab import to_yaml, wait_until
+from tests.world import HOST4, IMPATIENCE, OUTSIDE, OUTSIDE6, PORT, UPLINK
+
+
+def identity(net: NetworkLab) -> tuple[object, ...]:
+    """What vsprov might change of the bridge `theirs`; its MAC address is that of a port."""
+    link = world.links(net.world.host)["theirs"]
+    return link["ifindex"], link["mtu"], world.addresses(link), link.get("ifalias"), link.get("altnames")
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[NetworkLab]:
+    with network_lab() as made, made.world.echo_outside():
+        yield made
+
+
+def ready(net: NetworkLab, name: str) -> None:
+    wait_until(lambda: "ready" in net.lab.console(name))
+
+
+def test_a_server_on_the_lan_by_macvlan_is_a_neighbor_of_the_world(net: NetworkLab) -> None:
+    requires("macvlan")
+    lan = network("street", "192.0.2.0/24", "2001:db8::/64", type="macvlan", parent=UPLINK, gateway=False)
+    addresses = ["192.0.2.60", "2001:db8::60"]
+    web = echo("web", {"name": "eth0", "network": "street", "addresses": addresses})
+    net.lab.converge(HOST, lan, web)
+    ready(net, "web")
+    assert world.ask(net.world.outside, "tcp", "192.0.2.60") == OUTSIDE
+    assert world.ask(net.world.outside, "udp", "2001:db8::60") == OUTSIDE6
+    assert net.ask("web", "tcp", OUTSIDE) == "192.0.2.60"
+    net.lab.vsprov("restart", "web")
+    assert net.lab.is_settled(HOST, lan, web)
+    net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, web))
+
+
+def test_a_routed_server_has_an_address_of_the_lan_without_being_on_it(net: NetworkLab) -> None:
+    lan = network("leased", "192.0.2.64/28", "2001:db8::640/124", type="routed", parent=UPLINK, nat=False)
+    web = echo("web", {"name": "eth0", "network": "leased", "addresses": ["192.0.2.70", "2001:db8::64a"]},
+               firewall={"ingress": [{"protocol": "any"}]})  # fmt: skip
+    net.lab.converge(HOST, lan, web)
+    ready(net, "web")
+    assert net.ask("web", "tcp", OUTSIDE) == "192.0.2.70"
+    assert net.ask("web", "tcp", OUTSIDE6) == "2001:db8::64a"
+    assert world.ask(net.world.outside, "tcp", "192.0.2.70") == OUTSIDE
+    assert world.ask(net.world.outside, "tcp", "2001:db8::64a") == OUTSIDE6
+    net.lab.vsprov("restart", "web")
+    assert net.lab.is_settled(HOST, lan, web)
+    net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, web))
+
+
+def test_a_server_on_the_hosts_own_network_shares_its_stack_and_the_plan_warns(net: NetworkLab) -> None:
+    lan = network("all", type="host")
+    del lan["spec"]["subnets"]
+    web = echo("web", {"name": "host", "network": "all"})
+    plan = net.lab.plan(HOST, lan, web)
+    assert "network stack of the host" in json.dumps([change["notes"] for change in plan["resource_changes"]])
+    net.lab.converge(HOST, lan, web)
+    ready(net, "web")
+    assert world.ask(net.world.outside, "tcp", HOST4) == OUTSIDE
+    assert net.lab.run("web", "python3", "-c", "import os; print(os.listdir('/sys'))").stdout.strip() == "[]"
+    assert net.inside("web").keys() >= {UPLINK}
+    assert net.ask("web", "udp", OUTSIDE) == HOST4
+    # To another network it has to be restarted, and then the port of the host is free.
+    net.lab.converge(HOST, network("lan", "10.20.0.0/24"), echo("web", "lan"))
+    assert world.ask(net.world.outside, "tcp", HOST4, PORT, IMPATIENCE) == "refused"
+    assert net.inside("web").keys() == {"eth0"}
+    net.lab.vsprov("destroy", "-y", "--all")
+
+
+def test_a_bridge_of_somebody_else_is_used_and_never_changed(net: NetworkLab) -> None:
+    net.host("ip", "link", "add", "theirs", "type", "bridge")
+    net.host("ip", "address", "add", "10.30.0.1/24", "dev", "theirs")
+    net.host("ip", "link", "set", "theirs", "up")
+    try:
+        before = identity(net)
+        lan = network("lan", "10.30.0.0/24", bridge="theirs", gateway=False)
+        servers = (echo("a", "lan"), echo("b", "lan"))
+        net.lab.converge(HOST, lan, *servers)
+        ready(net, "b")
+        (address,) = world.addresses(net.inside("b")["eth0"])
+        assert net.ask("a", "tcp", address.partition("/")[0]) not in ("silence", "unreachable", "refused")
+        net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, *servers))
+        assert identity(net) == before
+    finally:
+        net.host("ip", "link", "delete", "theirs")
