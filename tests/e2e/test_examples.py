@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests import archives, registry
+from tests.e2e.networks import network_lab
 from tests.features import requires
 from tests.instance import CHECKOUT
-from tests.lab import Lab
+from tests.lab import Lab, wait_until
 
 FOLDER = CHECKOUT / "manifests/examples"
 EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.name.endswith((".yaml", ".yaml.j2")))
 # What is not of this machine alone: packages from a mirror, an image from a registry.
 BOOTSTRAP, OCI = "bootstrap.yaml", "oci.yaml.j2"
+NETWORKS = [name for name in EXAMPLES if "kind: Network" in (FOLDER / name).read_text()]
 LONGEST = 900.0  # seconds, for packages over a slow line
 
 
@@ -51,12 +53,18 @@ def needs(name: str, request: pytest.FixtureRequest) -> list[str]:
     return ["--set", f"registry={request.getfixturevalue('busybox')}"] if name == OCI else []
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != BOOTSTRAP])
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in (BOOTSTRAP, *NETWORKS)])
 @pytest.mark.bare_debian
 def test_an_example_is_applied_read_back_and_removed(
     lab: Lab, tmp_path: Path, name: str, request: pytest.FixtureRequest
 ) -> None:
     is_applied_read_back_and_removed(lab, tmp_path, [*arguments(name), *needs(name, request)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_example_with_networks_is_applied_read_back_and_removed(tmp_path: Path, name: str) -> None:
+    with network_lab() as net:
+        is_applied_read_back_and_removed(net.lab, tmp_path, arguments(name))
 
 
 @pytest.mark.slow
@@ -119,9 +127,20 @@ def test_the_server_of_the_build_example_runs_what_its_image_says_on_what_the_st
     assert lab.shell("site1", "id -u; pwd; stat -c %u:%g:%a index.html") == "33\n/srv/site\n33:33:644\n"
 
 
-@pytest.mark.bare_debian
-def test_all_examples_can_be_had_at_once(lab: Lab, tmp_path: Path) -> None:
+def test_servers_of_the_network_example_talk() -> None:
+    with network_lab() as net:
+        net.lab.vsprov("apply", "-y", FOLDER / "network.yaml")
+        log = net.lab.directory("network-client") / "console.log"
+        wait_until(lambda: log.exists() and log.read_text() == "network-web answers\n")
+
+
+def test_all_examples_can_be_had_at_once(tmp_path: Path) -> None:
     """No name is used twice among them."""
+    with network_lab() as net:
+        can_be_had_at_once(net.lab, tmp_path)
+
+
+def can_be_had_at_once(lab: Lab, tmp_path: Path) -> None:
     values = ("--values", FOLDER / "template.values")
     lab.vsprov("validate", FOLDER, *values)
     local = tmp_path / "examples"
