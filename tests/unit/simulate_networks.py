@@ -115,6 +115,8 @@ class Networks:
         if not (networked or self.records or ours or self.tables):
             return None
         by_alias = {link.alias: link for link in links.values()}
+        for path in [path for path in self.sysctls if path.split("/")[3] not in {*links, "all"}]:
+            del self.sysctls[path]
         return SeenNetworks(
             networks={
                 name: ObservedNetwork(
@@ -153,6 +155,8 @@ class Networks:
         if interface.parent and interface.parent not in links:
             raise Refused(f"no link {interface.parent}")
         guest.interfaces[interface.name] = interface
+        if interface.link:
+            self.appear(interface.link)
 
     def do(self, step: Step) -> bool:
         """Carry out a step, or raise Refused; False if it is not one of networks."""

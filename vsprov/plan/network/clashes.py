@@ -50,7 +50,8 @@ def _network(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -
             )
     if spec.type == "bridge":
         _bridge(builder, desired, name, spec)
-    elif spec.parent and spec.parent not in seen.links:
+    _running_outsiders(builder, desired, name, spec)
+    if spec.type != "bridge" and spec.parent and spec.parent not in seen.links:
         hint = f"links of the host: {_some(sorted(_foreign(builder, desired)))}"
         builder.problem(address, f"this host has no link {spec.parent}", hint, "spec.parent")
     for peer in _unknown_peers(desired, spec.firewall.ingress, spec.firewall.egress):
@@ -58,6 +59,20 @@ def _network(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -
     if spec.type in members.FILTERED and spec.gateway:
         for found in seen.foreign:
             builder.note(address, found)
+
+
+def _running_outsiders(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -> None:
+    """Refuse a change of type that servers outside the manifest would have to be restarted for."""
+    found = desired.seen.networks.get(name)
+    former = found.applied["spec"].get("type") if found and found.applied else None
+    if former is None or former == spec.type or "host" not in (former, spec.type):
+        return
+    for party in desired.parties.values():
+        if not party.listed and party.running and any(one.network == name for one in party.spec.interfaces):
+            message = (
+                f"Server/{party.name}, which is not in the manifest, runs on it and would have to restart"
+            )
+            builder.problem(f"Network/{name}", message, "stop the server first", "spec.type")
 
 
 def _bridge(builder: PlanBuilder, desired: Desired, name: str, spec: Network) -> None:

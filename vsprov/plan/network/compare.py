@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vsprov.plan.network.state import HostLink, Interface, Route
-from vsprov.plan.network.steps import ChangeInterface, MakeInterface, RemoveInterface, WriteNames
+from vsprov.plan.network.steps import ChangeInterface, MakeInterface, RemoveInterface, SetSysctl, WriteNames
 from vsprov.plan.plan import PathChange, show
 from vsprov.plan.steps import Step
 
@@ -18,8 +18,9 @@ class ServerNetwork:
 
     `alias` is the mark of its links; the server may have interfaces of its own without it. `wanted` are its
     interfaces by name in the server if it should run, `seen` those that it has. `networks` are the names of
-    networks by their link on the host. `addresses` are to be recorded, `names` are the texts of
-    its files. `on_host` and `was_on_host` are whether it shares the network stack of the host.
+    networks by their link on the host. `addresses` are to be recorded, `names` are the texts of its files.
+    `on_host` and `was_on_host` are whether it shares the network stack of the host. `forwarding` are sysctls
+    to set for links that are on no bridge, with {} for the link.
     """
 
     alias: str = ""
@@ -30,6 +31,7 @@ class ServerNetwork:
     names: Mapping[str, str] = field(default_factory=dict)
     on_host: bool = False
     was_on_host: bool = False
+    forwarding: tuple[str, ...] = ()
 
     def before_start(self, server: str) -> list[Step]:
         """The step that writes the names that the server knows, into its directory."""
@@ -38,7 +40,13 @@ class ServerNetwork:
 
     def at_gate(self, server: str) -> list[Step]:
         """The steps that create the interfaces of the server, whose init waits at its gate."""
-        return [MakeInterface(server, each) for each in self.wanted.values()]
+        return [step for each in self.wanted.values() for step in self.make(server, each)]
+
+    def make(self, server: str, interface: Interface) -> list[Step]:
+        """The steps that create an interface; what comes in on a routed one is forwarded."""
+        routed = interface.link and not interface.parent
+        paths = [path.format(interface.link) for path in (self.forwarding if routed else ())]
+        return [MakeInterface(server, interface), *(SetSysctl(path, "1", "0") for path in paths)]
 
     def after_stop(self, server: str) -> list[Step]:
         """The steps that remove what does not go with the server's network namespace: proxy neighbors."""
@@ -72,11 +80,11 @@ def interfaces(server: str, network: ServerNetwork, former: Iterable[str]) -> In
         if found is None:
             before = "missing" if (want.altname or want.name) in recorded else None
             paths.append(_path(_key(want), before, _summary(want, network)))
-            made.append(MakeInterface(server, want))
+            made += network.make(server, want)
         elif _is_another(want, found) or _is_swapped(want, found, pairs):
             paths.append(_path(_key(want), _summary(found, network), _summary(want, network)))
             removed.append(RemoveInterface(server, found))
-            made.append(MakeInterface(server, want))
+            made += network.make(server, want)
         elif different := list(_differences(want, found, network)):
             paths += different
             made.append(ChangeInterface(server, want, found))

@@ -91,8 +91,10 @@ def compute(builder: PlanBuilder) -> Desired:
     found = members.members(parties, networks, interfaces, assignment)
     awake = {name: networks[name] for name in networks if _is_awake(builder, name, links, parties, seen)}
     needed = _sysctls(awake, links, parties.values(), seen)
+    routed = _routed_links(interfaces, seen)
+    needed |= {path.format(link): "1" for link in sorted(routed) for path in sysctls.forwarding(seen)}
     recorded = _recorded_sysctls(seen)
-    own = {naming.bridge_name(instance, name) for name in networks}
+    own = {naming.bridge_name(instance, name) for name in networks} | routed
     wanted = WantedNetworks(
         bridges={
             name: _bridge(instance, name, spec)
@@ -204,6 +206,7 @@ def of_server(builder: PlanBuilder, desired: Desired, name: str) -> ServerNetwor
         desired.wanted.names.get(name, {}),
         bool(party and uses_host(party.spec, desired.networks)),
         not former.isdisjoint(on_host),
+        sysctls.forwarding(desired.seen),
     )
 
 
@@ -400,6 +403,12 @@ def _host_is_gateway(spec: Network, seen: SeenNetworks) -> bool:
         return True
     own = {addresses.without_prefix(text) for text in link.addresses} if link else set()
     return any(addresses.gateway(text) in own for text in spec.subnets)
+
+
+def _routed_links(interfaces: Mapping[str, Mapping[str, Interface]], seen: SeenNetworks) -> set[str]:
+    """The host's ends of existing interfaces on routed networks; new ones are created with forwarding."""
+    each = (one for inner in interfaces.values() for one in inner.values())
+    return {one.link for one in each if one.link and not one.parent and one.link in seen.links}
 
 
 def _recorded_sysctls(seen: SeenNetworks) -> dict[str, str]:

@@ -32,6 +32,12 @@ def of_link(link: str) -> tuple[str, ...]:
     )
 
 
+def forwarding(seen: SeenNetworks) -> tuple[str, ...]:
+    """The sysctls, with {} for the link, that let the host forward what comes in on a link."""
+    force = (f"{V6}/{{}}/force_forwarding",) if FORCE_ALL in seen.sysctls else ()
+    return (f"{V4}/{{}}/forwarding", *force)
+
+
 def candidates(links: Iterable[str]) -> tuple[str, ...]:
     """All paths below /proc/sys to observe: for `links`, the bridges of networks and the uplinks."""
     return (ALL_V6, FORCE_ALL, *(path for link in links for path in of_link(link)))
