@@ -37,6 +37,7 @@ the knob.
 | bytes | `512Mi`, `2Gi`, `1048576`; a warning for `M` and `G`, powers of 1000 | `512MB`, `128m`, `-1` |
 | CPUs | `1500m`, `1.5` | `150%` |
 | durations | `1m30s`, `250ms` | `90` |
+| rates of networks, in bits per second | `100Mbit`, `1.5Gbit` | `100M`, `12.5MB/s` |
 | no limit | `max` | `-1`, `unlimited` |
 
 ## All documents
@@ -117,7 +118,12 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _knob(knob: Knob) -> str:
-    files = ["by weight"] * 2 if knob.admission else [_files(side) for side in (knob.v1, knob.v2)]
+    if knob.admission:
+        files = ["by weight"] * 2
+    elif knob.v1 or knob.v2:
+        files = [_files(side) for side in (knob.v1, knob.v2)]
+    else:
+        files = ["queueing discipline"] * 2
     return f"| `{knob.path}` | {knob.kind.name} | {files[0]} | {files[1]} | {_cell(knob.doc)} |\n"
 
 
