@@ -150,7 +150,7 @@ def manifests(draw: st.DrawFn) -> list[Any]:
     ]
     for name, given in quotas.items():
         if name == "team":
-            given = {key: keys for key, keys in given.items() if key != "rlimits"}
+            given = {key: keys for key, keys in given.items() if key not in ("rlimits", "network")}
         out.append(_document("Quota", name, {"scope": "pool" if name == "team" else "server", **given}))
     networks = draw(st.lists(st.sampled_from(sorted(NETWORKS)), max_size=3, unique=True))
     out += [_document("Network", name, NETWORKS[name]) for name in networks]
