@@ -57,7 +57,7 @@ def documents(observed: Observed, machine: Machine) -> list[dict[str, Any]]:
 def test_a_plan_for_what_was_observed_is_empty(machine: Machine, data: st.DataObject) -> None:
     world = World(machine)
     wanted = data.draw(wanteds(machine))
-    simulate.apply(reconcile(wanted, world.observe(), machine), wanted, world)
+    simulate.apply(reconcile(wanted, world.observe(wanted), machine), wanted, world)
     observed = world.observe()
     again = manifests.load_documents(documents(observed, machine)).objects
     digests = {name: image.digest for name, image in observed.images.items()}

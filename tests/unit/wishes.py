@@ -77,16 +77,21 @@ VALUES: dict[str, list[Any]] = {
     "rlimits.core": [(0, 0), (0, MAX)],
 }
 assert set(VALUES) <= set(BY_PATH)
+ALONE = ("rlimits.", "network.")  # what a pool cannot share
 MOST_SERVERS = 3  # in one wish, and so in one pool
 
 
 @st.composite
 def resources(
-    draw: st.DrawFn, machine: Machine, pool: dict[str, Any] | None = None, rlimits: bool = True
+    draw: st.DrawFn, machine: Machine, pool: dict[str, Any] | None = None, *, of_pool: bool = False
 ) -> Any:
     """Resources that manifest and machine accept, in a group with the resources of `pool` around it."""
     paths = draw(st.lists(st.sampled_from(sorted(VALUES)), max_size=6, unique=True))
-    out = {path: draw(st.sampled_from(VALUES[path])) for path in paths if rlimits or "rlimits" not in path}
+    out = {
+        path: draw(st.sampled_from(VALUES[path]))
+        for path in paths
+        if not of_pool or not path.startswith(ALONE)
+    }
     for path in [path for path in out if groups.refusals({path: out[path]}, pool or {}, machine)]:
         del out[path]
     if out.get("cpu.burst", 0) > (0 if out.get("cpu.limit", MAX) == MAX else out["cpu.limit"] * 100):
@@ -107,7 +112,7 @@ def wanteds(draw: st.DrawFn, machine: Machine, owner: str = "vsprov/mine", names
     pools: dict[str, dict[str, Any]] = {}
     for name in draw(st.sets(st.sampled_from(["p", "q"]))):
         name = f"{names[0]}-{name}"
-        pools[name] = draw(resources(machine, rlimits=False))
+        pools[name] = draw(resources(machine, of_pool=True))
         found.append(Object(kind="Quota", name=name, spec=Quota(scope="pool", resources=pools[name])))
     order = draw(st.permutations(names))[: draw(st.integers(0, len(names)))]
     for i, name in enumerate(order):

@@ -9,7 +9,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.unit.simulate import World
-from vsprov.model.kinds.network import Dns, Firewall, Interface, Network, Port, Route, Rule
+from vsprov.model.kinds.network import (
+    Dns,
+    Firewall,
+    Interface,
+    Network,
+    Port,
+    Route,
+    Rule,
+    without_inapplicable,
+)
 from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink
 
@@ -35,11 +44,11 @@ def networks(draw: st.DrawFn, names: str) -> dict[str, Network]:
                     {"type": "routed"},
                     {"type": "routed", "parent": "lan0", "nat": False},
                     {"type": "macvlan", "parent": "lan0"},
-                    {"type": "host"},
+                    {"type": "host", "subnets": ()},
                 ]
             )
         )
-        out[f"{names[0]}-{name}"] = Network(**{"subnets": subnets, **kind})
+        out[f"{names[0]}-{name}"] = without_inapplicable(Network(**{"subnets": subnets, **kind}))
     return out
 
 
