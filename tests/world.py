@@ -177,7 +177,7 @@ def snapshot(namespace: int) -> dict[str, str]:
     found = {
         words: run(namespace, *words.split())
         for words in ("ip -br link", "ip -br address", "ip route show table all", "ip -6 route", "tc qdisc",
-                      "ip neighbor show proxy", "nft list ruleset")
+                      "ip neighbor show proxy", "nft -s list ruleset")
     }  # fmt: skip
     script = " ".join(f"/proc/sys/net/ipv[46]/conf/*/{name}" for name in SYSCTLS)
     found["sysctls"] = run(namespace, "sh", "-c", f"grep -s . {script} /proc/sys/net/ipv4/ip_forward")
