@@ -95,6 +95,7 @@ def compute(builder: PlanBuilder) -> Desired:
     needed |= {path.format(link): "1" for link in sorted(routed) for path in sysctls.forwarding(seen)}
     recorded = _recorded_sysctls(seen)
     own = {naming.bridge_name(instance, name) for name in networks} | routed
+    needed = sysctls.withdrawn(own, seen) | needed
     wanted = WantedNetworks(
         bridges={
             name: _bridge(instance, name, spec)

@@ -76,6 +76,12 @@ def wanted(
     return {path: value for path, value in out.items() if _exists(path, seen)}
 
 
+def withdrawn(own: Iterable[str], seen: SeenNetworks) -> dict[str, str]:
+    """{path: value} of what ports that are not published any more have left on the bridges of vsprov."""
+    paths = (f"{V4}/{link}/route_localnet" for link in own)
+    return {path: "0" for path in paths if seen.sysctls.get(path, "0") != "0"}
+
+
 def _exists(path: str, seen: SeenNetworks) -> bool:
     """Whether a sysctl exists, or will with the link that it is of."""
     link = path.split("/")[3]
