@@ -17,11 +17,13 @@ import os
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+SECONDS_TO_SETTLE = 5.0
 CLONE_NEWNET = 0x40000000
 UPLINK = "uplink"
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
@@ -192,6 +194,14 @@ def difference(before: dict[str, str], after: dict[str, str]) -> str:
         lines += [f"{words}: - {line}" for line in old if line not in new]
         lines += [f"{words}: + {line}" for line in new if line not in old]
     return "\n".join(lines)
+
+
+def assert_as(before: dict[str, str], namespace: int) -> None:
+    """The namespace is as it was; links that have just been set up may take a moment."""
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    while (after := snapshot(namespace)) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert after == before, difference(before, after)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,5 +82,4 @@ def network_lab() -> Iterator[NetworkLab]:
         before = world.snapshot(made.host)
         with own_instance(network=made.host) as instance:
             yield NetworkLab(Lab(instance), made)
-        after = world.snapshot(made.host)
-        assert after == before, world.difference(before, after)
+        world.assert_as(before, made.host)

@@ -158,7 +158,7 @@ def test_what_was_changed_by_hand_is_shown_and_repaired(net: NetworkLab, what: s
     net.lab.converge(HOST, LAN, WEB)
     assert net.lab.init("web") == init
     assert eth(net) >= {v4} and len(eth(net)) == 2
-    assert world.snapshot(net.world.host) == before, world.difference(before, world.snapshot(net.world.host))
+    world.assert_as(before, net.world.host)
     assert net.ask("web", "tcp", OUTSIDE, PORT) == "refused"  # it is there, and nobody listens
 
 
