@@ -267,6 +267,7 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         manifest.circular_builds: "circular build",
         connections.overlapping_networks: "overlaps 10.20.0.0/24 of Network/lan",
         connections.duplicate_macs: "is already the address of Server/web2",
+        connections.shared_macs: "have the MAC address of its parent",
         connections.default_routes: "already has the default route for IPv4",
         connections.wrong_next_hops: "10.99.0.1 is not in Network/switch",
         connections.wrong_mtus: "exceeds that of Network/lan",

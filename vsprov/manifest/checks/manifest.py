@@ -175,6 +175,7 @@ CHECKS: tuple[Callable[[ManifestView], Iterator[Problem]], ...] = (
     circular_builds,
     connections.overlapping_networks,
     connections.duplicate_macs,
+    connections.shared_macs,
     connections.default_routes,
     connections.wrong_next_hops,
     connections.wrong_mtus,

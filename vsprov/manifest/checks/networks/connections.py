@@ -89,6 +89,14 @@ def duplicate_macs(view: ManifestView) -> Iterator[Problem]:
                 yield item.problem(at_interface(place, "mac"), message)
 
 
+def shared_macs(view: ManifestView) -> Iterator[Problem]:
+    """MAC addresses of interfaces on ipvlan, which all have that of the parent; ipvlan.rst, section 3."""
+    for it in connections(view):
+        if it.network.type == "ipvlan" and it.interface.mac is not None:
+            message = "interfaces on a network of type ipvlan have the MAC address of its parent"
+            yield it.problem(message, "mac", hint="omit mac, or use type macvlan")
+
+
 def default_routes(view: ManifestView) -> Iterator[Problem]:
     """Interfaces of a server with default routes of the same family."""
     for item, server in view.all(Server):
