@@ -90,7 +90,7 @@ def duplicate_macs(view: ManifestView) -> Iterator[Problem]:
 
 
 def shared_macs(view: ManifestView) -> Iterator[Problem]:
-    """MAC addresses of interfaces on ipvlan, which all have that of the parent; ipvlan.rst, section 3."""
+    """MAC addresses on ipvlan, where all interfaces have that of the parent; networking/ipvlan.rst."""
     for it in connections(view):
         if it.network.type == "ipvlan" and it.interface.mac is not None:
             message = "interfaces on a network of type ipvlan have the MAC address of its parent"
