@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.fault.faults import Apply, footprint
 from tests.features import requires
 from tests.instance import own_instance
 from tests.lab import Document, Lab, image
+from vsprov.kernel.links import interfaces
+from vsprov.plan.network.state import Interface
 
 BEFORE: tuple[Document, ...] = (
     image(),
@@ -80,3 +83,59 @@ def test_a_removal_of_networks_that_died_is_finished_by_the_next(base: Base) -> 
 
     change = Apply(base.lab, BEFORE, remove=True)
     assert every_step(base, change, lambda: base.make(BEFORE), mend) >= 5
+
+
+def failing_once(name: str) -> Callable[[], None]:
+    """What makes the kernel refuse the first interface with this name, in a child."""
+
+    def prepare() -> None:
+        make = interfaces.make_interface
+        refused: list[str] = []
+
+        def refuse(pid: int, wanted: Interface) -> None:
+            make(pid, wanted)  # it fails at the very end
+            if wanted.name == name and not refused:
+                refused.append(name)
+                interfaces.remove_interface(pid, wanted)
+                raise OSError(errno.EBUSY, "Device or resource busy", f"create link {wanted.link}")
+
+        interfaces.make_interface = refuse
+
+    return prepare
+
+
+def test_a_server_whose_interface_cannot_be_created_does_not_start_and_nothing_of_it_is_left(
+    base: Base,
+) -> None:
+    network_only = BEFORE[:2]
+    left = base.make(network_only)
+    first = (*network_only, idle("live", "lan", {"name": "eth1", "network": "lan", "gateway": False}))
+    assert Apply(base.lab, first).run(failing_once("eth1")) == 1
+    base.holds(left, 0)
+    base.remove(network_only)
+
+
+def test_a_server_that_cannot_get_its_new_interface_is_started_again_as_it_was(base: Base) -> None:
+    lan = BEFORE[:2]
+    before = (*lan, idle("live", "lan"))
+    made = base.make(before)
+    changed = idle(
+        "live", "lan", {"name": "eth1", "network": "lan", "gateway": False}, command=("sleep", "9999")
+    )
+    assert Apply(base.lab, (*lan, changed)).run(failing_once("eth1")) == 1
+    base.holds(made, 0)
+    assert base.lab.is_settled(*before)
+    base.remove(before)
+
+
+def test_an_apply_of_networks_whose_spawner_is_killed_fails_and_the_next_one_mends_it(base: Base) -> None:
+    made = base.make(BEFORE)
+    base.remove(BEFORE)
+    steps = Apply(base.lab, BEFORE).steps()
+    base.remove(BEFORE)
+    spawned = next(number for number, step in enumerate(steps, 1) if step == "Spawn")
+    for step in (spawned, spawned + 1):
+        assert Apply(base.lab, BEFORE).loses_its_spawner_after(step)
+        assert Apply(base.lab, BEFORE).run() == 0, f"after step {step}"
+        base.holds(made, step)
+        base.remove(BEFORE)
