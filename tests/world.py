@@ -29,8 +29,8 @@ UPLINK = "uplink"
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
 OUTSIDE, OUTSIDE6, FAR = "192.0.2.2", "2001:db8::2", "198.51.100.1"
 PORT = 7000
-# Indexes, MAC addresses, handles of queueing disciplines.
-CHANCE = re.compile(r"@if\d+|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:")
+# Indexes, MAC addresses, handles of queueing disciplines, routes of links that once had a carrier.
+CHANCE = re.compile(r"@if\d+|multicast ff00::/8 .*|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:")
 SYSCTLS = ("forwarding", "accept_ra", "route_localnet", "proxy_arp", "proxy_ndp", "rp_filter")
 
 # Answers every TCP connection and every UDP packet on each of the given ports with the address it came from.

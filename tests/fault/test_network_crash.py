@@ -32,6 +32,7 @@ AFTER: tuple[Document, ...] = (
     idle("restarted", "back", command=("sleep", "123456"), resources={"network": {"ingress": "20Mbit"}}),
     idle("added", "lan"),
 )  # fmt: skip
+TWO = ("lan", {"name": "eth1", "network": "lan", "gateway": False})
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,14 @@ def test_a_server_whose_interface_cannot_be_created_does_not_start_and_nothing_o
 ) -> None:
     network_only = BEFORE[:2]
     left = base.make(network_only)
-    first = (*network_only, idle("live", "lan", {"name": "eth1", "network": "lan", "gateway": False}))
+    first = (*network_only, idle("live", *TWO))
     assert Apply(base.lab, first).run(failing_once("eth1")) == 1
+    assert not base.lab.group("live").exists() and not base.lab.directory("live").exists()
+    own = [
+        link["ifalias"] for link in world.links(base.lab.vsprov.network or 0).values() if "ifalias" in link
+    ]
+    assert own == [f"vsprov:{base.lab.vsprov.name}:network/lan"]
+    assert Apply(base.lab, network_only).run() == 0  # what the firewall would have let pass
     base.holds(left, 0)
     base.remove(network_only)
 
@@ -119,12 +126,11 @@ def test_a_server_that_cannot_get_its_new_interface_is_started_again_as_it_was(b
     lan = BEFORE[:2]
     before = (*lan, idle("live", "lan"))
     made = base.make(before)
-    changed = idle(
-        "live", "lan", {"name": "eth1", "network": "lan", "gateway": False}, command=("sleep", "9999")
-    )
+    changed = idle("live", *TWO, command=("sleep", "9999"))
     assert Apply(base.lab, (*lan, changed)).run(failing_once("eth1")) == 1
+    assert world.links_of(base.lab.init("live").pid).keys() == {"lo", "eth0"}
+    assert Apply(base.lab, before).run() == 0
     base.holds(made, 0)
-    assert base.lab.is_settled(*before)
     base.remove(before)
 
 
