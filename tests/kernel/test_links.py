@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
 from tests.kernel.networks import BRIDGE, Lan, exchange, interface, lan, namespace
-from vsprov.kernel.links import host, interfaces, machine, observe
+from vsprov.kernel.links import host, interfaces, machine, netlink, observe
 from vsprov.plan.network.state import HostLink, HostRoute, Route
 
+T = TypeVar("T")
 pytestmark = [pytest.mark.vm_subset, pytest.mark.requires("ip", "bridge", "veth")]
 
 
@@ -24,6 +27,12 @@ def at() -> Iterator[Lan]:
 
 def bridge() -> HostLink:
     return replace(host.host_link("vbtest"), index=0)
+
+
+def in_host(at: Lan, work: Callable[[], T]) -> T:
+    """Do it in another thread, which begins in the namespace of the machine."""
+    with netlink.inside(at.host.pid):
+        return work()
 
 
 def test_a_bridge_is_observed_as_it_was_made_and_making_it_twice_changes_nothing(at: Lan) -> None:
@@ -196,7 +205,10 @@ def test_removed_interfaces_leave_nothing_and_links_go_with_their_namespace(at: 
     assert (at.host.names(), server.names()) == (["vbtest"], [])
     with namespace() as short:
         interfaces.make_interface(short.pid, interface())
-        assert host.wait_gone(["vstest1"], 0.05) == {"vstest1"}
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(in_host, at, lambda: host.wait_gone(["vstest1", "never"], 0.3))
+            at.host.ip("link set vstest1 nomaster")
+        assert waiting.result() == {"vstest1"}
     assert host.wait_gone(["vstest1"], 10) == frozenset()
     assert at.host.names() == ["vbtest"]
 

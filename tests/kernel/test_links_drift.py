@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan
+from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan, namespace
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network.state import Interface
 
@@ -17,8 +17,11 @@ WANTED = interface(1, egress=80_000_000, ingress=40_000_000)
 # What is done in the server, as its root, and the fields that then differ.
 INSIDE = {
     "ip link set eth0 down": "addresses routes up",
-    "ip link set eth0 name foo": "name",
     "ip link set eth0 down; ip link set eth0 name foo": "addresses name routes up",
+    # Before Linux 6.2 a link has to be down to be renamed.
+    "ip link set eth0 down; ip link set eth0 name $(printf '\\377'); ip link set $(printf '\\377') up": (
+        "addresses name routes"
+    ),
     "ip link set eth0 mtu 1300": "mtu",
     "ip link set eth0 address 02:00:00:00:00:77": "mac",
     "ip link property del dev eth0 altname a-name-of-more-than-15-bytes": "altname",
@@ -94,3 +97,43 @@ def test_what_is_done_on_the_host_is_repaired(shared: tuple[Lan, Net, Net], done
     interfaces.make_interface(server.pid, WANTED)
     at.host.run("sh", "-ec", done)
     check(server, peer, ON_HOST[done])
+
+
+@pytest.mark.parametrize("done", ["ip link del eth0", "ip link set eth0 netns {}", "ip link del vstest1"])
+def test_an_interface_that_has_gone_is_made_anew(shared: tuple[Lan, Net, Net], done: str) -> None:
+    at, server, peer = shared
+    interfaces.make_interface(server.pid, WANTED)
+    with namespace() as elsewhere:
+        where = at.host if "vstest1" in done else server
+        where.run(*done.format(elsewhere.pid).split())
+        assert observe.interfaces(server.pid) == {}
+        interfaces.make_interface(server.pid, WANTED)
+        assert observe.interfaces_of([server.pid, elsewhere.pid]) == {
+            server.pid: {"eth0": WANTED},
+            elsewhere.pid: {},
+        }
+    assert exchange(server, peer, "10.9.0.11") == "10.9.0.12"
+
+
+def test_links_that_a_server_makes_are_not_taken_for_ours(shared: tuple[Lan, Net, Net]) -> None:
+    _, server, _ = shared
+    interfaces.make_interface(server.pid, WANTED)
+    host_index = host.host_link("vstest1").index
+    with namespace() as inner:
+        # A pair whose other end has the index of ours in another namespace.
+        server.ip(f"link add own type veth peer name x netns {inner.pid} index {host_index}")
+        server.ip("link add link eth0 name over type macvlan")
+        seen = observe.interfaces(server.pid)
+        assert (seen["own"].link, seen["own"].alias, seen["over"].parent) == ("", "", "")
+        assert seen["eth0"] == WANTED
+
+
+def test_a_server_with_many_routes_does_not_hold_up_the_observation(shared: tuple[Lan, Net, Net]) -> None:
+    _, server, _ = shared
+    interfaces.make_interface(server.pid, WANTED)
+    lines = r'{printf "route add 10.100.%d.%d/32 dev eth0\n", $1 / 256, $1 % 256}'
+    server.run("sh", "-c", f"seq 4096 | awk '{lines}' | ip -batch -")
+    seen = observe.interfaces(server.pid)["eth0"]
+    assert observe.LIMIT - 100 < len(seen.routes) < observe.LIMIT + 600
+    while (seen := observe.interfaces(server.pid)["eth0"]) != WANTED:
+        interfaces.change_interface(server.pid, WANTED, seen)

@@ -44,6 +44,8 @@ def world() -> Iterator[tuple[Lan, Net]]:
     """A host that is connected by `up0` to another machine, 10.20.0.1 and fd20::1."""
     with lan() as at:
         outside = at.other()
+        for net in (at.host, outside):
+            net.run("sh", "-c", "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad")
         at.host.ip(f"link add up0 type veth peer name eth0 netns {outside.pid}")
         for net, link, number in ((at.host, "up0", 2), (outside, "eth0", 1)):
             net.ip(f"link set {link} up")
@@ -147,7 +149,7 @@ def test_a_macvlan_is_a_machine_of_its_own_on_the_network_of_its_parent(world: t
     "done",
     [
         "link set eth0 down",
-        "link set eth0 name foo",
+        "link set eth0 down name foo",
         "link set eth0 address 02:00:00:00:00:77",
         "link set eth0 alias other",
         "link set eth0 mtu 1300",

@@ -145,12 +145,12 @@ def wait_gone(names: Iterable[str], seconds: float) -> frozenset[str]:
 
     Links of a network namespace end some time after its last process; the kernel reports each.
     """
-    with Socket(netlink.RTMGRP_LINK) as events, Socket() as on:
+    with Socket(groups=netlink.RTMGRP_LINK) as events, Socket() as on:
         deadline = time.monotonic() + seconds
         left = _present(on, names)
         while left and syscall.is_ready(events.fileno(), max(0.0, deadline - time.monotonic())):
             try:
-                gone = [message for kind, _, _, message in events.receive() if kind == netlink.RTM_DELLINK]
+                gone = [message for kind, _, _, message in events.receive() if _is_removal(kind, message)]
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -158,6 +158,11 @@ def wait_gone(names: Iterable[str], seconds: float) -> frozenset[str]:
                 continue
             left -= {observe.decode_link(message).name for message in gone}
         return frozenset(left)
+
+
+def _is_removal(kind: int, message: memoryview) -> bool:
+    """Whether an event is the end of a link, and not only (AF_BRIDGE) that it has left its bridge."""
+    return kind == netlink.RTM_DELLINK and IFINFO.unpack_from(message)[0] == socket.AF_UNSPEC
 
 
 def _present(on: Socket, names: Iterable[str]) -> set[str]:

@@ -44,6 +44,7 @@ def make_interface(pid: int, wanted: Interface) -> None:
         indexes = _create(on, inner, pid, wanted)
         try:
             _configure(inner, pid, indexes.inner, wanted, _inner_settings(indexes.inner, wanted))
+            _settle(on, inner, wanted)
         except OSError:
             _remove(on, inner, indexes)
             raise
@@ -71,6 +72,14 @@ def change_interface(pid: int, wanted: Interface, before: Interface) -> None:
             index = _index_of(inner, before.name)
         _rename(inner, index, wanted, before)
         _configure(inner, pid, index, wanted, _inner_differences(inner, index, wanted, before))
+        _settle(on, inner, wanted)
+
+
+def _settle(on: Socket, inner: Socket, wanted: Interface) -> None:
+    if wanted.up and wanted.link_up:
+        if wanted.link:
+            on.settle(wanted.link)
+        inner.settle(wanted.name)
 
 
 def remove_interface(pid: int, interface: Interface) -> None:
@@ -109,11 +118,11 @@ def _check(wanted: Interface) -> None:
 
 def _open_inside(pid: int) -> Socket:
     """A socket in the namespace of a server, where new links have no duplicate address detection."""
-    with netlink.inside(pid):
-        if host.has_ipv6():
+    if host.has_ipv6():
+        with netlink.inside(pid):
             # Nor has the link-local address of the kernel, which neighbor discovery needs.
             _write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
-        return Socket()
+    return Socket(pid)
 
 
 def _write(path: str, text: str) -> None:
@@ -345,10 +354,10 @@ def _outer_differences(on: Socket, outer: Link, wanted: Interface, before: Inter
         yield rates.limit(index, name, wanted.ingress, wanted.mtu)
     if not wanted.ingress and before.ingress:
         yield rates.unlimit(index, name)
-    for address in _gateways(wanted):
-        yield host.add_address(index, name, address)
     if wanted.link_up != outer.up:
         yield host.set_up(index, name, wanted.link_up)
+    for address in _gateways(wanted):
+        yield host.add_address(index, name, address)
     for to in host.in_order(before.host_routes - wanted.host_routes):
         yield host.remove_route(index, name, Route(to, "", 6 if ":" in to else 4))
     yield from _without_proxies(on, replace(before, host_routes=before.host_routes - wanted.host_routes))

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ RTMGRP_LINK = 1
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLMSGERR_ATTR_MSG = 1
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
-_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
+_SIOCGIFNAME, _SIOCGIFINDEX, _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8910, 0x8933, 0x8946, 10
 _HEADER = Struct("=IHHII")
 _ATTRIBUTE = Struct("=HH")
 _SECONDS = 10  # an answer of the kernel is there when sendto(2) returns; this ends what is a defect
@@ -122,20 +123,30 @@ def inside(pid: int | None) -> Iterator[None]:
 
 
 class Socket:
-    """A socket of the network namespace that the thread is in when it is opened."""
+    """A socket of the network namespace of process `pid`, None for that of the calling thread.
 
-    __slots__ = ("_sequence", "_socket")
+    ProcessLookupError if there is no such process.
+    """
 
-    def __init__(self, groups: int = 0, protocol: int = socket.NETLINK_ROUTE) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
+    __slots__ = ("_groups", "_pid", "_protocol", "_sequence", "_socket")
+
+    def __init__(
+        self, pid: int | None = None, *, groups: int = 0, protocol: int = socket.NETLINK_ROUTE
+    ) -> None:
+        self._pid, self._groups, self._protocol = pid, groups, protocol
         self._sequence = 0
+        self._open()
+
+    def _open(self) -> None:
+        with inside(self._pid):
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+            self._socket = socket.socket(socket.AF_NETLINK, kind, self._protocol)
         try:
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pack("=qq", _SECONDS, 0))
-            if groups:
-                self._socket.bind((0, groups))
+            if self._groups:
+                self._socket.bind((0, self._groups))
         except BaseException:
             self._socket.close()
             raise
@@ -167,6 +178,19 @@ class Socket:
             return False
         return True
 
+    def settle(self, name: str) -> None:
+        """Have a link that was set up carry packets at once.
+
+        The kernel notices a change of the carrier in a thread of its own, and until then a bridge forwards
+        nothing to the link. The question whether it has a carrier (ethtool(8)) is answered after that.
+        """
+        value = array("I", [_ETHTOOL_GLINK, 0])
+        request = pack("16sQ16x", os.fsencode(name), value.buffer_info()[0])
+        try:
+            fcntl.ioctl(self._socket, _SIOCETHTOOL, request)
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), f"link {name}") from None
+
     def get(self, kind: int, body: bytes) -> memoryview | None:
         """The body of the one message that answers a question about a link; None if it does not exist."""
         self._sequence += 1
@@ -183,10 +207,7 @@ class Socket:
                 raise _error(failed, "read a link", flags, message)
 
     def dump(self, kind: int, body: bytes, limit: int = 1 << 30) -> list[tuple[int, memoryview]]:
-        """All objects that a dump returns: (type, body of the message). No more than about `limit`.
-
-        The rest of a longer dump is not read; do not use the socket after that.
-        """
+        """All objects that a dump returns: (type, body of the message). No more than about `limit`."""
         for _ in range(_ROUNDS):
             self._sequence += 1
             head = _HEADER.pack(16 + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
@@ -210,6 +231,8 @@ class Socket:
                         raise OSError(failed, os.strerror(failed), "netlink dump")
                     return None if interrupted else found
                 found.append((kind, body))
+        self._socket.close()  # with the rest of the dump, which would be in the way of the next one
+        self._open()
         return found
 
     def receive(self) -> Iterator[tuple[int, int, int, memoryview]]:

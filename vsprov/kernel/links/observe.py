@@ -128,12 +128,10 @@ def interfaces_of(pids: Collection[int], on: Host | None = None) -> dict[int, di
     out = {}
     for pid in pids:
         try:
-            with netlink.inside(pid):
-                found = Socket()
+            with Socket(pid) as found:
+                out[pid] = _inner(found, on)
         except ProcessLookupError:
             continue
-        with found:
-            out[pid] = _inner(found, on)
     return out
 
 
