@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import changes, preflight, recover, settle, vanish
+from vsprov.engine.apply import changes, preflight, recover, settle
 from vsprov.engine.apply.report import Report
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
@@ -234,7 +234,10 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     binds = max((len(spec.mounts) for spec in specs), default=0)
     most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
     errors = changes.run(context, plan.changes, report, most)
-    vanish.await_links(context)
+    if context.dying or context.orphans:
+        from vsprov.engine.networks import vanish
+
+        vanish.await_links(context)
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors

@@ -6,7 +6,7 @@ import errno
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers their steps
 from vsprov.engine import steps as _steps  # noqa: F401
-from vsprov.engine.apply.register import FUNCTIONS, refuse_missing
+from vsprov.engine.apply.register import function_of, refuse_missing
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import StepError, reason
@@ -20,7 +20,7 @@ refuse_missing()
 def do(context: ApplyContext, step: Step) -> Work:
     """Carry out one step. An OSError becomes a StepError that names the step, the file and the reason."""
     try:
-        waiting = FUNCTIONS[type(step)](context, step)
+        waiting = function_of(type(step))(context, step)
         if waiting is not None:
             yield from waiting
     except OSError as error:

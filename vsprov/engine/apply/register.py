@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from sys import modules
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,8 @@ Function = Callable[["ApplyContext", Any], Work | None]
 F = TypeVar("F", bound=Function)
 
 FUNCTIONS: dict[type[Step], Function] = {}
+# Modules of steps that few plans have, and those of their functions, loaded with the first such step.
+LATE = {"vsprov.plan.network.steps": "vsprov.engine.networks.steps"}
 
 
 def carries_out(kind: type[Step]) -> Callable[[F], F]:
@@ -28,6 +31,13 @@ def carries_out(kind: type[Step]) -> Callable[[F], F]:
     return register
 
 
+def function_of(kind: type[Step]) -> Function:
+    """The function that carries out a class of steps."""
+    if kind not in FUNCTIONS:
+        import_module(LATE[kind.__module__])
+    return FUNCTIONS[kind]
+
+
 def refuse_missing() -> None:
     """Raise TypeError if a class of steps has no function: plans with such steps could not be applied."""
     # dataclass(slots=True) creates a second class; the original remains in __subclasses__().
@@ -35,6 +45,7 @@ def refuse_missing() -> None:
         kind
         for kind in Step.__subclasses__()
         if getattr(modules[kind.__module__], kind.__name__, None) is kind
+        and LATE.get(kind.__module__, __name__) in modules
     ]
     if missing := [kind.__name__ for kind in kinds if kind not in FUNCTIONS]:
         raise TypeError(f"no function of vsprov.engine carries out {', '.join(sorted(missing))}")

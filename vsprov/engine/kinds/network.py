@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.kinds.view import KindView, View, register
-from vsprov.plan.network.state import ObservedNetwork
 from vsprov.plan.observed import set_of
+
+if TYPE_CHECKING:  # loaded only if there are networks
+    from vsprov.plan.network.state import ObservedNetwork
 
 
 def status(name: str, view: View) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vsprov.engine import aspects as _aspects  # noqa: F401  registers the obser
 from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
 from vsprov.engine.kinds.view import observe_more
-from vsprov.engine.look import last_exit, networks, roots
+from vsprov.engine.look import last_exit, roots
 from vsprov.engine.run import intent, keeper
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
@@ -59,10 +59,13 @@ def observe(
     Networks are observed if the instance or `wanted` has any. Empty groups without a mark that an interrupted
     apply left count as absent; `recover.sweep` removes them.
     """
-    look = _Observer(instance, hierarchies, machine)
+    look, wanted = _Observer(instance, hierarchies, machine), tuple(wanted)
     found = look.observe(since)
-    seen = networks.observe(instance, found.servers, wanted, interrupted=look.intent.networks)
-    return replace(found, networks=seen) if seen else found
+    if not (look.intent.networks or _has_networks(instance, found, wanted)):
+        return found
+    from vsprov.engine.networks.look import networks
+
+    return replace(found, networks=networks(instance, found.servers, wanted))
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
@@ -79,6 +82,14 @@ def refuse_foreign(seen: ObservedServer, instance: str) -> None:
         )
     if seen.directory and not is_of(seen.owner, instance):
         raise ConflictError(f"Server/{seen.name}: its directory has no owner mark of this instance")
+
+
+def _has_networks(instance: Instance, found: Observed, wanted: Iterable[Object]) -> bool:
+    """Whether the manifest or the instance has any network or interface."""
+    if any(want.kind == "Network" or getattr(want.spec, "interfaces", ()) for want in wanted):
+        return True
+    recorded = (seen.applied["spec"] for seen in found.servers.values() if seen.applied)
+    return any(spec.get("interfaces") for spec in recorded) or os.path.isdir(instance.networks)
 
 
 class _Observer:

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-from vsprov.engine.apply import vanish
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects import freeze
 from vsprov.engine.guests import host_sources, launch, request
@@ -57,7 +56,10 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             os.close(pidfd)
     marks.remove_mark(context.directory("", group), "init")
     context.stopped.add(group)
-    vanish.expect(context, step.server)
+    if context.observed.networks:
+        from vsprov.engine.networks import vanish
+
+        vanish.expect(context, context.observed.networks, step.server)
 
 
 def thaw(context: ApplyContext, group: str) -> None:

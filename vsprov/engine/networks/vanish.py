@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import reason
+from vsprov.kernel.links import host
 from vsprov.plan.network import rates
-from vsprov.plan.network.state import Interface
+from vsprov.plan.network.state import Interface, SeenNetworks
 
 SECONDS = 5.0
 
 
-def expect(context: ApplyContext, server: str) -> None:
+def expect(context: ApplyContext, seen: SeenNetworks, server: str) -> None:
     """Note the links of a server that was stopped. What limits what it sends is not in its namespace."""
-    seen = context.observed.networks
-    if seen is None:
-        return
     for one in seen.interfaces.get(server, {}).values():
         if one.link and one.alias:
             context.dying[one.link] = one.alias
@@ -35,10 +33,6 @@ def forget(context: ApplyContext, made: Interface) -> None:
 
 def await_links(context: ApplyContext) -> None:
     """Wait for all links in `context.dying`, and remove those whose namespaces something else holds open."""
-    if not (context.dying or context.orphans):
-        return
-    from vsprov.kernel.links import host
-
     left = {name: context.dying[name] for name in host.wait_gone(context.dying, SECONDS)}
     for name, alias in {**left, **context.orphans}.items():
         try:

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from vsprov.kernel import firewall
+from vsprov.kernel.links import machine, probe
+from vsprov.kernel.links import observe as links
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
@@ -14,29 +17,16 @@ from vsprov.model.values import addresses
 from vsprov.plan.network import naming, sysctls
 from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, SeenNetworks
 from vsprov.plan.observed import ObservedServer
-from vsprov.store import networks
+from vsprov.store import networks as records_of_networks
 from vsprov.store.instance import Instance
 from vsprov.store.networks import NetworkRecord
 
 
-def observe(
-    instance: Instance,
-    servers: Mapping[str, ObservedServer],
-    wanted: Iterable[Object],
-    *,
-    interrupted: bool = False,
-) -> SeenNetworks | None:
-    """What there is for networks; None if neither `wanted` nor the instance has a network or an interface.
-
-    `interrupted`: an apply that was changing networks has died, so parts of them may exist without a record.
-    """
-    wanted = tuple(wanted)
-    records = networks.observe(instance)
-    if not (records or interrupted or any(map(_is_networked, wanted)) or any(map(_had, servers.values()))):
-        return None
-    from vsprov.kernel import firewall
-    from vsprov.kernel.links import observe as links
-
+def networks(
+    instance: Instance, servers: Mapping[str, ObservedServer], wanted: tuple[Object, ...]
+) -> SeenNetworks:
+    """What there is for the networks of an instance and of `wanted`."""
+    records = records_of_networks.observe(instance)
     host = links.host()
     pids = _connected(instance.name, servers, wanted, host.links)
     inner = links.interfaces_of(pids.values(), host)
@@ -64,9 +54,6 @@ def _had(seen: ObservedServer) -> bool:
 
 def _lacking(wanted: Iterable[Object]) -> dict[str, str]:
     """What this host lacks of what is wanted: {kind of link, "tbf" or "nft": why}."""
-    from vsprov.kernel import firewall
-    from vsprov.kernel.links import probe
-
     types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
     kinds: list[str] = [kind for kind in ("macvlan", "ipvlan") if kind in types]
     limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))
@@ -84,8 +71,6 @@ def _listeners(wanted: Iterable[Object]) -> tuple[Listener, ...]:
     ports = [port for want in wanted if isinstance(want.spec, Server) for port in want.spec.ports]
     if not ports:
         return ()
-    from vsprov.kernel.links import machine
-
     ranges = [addresses.port_range(port.host_port) for port in ports]
     found = machine.listeners()
     clash = any(first <= one.port <= last for one in found for first, last in ranges)

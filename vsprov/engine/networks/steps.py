@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vsprov.engine.apply import vanish
 from vsprov.engine.apply.register import carries_out
+from vsprov.engine.networks import vanish
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import StepError
 from vsprov.kernel import firewall, process

@@ -1,0 +1,1 @@
+"""Networks: observation, steps, and links that vanish. Loaded only if there are any."""
