@@ -9,7 +9,7 @@ import pytest
 
 from tests import world
 from tests.e2e.networks import HOST, NetworkLab, echo, network, network_lab
-from tests.features import requires
+from tests.features import lacking, requires
 from tests.lab import to_yaml, wait_until
 from tests.world import HOST4, IMPATIENCE, OUTSIDE, OUTSIDE6, PORT, UPLINK
 
@@ -95,3 +95,11 @@ def test_a_bridge_of_somebody_else_is_used_and_never_changed(net: NetworkLab) ->
         assert identity(net) == before
     finally:
         net.host("ip", "link", "delete", "theirs")
+
+
+def test_doctor_lists_the_kinds_of_links_that_the_kernel_lacks(net: NetworkLab) -> None:
+    found = json.loads(net.lab.vsprov("doctor", "-o", "json").stdout)
+    states = {one["feature"]: one["state"] for one in found["findings"]}
+    for kind in ("bridge", "veth", "macvlan", "ipvlan", "ifb", "tbf"):
+        assert states[f"network {kind}"] == ("degraded" if lacking(kind) else "ok"), kind
+    assert states["nftables"] == "ok"
