@@ -14,13 +14,17 @@ from tests.unit.simulate import World
 from tests.unit.test_plan_converges import few, on_each_machine, shown
 from tests.unit.wishes import HYBRID, V1, V2, wanteds
 from vsprov.manifest import load as manifests
+from vsprov.model.kinds.network import Interface as InterfaceSpec
+from vsprov.model.kinds.server import Server
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values.units import MAX
 from vsprov.plan.builder import Wanted
+from vsprov.plan.compare import applied
 from vsprov.plan.kinds import quota
 from vsprov.plan.kinds.planner import PLANNERS, Shown
 from vsprov.plan.limits import resources
-from vsprov.plan.observed import Machine, Observed, ObservedGroup
+from vsprov.plan.network.state import Interface, SeenNetworks
+from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer, Process
 from vsprov.plan.reconcile import reconcile
 
 MI = 2**20
@@ -151,3 +155,23 @@ def _one_server() -> tuple[Object, ...]:
         },
     ]
     return manifests.load_documents(text).objects
+
+
+def test_a_running_server_is_shown_with_the_addresses_that_it_has() -> None:
+    interfaces = tuple(InterfaceSpec(name=name, network="lan") for name in ("eth0", "eth1"))
+    want = Object(kind="Server", name="a", spec=Server(image="base", hostname="a", interfaces=interfaces))
+    record = applied.record(want, "sha256:1", {"eth0": ["10.20.0.5/24"], "eth1": ["10.20.0.6/24"]})
+    running = ObservedServer("a", applied=record, init=Process(7, 7))
+
+    def shown(*has: Interface) -> Any:
+        seen = SeenNetworks(interfaces={"a": {one.name: one for one in has}})
+        observed = Observed(servers={"a": running}, networks=seen)
+        return PLANNERS["Server"].show("a", Shown(observed, V2, {}), frozenset())["interfaces"]
+
+    eth0 = Interface("eth0", "veth", "02:00:00:00:00:01", 1500, frozenset(["10.20.0.5/24"]))
+    renamed = replace(eth0, name="foo")
+    assert shown(eth0, replace(eth0, name="eth1", addresses=frozenset(["10.20.0.9/24"]))) == [
+        {"name": "eth0", "network": "lan", "addresses": ["auto"], "gateway": True},
+        {"name": "eth1", "network": "lan", "addresses": ["10.20.0.9/24"], "gateway": True},
+    ]
+    assert shown(renamed) == []

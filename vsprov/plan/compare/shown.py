@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model.kinds.server import Mount
 from vsprov.model.limits.resources import write_resources
@@ -13,6 +13,9 @@ from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.kinds.planner import Shown
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine
+
+if TYPE_CHECKING:
+    from vsprov.plan.network.state import Interface
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
@@ -28,7 +31,30 @@ def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     for aspect in ASPECTS.values():
         if aspect.name in seen.live:
             spec = aspect.show(spec, seen.live[aspect.name], ignore)
+    if seen.init and spec.get("interfaces") and from_.observed.networks and seen.applied:
+        has = from_.observed.networks.interfaces.get(name, {})
+        given = seen.applied.get("addresses", {})
+        spec = {**spec, "interfaces": list(_interfaces(spec["interfaces"], given, has))}
     return {**spec, "state": seen.wanted_state}
+
+
+def _interfaces(
+    recorded: Iterable[Mapping[str, Any]],
+    given: Mapping[str, Iterable[str]],
+    has: Mapping[str, Interface],
+) -> Iterator[Mapping[str, Any]]:
+    """The recorded interfaces that a running server has, with the addresses of now if they are not those
+    that it was `given`. An interface without any gets its addresses from the network it is connected to.
+    """
+    by_name = {one.altname or one.name: one for one in has.values()}
+    for spec in recorded:
+        found, expected = by_name.get(spec["name"]), set(given.get(spec["name"], ()))
+        if spec["name"] not in given:
+            yield spec  # of the host
+        elif found and (found.addresses == expected or not expected):
+            yield spec
+        elif found:
+            yield {**spec, "addresses": sorted(found.addresses)}
 
 
 def _with_resources(spec: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def compute(builder: PlanBuilder) -> Desired:
             if spec.type == "bridge" and not spec.bridge
         },
         interfaces=interfaces,
-        tables=members.tables(instance, networks, links, found),
+        tables=members.tables(instance, awake, links, found),
         sysctls=needed,
         names=peers.files(parties.values(), networks, assignment),
         addresses=assignment.addresses,
