@@ -178,7 +178,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class FirewallNetwork:
-    """A network as the firewall sees it. `link` is its bridge ("" for routed)."""
+    """A network as the firewall sees it. `link` is its bridge ("" for routed); `borrowed`: vsprov did not
+    create it, so others than servers may be on it."""
 
     name: str
     link: str
@@ -188,6 +189,7 @@ class FirewallNetwork:
     isolated: bool
     host_access: bool
     routed: bool = False
+    borrowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
