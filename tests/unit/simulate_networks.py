@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.plan.network import naming, sysctls
+from vsprov.plan.network import naming, ruleset, sysctls
 from vsprov.plan.network.state import (
     HostLink,
     HostRoute,
@@ -210,5 +210,26 @@ class Networks:
 
 def filtered(tables: Tables, commands: list[Any]) -> Tables:
     """The tables after commands of libnftables-json(5)."""
-    assert not commands
-    return tables
+    made = {family: list(objects) for family, objects in tables.items()}
+    for each in commands:
+        ((verb, of),) = each.items()
+        ((kind, body),) = of.items()
+        if kind == "element":
+            where, one = next(
+                (number, one)
+                for number, one in enumerate(made[body["family"]])
+                for found in one.values()
+                if found.get("name") == body["name"] and ("type" in found and "hook" not in found)
+            )
+            ((sort, found),) = one.items()
+            had = [old for old in found.get("elem", []) if old not in body["elem"]]
+            assert (verb == "add") == (len(had) == len(found.get("elem", []))), each
+            elements = [*had, *(body["elem"] if verb == "add" else ())]
+            rest = {key: value for key, value in found.items() if key != "elem"}
+            made[body["family"]][where] = {sort: {**rest, **({"elem": elements} if elements else {})}}
+        elif kind == "table":
+            made.pop(body["family"], None)
+            made |= {body["family"]: [of]} if verb == "add" else {}
+        else:
+            made[body["family"]].append(of)
+    return {family: ruleset.canonical(objects) for family, objects in made.items()}

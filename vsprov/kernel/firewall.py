@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vsprov.plan.network.ruleset import canonical, table_name
+from vsprov.plan.network.ruleset import canonical, command, table_name
 from vsprov.plan.network.state import Tables
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -38,10 +38,10 @@ def read(instance: str) -> Tables:
     return {family: canonical(_list("table", family, name)) for family in sorted(families)}
 
 
-def run(commands: Sequence[str]) -> None:
-    """Carry out commands of nft(8) in one transaction. Raises OSError with what nft said."""
+def run(commands: Sequence[Mapping[str, Any]]) -> None:
+    """Carry out commands in one transaction. Raises OSError with what nft said."""
     if commands:
-        _nft("-f", "-", given="".join(f"{command}\n" for command in commands))
+        _nft("-f", "-", given="".join(f"{command(each)}\n" for each in commands))
 
 
 def foreign_drops() -> tuple[str, ...]:

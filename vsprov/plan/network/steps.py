@@ -138,7 +138,7 @@ class SetSysctl(Step):
 
 @dataclass(frozen=True, slots=True)
 class ChangeFirewall(Step):
-    """Run commands of nft(8), a JSON list of strings, in one transaction; `before` undoes them."""
+    """Run commands of libnftables-json(5), a JSON list, in one transaction; `before` undoes them."""
 
     commands: str
     before: str

@@ -6,7 +6,8 @@ object.
 """
 
 from vsprov.plan.network.ruleset.changes import Commands, changes
+from vsprov.plan.network.ruleset.script import command
 from vsprov.plan.network.ruleset.tables import tables
 from vsprov.plan.network.ruleset.text import canonical, table_name
 
-__all__ = ["Commands", "canonical", "changes", "table_name", "tables"]
+__all__ = ["Commands", "canonical", "changes", "command", "table_name", "tables"]

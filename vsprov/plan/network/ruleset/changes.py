@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vsprov.plan.network.ruleset.script import add, delete_table, elements
 from vsprov.plan.network.ruleset.text import Object
 from vsprov.plan.network.state import Tables
 
-Commands = list[str]  # of nft(8)
+Commands = list[Mapping[str, Any]]  # of libnftables-json(5); `script.command` is their text
 
 _OTHER = "other elements of sets"
 # What the elements of sets are to people.
@@ -47,14 +46,14 @@ def changes(wanted: Tables, seen: Tables) -> tuple[Commands, Commands, Commands,
         if new == old:
             continue
         if not new:
-            delta.narrow.append(delete_table(family, _name(old)))
+            delta.narrow.append({"delete": old[0]})
             delta.why.append(f"table {_name(old)} ({family}) is not needed any more")
         elif not old:
-            delta.widen += map(add, new)
-            delta.undo.append(delete_table(family, _name(new)))
+            delta.widen += _create(new)
+            delta.undo.append({"delete": new[0]})
             delta.why.append(f"table {_name(new)} ({family}) does not exist")
         elif _structure(new) != _structure(old):  # not undone: the rules that there should be are no harm
-            delta.widen += [delete_table(family, _name(old)), *map(add, new)]
+            delta.widen += [{"delete": old[0]}, *_create(new)]
             delta.why.append(f"rules of table {_name(new)} ({family}) differ")
         else:
             _change_elements(delta, new, old)
@@ -66,6 +65,10 @@ def changes(wanted: Tables, seen: Tables) -> tuple[Commands, Commands, Commands,
 
 def _name(objects: tuple[Object, ...]) -> str:
     return str(objects[0]["table"]["name"])
+
+
+def _create(objects: tuple[Object, ...]) -> Commands:
+    return [{"add": each} for each in objects]
 
 
 def _structure(objects: tuple[Object, ...]) -> list[Object]:
@@ -90,13 +93,13 @@ def _change_set(delta: _Delta, kind: str, new: Mapping[str, Any], old: Mapping[s
     # Here no element can be added while another one has its key, or a part of it.
     exclusive = kind == "map" or "interval" in new.get("flags", ())
     if more and less and exclusive:
-        delta.widen += [elements("delete", new, less), elements("add", new, more)]
-        delta.undo += [elements("delete", new, more), elements("add", new, less)]
+        delta.widen += [_command("delete", new, less), _command("add", new, more)]
+        delta.undo += [_command("delete", new, more), _command("add", new, less)]
     elif more:
-        delta.widen.append(elements("add", new, more))
-        delta.undo.append(elements("delete", new, more))
+        delta.widen.append(_command("add", new, more))
+        delta.undo.append(_command("delete", new, more))
     if less and not (more and exclusive):
-        delta.narrow.append(elements("delete", new, less))
+        delta.narrow.append(_command("delete", new, less))
     word = _WORDS.get((new["family"], new["name"].rstrip("46")), _OTHER)
     if more or less:
         before = delta.figures.get(word, (0, 0))
@@ -109,3 +112,9 @@ def _figures(more: int, less: int) -> str:
 
 def _elements(body: Mapping[str, Any]) -> dict[str, Any]:
     return {json.dumps(each): each for each in body.get("elem", ())}
+
+
+def _command(verb: str, of: Mapping[str, Any], found: list[Any]) -> Mapping[str, Any]:
+    """The elements with the types of their set, which the text of a command depends on."""
+    place = {key: of[key] for key in ("family", "table", "name", "type", "map") if key in of}
+    return {verb: {"element": {**place, "elem": found}}}

@@ -1,4 +1,4 @@
-"""Commands of nft(8) for objects in the JSON of libnftables-json(5).
+"""Commands of libnftables-json(5) as text for nft(8).
 
 nft 1.0.6, that of Debian 12, lists in JSON what it does not read in JSON, such as maps to an address and a
 port. It reads all of it as text.
@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from vsprov.plan.network.ruleset.text import Object
 
-
-def add(each: Object) -> str:
-    """The command that creates an object, with its elements."""
+def command(of: Mapping[str, Any]) -> str:
+    """The text of {"add": object}, {"add": {"element": …}}, or the same with "delete"."""
+    verb, each = next(iter(of.items()))
     kind, body = next(iter(each.items()))
+    if kind == "element":
+        place = f"{body['family']} {body['table']} {body['name']}"
+        return f"{verb} element {place} {_elements(body, body['elem'])}"
     if kind == "table":
-        return f"add table {body['family']} {body['name']}"
+        return f"{verb} table {body['family']} {body['name']}"
+    assert verb == "add", of
+    return _add(kind, body)
+
+
+def _add(kind: str, body: Mapping[str, Any]) -> str:
     place = f"{body['family']} {body['table']}"
     if kind == "rule":
         return f"add rule {place} {body['chain']} {' '.join(map(_statement, body['expr']))}"
@@ -25,15 +32,6 @@ def add(each: Object) -> str:
     if kind == "chain":
         return f"add chain {place} {body['name']} {_hook(body)}".rstrip()
     return f"add {kind} {place} {body['name']} {{ {_definition(body)} }}"
-
-
-def elements(verb: str, of: Mapping[str, Any], found: Iterable[Any]) -> str:
-    """The command that adds or deletes elements of a set or map."""
-    return f"{verb} element {of['family']} {of['table']} {of['name']} {_elements(of, found)}"
-
-
-def delete_table(family: str, name: str) -> str:
-    return f"delete table {family} {name}"
 
 
 def _hook(body: Mapping[str, Any]) -> str:
