@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.plan.network import names, naming, sysctls
+from vsprov.plan.network import naming, ruleset, sysctls
 from vsprov.plan.network.state import (
     HostLink,
     HostRoute,
     Interface,
     Listener,
     ObservedNetwork,
-    Resolver,
     SeenNetworks,
     Tables,
 )
@@ -42,7 +41,6 @@ class Refused(Exception):
 UPLINK = HostLink("eth0", "", mac="52:54:00:00:00:01", addresses=frozenset(["192.0.2.10/24"]))
 PARENT = HostLink("lan0", "", mac="52:54:00:00:00:02", mtu=9000)
 BRIDGE = HostLink("br0", "bridge", mac="52:54:00:00:00:03")
-RESOLVER = Resolver(("192.0.2.53",), ("example.org",), (), ("192.0.2.53",))
 ROUTES = (HostRoute("default", "eth0", "192.0.2.1"), HostRoute("192.0.2.0/24", "eth0"))
 
 
@@ -51,7 +49,7 @@ class Attached:
     """What a running guest has: its interfaces by name, and the names in the files that are bound into it."""
 
     interfaces: dict[str, Interface] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] | None = None  # None: it was started without interfaces
 
 
 @dataclass
@@ -82,11 +80,11 @@ class Networks:
 
     def copy(self) -> Networks:
         out = copy.copy(self)
-        for name in ("records", "links", "sysctls"):
+        for name in ("records", "links", "sysctls", "files"):
             setattr(out, name, dict(getattr(self, name)))
-        out.files = {name: dict(each) for name, each in self.files.items()}
         out.guests = {
-            name: Attached(dict(each.interfaces), dict(each.names)) for name, each in self.guests.items()
+            name: Attached(dict(each.interfaces), None if each.names is None else dict(each.names))
+            for name, each in self.guests.items()
         }
         return out
 
@@ -134,18 +132,15 @@ class Networks:
             interfaces={name: dict(each.interfaces) for name, each in self.guests.items()},
             tables=self.tables,
             sysctls=dict(self.sysctls),
-            resolver=RESOLVER,
-            names={name: dict(each.names) for name, each in self.guests.items()},
+            names={name: dict(each.names) for name, each in self.guests.items() if each.names is not None},
             listeners=self.listeners,
             foreign=self.foreign,
             lacking=self.lacking,
         )
 
     def start(self, server: str, bound: bool) -> None:
-        """A guest is created; `bound`: all of its files of names are mounted, else only /etc/hosts."""
-        if not bound:
-            self.files[server] = {names.HOSTS: ""}
-        self.guests[server] = Attached({}, dict(self.files[server]))
+        """A guest is created; `bound`: its files of names are mounted."""
+        self.guests[server] = Attached({}, dict(self.files.get(server, {})) if bound else None)
 
     def attach(self, server: str, interface: Interface) -> None:
         """Create an interface, with its end on the host."""
@@ -206,7 +201,7 @@ class Networks:
                 for server, name, text, _ in files:
                     self.files.setdefault(server, {})[name] = text
                     guest = self.guests.get(server)
-                    if guest and name in guest.names:
+                    if guest and guest.names is not None:
                         guest.names[name] = text
             case _:
                 return False
@@ -215,5 +210,26 @@ class Networks:
 
 def filtered(tables: Tables, commands: list[Any]) -> Tables:
     """The tables after commands of libnftables-json(5)."""
-    assert not commands
-    return tables
+    made = {family: list(objects) for family, objects in tables.items()}
+    for each in commands:
+        ((verb, of),) = each.items()
+        ((kind, body),) = of.items()
+        if kind == "element":
+            where, one = next(
+                (number, one)
+                for number, one in enumerate(made[body["family"]])
+                for found in one.values()
+                if found.get("name") == body["name"] and ("type" in found and "hook" not in found)
+            )
+            ((sort, found),) = one.items()
+            had = [old for old in found.get("elem", []) if old not in body["elem"]]
+            assert (verb == "add") == (len(had) == len(found.get("elem", []))), each
+            elements = [*had, *(body["elem"] if verb == "add" else ())]
+            rest = {key: value for key, value in found.items() if key != "elem"}
+            made[body["family"]][where] = {sort: {**rest, **({"elem": elements} if elements else {})}}
+        elif kind == "table":
+            made.pop(body["family"], None)
+            made |= {body["family"]: [of]} if verb == "add" else {}
+        else:
+            made[body["family"]].append(of)
+    return {family: ruleset.canonical(objects) for family, objects in made.items()}

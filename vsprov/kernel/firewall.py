@@ -1,27 +1,165 @@
-"""The instance's nft tables, through nft(8). A placeholder without tables."""
+"""The instance's nft tables, through nft(8), and rulesets of others that are in the way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vsprov.plan.network.ruleset import canonical, command, table_name
 from vsprov.plan.network.state import Tables
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_SECONDS = 60
+OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
 def lacking() -> str:
     """Why the firewall cannot be used on this host; "" if it can."""
+    if not _program("nft"):
+        return "nft is not installed; Debian has it in the package nftables"
+    try:
+        _nft("list", "tables")
+    except OSError as error:
+        return error.strerror or str(error)
     return ""
 
 
 def read(instance: str) -> Tables:
-    """The tables of an instance."""
-    return {}
+    """The tables of an instance in their canonical form, by family; {} if there are none."""
+    if not _program("nft"):
+        return {}
+    name = table_name(instance)
+    places = [each["table"] for each in _list("tables") if "table" in each]
+    families = [each["family"] for each in places if each["name"] == name]
+    return {family: canonical(_list("table", family, name)) for family in sorted(families)}
 
 
 def run(commands: Sequence[Mapping[str, Any]]) -> None:
-    """Carry out commands in one transaction."""
+    """Carry out commands in one transaction. Raises OSError with what nft said."""
+    if commands:
+        _nft("-f", "-", given="".join(f"{command(each)}\n" for each in commands))
 
 
 def foreign_drops() -> tuple[str, ...]:
-    """Descriptions of rulesets of others that drop forwarded packets."""
-    return ()
+    """Descriptions of rulesets of others that drop forwarded packets, and what to do about each.
+
+    A packet passes only if no base chain drops it, so that our own rules cannot allow it. A ruleset that has
+    a rule for our links is left out: whoever manages it knows of them.
+    """
+    if not _program("nft"):
+        return ()
+    out = []
+    for each in _list("chains"):
+        chain = each.get("chain", {})
+        if chain.get("hook") != "forward" or chain["table"].startswith(table_name("")):
+            continue
+        rules = _list("table", chain["family"], chain["table"])
+        last = [one["rule"]["expr"] for one in rules if _is_rule_of(one, chain["name"])][-1:]
+        drops = chain.get("policy") == "drop" or any(map(_drops_all, last))
+        if drops and not any(map(_names_our_links, rules)):
+            out.append(_describe(chain["family"], chain["table"], chain["name"], rules))
+    return (*out, *_legacy_drops())
+
+
+def _is_rule_of(each: Mapping[str, Any], chain: str) -> bool:
+    return bool("rule" in each and each["rule"]["chain"] == chain)
+
+
+def _drops_all(expressions: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a rule drops or rejects whatever comes to it."""
+    kinds = [kind for each in expressions for kind in each]
+    return set(kinds) <= {"counter", "log", "limit", "drop", "reject"} and kinds[-1] in ("drop", "reject")
+
+
+def _names_our_links(each: Mapping[str, Any]) -> bool:
+    """Whether a rule is about links with names as ours, and does not drop."""
+    expressions = each.get("rule", {}).get("expr", ())
+    links = [one["match"]["right"] for one in expressions if _is_about_links(one)]
+    ours = any(isinstance(name, str) and name.startswith(OUR_LINKS) for name in links)
+    return ours and not ({"drop", "reject"} & {kind for one in expressions for kind in one})
+
+
+def _is_about_links(one: Mapping[str, Any]) -> bool:
+    left = one.get("match", {}).get("left", {})
+    return isinstance(left, dict) and left.get("meta", {}).get("key") in ("iifname", "oifname")
+
+
+def _describe(family: str, table: str, chain: str, rules: Sequence[Mapping[str, Any]]) -> str:
+    names = {each["chain"]["name"] for each in rules if "chain" in each}
+    what = f"chain {chain} of table {table} ({family}) drops forwarded packets"
+    iptables = "ip6tables" if family == "ip6" else "iptables"
+    if table == "firewalld":
+        add = "firewall-cmd --zone=trusted --add-interface=BRIDGE"
+        return f"firewalld: {what}; add the bridges to a zone: {add}"
+    if any(name.startswith("ufw") for name in names):
+        return f"ufw: {what}; allow them: ufw route allow in on BRIDGE, ufw route allow out on BRIDGE"
+    if "DOCKER-USER" in names:
+        rule = f"{iptables} -I DOCKER-USER"
+        return f"Docker: {what}; allow them: {rule} -i vb+ -j ACCEPT, {rule} -o vb+ -j ACCEPT"
+    if chain == "FORWARD":
+        rule = f"{iptables} -I FORWARD"
+        return f"{what}; allow them: {rule} -i vb+ -j ACCEPT, {rule} -o vb+ -j ACCEPT"
+    rule = f"nft insert rule {family} {table} {chain}"
+    return f"{what}; allow them: {rule} iifname 'vb*' accept, {rule} oifname 'vb*' accept"
+
+
+def _legacy_drops() -> Iterator[str]:
+    """The same of the tables of iptables-legacy(8), which nft does not show."""
+    for names, program in (("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")):
+        try:
+            with open(f"/proc/thread-self/net/{names}") as file:
+                loaded = "filter" in file.read().split()
+        except FileNotFoundError:  # the module is not loaded
+            loaded = False
+        if loaded and _program(program):
+            rules = _output(program, "-S").splitlines()
+            last = [rule for rule in rules if rule.startswith("-A FORWARD ")][-1:]
+            drops = "-P FORWARD DROP" in rules or last in (["-A FORWARD -j DROP"], ["-A FORWARD -j REJECT"])
+            if drops and not any(f" -i {name}" in rule for rule in rules for name in OUR_LINKS):
+                family = "ip6" if program.startswith("ip6") else "ip"
+                chains = [{"chain": {"name": rule.split()[1]}} for rule in rules if rule.startswith("-N ")]
+                yield _describe(family, "filter", "FORWARD", chains)
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=_PATH)
+
+
+def _list(*words: str) -> list[Mapping[str, Any]]:
+    """The objects that `nft -j list …` prints."""
+    found: list[Mapping[str, Any]] = json.loads(_nft("-j", "list", *words))["nftables"]
+    return found
+
+
+def _nft(*words: str, given: str = "") -> str:
+    return _output("nft", *words, given=given)
+
+
+def _output(name: str, *words: str, given: str = "") -> str:
+    """What a program prints. It runs in the network namespace of the calling thread."""
+    import subprocess  # slow to import
+
+    program = _program(name)
+    if not program:
+        raise FileNotFoundError(errno.ENOENT, f"{name} is not installed", name)
+    done = subprocess.run(
+        [program, *words],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if done.returncode != 0:
+        raise OSError(errno.EIO, f"{name}: {_said(done.stderr)}")
+    return done.stdout
+
+
+def _said(text: str) -> str:
+    """The lines of nft's messages, without the input that it repeats."""
+    lines = [line.strip() for line in text.splitlines()]
+    return "; ".join(line for line in lines if "Error" in line) or "; ".join(lines[:1]) or "no message"

@@ -89,6 +89,7 @@ def tables(
             spec.isolated,
             spec.host_access,
             spec.type == "routed",
+            bool(spec.bridge),
         )
         for name, spec in networks.items()
         if spec.type in FILTERED

@@ -1,0 +1,218 @@
+"""The table of the bridge family: what servers may send, and what they may send to each other.
+
+The ports of bridges are known here only, and servers of one network reach each other without passing the
+inet family (unless br_netfilter is loaded). There is no connection tracking: a set with a timeout remembers
+what was allowed, so that answers pass.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from vsprov.plan.network.ruleset import elements
+from vsprov.plan.network.ruleset.elements import TYPES
+from vsprov.plan.network.ruleset.text import (
+    ACCEPT,
+    DROP,
+    ETHER_SOURCE,
+    ETHER_TYPE,
+    IIFNAME,
+    L4PROTO,
+    OIFNAME,
+    PORT,
+    RETURN,
+    SOURCE_PORT,
+    Expression,
+    Object,
+    Table,
+    among,
+    concat,
+    count,
+    destination,
+    goto,
+    jump,
+    match,
+    payload,
+    source,
+    verdicts,
+)
+from vsprov.plan.network.state import Member
+
+TARGET: Expression = {"payload": {"base": "th", "offset": 64, "len": 128}}  # RFC 4861, 4.3 and 4.4
+REASONS = (
+    "spoofed_mac",
+    "spoofed_arp",
+    "spoofed_ip",
+    "spoofed_ip6",
+    "spoofed_neighbor",
+    "router_advert",
+    "icmp_redirect",
+    "dhcp_server",
+    "ethertype",
+    "link_local_frame",
+    "refused",
+)
+FLOWS, FLOW_SECONDS, TCP_FLOW_SECONDS = 262144, 180, 3 * 3600
+# What answers a request, reports an error or belongs to neighbor discovery.
+ICMP_ANSWERS = {
+    4: ("echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"),
+    6: (
+        "destination-unreachable",
+        "packet-too-big",
+        "time-exceeded",
+        "parameter-problem",
+        "echo-reply",
+        "mld-listener-query",
+        "mld-listener-report",
+        "mld-listener-done",
+        "nd-router-solicit",
+        "nd-router-advert",
+        "nd-neighbor-solicit",
+        "nd-neighbor-advert",
+        "mld2-listener-report",
+    ),
+}
+
+
+def table(name: str, members: Sequence[Member]) -> tuple[Object, ...]:
+    made = Table("bridge", name)
+    made.counters(*REASONS)
+    _sets(made, members)
+    _sent(made)
+    _between(made, members)
+    return made.objects()
+
+
+def _sets(made: Table, members: Sequence[Member]) -> None:
+    made.map("ports", "ifname", "verdict", [[each.link, jump("sent")] for each in members])
+    own = [
+        concat(each.link, hex(int(ipaddress.IPv6Address(address))))
+        for each in members
+        for address in elements.senders(6, each.mac, each.addresses)
+    ]
+    made.set("neighbors", ["ifname", "integer"], own)
+    made.set("macs", ["ifname", "ether_addr"], [concat(each.link, each.mac) for each in members])
+    for family, kind in TYPES.items():
+        found = [
+            concat(each.link, each.mac, address)
+            for each in members
+            for address in elements.senders(family, each.mac, each.addresses)
+        ]
+        made.set(f"senders{family}", ["ifname", "ether_addr", kind], found)
+
+
+def _refuse(reason: str) -> tuple[Expression, Expression]:
+    return count(reason), DROP
+
+
+def _sent(made: Table) -> None:
+    """What a server sends must be from its own MAC address and addresses."""
+    for chain in ("sent", "sent_arp", "sent_ip", "sent_ip6"):
+        made.chain(chain)
+    made.base("prerouting", "prerouting", -300)
+    made.rule("prerouting", verdicts(IIFNAME, "@ports"))
+    # Frames to 01:80:c2:00:00:0X do not pass prerouting, but a bridge learns their senders (br_input.c).
+    made.base("input", "input", -200)
+    reserved = match({"&": [payload("ether", "daddr"), "ff:ff:ff:ff:ff:f0"]}, "01:80:c2:00:00:00")
+    made.rule("input", reserved, match(IIFNAME, "@links"), *_refuse("link_local_frame"))
+    made.rule("sent", match(concat(IIFNAME, ETHER_SOURCE), "@macs", "!="), *_refuse("spoofed_mac"))
+    kinds = [["ip", goto("sent_ip")], ["arp", goto("sent_arp")], ["ip6", goto("sent_ip6")]]
+    made.rule("sent", verdicts(ETHER_TYPE, {"set": kinds}))
+    made.rule("sent", *_refuse("ethertype"))
+    _sent_arp(made)
+    _sent_ip(made)
+    _sent_ip6(made)
+
+
+def _sent_arp(made: Table) -> None:
+    sender = payload("arp", "saddr ether")
+    made.rule("sent_arp", match(concat(IIFNAME, sender, payload("arp", "saddr ip")), "@senders4"), RETURN)
+    probe = match(payload("arp", "saddr ip"), "0.0.0.0")  # RFC 5227: is my address taken?
+    target = match(concat(IIFNAME, sender, payload("arp", "daddr ip")), "@senders4")
+    made.rule("sent_arp", probe, target, RETURN)
+    made.rule("sent_arp", *_refuse("spoofed_arp"))
+
+
+def _sent_ip(made: Table) -> None:
+    made.rule("sent_ip", match(payload("udp", "dport"), 68), *_refuse("dhcp_server"))
+    misleading = among(payload("icmp", "type"), "redirect", "router-advertisement")
+    made.rule("sent_ip", misleading, *_refuse("icmp_redirect"))
+    made.rule("sent_ip", match(concat(IIFNAME, ETHER_SOURCE, source(4)), "@senders4"), RETURN)
+    made.rule("sent_ip", *_refuse("spoofed_ip"))
+
+
+def _sent_ip6(made: Table) -> None:
+    kind, unspecified = payload("icmpv6", "type"), match(source(6), "::")
+    made.rule("sent_ip6", match(kind, "nd-router-advert"), *_refuse("router_advert"))
+    made.rule("sent_ip6", match(kind, "nd-redirect"), *_refuse("icmp_redirect"))
+    made.rule("sent_ip6", match(payload("udp", "dport"), 546), *_refuse("dhcp_server"))
+    # nft 1.0.6 has no name for the target of neighbor discovery.
+    stolen = match(concat(IIFNAME, TARGET), "@neighbors", "!=")
+    made.rule("sent_ip6", match(kind, "nd-neighbor-advert"), stolen, *_refuse("spoofed_neighbor"))
+    # Duplicate address detection of its own addresses, and the first multicast reports (RFC 3810, 5.2.13).
+    probe = match(kind, "nd-neighbor-solicit")
+    made.rule("sent_ip6", unspecified, probe, stolen, *_refuse("spoofed_neighbor"))
+    made.rule("sent_ip6", unspecified, among(kind, "nd-neighbor-solicit", "mld2-listener-report"), RETURN)
+    made.rule("sent_ip6", match(concat(IIFNAME, ETHER_SOURCE, source(6)), "@senders6"), RETURN)
+    made.rule("sent_ip6", *_refuse("spoofed_ip6"))
+
+
+def _between(made: Table, members: Sequence[Member]) -> None:
+    """Firewalls of servers, for what servers of a network send to each other."""
+    inward = [each for each in members if each.ingress is not None]
+    outward = [each for each in members if each.egress is not None]
+    made.set("links", "ifname", [each.link for each in members])
+    made.set("guarded", "ifname", sorted({each.link for each in (*inward, *outward)}))
+    made.set("guarded_in", "ifname", [each.link for each in inward])
+    made.set("guarded_out", "ifname", [each.link for each in outward])
+    made.base("forward", "forward", 0)
+    made.rule("forward", match(IIFNAME, "@guarded"), goto("guard"))
+    made.rule("forward", match(OIFNAME, "@guarded"), goto("guard"))
+    made.chain("guard")
+    made.rule("guard", match(ETHER_TYPE, "arp"), ACCEPT)
+    made.rule("guard", verdicts(ETHER_TYPE, {"set": [["ip", goto("guard4")], ["ip6", goto("guard6")]]}))
+    made.rule("guard", *_refuse("refused"))
+    for family, kind in TYPES.items():
+        _guard(made, family)
+        peer = ["ifname", kind, "inet_proto", "inet_service"]
+        for name, of in (("in", inward), ("out", outward)):
+            found = [
+                concat(each.link, *box)
+                for each in of
+                for box in elements.openings(family, (each.ingress if name == "in" else each.egress) or ())
+            ]
+            made.set(f"open_{name}{family}", peer, found, flags=["interval"])
+        flow = [kind, "inet_service", kind, "inet_service", "inet_proto"]
+        made.set(f"flows{family}", flow, flags=["timeout"], timeout=FLOW_SECONDS, size=FLOWS)
+
+
+def _guard(made: Table, family: int) -> None:
+    chain, inward, outward = f"guard{family}", f"guard_in{family}", f"guard_out{family}"
+    for each in (chain, inward, outward):
+        made.chain(each)
+    kind = payload("icmp" if family == 4 else "icmpv6", "type")
+    made.rule(chain, among(kind, *ICMP_ANSWERS[family]), ACCEPT)
+    made.rule(chain, *_later_fragment(family), ACCEPT)  # worth nothing without the first, which has ports
+    flow = concat(source(family), SOURCE_PORT, destination(family), PORT, L4PROTO)
+    made.rule(chain, match(flow, f"@flows{family}"), ACCEPT)
+    made.rule(chain, match(IIFNAME, "@guarded_out"), jump(outward))
+    made.rule(chain, match(OIFNAME, "@guarded_in"), jump(inward))
+    for protocol in ("tcp", "udp"):
+        ports = payload(protocol, "dport"), payload(protocol, "sport")
+        answer = concat(destination(family), ports[0], source(family), ports[1], L4PROTO)
+        lasting = {"elem": {"val": answer, "timeout": TCP_FLOW_SECONDS}} if protocol == "tcp" else answer
+        made.rule(chain, {"set": {"op": "update", "elem": lasting, "set": f"@flows{family}"}})
+    made.rule(chain, ACCEPT)
+    to = concat(IIFNAME, destination(family), L4PROTO, PORT)
+    made.rule(outward, match(to, f"@open_out{family}"), RETURN)
+    made.rule(outward, *_refuse("refused"))
+    of = concat(OIFNAME, source(family), L4PROTO, PORT)
+    made.rule(inward, match(of, f"@open_in{family}"), RETURN)
+    made.rule(inward, *_refuse("refused"))
+
+
+def _later_fragment(family: int) -> tuple[Expression, ...]:
+    if family == 4:
+        return (match({"&": [payload("ip", "frag-off"), 0x1FFF]}, 0, "!="),)
+    return (match({"exthdr": {"name": "frag", "field": "frag-off"}}, 0, "!="),)
