@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.plan.network import naming, ruleset, sysctls
+from vsprov.plan.network import names, naming, ruleset, sysctls
 from vsprov.plan.network.state import (
     HostLink,
     HostRoute,
     Interface,
     Listener,
     ObservedNetwork,
+    Resolver,
     SeenNetworks,
     Tables,
 )
@@ -41,6 +42,7 @@ class Refused(Exception):
 UPLINK = HostLink("eth0", "", mac="52:54:00:00:00:01", addresses=frozenset(["192.0.2.10/24"]))
 PARENT = HostLink("lan0", "", mac="52:54:00:00:00:02", mtu=9000)
 BRIDGE = HostLink("br0", "bridge", mac="52:54:00:00:00:03")
+RESOLVER = Resolver(("192.0.2.53",), ("example.org",), (), ("192.0.2.53",))
 ROUTES = (HostRoute("default", "eth0", "192.0.2.1"), HostRoute("192.0.2.0/24", "eth0"))
 
 
@@ -49,7 +51,7 @@ class Attached:
     """What a running guest has: its interfaces by name, and the names in the files that are bound into it."""
 
     interfaces: dict[str, Interface] = field(default_factory=dict)
-    names: dict[str, str] | None = None  # None: it was started without interfaces
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,11 +82,11 @@ class Networks:
 
     def copy(self) -> Networks:
         out = copy.copy(self)
-        for name in ("records", "links", "sysctls", "files"):
+        for name in ("records", "links", "sysctls"):
             setattr(out, name, dict(getattr(self, name)))
+        out.files = {name: dict(each) for name, each in self.files.items()}
         out.guests = {
-            name: Attached(dict(each.interfaces), None if each.names is None else dict(each.names))
-            for name, each in self.guests.items()
+            name: Attached(dict(each.interfaces), dict(each.names)) for name, each in self.guests.items()
         }
         return out
 
@@ -132,15 +134,18 @@ class Networks:
             interfaces={name: dict(each.interfaces) for name, each in self.guests.items()},
             tables=self.tables,
             sysctls=dict(self.sysctls),
-            names={name: dict(each.names) for name, each in self.guests.items() if each.names is not None},
+            resolver=RESOLVER,
+            names={name: dict(each.names) for name, each in self.guests.items()},
             listeners=self.listeners,
             foreign=self.foreign,
             lacking=self.lacking,
         )
 
     def start(self, server: str, bound: bool) -> None:
-        """A guest is created; `bound`: its files of names are mounted."""
-        self.guests[server] = Attached({}, dict(self.files.get(server, {})) if bound else None)
+        """A guest is created; `bound`: all of its files of names are mounted, else only /etc/hosts."""
+        if not bound:
+            self.files[server] = {names.HOSTS: ""}
+        self.guests[server] = Attached({}, dict(self.files[server]))
 
     def attach(self, server: str, interface: Interface) -> None:
         """Create an interface, with its end on the host."""
@@ -201,7 +206,7 @@ class Networks:
                 for server, name, text, _ in files:
                     self.files.setdefault(server, {})[name] = text
                     guest = self.guests.get(server)
-                    if guest and guest.names is not None:
+                    if guest and name in guest.names:
                         guest.names[name] = text
             case _:
                 return False

@@ -136,7 +136,7 @@ def networks_happen(world: Situation, what: str, how: Any) -> bool:
         networks.sysctls |= how
     elif what == "names":
         for server, text in how.items():
-            networks.guests[server].names = {"hosts": text}
+            networks.guests[server].names["hosts"] = text
     elif what == "listener":
         networks.listeners = (Listener("tcp", how["address"], how["tcp"], how["process"]),)
     elif what == "foreign":

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         source: str  # links in it are followed: a path of the client's own descriptor in /proc
         recursive: bool
         idmap: bool  # ids in it are those of the host
+        over_link: NotRequired[bool]  # a link at the target is replaced, not followed
         owner: tuple[int, int] | None  # host uid and gid that are the guest's root; others are not mapped
 
     class Tmpfs(MountFlags):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vsprov.engine.guests.host_sources import OpenSources
 from vsprov.model.kinds.server import Mount as MountSpec
 from vsprov.model.kinds.server import Server
-from vsprov.store import hosts_file, machine_id
+from vsprov.store import machine_id, names_files
 from vsprov.store.hostimage import Bind as HostBind
 
 if TYPE_CHECKING:
@@ -20,15 +20,15 @@ RESOLVER = "/etc/resolv.conf"
 
 
 def of_server(
-    spec: Server, binds: Sequence[HostBind], sources: OpenSources, *, hosts: str, base: int, own_id: str
+    spec: Server, binds: Sequence[HostBind], sources: OpenSources, *, folder: str, base: int, own_id: str
 ) -> list[Mount]:
     """The mounts of a server, in their order; `binds` are those of its image.
 
-    `hosts`: the path of its own /etc/hosts; `base`: its first host id; `own_id`: its machine ID.
+    `folder`: its directory; `base`: its first host id; `own_id`: its machine ID.
     """
     return [
         *_image_binds(binds, sources),
-        _hosts_file(hosts, spec, base),
+        *_names_files(folder, spec, base),
         _machine_id(own_id),
         *(_mount(mount, sources) for mount in spec.mounts),
     ]
@@ -82,11 +82,26 @@ def _bind(
     }
 
 
-def _hosts_file(path: str, spec: Server, base: int) -> Bind:
-    """The mount of the server's own /etc/hosts, which is up to date; mounts of the manifest may cover it."""
-    hosts_file.update(path, spec.hostname, base)
+def _names_files(folder: str, spec: Server, base: int) -> list[Bind]:
+    """The mounts of the server's own /etc/hosts and the like; mounts of the manifest may cover them.
+
+    They replace links: an image with systemd-resolved has one to /run, which may be covered.
+    """
+    files = names_files.prepare(folder, spec.hostname, base, interfaces=bool(spec.interfaces))
     read_only = spec.security.read_only_root
-    return _bind(path, hosts_file.TARGET, read_only=read_only, recursive=False, idmap=False)
+    return [
+        {
+            **_bind(
+                f"{folder}/{file}",
+                names_files.TARGETS[file],
+                read_only=read_only,
+                recursive=False,
+                idmap=False,
+            ),
+            "over_link": True,
+        }
+        for file in files
+    ]
 
 
 def _machine_id(own: str) -> File:

@@ -26,7 +26,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
-from vsprov.store import hosts_file, machine_id
+from vsprov.store import machine_id
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers import layers
@@ -79,7 +79,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
             spec,
             image.binds,
             sources,
-            hosts=f"{path}/{hosts_file.NAME}",
+            folder=path,
             base=context.bases[server.name],
             own_id=machine_id.provide(path),
         ),

@@ -14,12 +14,17 @@ from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.values import addresses
+from vsprov.plan.network import names as names_of_servers
 from vsprov.plan.network import naming, sysctls
-from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, SeenNetworks
+from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, Resolver, SeenNetworks
 from vsprov.plan.observed import ObservedServer
+from vsprov.store import names_files
 from vsprov.store import networks as records_of_networks
 from vsprov.store.instance import Instance
 from vsprov.store.networks import NetworkRecord
+
+RESOLV_CONF, UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"  # systemd-resolved.service(8)
+LARGEST_RESOLV_CONF = 64 << 10
 
 
 def networks(
@@ -37,6 +42,12 @@ def networks(
         interfaces={name: inner[pid] for name, pid in pids.items() if pid in inner},
         tables=firewall.read(instance.name),
         sysctls=_sysctls(records, host.links, host.routes),
+        names={
+            name: names_files.read(f"{instance.servers}/{name}")
+            for name, seen in servers.items()
+            if seen.init and (name in pids or _had(seen))
+        },
+        resolver=_resolver(),
         listeners=_listeners(wanted),
         foreign=firewall.foreign_drops(),
         lacking=_lacking(wanted),
@@ -115,6 +126,18 @@ def _connected(
 
 def _aliases(links: Mapping[str, HostLink]) -> set[str]:
     return {link.alias for link in links.values()}
+
+
+def _resolver() -> Resolver:
+    """The name servers of the host, and those of its systemd-resolved."""
+    texts = []
+    for path in (RESOLV_CONF, UPSTREAM):
+        try:
+            with open(path, errors="surrogateescape") as file:
+                texts.append(file.read(LARGEST_RESOLV_CONF))
+        except OSError:  # hosts need not have one
+            texts.append("")
+    return names_of_servers.parse_resolver(*texts)
 
 
 def _sysctls(

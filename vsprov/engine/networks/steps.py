@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.networks import vanish
 from vsprov.engine.run.context import ApplyContext
-from vsprov.errors import StepError
+from vsprov.errors import EXHAUSTED, StepError, reason
 from vsprov.kernel import firewall, process
 from vsprov.kernel.links import host, interfaces, machine
 from vsprov.plan.compare import applied
@@ -27,7 +27,7 @@ from vsprov.plan.network.steps import (
     WriteNames,
     WriteNetwork,
 )
-from vsprov.store import networks
+from vsprov.store import names_files, networks
 from vsprov.store.disk.marks import Owner
 
 
@@ -109,4 +109,13 @@ def change_firewall(context: ApplyContext, step: ChangeFirewall) -> None:
 
 @carries_out(WriteNames)
 def write_names(context: ApplyContext, step: WriteNames) -> None:
-    pass
+    """A file that a process of the server has leased is left for the next apply."""
+    for server, name, text, _ in step.files:
+        folder = f"{context.instance.servers}/{server}"
+        try:
+            names_files.write(folder, name, text, context.hostname(server), context.bases.get(server))
+        except BlockingIOError:
+            context.notice(f"{server}: {names_files.TARGETS[name]} is in use; the next apply updates it")
+        except OSError as error:
+            message = f"{server}: update {names_files.TARGETS[name]}: write {folder}/{name}: {reason(error)}"
+            raise StepError(message, hint=EXHAUSTED.get(error.errno or 0, "")) from error

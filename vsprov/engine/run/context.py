@@ -15,6 +15,7 @@ from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.kinds.network import Network
+from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object, read_spec
 from vsprov.plan import ranges
 from vsprov.plan.observed import Machine, Observed, Process, is_of
@@ -185,6 +186,15 @@ class ApplyContext:
             spec = want.spec
         assert isinstance(spec, Network)
         return spec
+
+    def hostname(self, server: str) -> str:
+        """The hostname of a server: as it is wanted, or as it was last applied."""
+        want = self.wanted.get(f"Server/{server}")
+        if want is not None:
+            assert isinstance(want.spec, Server)
+            return want.spec.hostname
+        seen = self.observed.servers.get(server)
+        return str(seen.applied["spec"].get("hostname", server)) if seen and seen.applied else server
 
     def image(self, name: str) -> ImageRecord:
         """The record of an image in the store."""

@@ -8,7 +8,7 @@ from errno import EEXIST, ENOENT
 from ..mounts import attributes_of
 from ..sys_calls import FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
 from .mount_check import record_mount, record_target
-from .program import ANYWHERE, PLAIN, ChildProgram
+from .program import ANYWHERE, ON_LINK, PLAIN, ChildProgram
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
@@ -25,21 +25,22 @@ def write_declared_mounts(
         if entry["type"] == "tmpfs":
             _tmpfs(p, free, entry)
         else:
-            _attach(p, bind, free, entry["target"], directories[bind - first])
+            over_link = entry["type"] == "bind" and entry.get("over_link", False)
+            _attach(p, bind, free, entry["target"], directories[bind - first], over_link)
             bind += 1
 
 
-def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool) -> None:
+def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool, over_link: bool = False) -> None:
     """Attach a detached mount at a path inside the root, which is created if absent."""
-    open_or_create(p, fd, path, directory)
+    open_or_create(p, fd, path, directory, over_link)
     record_target(p, fd, path)
     record_mount(p, tree)
     p.move_mount(tree, fd)
     p.call("close", fd)
 
 
-def open_or_create(p: ChildProgram, fd: int, path: str, directory: bool) -> None:
-    """Open a path inside the root as `fd`; create what is absent.
+def open_or_create(p: ChildProgram, fd: int, path: str, directory: bool, over_link: bool = False) -> None:
+    """Open a path inside the root as `fd`; create what is absent. `over_link`: open a link itself.
 
     Absent directories are created one by one from "/". mkdir(2) does not follow a dangling link on the way
     (CVE-2024-45310): then the spawner creates the path, see `absent`. An absent path with ".." in it is not
@@ -51,7 +52,7 @@ def open_or_create(p: ChildProgram, fd: int, path: str, directory: bool) -> None
         p.open_inside(fd, target, ANYWHERE)
         return
     start = len(p.calls)
-    p.open_inside(fd, target, ANYWHERE, on=((ENOENT, 1),))
+    p.open_inside(fd, target, ON_LINK if over_link else ANYWHERE, on=((ENOENT, 1),))
     p.open_inside(fd, b"/", ANYWHERE)
     dangling = len(p.calls) + 5 * len(parts) + (not directory)
     for depth, name in enumerate(parts, 1):

@@ -234,8 +234,9 @@ def how(flags: int, resolve: int) -> int:
 
 EMPTY = CONSTANTS.text(b"")
 
-# A path inside the root, whatever symbolic links the image has; one name that is not a link; such a
-# directory.
+# A path inside the root, whatever symbolic links the image has; the same, but a link at its end itself; one
+# name that is not a link; such a directory.
 ANYWHERE = how(os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+ON_LINK = how(os.O_PATH | os.O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 PLAIN = how(os.O_PATH | os.O_NOFOLLOW, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
 PLAIN_DIRECTORY = how(os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)

@@ -9,8 +9,8 @@ from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
 from vsprov.model.values.addresses import port_range
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import addresses, members, naming
-from vsprov.plan.network.desired import Desired
+from vsprov.plan.network import addresses, members, names, naming
+from vsprov.plan.network.desired import Desired, uses_host
 from vsprov.plan.network.party import Party
 from vsprov.plan.network.state import Listener
 
@@ -187,6 +187,9 @@ def _server(builder: PlanBuilder, desired: Desired, party: Party) -> None:
             builder.note(address, f"uses the network stack of the host (network {one.network}): no isolation")
         elif network.type not in members.FILTERED and (without := _unfiltered(spec)):
             builder.note(address, f"{without} do not apply to interface {one.name} ({network.type})")
+    if not spec.dns.nameservers and (why := names.without_servers(desired.seen.resolver)):
+        if any(one.addresses for one in spec.interfaces) and not uses_host(spec, desired.networks):
+            builder.note(address, f"no name server: {why}")
     for peer in _unknown_peers(desired, spec.firewall.ingress, spec.firewall.egress):
         builder.problem(address, f"no server or network {peer} exists", path="spec.firewall")
     for direction, feature in (("egress", "ifb"), ("ingress", "tbf")):

@@ -17,7 +17,7 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.values.units import MAX
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
-from vsprov.plan.network import addresses, members, naming, peers, sysctls
+from vsprov.plan.network import addresses, members, names, naming, sysctls
 from vsprov.plan.network.addresses import Assignment, Place
 from vsprov.plan.network.compare import ServerNetwork
 from vsprov.plan.network.party import Party
@@ -105,7 +105,7 @@ def compute(builder: PlanBuilder) -> Desired:
         interfaces=interfaces,
         tables=members.tables(instance, awake, links, found),
         sysctls=needed,
-        names=peers.files(parties.values(), networks, assignment),
+        names=names.files(parties.values(), networks, assignment, seen.resolver),
         addresses=assignment.addresses,
     )
     return Desired(

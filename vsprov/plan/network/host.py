@@ -6,11 +6,12 @@ One change comes before those of servers and only adds; another comes after them
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import compare, naming, networks, rates
+from vsprov.plan.network import compare, names, naming, networks, rates
 from vsprov.plan.network.desired import Desired
 from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, SetSysctl, WriteNames
 from vsprov.plan.plan import Change, PathChange, change
@@ -124,11 +125,11 @@ def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
 def _names(builder: PlanBuilder, desired: Desired, first: _Work, explained: bool) -> None:
     """The files of running servers; those of others are written when they start."""
     files = [
-        (server, name, text, desired.seen.names[server].get(name, ""))
-        for server, texts in desired.wanted.names.items()
-        if server in desired.seen.names and server in desired.wanted.interfaces
-        for name, text in texts.items()
-        if desired.seen.names[server].get(name, "") != text
+        (server, name, texts[name], before)
+        for server, found in desired.seen.names.items()
+        if (texts := _texts(builder, desired, server))
+        for name, before in found.items()
+        if texts.get(name, before) != before
     ]
     if files:
         first.steps.append(WriteNames(tuple(files)))
@@ -137,6 +138,15 @@ def _names(builder: PlanBuilder, desired: Desired, first: _Work, explained: bool
             first.paths += [
                 change(f"names.{server}", "outdated or edited", "restored", "live") for server in servers
             ]
+
+
+def _texts(builder: PlanBuilder, desired: Desired, server: str) -> Mapping[str, str]:
+    """The managed parts of the files of a server that runs after the plan, {} of any other."""
+    if server in desired.parties:
+        return desired.wanted.names[server] if desired.parties[server].running else {}
+    want = builder.servers.get(server)
+    runs = want is not None and isinstance(want.spec, Server) and want.spec.state == "Running"
+    return {names.HOSTS: "", names.RESOLV_CONF: ""} if runs else {}  # its last interface goes
 
 
 def _add(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, reason: str) -> None:

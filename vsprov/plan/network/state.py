@@ -100,6 +100,19 @@ class Listener:
     process: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """What the host's /etc/resolv.conf says: name servers that servers may reach, and domains to search.
+
+    `unreachable` are name servers of the host that servers do not reach, and `local` are all that it has.
+    """
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    unreachable: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+
+
 # nft objects of one table in the JSON of libnftables-json(5), as `nft -j list table` prints them, without
 # handles, counters' values and the metainfo; in a canonical order. {"inet": (…), "bridge": (…)}
 Tables = Mapping[str, tuple[Mapping[str, Any], ...]]
@@ -121,9 +134,9 @@ class SeenNetworks:
 
     `links` are all links of the host by name, `routes` those of its main table, `interfaces` those of each
     running server (lo is left out), by server and by name in the server. `tables` are the instance's nft
-    tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of each
-    server's files, see `WantedNetworks.names`. `foreign` are descriptions of rulesets of others that drop
-    forwarded packets.
+    tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of the
+    files that each running server has mounted, see `WantedNetworks.names`. `resolver` is that of the host.
+    `foreign` are descriptions of rulesets of others that drop forwarded packets.
     """
 
     networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
@@ -133,6 +146,7 @@ class SeenNetworks:
     tables: Tables = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    resolver: Resolver = Resolver()
     listeners: tuple[Listener, ...] = ()
     foreign: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)  # {feature: why}: "nft", "ipvlan", "ifb"…
@@ -198,8 +212,8 @@ class WantedNetworks:
 
     `bridges` are the bridges to create, by network. `interfaces` are those of each server that should run, by
     name in the server. `tables` is the firewall. `sysctls` {path: value}. `names` are the managed parts of
-    each server's files: {server: {"hosts": text, "resolv.conf": text}}. `addresses` are the addresses of each
-    server to record: {server: {interface: (CIDR, …)}}.
+    each server's files: {server: {"hosts", "resolv.conf" or "hostname": text}}. `addresses` are the addresses
+    of each server to record: {server: {interface: (CIDR, …)}}.
     """
 
     bridges: Mapping[str, HostLink] = field(default_factory=dict)
