@@ -19,7 +19,7 @@ DNS = {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["example.org"],
 
 
 def on(network: str, *addresses: str, name: str = "eth0") -> Document:
-    return {"name": name, "network": network, "addresses": list(addresses)}
+    return {"name": name, "network": network, "addresses": list(addresses), "gateway": name == "eth0"}
 
 
 WEB = idle("web", on("lan", "10.20.0.2", "fd20::2"), dns=DNS)
