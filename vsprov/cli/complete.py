@@ -32,6 +32,12 @@ def images(ctx: click.Context) -> list[str]:
 
 
 @matching
+def networks(ctx: click.Context) -> list[str]:
+    """Names of the networks that have a record."""
+    return _names(_instance(ctx).networks, ".json")
+
+
+@matching
 def kinds(ctx: click.Context) -> list[str]:
     from vsprov.model.objects import listed
 
@@ -44,9 +50,9 @@ def schemas(ctx: click.Context) -> tuple[str, ...]:
 
 
 def objects(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-    """Names of servers or images, whichever kind is on the command line; none of other kinds."""
+    """Names of servers, images or networks, whichever kind is on the command line; none of other kinds."""
     kind = str(ctx.params.get("kind", "")).lower().removesuffix("s")
-    complete = {"server": servers, "image": images}.get(kind)
+    complete = {"server": servers, "image": images, "network": networks}.get(kind)
     return complete(ctx, param, typed) if complete else []
 
 

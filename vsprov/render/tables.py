@@ -147,6 +147,8 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     command = " ".join(spec.get("init", {}).get("command", ()))
     return (
         *row,
+        _or_dash(", ".join(map(_without_prefix, status.get("addresses", ())))),
+        _or_dash(", ".join(map(port_text, status.get("ports", ())))),
         size(status["usage"].get("diskBytes")),
         _or_dash(spec.get("hostname")),
         _or_dash(status["set"]),
@@ -154,6 +156,19 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
         _or_dash(status["cgroup"]),
         _or_dash(command),
     )
+
+
+def _without_prefix(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def port_text(port: Mapping[str, Any]) -> str:
+    """A published port as people write it: "127.0.0.1:8080:80/udp", without what is the default."""
+    host = port.get("hostIP") or ""
+    front = f"[{host}]:" if ":" in host else f"{host}:" if host else ""
+    protocol = port.get("protocol", "tcp")
+    inner = port.get("port") or port["hostPort"]
+    return f"{front}{port['hostPort']}:{inner}" + ("" if protocol == "tcp" else f"/{protocol}")
 
 
 def _state(status: Mapping[str, Any]) -> str:
@@ -259,13 +274,17 @@ def _network(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
         _or_dash(spec.get("type")),
         ", ".join(spec.get("subnets", ())) or "-",
     )
-    return (*row, _or_dash(document["status"].get("set"))) if wide else row
+    if not wide:
+        return row
+    status = document["status"]
+    servers = status.get("servers", ())
+    return (*row, _or_dash(status.get("link")), _or_dash(", ".join(servers)), _or_dash(status.get("set")))
 
 
 _NUMBERS = frozenset(("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK"))
 TABLES["Server"] = KindTable(
     ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME"),
-    ("DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
+    ("ADDRESSES", "PORTS", "DISK", "HOSTNAME", "SET", "ID-RANGE", "CGROUP", "COMMAND"),
     _server,
     _NUMBERS,
     ("PID", "QUOTA", "UPTIME", "PIDS", "CPU", "IMAGE", "MEMORY"),
@@ -274,7 +293,7 @@ TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image, opti
 TABLES["Quota"] = KindTable(
     ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
 )
-TABLES["Network"] = KindTable(("NAME", "TYPE", "SUBNETS"), ("SET",), _network)
+TABLES["Network"] = KindTable(("NAME", "TYPE", "SUBNETS"), ("LINK", "SERVERS", "SET"), _network)
 
 
 require_rows(TABLES, __name__)
