@@ -191,8 +191,11 @@ class RunStep:
         dump=list,
         required=True,
     )
-    network: Literal["none", "host"] = value(
-        "none", doc="none: loopback only. host: the network of the host, for package managers."
+    network: str = value(
+        "none",
+        doc="none: loopback only. host: the network of the host. Or the name of a network of type bridge, "
+        "through which package managers reach the world, but not the services of the host.",
+        schema=patterns.NAME,
     )
     env: Mapping[str, str] = mapping(
         doc="Environment variables for the command, in addition to those of the image.",

@@ -225,6 +225,8 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     steps = [step for change in plan.changes for step in change.steps]
     groups = dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup))
     intent.write(context.instance, groups, networks=context.observed.networks is not None)
+    interfaces = [step.interface for step in steps if hasattr(step, "interface")]
+    context.given.update(address for each in interfaces for address in each.addresses)
     spawns = any(isinstance(step, Spawn) for step in steps)
     if spawns:
         context.start_spawner()  # it starts while images and groups are created

@@ -34,10 +34,14 @@ def of_server(
     ]
 
 
-def of_build(binds: Sequence[HostBind], sources: OpenSources, host_network: bool) -> list[Mount]:
-    """The mounts of a build step on an image with these binds."""
+def of_build(
+    binds: Sequence[HostBind], sources: OpenSources, host_network: bool, resolver: str | None
+) -> list[Mount]:
+    """The mounts of a build step on an image with these binds; `resolver` is its /etc/resolv.conf."""
     mounts: list[Mount] = [*_image_binds(binds, sources)]
-    if host_network and os.path.isfile(RESOLVER):
+    if resolver is not None:
+        mounts.append(_file(RESOLVER, resolver))
+    elif host_network and os.path.isfile(RESOLVER):
         mounts.append(_bind(RESOLVER, RESOLVER, read_only=True, recursive=False, idmap=True))
     return mounts
 
@@ -106,13 +110,17 @@ def _names_files(folder: str, spec: Server, base: int) -> list[Bind]:
 
 def _machine_id(own: str) -> File:
     """The mount of the server's own /etc/machine-id."""
+    return _file(machine_id.TARGET, f"{own}\n")
+
+
+def _file(target: str, content: str) -> File:
     return {
         "type": "file",
-        "target": machine_id.TARGET,
+        "target": target,
         "read_only": True,
         "nosuid": True,
         "nodev": True,
-        "content": f"{own}\n",
+        "content": content,
     }
 
 

@@ -105,8 +105,12 @@ def for_build(
     base: int,
     payload: str,
     sources: OpenSources,
+    resolver: str | None,
 ) -> Guest:
-    """A `run` step of a build: a guest for one command, whose upper directory in `folder` becomes a layer."""
+    """A `run` step of a build: a guest for one command, whose upper directory in `folder` becomes a layer.
+
+    `resolver` is the content of its /etc/resolv.conf; None for that of the host or of the image.
+    """
     host_network = step.network == "host"
     command = _process(
         step.command,
@@ -126,7 +130,7 @@ def for_build(
         upper=f"{folder}/{TREE}",
         work=f"{folder}/work",
         mount_at=context.instance.run,
-        mounts=mounts.of_build(below.binds, sources, host_network),
+        mounts=mounts.of_build(below.binds, sources, host_network, resolver),
         console=f"{folder}/console",
     )
     guest["host_network"] = host_network

@@ -7,8 +7,8 @@ one removes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
 from vsprov.engine.guests import host_sources, launch, payload, request
@@ -43,11 +43,15 @@ def make(
     output = Output(f"{folder}/console")
     try:
         lower = [batch.tree(one) for one in reversed(below.layers)]
-        with host_sources.opening() as sources:
-            guest = request.for_build(context, step, below, lower, folder, base, f"{group}/payload", sources)
-            ready = yield from launch.spawn(context, guest)
-        yield from launch.release(context, ready["id"])
-        code = yield from launch.wait(context, ready["id"])
+        with ExitStack() as network:
+            own, connect = _network(context, image, step)
+            with host_sources.opening() as sources:
+                inner = f"{group}/payload"
+                guest = request.for_build(context, step, below, lower, folder, base, inner, sources, own)
+                ready = yield from launch.spawn(context, guest)
+            network.enter_context(connect(ready["pid"]))
+            yield from launch.release(context, ready["id"])
+            code = yield from launch.wait(context, ready["id"])
         if code != 0:
             raise StepError(f"it ended with {code}{_last_lines(output.close())}")
     finally:
@@ -58,6 +62,17 @@ def make(
             with suppress(OSError):  # another build is still in it, and will remove it
                 os.rmdir(os.path.dirname(group))
     yield from context.threads.run(lambda: _keep(batch, key, folder, base, limits))
+
+
+def _network(
+    context: ApplyContext, image: str, step: RunStep
+) -> tuple[str | None, Callable[[int], AbstractContextManager[None]]]:
+    """(/etc/resolv.conf of the step, None for none of its own; what connects it, given its first process)."""
+    if step.network in ("none", "host"):
+        return None, lambda pid: nullcontext()
+    from vsprov.engine.networks import build
+
+    return build.resolver(context), lambda pid: build.connected(context, image, step.network, pid)
 
 
 def _prepare(into: str, base: int) -> None:

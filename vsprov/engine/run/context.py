@@ -43,6 +43,7 @@ class ApplyContext:
     the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
     counts of servers' groups before they were started. `dying` are the links of the host, {name: alias}, that
     go with the network namespaces of stopped servers, and `orphans` those that do not.
+    `given` are the addresses that interfaces have or are about to get.
     """
 
     instance: Instance
@@ -68,6 +69,7 @@ class ApplyContext:
     oom_kills: dict[str, int] = field(default_factory=dict)
     dying: dict[str, str] = field(default_factory=dict)
     orphans: dict[str, str] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)
     spawner: Spawner | None = None
     keeper: Keeper | None = None
     _ranges: Iterator[int] | None = None

@@ -27,7 +27,18 @@ def plan(builder: PlanBuilder) -> None:
     for want in builder.of("Image").values():
         seen = builder.observed.images.get(want.name)
         if seen is None or _is_ours_or_equal(builder, want, seen):
-            builder.add(want.address, _change(builder, want, seen))
+            found = _change(builder, want, seen)
+            if found:
+                _refuse_unknown_networks(builder, want)
+            builder.add(want.address, found)
+
+
+def _refuse_unknown_networks(builder: PlanBuilder, want: Object) -> None:
+    seen = builder.observed.networks
+    for name in networks(want.spec):
+        if name not in builder.of("Network") and not (seen and name in seen.networks):
+            message = f"network {name} not found in the manifest or on this host"
+            builder.problem(want.address, message, path="spec.source.build.steps")
 
 
 def _is_ours_or_equal(builder: PlanBuilder, want: Object, seen: ObservedImage) -> bool:
@@ -121,9 +132,18 @@ def _without_places(spec: Spec) -> Spec:
 
 
 def needs(want: Object) -> Iterable[str]:
-    """The image that a built image is based on."""
+    """The image that a built image is based on, and the networks of its steps."""
     build = want.spec.source.build if isinstance(want.spec, Image) else None
-    return () if build is None else (f"Image/{build.from_}",)
+    if build is None:
+        return ()
+    return (f"Image/{build.from_}", *(f"Network/{name}" for name in networks(want.spec)))
+
+
+def networks(spec: Spec) -> list[str]:
+    """The networks of the steps of a built image."""
+    build = spec.source.build if isinstance(spec, Image) else None
+    used = [step.run.network for step in build.steps if step.run is not None] if build else []
+    return [name for name in dict.fromkeys(used) if name not in ("none", "host")]
 
 
 def remove(builder: PlanBuilder, name: str) -> Change:

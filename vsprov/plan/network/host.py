@@ -173,6 +173,8 @@ def _add(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, reas
 def _uses_networks(desired: Desired, change: Change) -> bool:
     """Whether a server has, or had, interfaces."""
     specs = (change.before or {}, change.desired or {})
+    if change.kind == "Image":  # a step of its build
+        return any(key.startswith("Network/") for key in change.after)
     return change.kind == "Server" and any(spec.get("interfaces") for spec in specs)
 
 
