@@ -54,13 +54,25 @@ def managed(text: str) -> str:
     >>> managed(with_managed("10.0.0.1 db\\n", "10.0.0.2 web\\n"))
     '10.0.0.2 web\\n'
     """
-    return "".join(line for line, own in _lines(text) if own)
+    return _split(text)[0]
 
 
 def with_managed(text: str, part: str) -> str:
     """The content with this managed part, in front of everything else; for "" without one."""
-    others = "".join(line for line, own in _lines(text) if own is False)
+    others = _split(text)[1]
     return (f"{BEGIN}\n{part}{END}\n" if part else "") + others
+
+
+def _split(text: str) -> tuple[str, str]:
+    """(the managed part, everything else). As vsprov writes it, without looking at each line."""
+    head, tail = f"{BEGIN}\n", f"\n{END}\n"
+    if BEGIN not in text:
+        return "", text if not text or text.endswith("\n") else f"{text}\n"
+    if text.startswith(head) and text.count(BEGIN) == 1 and text.count(END) == text.count(tail) == 1:
+        part, _, others = text.removeprefix(head).partition(tail)
+        return f"{part}\n", others if not others or others.endswith("\n") else f"{others}\n"
+    lines = _lines(text)
+    return "".join(line for line, own in lines if own), "".join(line for line, own in lines if own is False)
 
 
 def _lines(text: str) -> list[tuple[str, bool | None]]:
