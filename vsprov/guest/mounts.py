@@ -214,26 +214,23 @@ def make_dev(base: int) -> int:
     return tree
 
 
-def make_file(dev: int, entry: File, base: int) -> int:
-    """Create a detached mount of a new file with the entry's content, owned by host id `base`; its fd.
+def write_file(dev: int, entry: File, base: int) -> None:
+    """Create the file of a mount, owned by host id `base`, in the tmpfs of /dev for the child to bind.
 
-    The file is a hidden one in the tmpfs of /dev: that costs neither an inode on a disk nor a file system. It
-    keeps its name, because the kernel attaches nothing that was unlinked, and servers may bind it again.
+    It is a hidden one there, which costs neither an inode on a disk nor a file system. It keeps its name: the
+    kernel attaches nothing that was unlinked, and servers may bind it again.
     """
-    name = b".%s" % os.fsencode(os.path.basename(entry["target"]))
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=dev)
+    fd = os.open(hidden(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=dev)
     try:
         os.write(fd, entry["content"].encode())
         os.fchown(fd, base, base)
     finally:
         os.close(fd)
-    tree = open_tree(dev, name, OPEN_TREE_CLONE)
-    try:
-        mount_setattr(tree, False, attributes_of(entry))
-    except OSError:
-        os.close(tree)
-        raise
-    return tree
+
+
+def hidden(entry: File) -> bytes:
+    """The name in /dev of the file of a mount."""
+    return b".%s" % os.fsencode(os.path.basename(entry["target"]))
 
 
 def make_tmpfs(options: Iterable[tuple[bytes, bytes]], attributes: int) -> int:

@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import os
 from errno import EEXIST, ENOENT
+from struct import pack
 
-from ..mounts import attributes_of
-from ..sys_calls import FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC
+from ..mounts import attributes_of, hidden
+from ..sys_calls import (
+    AT_EMPTY_PATH,
+    AT_SYMLINK_NOFOLLOW,
+    FSCONFIG_CMD_CREATE,
+    FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC,
+    FSOPEN_CLOEXEC,
+    OPEN_TREE_CLOEXEC,
+    OPEN_TREE_CLONE,
+)
 from .mount_check import record_mount, record_target
-from .program import ANYWHERE, ON_LINK, PLAIN, ChildProgram
+from .program import ANYWHERE, EMPTY, ON_LINK, PLAIN, ChildProgram
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from ..wire import Mount, Tmpfs
+    from ..wire import File, Mount, Tmpfs
 
 
 def write_declared_mounts(
-    p: ChildProgram, mounts: list[Mount], bind: int, free: int, directories: list[bool]
+    p: ChildProgram, mounts: list[Mount], dev: int, free: int, directories: list[bool]
 ) -> None:
-    """Make the mounts of the request, in their order; `bind` is the fd of the first that the spawner made."""
-    first = bind
+    """Make the mounts of the request, in their order; `dev` is the fd of /dev, before those of the binds."""
+    bind = dev + 1
     for entry in mounts:
         p.step = f"mount {entry['target']}"
-        if entry["type"] == "tmpfs":
-            _tmpfs(p, free, entry)
-        else:
-            over_link = entry["type"] == "bind" and entry.get("over_link", False)
-            _attach(p, bind, free, entry["target"], directories[bind - first], over_link)
+        if entry["type"] == "bind":
+            over_link = entry.get("over_link", False)
+            _attach(p, bind, free, entry["target"], directories[bind - dev - 1], over_link)
             bind += 1
+        elif entry["type"] == "file":
+            _file(p, dev, free, entry)
+        else:
+            _tmpfs(p, free, entry)
+
+
+def _file(p: ChildProgram, dev: int, fd: int, entry: File) -> None:
+    """Attach the file that the spawner has created in /dev.
+
+    The child clones its mount, because before 6.15 the kernel clones only what is attached.
+    """
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW
+    p.call("open_tree", dev, hidden(entry), flags, want=fd)
+    attributes = pack("4Q", attributes_of(entry), 0, 0, 0)  # struct mount_attr
+    p.call("mount_setattr", fd, EMPTY, AT_EMPTY_PATH, attributes, len(attributes))
+    _attach(p, fd, fd + 1, entry["target"], False)
+    p.call("close", fd)
 
 
 def _attach(p: ChildProgram, tree: int, fd: int, path: str, directory: bool, over_link: bool = False) -> None:

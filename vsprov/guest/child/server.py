@@ -107,7 +107,7 @@ def write_server(
         _hide(p, masks, read_only, dev, free)
     record_mount(p, FIRST_MOUNT)
     record_mount(p, dev, b"shm")
-    write_declared_mounts(p, guest["mounts"], dev + 1, free, directories)
+    write_declared_mounts(p, guest["mounts"], dev, free, directories)
     _finish_root(p, guest["cwd"], root["read_only"], free)
     if ids is None:
         p.step = f"user {guest['user']}"

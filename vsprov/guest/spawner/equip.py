@@ -9,24 +9,23 @@ from struct import pack
 
 from ..child.program import MOUNTS
 from ..child.server import FDS_PER_MESSAGE
-from ..mounts import make_bind, make_dev, make_file, make_root, write
+from ..mounts import make_bind, make_dev, make_root, write, write_file
 from ..report import at
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
-    from ..wire import Bind, File, Guest
+    from ..wire import Bind, Guest
 
 
-def made_here(guest: Guest) -> list[Bind | File]:
-    """Those of the mounts that the spawner makes, in their order."""
-    return [entry for entry in guest["mounts"] if entry["type"] != "tmpfs"]
+def binds(guest: Guest) -> list[Bind]:
+    """The binds among the mounts, in their order."""
+    return [entry for entry in guest["mounts"] if entry["type"] == "bind"]
 
 
-def equip(pid: int, channel: socket, guest: Guest, sources: list[int | None], unmapped: list[str]) -> None:
+def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped: list[str]) -> None:
     """Give a child its id map, the hard limits that only the host may raise, and its mounts.
 
-    `sources` are O_PATH fds of the binds' sources, None for other mounts; paths that cannot be idmapped are
-    added to `unmapped`.
+    `sources` are O_PATH fds of the binds' sources; paths that cannot be idmapped are added to `unmapped`.
     """
     userns, base = None, 0
     trees: list[int] = []
@@ -45,13 +44,13 @@ def equip(pid: int, channel: socket, guest: Guest, sources: list[int | None], un
         at("mount /dev")
         dev = make_dev(base)
         trees.append(dev)
-        for source, entry in zip(sources, made_here(guest), strict=True):
+        for file in guest["mounts"]:
+            if file["type"] == "file":
+                at("mount " + file["target"])
+                write_file(dev, file, base)
+        for source, entry in zip(sources, binds(guest), strict=True):
             at("mount " + entry["target"])
-            if entry["type"] == "file":
-                trees.append(make_file(dev, entry, base))
-            else:
-                assert source is not None
-                trees.append(make_bind(source, entry, userns, guest["id_map"], unmapped))
+            trees.append(make_bind(source, entry, userns, guest["id_map"], unmapped))
         at("hand over")
         hand_over(channel, trees)
     finally:

@@ -35,7 +35,7 @@ from ..users import home, resolve
 from ..wire import decode, encode
 from .absent import Creation, Creations
 from .children import Child, Client, send, start_time
-from .equip import equip, made_here
+from .equip import binds, equip
 from .fork import STDIN, fork
 from .namespace_owner import raise_bounds
 
@@ -211,16 +211,13 @@ class Loop:
             guest = request["guest"]
             if all(limit != resource.RLIMIT_NOFILE for limit, _soft, _hard in guest["rlimits"]):
                 guest["rlimits"].append((resource.RLIMIT_NOFILE, *self.nofile))
-            sources: list[int | None] = []
-            for entry in made_here(guest):
-                source = None
-                if entry["type"] == "bind":
-                    at("mount " + entry["target"])
-                    source = open_source(entry)
-                    held.append(source)
-                sources.append(source)
+            sources = []
+            for entry in binds(guest):
+                at("mount " + entry["target"])
+                sources.append(open_source(entry))
+                held.append(sources[-1])
             child = Child(client, number, guest["user"])
-            directories = [source is not None and is_directory(source) for source in sources]
+            directories = [is_directory(source) for source in sources]
             fork(child, guest, directories, held, self.in_python, self.own_memory)
             assert child.channel
             fd = child.channel.fileno()
