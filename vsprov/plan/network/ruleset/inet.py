@@ -51,6 +51,7 @@ REASONS = (
     "link_local",
     "host",
 )
+NEIGHBOR_DISCOVERY = ("nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert")
 LOOPBACK = prefix("127.0.0.0", 8)
 
 
@@ -152,6 +153,8 @@ def _forward(made: Table, links: _Links) -> None:
     made.rule("routed", match(destination(4), prefix("169.254.0.0", 16)), *_refuse("link_local"))
     made.rule("routed", ACCEPT)
     made.rule("guard", ANSWER, ACCEPT)
+    # With br_netfilter. Hosts ignore neighbor discovery that was routed (RFC 4861, 7.1).
+    made.rule("guard", among(payload("icmpv6", "type"), *NEIGHBOR_DISCOVERY), ACCEPT)
     made.rule("between", TRANSLATED, ACCEPT)
     made.rule("between", match(concat(IIFNAME, OIFNAME), "@same"), ACCEPT)
     made.rule("inward", TRANSLATED, ACCEPT)
