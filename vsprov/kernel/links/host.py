@@ -32,6 +32,8 @@ _GONE = (errno.ENODEV,)
 # its own from 1 upward.
 _INDEXES = (100_000, 1_000_000)
 _ATTEMPTS = 5
+_IFLA_BR_MULTI_BOOLOPT = 46
+_NO_LINK_LOCAL_LEARN = pack("=II", 1, 1)  # value and mask of BR_BOOLOPT_NO_LL_LEARN
 
 
 def make_bridge(wanted: HostLink) -> None:
@@ -52,7 +54,10 @@ def make_bridge(wanted: HostLink) -> None:
 
 
 def _new_bridge(index: int, wanted: HostLink) -> Iterator[Request]:
-    kind = nest(observe.IFLA_LINKINFO, attribute(observe.IFLA_INFO_KIND, "bridge"))
+    # Else a server could attract the packets of another: a bridge learns the sender of an LLDP frame without
+    # showing that frame to nftables (br_handle_frame in net/bridge/br_input.c).
+    options = nest(observe.IFLA_INFO_DATA, attribute(_IFLA_BR_MULTI_BOOLOPT, _NO_LINK_LOCAL_LEARN))
+    kind = nest(observe.IFLA_LINKINFO, attribute(observe.IFLA_INFO_KIND, "bridge"), options)
     mac = [mac_attribute(wanted.mac)] if wanted.mac else []
     named = attribute(observe.IFLA_IFNAME, wanted.name)
     yield new_link(f"create bridge {wanted.name}", index, named, kind, *mac)
