@@ -83,7 +83,7 @@ def test_a_ruleset_of_others_that_drops_is_found_until_it_has_a_rule_for_our_lin
     firewall._nft("add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
     firewall._nft("add chain ip filter DOCKER-USER")
     apply(ruleset.tables("test", NETWORKS, MEMBERS))
-    (found,) = firewall.foreign_drops()
+    (found,) = firewall.observe("test").foreign
     assert found.startswith("Docker: ") and "iptables -I DOCKER-USER -i vb+" in found
     firewall._nft("add rule ip filter DOCKER-USER iifname vb* accept")
-    assert firewall.foreign_drops() == ()
+    assert firewall.observe("test").foreign == ()

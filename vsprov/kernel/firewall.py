@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.plan.network.ruleset import canonical, command, table_name
@@ -17,25 +18,48 @@ _SECONDS = 60
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
-def lacking() -> str:
-    """Why the firewall cannot be used on this host; "" if it can."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The nft tables of an instance in their canonical form, by family; {} if there are none.
+
+    `foreign` are descriptions of rulesets of others that drop forwarded packets, and what to do about each.
+    `lacking` is why the firewall cannot be used on this host, "" if it can.
+    """
+
+    tables: Tables = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    lacking: str = ""
+
+
+def observe(instance: str, attempts: int = 3) -> Found:
+    """What nft shows, by two calls: to start it takes longer than to list the tables of many servers."""
     if not _program("nft"):
-        return "nft is not installed; Debian has it in the package nftables"
+        return Found(lacking="nft is not installed; Debian has it in the package nftables")
     try:
-        _nft("list", "tables")
+        tables, chains = _lists({"tables": None}, {"chains": None})
     except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        return Found(lacking=error.strerror or str(error))
+    name = table_name(instance)
+    families = sorted(each["table"]["family"] for each in tables if each.get("table", {}).get("name") == name)
+    dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
+    places = [(family, name) for family in families]
+    places += [(chain["family"], chain["table"]) for chain in dropping]
+    try:
+        rules = _lists(*({"table": {"family": family, "name": table}} for family, table in places))
+    except OSError:  # somebody has just removed one of them
+        if not attempts:
+            raise
+        return observe(instance, attempts - 1)
+    own, others = rules[: len(families)], rules[len(families) :]
+    return Found(
+        {family: canonical(rows) for family, rows in zip(families, own, strict=True)},
+        (*_drops(zip(dropping, others, strict=True)), *_legacy_drops()),
+    )
 
 
 def read(instance: str) -> Tables:
     """The tables of an instance in their canonical form, by family; {} if there are none."""
-    if not _program("nft"):
-        return {}
-    name = table_name(instance)
-    places = [each["table"] for each in _list("tables") if "table" in each]
-    families = [each["family"] for each in places if each["name"] == name]
-    return {family: canonical(_list("table", family, name)) for family in sorted(families)}
+    return observe(instance).tables
 
 
 def run(commands: Sequence[Mapping[str, Any]]) -> None:
@@ -44,25 +68,22 @@ def run(commands: Sequence[Mapping[str, Any]]) -> None:
         _nft("-f", "-", given="".join(f"{command(each)}\n" for each in commands))
 
 
-def foreign_drops() -> tuple[str, ...]:
-    """Descriptions of rulesets of others that drop forwarded packets, and what to do about each.
+def _may_drop(chain: Mapping[str, Any]) -> bool:
+    """Whether a chain is one of others that forwarded packets come to."""
+    return chain.get("hook") == "forward" and not chain["table"].startswith(table_name(""))
+
+
+def _drops(found: Iterable[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]) -> Iterator[str]:
+    """Descriptions of the chains that drop packets of ours, given with all objects of their tables.
 
     A packet passes only if no base chain drops it, so that our own rules cannot allow it. A ruleset that has
     a rule for our links is left out: whoever manages it knows of them.
     """
-    if not _program("nft"):
-        return ()
-    out = []
-    for each in _list("chains"):
-        chain = each.get("chain", {})
-        if chain.get("hook") != "forward" or chain["table"].startswith(table_name("")):
-            continue
-        rules = _list("table", chain["family"], chain["table"])
+    for chain, rules in found:
         last = [one["rule"]["expr"] for one in rules if _is_rule_of(one, chain["name"])][-1:]
         drops = chain.get("policy") == "drop" or any(map(_drops_all, last))
         if drops and not any(map(_names_our_links, rules)):
-            out.append(_describe(chain["family"], chain["table"], chain["name"], rules))
-    return (*out, *_legacy_drops())
+            yield _describe(chain["family"], chain["table"], chain["name"], rules)
 
 
 def _is_rule_of(each: Mapping[str, Any], chain: str) -> bool:
@@ -129,10 +150,12 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=_PATH)
 
 
-def _list(*words: str) -> list[Mapping[str, Any]]:
-    """The objects that `nft -j list …` prints."""
-    found: list[Mapping[str, Any]] = json.loads(_nft("-j", "list", *words))["nftables"]
-    return found
+def _lists(*objects: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
+    """What nft lists for each of these objects of libnftables-json(5)."""
+    if not objects:
+        return []
+    commands = json.dumps({"nftables": [{"list": each} for each in objects]})
+    return [json.loads(line)["nftables"] for line in _nft("-j", "-f", "-", given=commands).splitlines()]
 
 
 def _nft(*words: str, given: str = "") -> str:

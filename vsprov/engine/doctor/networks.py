@@ -28,10 +28,11 @@ def networks(instance: Instance) -> Iterator[Finding]:
         yield (
             Finding(f"network {kind}", "degraded", why, cost) if why else Finding(f"network {kind}", "ok", "")
         )
-    if why := firewall.lacking():
+    found = firewall.observe(instance.name)
+    if why := found.lacking:
         hint = "no networks of type bridge or routed; apt install nftables"
         yield Finding("nftables", "degraded", why, hint)
         return
     yield Finding("nftables", "ok", "")
-    for line in firewall.foreign_drops():
+    for line in found.foreign:
         yield Finding("forwarding", "degraded", line, "servers reach only servers of their own network")

@@ -35,12 +35,13 @@ def networks(
     host = links.host()
     pids = _connected(instance.name, servers, wanted, host.links)
     inner = links.interfaces_of(pids.values(), host)
+    nft = firewall.observe(instance.name)
     return SeenNetworks(
         networks=_networks(instance.name, records, host.links),
         links=host.links,
         routes=host.routes,
         interfaces={name: inner[pid] for name, pid in pids.items() if pid in inner},
-        tables=firewall.read(instance.name),
+        tables=nft.tables,
         sysctls=_sysctls(records, host.links, host.routes),
         names={
             name: names_files.read(f"{instance.servers}/{name}")
@@ -49,8 +50,8 @@ def networks(
         },
         resolver=_resolver(),
         listeners=_listeners(wanted),
-        foreign=firewall.foreign_drops(),
-        lacking=_lacking(wanted),
+        foreign=nft.foreign,
+        lacking=_lacking(wanted, nft.lacking),
     )
 
 
@@ -63,15 +64,14 @@ def _had(seen: ObservedServer) -> bool:
     return seen.applied is not None and bool(seen.applied["spec"].get("interfaces"))
 
 
-def _lacking(wanted: Iterable[Object]) -> dict[str, str]:
+def _lacking(wanted: Iterable[Object], nft: str) -> dict[str, str]:
     """What this host lacks of what is wanted: {kind of link, "tbf" or "nft": why}."""
     types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
     kinds: list[str] = [kind for kind in ("macvlan", "ipvlan") if kind in types]
     limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))
     if any("network.egress" in resources or "network.ingress" in resources for resources in limited):
         kinds += ["tbf", "ifb"]
-    why = firewall.lacking()
-    return {**probe.lacking(kinds), **({"nft": why} if why else {})}
+    return {**probe.lacking(kinds), **({"nft": nft} if nft else {})}
 
 
 def _listeners(wanted: Iterable[Object]) -> tuple[Listener, ...]:
