@@ -8,10 +8,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.plan.network.ruleset import canonical, command, table_name
 from vsprov.plan.network.state import Tables
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 60
@@ -32,11 +35,11 @@ class Found:
 
 
 def observe(instance: str, attempts: int = 3) -> Found:
-    """What nft shows, by two calls: to start it takes longer than to list the tables of many servers."""
+    """What nft shows of the instance, and of others who may be in the way."""
     if not _program("nft"):
         return Found(lacking="nft is not installed; Debian has it in the package nftables")
     try:
-        tables, chains = _lists({"tables": None}, {"chains": None})
+        tables, chains = _lists("tables", "chains")
     except OSError as error:
         return Found(lacking=error.strerror or str(error))
     name = table_name(instance)
@@ -45,7 +48,7 @@ def observe(instance: str, attempts: int = 3) -> Found:
     places = [(family, name) for family in families]
     places += [(chain["family"], chain["table"]) for chain in dropping]
     try:
-        rules = _lists(*({"table": {"family": family, "name": table}} for family, table in places))
+        rules = _lists(*(f"table {family} {table}" for family, table in places))
     except OSError:  # somebody has just removed one of them
         if not attempts:
             raise
@@ -150,12 +153,18 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=_PATH)
 
 
-def _lists(*objects: Mapping[str, Any]) -> list[list[Mapping[str, Any]]]:
-    """What nft lists for each of these objects of libnftables-json(5)."""
-    if not objects:
-        return []
-    commands = json.dumps({"nftables": [{"list": each} for each in objects]})
-    return [json.loads(line)["nftables"] for line in _nft("-j", "-f", "-", given=commands).splitlines()]
+def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
+    """What `nft -j list` prints for each of these objects, all at once. One nft cannot list two tables."""
+    running = [_start("nft", "-j", "list", *words.split()) for words in objects]
+    outputs, failures = [], []
+    for one in running:
+        try:
+            outputs.append(_finish(one))
+        except OSError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return [json.loads(output)["nftables"] for output in outputs]
 
 
 def _nft(*words: str, given: str = "") -> str:
@@ -164,22 +173,35 @@ def _nft(*words: str, given: str = "") -> str:
 
 def _output(name: str, *words: str, given: str = "") -> str:
     """What a program prints. It runs in the network namespace of the calling thread."""
+    return _finish(_start(name, *words), given)
+
+
+def _start(name: str, *words: str) -> subprocess.Popen[str]:
     import subprocess  # slow to import
 
     program = _program(name)
     if not program:
         raise FileNotFoundError(errno.ENOENT, f"{name} is not installed", name)
-    done = subprocess.run(
-        [program, *words],
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        env={**os.environ, "LC_ALL": "C"},
+    pipe, environment = subprocess.PIPE, {**os.environ, "LC_ALL": "C"}
+    return subprocess.Popen(
+        [program, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
     )
-    if done.returncode != 0:
-        raise OSError(errno.EIO, f"{name}: {_said(done.stderr)}")
-    return done.stdout
+
+
+def _finish(running: subprocess.Popen[str], given: str = "") -> str:
+    """What a program that was started prints; OSError with its message if it fails or takes too long."""
+    import subprocess
+
+    name = os.path.basename(str(running.args[0]))  # type: ignore[index]
+    try:
+        output, said = running.communicate(given, _SECONDS)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.communicate()
+        raise TimeoutError(errno.ETIMEDOUT, f"{name}: no answer within {_SECONDS} s") from None
+    if running.returncode != 0:
+        raise OSError(errno.EIO, f"{name}: {_said(said)}")
+    return output
 
 
 def _said(text: str) -> str:
