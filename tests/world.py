@@ -29,8 +29,12 @@ UPLINK = "uplink"
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"
 OUTSIDE, OUTSIDE6, FAR = "192.0.2.2", "2001:db8::2", "198.51.100.1"
 PORT = 7000
-# Indexes, MAC addresses, handles of queueing disciplines, routes of links that once had a carrier.
-CHANCE = re.compile(r"@if\d+|multicast ff00::/8 .*|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:")
+# Indexes, MAC addresses, handles of queueing disciplines, routes of links that once had a carrier, and what
+# surrounds the elements of a set, which come in any order.
+CHANCE = re.compile(
+    r"(?m)^\t+ *(elements = \{ )?|,$| \}$|@if\d+|multicast ff00::/8 .*"
+    r"|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:"
+)
 SYSCTLS = ("forwarding", "accept_ra", "route_localnet", "proxy_arp", "proxy_ndp", "rp_filter")
 
 # Answers every TCP connection and every UDP packet on each of the given ports with the address it came from.
@@ -176,13 +180,14 @@ def snapshot(namespace: int) -> dict[str, str]:
     """Everything that vsprov may change in a namespace: links, addresses, routes, qdiscs, the firewall,
     sysctls. What counts, expires or is random is left out, and so are indexes and what depends on them.
     """
-    found = {
-        words: run(namespace, *words.split())
-        for words in ("ip -br link", "ip -br address", "ip route show table all", "ip -6 route", "tc qdisc",
-                      "ip neighbor show proxy", "nft -s list ruleset")
-    }  # fmt: skip
-    script = " ".join(f"/proc/sys/net/ipv[46]/conf/*/{name}" for name in SYSCTLS)
-    found["sysctls"] = run(namespace, "sh", "-c", f"grep -s . {script} /proc/sys/net/ipv4/ip_forward")
+    files = " ".join(f"/proc/sys/net/ipv[46]/conf/*/{name}" for name in SYSCTLS)
+    sysctls = f"grep -s . {files} /proc/sys/net/ipv4/ip_forward"
+    commands = (
+        *("ip -br link", "ip -br address", "ip route show table all", "ip -6 route", "tc qdisc"),
+        *("ip neighbor show proxy", "nft -s list ruleset", sysctls),
+    )
+    told = run(namespace, "sh", "-ec", "; echo =====; ".join(commands)).split("=====\n")
+    found = dict(zip(commands, told, strict=True))
     return {words: "\n".join(sorted(CHANCE.sub("", text).splitlines())) for words, text in found.items()}
 
 
