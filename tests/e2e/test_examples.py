@@ -13,12 +13,14 @@ from tests.e2e.networks import network_lab
 from tests.features import requires
 from tests.instance import CHECKOUT
 from tests.lab import Lab, wait_until
+from tests.world import IMPATIENCE
 
 FOLDER = CHECKOUT / "manifests/examples"
 EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.name.endswith((".yaml", ".yaml.j2")))
 # What is not of this machine alone: packages from a mirror, an image from a registry.
 BOOTSTRAP, OCI = "bootstrap.yaml", "oci.yaml.j2"
 NETWORKS = [name for name in EXAMPLES if "kind: Network" in (FOLDER / name).read_text()]
+FETCH = "import urllib.request as it; print(it.urlopen('http://127.0.0.1:8080/', timeout=20).read())"
 LONGEST = 900.0  # seconds, for packages over a slow line
 
 
@@ -127,11 +129,14 @@ def test_the_server_of_the_build_example_runs_what_its_image_says_on_what_the_st
     assert lab.shell("site1", "id -u; pwd; stat -c %u:%g:%a index.html") == "33\n/srv/site\n33:33:644\n"
 
 
-def test_servers_of_the_network_example_talk() -> None:
+def test_servers_of_the_network_example_talk_and_the_host_reaches_the_published_port() -> None:
     with network_lab() as net:
         net.lab.vsprov("apply", "-y", FOLDER / "network.yaml")
         log = net.lab.directory("network-client") / "console.log"
         wait_until(lambda: log.exists() and log.read_text() == "network-web answers\n")
+        assert "Directory listing for /" in net.host("python3", "-c", FETCH)
+        # Nothing listens there: without a filter, it would be refused.
+        assert net.ask("network-client", "tcp", "10.86.0.10", 81, IMPATIENCE) == "silence"
 
 
 def test_all_examples_can_be_had_at_once(tmp_path: Path) -> None:
