@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,21 @@ from tests.e2e.networks import network_lab
 from tests.features import requires
 from tests.instance import CHECKOUT
 from tests.lab import Lab, wait_until
-from tests.world import IMPATIENCE
+from tests.world import ASK, FAR, HOST4, IMPATIENCE, OUTSIDE, UPLINK, run
 
 FOLDER = CHECKOUT / "manifests/examples"
 EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.name.endswith((".yaml", ".yaml.j2")))
 # What is not of this machine alone: packages from a mirror, an image from a registry.
-BOOTSTRAP, OCI = "bootstrap.yaml", "oci.yaml.j2"
+BOOTSTRAP, NGINX, OCI = "bootstrap.yaml", "nginx.yaml", "oci.yaml.j2"
+LAN = "lan.yaml.j2"
 NETWORKS = [name for name in EXAMPLES if "kind: Network" in (FOLDER / name).read_text()]
-FETCH = "import urllib.request as it; print(it.urlopen('http://127.0.0.1:8080/', timeout=20).read())"
+FETCH = """
+import sys, urllib.request as it
+with it.build_opener(it.ProxyHandler({})).open(sys.argv[1], timeout=20) as answer:
+    print(answer.read().decode())
+"""
+# The addresses of the LAN that a test makes; on the host it begins at `UPLINK`.
+ON_LAN = {"parent": UPLINK, "subnet": "192.0.2.0/24", "address": "192.0.2.50", "router": OUTSIDE}
 LONGEST = 900.0  # seconds, for packages over a slow line
 
 
@@ -50,6 +58,11 @@ def arguments(name: str) -> list[str | Path]:
     return [FOLDER / name, *(("--values", values) if values.suffix == ".values" and values.exists() else ())]
 
 
+def on_lan() -> list[str]:
+    """The words of a command line with `ON_LAN`."""
+    return [word for key, text in ON_LAN.items() for word in ("--set", f"{key}={text}")]
+
+
 def needs(name: str, request: pytest.FixtureRequest) -> list[str]:
     """Further words of the command line."""
     return ["--set", f"registry={request.getfixturevalue('busybox')}"] if name == OCI else []
@@ -63,10 +76,14 @@ def test_an_example_is_applied_read_back_and_removed(
     is_applied_read_back_and_removed(lab, tmp_path, [*arguments(name), *needs(name, request)])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != NGINX])
 def test_an_example_with_networks_is_applied_read_back_and_removed(tmp_path: Path, name: str) -> None:
+    if name == LAN:
+        requires("macvlan")
     with network_lab() as net:
-        is_applied_read_back_and_removed(net.lab, tmp_path, arguments(name))
+        is_applied_read_back_and_removed(
+            net.lab, tmp_path, [*arguments(name), *(on_lan() if name == LAN else ())]
+        )
 
 
 @pytest.mark.slow
@@ -77,6 +94,28 @@ def test_the_example_that_installs_packages_is_applied_read_back_and_removed(
     lab: Lab, tmp_path: Path
 ) -> None:
     is_applied_read_back_and_removed(lab, tmp_path, arguments(BOOTSTRAP))
+
+
+@pytest.mark.slow
+@pytest.mark.requires("mmdebstrap")
+@pytest.mark.usefixtures("packages")
+def test_the_shop_counts_visits_from_everywhere_and_shows_its_database_to_nobody(tmp_path: Path) -> None:
+    bare = tmp_path / "images.yaml"
+    bare.write_text(
+        "---".join(text for text in (FOLDER / NGINX).read_text().split("---") if "kind: Image" in text)
+    )
+    with network_lab() as net:
+        mirror = replace(net.lab.vsprov, network=None)  # the host of the lab has no mirror
+        mirror("apply", "-y", bare, timeout=LONGEST)
+        net.lab.vsprov("apply", "-y", FOLDER / NGINX)
+        first, other = (f"http://{address}:8088/" for address in ("127.0.0.1", HOST4))
+        net.lab.wait_until(lambda: "visit" in net.host("python3", "-c", FETCH, first, check=False))
+        count = int(net.host("python3", "-c", FETCH, first).removeprefix("visit "))
+        assert run(net.world.outside, "python3", "-c", FETCH, other) == f"visit {count + 1}\n\n"
+        for server, port in (("nginx1", 6379), ("redis1", 8000)):
+            asked = "redis1" if port == 6379 else "app1"
+            assert net.ask(server, "tcp", asked, port, IMPATIENCE) == "silence"
+        is_applied_read_back_and_removed(net.lab, tmp_path, [FOLDER / NGINX])
 
 
 def is_applied_read_back_and_removed(lab: Lab, tmp_path: Path, given: list[str | Path]) -> None:
@@ -134,9 +173,43 @@ def test_servers_of_the_network_example_talk_and_the_host_reaches_the_published_
         net.lab.vsprov("apply", "-y", FOLDER / "network.yaml")
         log = net.lab.directory("network-client") / "console.log"
         wait_until(lambda: log.exists() and log.read_text() == "network-web answers\n")
-        assert "Directory listing for /" in net.host("python3", "-c", FETCH)
+        assert "Directory listing for /" in net.host("python3", "-c", FETCH, "http://127.0.0.1:8080/")
         # Nothing listens there: without a filter, it would be refused.
         assert net.ask("network-client", "tcp", "10.86.0.10", 81, IMPATIENCE) == "silence"
+
+
+def test_tenants_of_the_example_see_only_whom_they_may() -> None:
+    red, single = "10.88.1.10", "10.88.2.10"
+    with network_lab() as net, net.world.echo_outside():
+        net.lab.vsprov("apply", "-y", FOLDER / "tenants.yaml")
+        for server, address in (("red1", red), ("single2", single)):
+            fetch = ("python3", "-c", FETCH, f"http://{address}:8000/")
+            net.lab.wait_until(
+                lambda server=server, fetch=fetch: net.lab.run(server, *fetch, check=False).returncode == 0
+            )
+        for server in ("red2", "monitor"):
+            page = net.lab.run(server, "python3", "-c", FETCH, f"http://{red}:8000/").stdout
+            assert "Directory listing for /" in page
+        assert net.ask("red2", "tcp", "red1", 81) == "refused"  # it got there, and nothing listens
+        for server, address, port in (
+            ("monitor", red, 81),
+            ("single1", red, 8000),
+            ("red2", single, 8000),
+            ("single1", single, 8000),
+        ):
+            assert net.ask(server, "tcp", address, port, IMPATIENCE) == "silence"
+        for server in ("red1", "single1"):
+            assert net.ask(server, "tcp", FAR) == HOST4
+
+
+def test_the_server_of_the_lan_example_is_a_machine_on_the_lan() -> None:
+    requires("macvlan")
+    with network_lab() as net:
+        net.lab.vsprov("apply", "-y", FOLDER / LAN, *on_lan())
+        fetch = ("python3", "-c", FETCH, f"http://{ON_LAN['address']}/")
+        wait_until(lambda: "Directory listing for /" in run(net.world.outside, *fetch, check=False))
+        assert net.lab.shell("lan1", "grep ^nameserver /etc/resolv.conf") == f"nameserver {OUTSIDE}\n"
+        assert net.host("python3", "-c", ASK, "tcp", ON_LAN["address"], "80", IMPATIENCE) != "refused\n"
 
 
 def test_all_examples_can_be_had_at_once(tmp_path: Path) -> None:
@@ -149,9 +222,10 @@ def can_be_had_at_once(lab: Lab, tmp_path: Path) -> None:
     values = ("--values", FOLDER / "template.values")
     lab.vsprov("validate", FOLDER, *values)
     local = tmp_path / "examples"
-    shutil.copytree(FOLDER, local, ignore=shutil.ignore_patterns(BOOTSTRAP, OCI))
-    lab.vsprov("apply", "-y", local, *values)
-    assert "Nothing to do" in lab.vsprov("plan", local, *values).stdout
+    shutil.copytree(FOLDER, local, ignore=shutil.ignore_patterns(BOOTSTRAP, NGINX, OCI))
+    given = (local, *values, *on_lan())
+    lab.vsprov("apply", "-y", *given)
+    assert "Nothing to do" in lab.vsprov("plan", *given).stdout
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
