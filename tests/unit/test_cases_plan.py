@@ -169,7 +169,9 @@ def lines(plan: Plan) -> Iterator[str]:
         yield f"{change.action} {change.key}: {change.reason} ({change.cost})"
         if change.after:
             yield f"  after {', '.join(change.after)}"
-        yield from (f"  {path.path}: {' → '.join(path.shown)} ({path.cost})" for path in change.paths)
+        yield from (
+            f"  {path.path}: {' → '.join(filter(None, path.shown))} ({path.cost})" for path in change.paths
+        )
         yield from (f"  note: {note}" for note in change.notes)
         yield from (f"  - {step.describe()}" for step in change.steps)
     if plan.unchanged:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from vsprov.manifest.schema import model_schema
 from vsprov.model import fields
 from vsprov.model.fields import Path, many, one, strings, value
+from vsprov.model.kinds import network
 from vsprov.model.values.units import UnitError
 from vsprov.plan.compare import diff
 
@@ -89,7 +92,28 @@ def test_setting_an_empty_list_is_a_difference() -> None:
     unset, empty = {"firewall": {}}, {"firewall": {"ingress": []}}
     assert diff.differences(unset, empty) == [("firewall.ingress", None, [])]
     assert diff.differences(empty, {"firewall": {"ingress": [{"protocol": "tcp"}]}}) == [
-        ("firewall.ingress[0].protocol", None, "tcp"),
-        ("firewall.ingress", [], None),
+        ("firewall.ingress", [], ["tcp"])
     ]
     assert diff.differences({"mounts": []}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("port", "text"),
+    [
+        ({"hostPort": "80"}, "80/tcp"),
+        ({"hostPort": "8000-8010", "port": "80-90", "protocol": "udp"}, "8000-8010:80-90/udp"),
+        ({"hostPort": "80", "port": "8080", "hostIP": "127.0.0.1"}, "127.0.0.1:80:8080/tcp"),
+        ({"hostPort": "80", "hostIP": "::1"}, "[::1]:80/tcp"),
+    ],
+)
+def test_the_text_of_a_port_is_its_short_form(port: dict[str, str], text: str) -> None:
+    assert network.port_text(port) == text
+    assert network.expand_port(text) == {"protocol": "tcp", **port}
+
+
+def test_of_a_list_of_ports_or_rules_a_plan_shows_what_comes_and_goes() -> None:
+    assert diff.texts("ports", ["80/tcp", "81/tcp"], ["82/tcp", "81/tcp"]) == ("", "- 80/tcp, + 82/tcp")
+    assert diff.texts("ports", None, ["82/tcp"]) == ("", "+ 82/tcp")
+    assert diff.texts("ports", ["1/tcp", "2/tcp"], ["2/tcp", "1/tcp"]) == ("1/tcp, 2/tcp", "2/tcp, 1/tcp")
+    assert diff.texts("firewall.egress", None, []) == ("unrestricted", "nothing")
+    assert diff.texts("firewall.egress", ["tcp 80"], None) == ("tcp 80", "unrestricted")

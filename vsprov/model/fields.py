@@ -49,9 +49,10 @@ class Key(NamedTuple):
     relative to the manifest. `only`: (key, value) of a sibling without which this key does not apply.
 
     `one`, `many`: class of the object, or of the objects in the list. `by`: key that identifies items of the
-    list; "" identifies them by position. `expand`: turns a short form of the object into its map. `each`:
-    parses an item of a list of scalars. `read`: reads a whole map and reports errors itself. `inline`: that
-    map consists of the unknown keys of the enclosing map.
+    list; "" identifies them by position. `text`: makes the short text of an item; plans show such lists as
+    texts. `expand`: turns a short form of the object into its map. `each`: parses an item of a list of
+    scalars. `read`: reads a whole map and reports errors itself. `inline`: that map consists of the unknown
+    keys of the enclosing map.
     """
 
     field: str
@@ -71,6 +72,7 @@ class Key(NamedTuple):
     one: type | None = None
     many: type | None = None
     by: str = ""
+    text: Callable[[Mapping[str, Any]], str] | None = None
     expand: Callable[[Any], Any] | None = None
     each: Callable[[Any], Any] | None = None
     read: Callable[[Any, Report, Path], Any] | None = None
@@ -111,12 +113,13 @@ def many(
     *,
     doc: str,
     by: str = "",
+    text: Callable[[Mapping[str, Any]], str] | None = None,
     expand: Callable[[Any], Any] | None = None,
     optional: bool = False,
     **traits: Unpack[Traits],
 ) -> Any:
     """A field with a tuple of objects of the model, () by default, or None if `optional`."""
-    about = {"doc": doc, "many": kind, "by": by, "expand": expand, **traits}
+    about = {"doc": doc, "many": kind, "by": by, "text": text, "expand": expand, **traits}
     return dataclasses.field(default=None if optional else (), metadata=about)
 
 

@@ -25,7 +25,8 @@ Action = Literal["no-op", "create", "update", "replace", "delete"]
 class PathChange:
     """One key that changes.
 
-    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as the plan prints them.
+    `path` is dotted ("spec.resources.memory.max"). `shown` are both values as the plan prints them; if the
+    first is "", the second says what changes ("+ 8080:80/tcp").
     """
 
     path: str

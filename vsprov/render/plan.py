@@ -152,6 +152,8 @@ def _path(path: PathChange, screen: Screen, verbose: bool) -> str:
     if not screen.unicode:
         before, after = (value.replace("—", "-") for value in (before, after))
     cost = screen.paint(f" ({path.cost})" if path.cost != "none" else "", "dim")
+    if not path.shown[0]:
+        return f"{clean(path.path)}: {after}{cost}"
     change = f"{screen.paint(before, 'red')} {screen.sign('→', '->')} {screen.paint(after, 'green')}"
     return f"{clean(path.path)}: {change}{cost}"
 

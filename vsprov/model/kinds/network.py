@@ -31,6 +31,14 @@ class Rule:
     )
 
 
+def rule_text(rule: Mapping[str, Any]) -> str:
+    """The map of a rule in short: "tcp 80,443 with lan"."""
+    ports, peers = (",".join(rule.get(key, ())) for key in ("ports", "peers"))
+    return " ".join(
+        [rule.get("protocol", "any"), *([ports] if ports else []), *([f"with {peers}"] if peers else [])]
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
     """What is allowed to and from a server. A direction that is not set is not restricted; an empty list
@@ -38,10 +46,16 @@ class Firewall:
     """
 
     ingress: tuple[Rule, ...] | None = many(
-        Rule, optional=True, doc="What may reach the server. Not set: everything that the network allows."
+        Rule,
+        text=rule_text,
+        optional=True,
+        doc="What may reach the server. Not set: everything that the network allows.",
     )
     egress: tuple[Rule, ...] | None = many(
-        Rule, optional=True, doc="What the server may reach. Not set: everything that the network allows."
+        Rule,
+        text=rule_text,
+        optional=True,
+        doc="What the server may reach. Not set: everything that the network allows.",
     )
 
 
@@ -203,3 +217,11 @@ class Port:
 def expand_port(given: Any) -> Any:
     """The map of a port in the short form [HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]; a map as it is."""
     return net.split_port(given) if isinstance(given, str | int) else given
+
+
+def port_text(port: Mapping[str, Any]) -> str:
+    """The short form of the map of a port: "127.0.0.1:8080:80/tcp"."""
+    address = port.get("hostIP", "")
+    where = f"[{address}]:" if ":" in address else f"{address}:" if address else ""
+    inner = f":{port['port']}" if "port" in port else ""
+    return f"{where}{port['hostPort']}{inner}/{port.get('protocol', 'tcp')}"

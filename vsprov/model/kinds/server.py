@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vsprov.model.fields import many, mapping, one, strings, value
-from vsprov.model.kinds.network import Dns, Firewall, Interface, Port, expand_port
+from vsprov.model.kinds.network import Dns, Firewall, Interface, Port, expand_port, port_text
 from vsprov.model.limits.resources import knobs
 from vsprov.model.values import addresses, patterns
 from vsprov.model.values.names import (
@@ -226,6 +226,7 @@ class Server:
     ports: tuple[Port, ...] = many(
         Port,
         expand=expand_port,
+        text=port_text,
         doc="Ports of the host that lead to this server (published ports).",
         schema={"items": addresses.SHORT_PORT, "maxItems": 1024},
         cost="live",

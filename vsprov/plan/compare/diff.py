@@ -10,6 +10,7 @@ from typing import Any
 from vsprov.model.fields import Key
 from vsprov.model.objects import KINDS
 from vsprov.model.traits import applicable_keys, lists
+from vsprov.plan.plan import show
 
 
 @cache
@@ -18,14 +19,19 @@ def _lists(specs: tuple[type, ...]) -> Mapping[str, Key]:
     return dict(chain.from_iterable(map(lists, specs)))
 
 
+def _known() -> Mapping[str, Key]:
+    return _lists(tuple(kind.spec for kind in KINDS.values()))
+
+
 def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
     """{dotted path: leaf}.
 
     Items of lists of objects become `mounts[/srv].readOnly`, by their natural key or their index, without
-    keys that do not apply to them. Other lists are leaves.
+    keys that do not apply to them. Items that have a short text become that, and their list is a leaf, as
+    other lists are.
     """
     out: dict[str, Any] = {}
-    known = _lists(tuple(kind.spec for kind in KINDS.values()))
+    known = _known()
 
     def walk(value: Any, at: str) -> None:
         key = known.get(at)
@@ -34,6 +40,8 @@ def flatten(spec: Mapping[str, Any]) -> dict[str, Any]:
                 walk(item, f"{at}.{name}" if at else name)
         elif key and key.many and key.default is None and value in ([], ()):
             out[at] = []  # differs from a list that is not set
+        elif key and key.many and key.text and value:
+            out[at] = list(map(key.text, value))
         elif key and key.many and isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 own = applicable_keys(key.many, item)
@@ -56,6 +64,26 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     old, new = flatten(before), flatten(after)
     paths = [*new, *(path for path in old if path not in new)]
     return [(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+def texts(path: str, before: Any, after: Any) -> tuple[str, str]:
+    """What a plan shows of a leaf that differs, as `PathChange.shown`.
+
+    Of a list whose items have a short text, only those that come and go.
+    """
+    key = _known().get(path)
+    if not (key and key.text):
+        return show(before), show(after)
+    if key.default is None and None in (before, after):
+        return _whole(before), _whole(after)
+    old, new = before or [], after or []
+    gone = [f"- {text}" for text in old if text not in new]
+    come = [f"+ {text}" for text in new if text not in old]
+    return ("", ", ".join([*gone, *come])) if gone or come else (_whole(old), _whole(new))
+
+
+def _whole(value: list[str] | None) -> str:
+    return "unrestricted" if value is None else ", ".join(value) or "nothing"
 
 
 def row_of(path: str) -> str:

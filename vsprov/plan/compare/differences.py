@@ -144,8 +144,9 @@ class Comparison:
         for path, old, new in diff.differences(before["spec"], self.record["spec"]):
             row = diff.row_of(path)
             if row not in ("state", "image") and not self._is_observed(row) and not self._is_connection(path):
-                texts = (_show_knob(row, old), _show_knob(row, new))
-                yield PathChange(f"spec.{path}", old, new, cost_of(type(self.spec), row), texts)
+                yield PathChange(
+                    f"spec.{path}", old, new, cost_of(type(self.spec), row), _shown(path, row, old, new)
+                )
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
                 yield change(f"metadata.{path}", old, new, "live")
@@ -228,6 +229,12 @@ def _connections(
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:
     """The image of a server as NAME@DIGEST; `form` formats the digest."""
     return f"{record['spec']['image']}@{form(record['image'])}"
+
+
+def _shown(path: str, row: str, old: Any, new: Any) -> tuple[str, str]:
+    if row == "mounts.size" or row.startswith("resources."):
+        return _show_knob(row, old), _show_knob(row, new)
+    return diff.texts(path, old, new)
 
 
 def _show_knob(row: str, value: Any) -> str:

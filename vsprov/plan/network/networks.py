@@ -85,7 +85,7 @@ def _recorded(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[
     if before is None:
         return [change("spec", "unknown: its record is lost or was edited", "as in the manifest", "live")]
     out = [
-        change(f"spec.{path}", old, new, "live")
+        PathChange(f"spec.{path}", old, new, "live", diff.texts(path, old, new))
         for path, old, new in diff.differences(before["spec"], now["spec"])
     ]
     for key in ("labels", "annotations"):
