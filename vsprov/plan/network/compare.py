@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vsprov.model.values.units import format_rate
 from vsprov.plan.network.state import HostLink, Interface, Route
 from vsprov.plan.network.steps import ChangeInterface, MakeInterface, RemoveInterface, SetSysctl, WriteNames
 from vsprov.plan.plan import PathChange, show
@@ -188,7 +189,7 @@ def _route_texts(routes: Any) -> list[str]:
 
 
 def _rate(rate: Any) -> str:
-    return "max" if rate is None else f"{rate}bit"
+    return "max" if rate is None else format_rate(rate)
 
 
 # {field: (key of the interface in the manifest, or a whole path; how its values are shown)}
