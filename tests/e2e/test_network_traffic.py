@@ -36,7 +36,8 @@ def at(
 DOCUMENTS = (
     HOST, LAN, BACK, CELLS,
     echo("web", at("eth0", 10), listens=(PORT, 7002),
-         ports=["8080:7000", "8080:7000/udp", "127.0.0.1:8081:7000", "8090-8092:7001-7003"]),
+         ports=["8080:7000", "8080:7000/udp", "127.0.0.1:8081:7000", "8090-8092:7001-7003",
+                "0.0.0.0:8084:7000", "[::]:8086:7000"]),
     echo("db", at("eth0", 20), at("eth1", 20, "back", "10.21.0", "fd21:", gateway=False)),
     idle("first", at("eth0", 30), command=("python3", "-c", FIRST), dependsOn=[{"name": "db"}]),
     echo("store", at("eth0", 30, "back", "10.21.0", "fd21:")),
@@ -94,6 +95,17 @@ def test_a_range_of_ports_is_published_one_by_one(net: NetworkLab) -> None:
 def test_a_port_of_one_address_of_the_host_is_not_on_the_others(net: NetworkLab) -> None:
     assert world.ask(net.world.outside, "tcp", HOST4, 8081, IMPATIENCE) in ("refused", "silence")
     assert world.ask(net.world.host, "tcp", "127.0.0.1", 8081) not in ("refused", "silence", "unreachable")
+
+
+def test_a_port_of_all_addresses_of_one_family_is_on_each_of_them(net: NetworkLab) -> None:
+    for address, own, port, other in ((HOST4, OUTSIDE, 8084, 8086), (HOST6, OUTSIDE6, 8086, 8084)):
+        assert world.ask(net.world.outside, "tcp", address, port) == own
+        assert world.ask(net.world.outside, "tcp", address, other, IMPATIENCE) in ("refused", "silence")
+
+
+def test_a_published_port_on_the_loopback_address_of_ipv6_is_refused_at_once(net: NetworkLab) -> None:
+    """Clients that ask for localhost go on with 127.0.0.1, instead of waiting for minutes."""
+    assert world.ask(net.world.host, "tcp", "::1", 8080) == "refused"
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

@@ -253,7 +253,7 @@ def connected(networks: list[str], number: int) -> st.SearchStrategy[dict[str, A
         "street": {"name": "lan", "gateway": False, "addresses": []},
     }
     ports: list[Any] = [f"{8080 + number}:80", f"127.0.0.1:{number + 53}:53/udp", 7000 + number]
-    ports += [f"[::1]:{9000 + number}"] if "lan" in networks else []
+    ports += [f"[fd99::1]:{9000 + number}"] if "lan" in networks else []
     dns = {"nameservers": ["192.0.2.53", "FD20::53"], "search": ["A.example."], "options": ["ndots:2"]}
     filtered = {"ports": st.lists(st.sampled_from(ports), max_size=2, unique=True), "firewall": FIREWALL}
     return st.fixed_dictionaries(

@@ -128,7 +128,7 @@ def test_any_short_form_of_a_port_becomes_a_map_or_is_refused_in_words(
             "127.0.0.1:8080:80/tcp",
             {"hostPort": "8080", "port": "80", "protocol": "tcp", "hostIP": "127.0.0.1"},
         ),
-        ("[::1]:8080:80", {"hostPort": "8080", "port": "80", "hostIP": "::1"}),
+        ("[fd20::11]:8080:80", {"hostPort": "8080", "port": "80", "hostIP": "fd20::11"}),
         ("[FD20:0::1]:80", {"hostPort": "80", "hostIP": "fd20::1"}),
         ("0.0.0.0:80:80", {"hostPort": "80", "port": "80", "hostIP": "0.0.0.0"}),
         ("[::]:80", {"hostPort": "80", "hostIP": "::"}),
@@ -158,6 +158,12 @@ def test_a_port_is_written_as_in_docker(raw: Any, kept: dict[str, str]) -> None:
         ),
         (net.parse_address, "0.0.0.0", "0.0.0.0 does not identify a host", "write 10.20.0.11 or fd20::11"),
         (net.parse_host_address, "ff02::1", "ff02::1 is a multicast address", "write 10.20.0.11 or fd20::11"),
+        (
+            net.parse_host_address,
+            "::1",
+            "::1: the kernel does not forward from this address",
+            "write 127.0.0.1",
+        ),
         (net.parse_interface_address, "Auto", "'Auto' is not an IP address", "write auto"),
         (
             net.parse_interface_address,

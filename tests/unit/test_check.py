@@ -231,7 +231,7 @@ def test_ports_are_published_twice_only_by_those_with_an_address_in_common() -> 
         six = document("Network", "lan", {"subnets": ["10.20.0.0/24", "fd20::/64"]})
         return any("already published" in line for line in said(six, one, other))
 
-    assert clash(80, "0.0.0.0:80") and clash("[::]:80", "[::1]:80") and clash("1.2.3.4:1-9:1-9", "9-10")
+    assert clash(80, "0.0.0.0:80") and clash("[::]:80", "[fd99::1]:80") and clash("1.2.3.4:1-9:1-9", "9-10")
     assert not clash("0.0.0.0:80", "[::]:80") and not clash("1.2.3.4:80:1", "1.2.3.5:80:1")
     assert not clash("80/udp", "80/tcp") and not clash("1-9", "10-19")
 

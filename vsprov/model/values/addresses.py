@@ -113,6 +113,8 @@ def parse_address(raw: Any) -> str:
 def parse_host_address(raw: Any) -> str:
     """An address of the host, or 0.0.0.0 or :: for all of a family."""
     found = _address(raw)
+    if found.version == 6 and found.is_loopback:
+        raise UnitError(f"{short(raw)}: the kernel does not forward from this address", "write 127.0.0.1")
     return str(found) if found.is_unspecified else parse_address(raw)
 
 
@@ -285,7 +287,7 @@ def _split_host(text: str) -> tuple[str, str]:
     if text.startswith("["):
         address, bracket, rest = text[1:].partition("]")
         if not bracket or not rest.startswith(":"):
-            raise UnitError(f"{short(text, repr)} is not a port", 'write "[::1]:8080:80"')
+            raise UnitError(f"{short(text, repr)} is not a port", 'write "[fd20::11]:8080:80"')
         return address, rest[1:]
     head, colon, rest = text.partition(":")
     if colon and re.search(r"[^0-9-]", head):

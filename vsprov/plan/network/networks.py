@@ -63,7 +63,8 @@ def _change(
     paths = {path.path: path for path in (*_recorded(recorded, now), *drift)}
     if not paths:
         paths["status.record"] = change("status.record", "outdated", "as in the manifest", "live")
-    reason = "changed" if recorded and recorded["spec"] != now["spec"] else "drift"
+    respecified = recorded is not None and recorded["spec"] != now["spec"]
+    reason = "drift" if not respecified and (drift or recorded is None) else "changed"
     before_spec = recorded["spec"] if recorded else {}
     return Change(
         "Network", want.name, "update", "live", reason, tuple(paths.values()), before_spec, desired_spec,

@@ -141,7 +141,8 @@ def published(family: int, port: Published) -> tuple[list[Any], list[Any]]:
     targets = of_family(family, port.addresses)
     if not targets or (port.host_ip and family_of(port.host_ip) != family):
         return [], []
-    host = port.host_ip or prefix("0.0.0.0" if family == 4 else "::", 0)
+    every = "0.0.0.0" if family == 4 else "::"
+    host = prefix(every, 0) if port.host_ip in (None, "", every) else port.host_ip
     if port.host_ports == port.ports:
         return [], [[concat(host, port.protocol, _number_range(port.ports)), targets[0]]]
     shift = port.ports[0] - port.host_ports[0]

@@ -231,6 +231,9 @@ def _host(made: Table, links: _Links) -> None:
 def _publish(made: Table, links: _Links) -> None:
     """Published ports, for all that is sent to an address of the host, by others and by itself."""
     made.chain("publish")
+    # Answers could not come back: the kernel routes to ::1 only what arrives on lo (rt6_need_strict). Without
+    # translation a connection is refused at once, and clients of "localhost" go on with 127.0.0.1.
+    made.rule("publish", match(destination(6), "::1"), RETURN)
     local = match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
     for name, hook in (("nat_arrive", "prerouting"), ("nat_output", "output")):
         made.base(name, hook, -100, "nat")
@@ -257,7 +260,6 @@ def _masquerade(made: Table, links: _Links) -> None:
     made.rule("nat_leave", match(OIFNAME, "@borrowed"), goto("nat_inside"))
     made.chain("nat_inside")
     made.rule("nat_inside", TRANSLATED, match(source(4), LOOPBACK), MASQUERADE)
-    made.rule("nat_inside", TRANSLATED, match(source(6), "::1"), MASQUERADE)
     for family, kind in TYPES.items():
         with_nat = [each for each in links.networks.values() if each.nat]
         hidden = [text for each in with_nat for text in _subnets(family, links, each)]
