@@ -135,16 +135,29 @@ def is_applied_read_back_and_removed(lab: Lab, tmp_path: Path, given: list[str |
     assert vsprov.left() == []
 
 
-def test_the_quickstart_is_three_servers_of_the_hosts_usr_and_two_quotas(lab: Lab) -> None:
+def test_the_quickstart_is_three_servers_of_the_hosts_usr_two_quotas_and_a_network_on_which_two_talk() -> (
+    None
+):
     kinds = [
         line for line in (FOLDER / "quickstart.yaml").read_text().splitlines() if line.startswith("kind: ")
     ]
-    assert sorted(kinds) == ["kind: Image", *["kind: Quota"] * 2, *["kind: Server"] * 3]
-    lab.vsprov("apply", "-y", FOLDER / "quickstart.yaml")
-    names = ("frontend/web1", "frontend/web2", "db1")
-    assert len(lab.inits(*names)) == 3
-    for name in names:
-        assert (lab.root(name) / "usr/bin/env").samefile("/usr/bin/env") or (lab.root(name) / "usr").is_dir()
+    assert sorted(kinds) == [
+        "kind: Image",
+        "kind: Network",
+        *["kind: Quota"] * 2,
+        *["kind: Server"] * 3,
+    ]
+    with network_lab() as net:
+        lab = net.lab
+        lab.vsprov("apply", "-y", FOLDER / "quickstart.yaml")
+        names = ("frontend/web1", "frontend/web2", "db1")
+        assert len(lab.inits(*names)) == 3
+        for name in names:
+            assert (lab.root(name) / "usr/bin/env").samefile("/usr/bin/env") or (
+                lab.root(name) / "usr"
+            ).is_dir()
+        log = "hello from web1, where I am pid 1\ndb1 answers\n"
+        lab.wait_until(lambda: lab.console("web1") == log)
 
 
 @pytest.mark.bare_debian

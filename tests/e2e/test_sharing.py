@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from tests.e2e.networks import network_lab
 from tests.lab import Document, Lab, image, server, to_yaml
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests/examples"
@@ -102,13 +103,15 @@ def test_a_damaged_record_of_a_shared_image_is_mended_for_all(lab: Lab) -> None:
     assert sets(lab) == ["one", "two"] and lab.is_settled(image(), flags=ONE)
 
 
-def test_the_tutorial_can_follow_the_quickstart(lab: Lab, tmp_path: Path) -> None:
+def test_the_tutorial_can_follow_the_quickstart(tmp_path: Path) -> None:
     quickstart = str(EXAMPLES / "quickstart.yaml")
-    lab.vsprov("apply", "-y", quickstart)
-    lab.vsprov("init", str(tmp_path / "demo"))
-    lab.vsprov("apply", "-y", str(tmp_path / "demo/servers"))
-    assert sets(lab) == ["default", "demo"] and lab.init("web")
-    lab.vsprov("destroy", "-y", quickstart)
-    assert sets(lab) == ["demo"] and lab.init("web")
-    lab.vsprov("destroy", "-y", str(tmp_path / "demo/servers"))
-    assert lab.vsprov.left() == []
+    with network_lab() as net:
+        lab = net.lab
+        lab.vsprov("apply", "-y", quickstart)
+        lab.vsprov("init", str(tmp_path / "demo"))
+        lab.vsprov("apply", "-y", str(tmp_path / "demo/servers"))
+        assert sets(lab) == ["default", "demo"] and lab.init("web")
+        lab.vsprov("destroy", "-y", quickstart)
+        assert sets(lab) == ["demo"] and lab.init("web")
+        lab.vsprov("destroy", "-y", str(tmp_path / "demo/servers"))
+        assert lab.vsprov.left() == []
