@@ -34,6 +34,7 @@ NLA_F_NESTED = 0x8000
 RTMGRP_LINK = 1
 
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_GETNSID, _NETNSA_NSID, _NETNSA_PID, _NO_NAMESPACE = 90, 1, 2, 0xFFFFFFFF
 _NLMSGERR_ATTR_MSG = 1
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _SIOCGIFNAME, _SIOCGIFINDEX, _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8910, 0x8933, 0x8946, 10
@@ -205,6 +206,12 @@ class Socket:
                 if failed == errno.ENODEV:
                     return None
                 raise _error(failed, "read a link", flags, message)
+
+    def namespace_id(self, task: int) -> int | None:
+        """The id that the socket's namespace has for the one of a thread or process; None without one."""
+        answer = self.get(_RTM_GETNSID, bytes(4) + attribute(_NETNSA_PID, task))
+        found = attributes(answer, 4).get(_NETNSA_NSID) if answer is not None else None
+        return number(found) if found is not None and number(found) != _NO_NAMESPACE else None
 
     def dump(self, kind: int, body: bytes, limit: int = 1 << 30) -> list[tuple[int, memoryview]]:
         """All objects that a dump returns: (type, body of the message). No more than about `limit`."""

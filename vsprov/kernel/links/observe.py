@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from struct import Struct, pack, unpack_from
@@ -53,7 +54,7 @@ class Link:
     up: bool
     master: int
     peer: int  # index of the other end of a veth, or of the link below; 0 for none
-    elsewhere: bool  # that link is in another network namespace
+    namespace: int | None  # the id of another network namespace that this link is in
     mode: str
     port_isolated: bool
     hairpin: bool
@@ -108,7 +109,7 @@ def host() -> Host:
         by_name,
         routes,
         proxies,
-        {link.index: (link.name, link.peer if link.elsewhere else 0) for link in seen},
+        {link.index: (link.name, link.peer if link.namespace is not None else 0) for link in seen},
         {name: frozenset(to) for name, to in routed.items()},
         dict(proxies),
     )
@@ -139,6 +140,12 @@ def _inner(found: Socket, on: Host) -> dict[str, Interface]:
     seen = [link for link in links(found, LIMIT) if link.kind != "lo"]
     if not seen:
         return {}
+    # A server that makes a namespace of its own can give a link there the index of any link of the host.
+    here = found.namespace_id(threading.get_native_id())
+    seen = [
+        link if link.namespace is not None and link.namespace == here else replace(link, peer=0)
+        for link in seen
+    ]
     routes, connected = _inner_routes(found)
     addresses = _addresses(found, connected, LIMIT)
     return {link.name: _interface(link, addresses, routes, on) for link in seen}
@@ -159,13 +166,13 @@ def _interface(
         alias=link.alias,
         mode=link.mode,
     )
-    name, back = on._peers.get(link.peer, ("", 0)) if link.elsewhere else ("", 0)
+    name, back = on._peers.get(link.peer, ("", 0))
     outer = on.links.get(name)
     if outer is None:
         return inner
     if link.kind != "veth":
         return replace(inner, parent=outer.name)
-    if back != link.index:  # the other end is not on the host, but in a namespace that the server made
+    if back != link.index:
         return inner
     routed = on._routed.get(name, frozenset())
     return replace(
@@ -221,7 +228,7 @@ def decode_link(message: memoryview) -> Link:
         bool(flags & IFF_UP),
         number(found.get(IFLA_MASTER)),
         number(found.get(IFLA_LINK)),
-        IFLA_LINK_NETNSID in found,
+        number(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
         _mode(kind, info),
         _port_flag(info, IFLA_BRPORT_ISOLATED),
         _port_flag(info, IFLA_BRPORT_MODE),
