@@ -1,7 +1,7 @@
 """The table of the bridge family: what servers may send, and what they may send to each other.
 
 The ports of bridges are known here only, and servers of one network reach each other without passing the
-inet family (unless br_netfilter is loaded). There is no connection tracking: a set with a timeout remembers
+inet family (unless br_netfilter is loaded). There is no connection tracking: sets with a timeout remember
 what was allowed, so that answers pass.
 """
 
@@ -22,7 +22,6 @@ from vsprov.plan.network.ruleset.text import (
     OIFNAME,
     PORT,
     RETURN,
-    SOURCE_PORT,
     Expression,
     Object,
     Table,
@@ -35,6 +34,7 @@ from vsprov.plan.network.ruleset.text import (
     match,
     payload,
     source,
+    update,
     verdicts,
 )
 from vsprov.plan.network.state import Member
@@ -51,9 +51,16 @@ REASONS = (
     "dhcp_server",
     "ethertype",
     "link_local_frame",
+    "multicast_query",
     "refused",
+    "flow_flood",
+    "flows_full",
 )
-FLOWS, FLOW_SECONDS, TCP_FLOW_SECONDS = 262144, 180, 3 * 3600
+# What is remembered of allowed packets, so that answers pass, per family. One server must not use up what
+# others need: each may add so many flows per second, after so many at once.
+FLOWS, FLOW_SECONDS, UNANSWERED_SECONDS = 524288, 180, 30
+CALLS, CALL_SECONDS = 262144, 3 * 3600
+NEW_PER_SECOND, NEW_AT_ONCE, SENDERS = 500, 10000, 65536
 # What answers a request, reports an error or belongs to neighbor discovery.
 ICMP_ANSWERS = {
     4: ("echo-reply", "destination-unreachable", "time-exceeded", "parameter-problem"),
@@ -138,6 +145,9 @@ def _sent_ip(made: Table) -> None:
     made.rule("sent_ip", match(payload("udp", "dport"), 68), *_refuse("dhcp_server"))
     misleading = among(payload("icmp", "type"), "redirect", "router-advertisement")
     made.rule("sent_ip", misleading, *_refuse("icmp_redirect"))
+    # A server that acts as the querier decides what multicast others get, neighbor discovery included.
+    query = match(payload("igmp", "type"), "membership-query")
+    made.rule("sent_ip", match(ETHER_TYPE, "ip"), query, *_refuse("multicast_query"))
     made.rule("sent_ip", match(concat(IIFNAME, ETHER_SOURCE, source(4)), "@senders4"), RETURN)
     made.rule("sent_ip", *_refuse("spoofed_ip"))
 
@@ -146,6 +156,7 @@ def _sent_ip6(made: Table) -> None:
     kind, unspecified = payload("icmpv6", "type"), match(source(6), "::")
     made.rule("sent_ip6", match(kind, "nd-router-advert"), *_refuse("router_advert"))
     made.rule("sent_ip6", match(kind, "nd-redirect"), *_refuse("icmp_redirect"))
+    made.rule("sent_ip6", match(kind, "mld-listener-query"), *_refuse("multicast_query"))
     made.rule("sent_ip6", match(payload("udp", "dport"), 546), *_refuse("dhcp_server"))
     # nft 1.0.6 has no name for the target of neighbor discovery.
     stolen = match(concat(IIFNAME, TARGET), "@neighbors", "!=")
@@ -183,8 +194,12 @@ def _between(made: Table, members: Sequence[Member]) -> None:
                 for box in elements.openings(family, (each.ingress if name == "in" else each.egress) or ())
             ]
             made.set(f"open_{name}{family}", peer, found, flags=["interval"])
-        flow = [kind, "inet_service", kind, "inet_service", "inet_proto"]
+        own = {one for each in members for one in elements.of_family(family, each.addresses)}
+        made.set(f"own{family}", kind, sorted(own))
+        flow, call = [kind, "inet_service", kind, "inet_service"], [kind, "inet_service", kind]
         made.set(f"flows{family}", flow, flags=["timeout"], timeout=FLOW_SECONDS, size=FLOWS)
+        made.set(f"calls{family}", call, flags=["timeout"], timeout=CALL_SECONDS, size=CALLS)
+        made.set(f"pace{family}", "ifname", flags=["timeout"], timeout=FLOW_SECONDS, size=SENDERS)
 
 
 def _guard(made: Table, family: int) -> None:
@@ -194,15 +209,13 @@ def _guard(made: Table, family: int) -> None:
     kind = payload("icmp" if family == 4 else "icmpv6", "type")
     made.rule(chain, among(kind, *ICMP_ANSWERS[family]), ACCEPT)
     made.rule(chain, *_later_fragment(family), ACCEPT)  # worth nothing without the first, which has ports
-    flow = concat(source(family), SOURCE_PORT, destination(family), PORT, L4PROTO)
-    made.rule(chain, match(flow, f"@flows{family}"), ACCEPT)
+    made.rule(
+        chain, match(IIFNAME, "@links", "!="), match(source(family), f"@own{family}"), *_refuse("spoofed_ip")
+    )
+    _answers(made, family)
     made.rule(chain, match(IIFNAME, "@guarded_out"), jump(outward))
     made.rule(chain, match(OIFNAME, "@guarded_in"), jump(inward))
-    for protocol in ("tcp", "udp"):
-        ports = payload(protocol, "dport"), payload(protocol, "sport")
-        answer = concat(destination(family), ports[0], source(family), ports[1], L4PROTO)
-        lasting = {"elem": {"val": answer, "timeout": TCP_FLOW_SECONDS}} if protocol == "tcp" else answer
-        made.rule(chain, {"set": {"op": "update", "elem": lasting, "set": f"@flows{family}"}})
+    _remember(made, family)
     made.rule(chain, ACCEPT)
     to = concat(IIFNAME, destination(family), L4PROTO, PORT)
     made.rule(outward, match(to, f"@open_out{family}"), RETURN)
@@ -210,6 +223,36 @@ def _guard(made: Table, family: int) -> None:
     of = concat(OIFNAME, source(family), L4PROTO, PORT)
     made.rule(inward, match(of, f"@open_in{family}"), RETURN)
     made.rule(inward, *_refuse("refused"))
+
+
+def _answers(made: Table, family: int) -> None:
+    """Accept what answers packets that were allowed.
+
+    For TCP the port of the client does not matter: a segment without SYN opens no connection (RFC 9293).
+    """
+    chain = f"guard{family}"
+    call = concat(source(family), payload("tcp", "sport"), destination(family))
+    no_opening = match(payload("tcp", "flags"), ["rst", "ack"], "in")
+    made.rule(chain, match(call, f"@calls{family}"), no_opening, ACCEPT)
+    flow = concat(source(family), payload("udp", "sport"), destination(family), payload("udp", "dport"))
+    made.rule(chain, match(flow, f"@flows{family}"), update(f"@flows{family}", flow), ACCEPT)
+
+
+def _remember(made: Table, family: int) -> None:
+    """Remember what was allowed. A server that calls very many ports is slowed down by itself, not others."""
+    chain = f"guard{family}"
+    call = concat(destination(family), payload("tcp", "dport"), source(family))
+    ports = payload("udp", "dport"), payload("udp", "sport")
+    flow = concat(destination(family), ports[0], source(family), ports[1])
+    made.rule(chain, match(call, f"@calls{family}"), update(f"@calls{family}", call), ACCEPT)
+    made.rule(chain, match(flow, f"@flows{family}"), ACCEPT)
+    pace = {"limit": {"rate": NEW_PER_SECOND, "burst": NEW_AT_ONCE, "per": "second", "inv": True}}
+    ports_known = among(L4PROTO, "tcp", "udp")
+    made.rule(chain, ports_known, update(f"@pace{family}", IIFNAME, pace), *_refuse("flow_flood"))
+    made.rule(chain, update(f"@calls{family}", call), ACCEPT)
+    unanswered = {"elem": {"val": flow, "timeout": UNANSWERED_SECONDS}}
+    made.rule(chain, update(f"@flows{family}", unanswered), ACCEPT)
+    made.rule(chain, ports_known, *_refuse("flows_full"))
 
 
 def _later_fragment(family: int) -> tuple[Expression, ...]:

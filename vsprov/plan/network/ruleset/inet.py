@@ -157,6 +157,10 @@ def _forward(made: Table, links: _Links) -> None:
     made.rule("guard", among(payload("icmpv6", "type"), *NEIGHBOR_DISCOVERY), ACCEPT)
     made.rule("between", TRANSLATED, ACCEPT)
     made.rule("between", match(concat(IIFNAME, OIFNAME), "@same"), ACCEPT)
+    for family, kind in TYPES.items():
+        made.set(f"own{family}", kind, elements.subnets(family, _own(family, links)), flags=["interval"])
+        # Openings for servers are by address. Nobody else has these; rp_filter is off on many hosts.
+        made.rule("inward", match(source(family), f"@own{family}"), *_refuse("spoofed"))
     made.rule("inward", TRANSLATED, ACCEPT)
     made.rule("inward", match(OIFNAME, "@reachable"), ACCEPT)
     made.rule("inward", *_refuse("from_outside"))
@@ -179,6 +183,12 @@ def _subnets(family: int, links: _Links, network: FirewallNetwork) -> list[str]:
     own = [each for member in links.members if member.network == network.name for each in member.addresses]
     subnets = () if network.borrowed else network.subnets  # others than servers are in that subnet too
     return elements.of_family(family, [*subnets, *own])
+
+
+def _own(family: int, links: _Links) -> list[str]:
+    """The subnets of bridges of ours, and the addresses of servers wherever others share their subnet."""
+    found = [one for each in links.routed for one in elements.of_family(family, each.addresses)]
+    return found + [text for each in links.bridges for text in _subnets(family, links, each)]
 
 
 def _openings(made: Table, members: Sequence[Member]) -> None:

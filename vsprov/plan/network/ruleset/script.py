@@ -97,7 +97,11 @@ def _statement(one: Mapping[str, Any]) -> str:
             target = body["addr"]["map"]
             return f"dnat {body['family']} to {_value(target['key'])} map {target['data']}"
         case "set":
-            return f"{body['op']} {body['set']} {{ {_value(body['elem'])} }}"
+            limits = "".join(f" {_statement(each)}" for each in body.get("stmt", ()))
+            return f"{body['op']} {body['set']} {{ {_value(body['elem'])}{limits} }}"
+        case "limit":
+            over = "over " if body.get("inv") else ""
+            return f"limit rate {over}{body['rate']}/{body['per']} burst {body['burst']} packets"
     return str(kind)
 
 

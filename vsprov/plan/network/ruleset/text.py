@@ -34,7 +34,7 @@ def payload(protocol: str, field: str) -> Expression:
 
 
 ETHER_SOURCE, ETHER_TYPE = payload("ether", "saddr"), payload("ether", "type")
-SOURCE_PORT, PORT = payload("th", "sport"), payload("th", "dport")
+PORT = payload("th", "dport")
 
 
 def source(family: int) -> Expression:
@@ -76,6 +76,13 @@ def jump(chain: str) -> Expression:
 
 def goto(chain: str) -> Expression:
     return {"goto": {"target": chain}}
+
+
+def update(name: str, element: Any, *limits: Expression) -> Expression:
+    """Add an element to a set with a timeout, or start its timeout anew; `limits` are counted per element."""
+    return {
+        "set": {"op": "update", "elem": element, "set": name, **({"stmt": list(limits)} if limits else {})}
+    }
 
 
 def has_state(*states: str) -> Expression:
