@@ -9,10 +9,10 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist workste
 PURE := not (kernel or e2e or attack or fault or vm)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check test-kernel test-vm test-long bench bench-images docs schemas clean
+.PHONY: help quickstart test check test-kernel test-vm test-long bench bench-images bench-networks docs schemas clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: ## install vsprov into .venv and start the example servers (root)
 	@scripts/prepare run
@@ -46,6 +46,10 @@ bench: ## measure start, second apply, change and removal of servers, compared w
 bench-images: ## measure pulling, starting and sharing images, compared with installed peers (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.images --disk 12 $(BENCH)
+
+bench-networks: ## measure servers on a bridge, and TCP between them and through published ports (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.networks $(BENCH)
 
 docs: schemas ## generate the manifest reference in docs/ from the schemas
 	@$(VENV)/python -m vsprov.manifest.reference docs/reference/manifest.md

@@ -1,12 +1,14 @@
 /* The minimum cost of a server: only the system calls that every program needs to start one.
  *
- *   floor -n SERVERS -l LOWER -d FOLDER -g GROUP [-p]
+ *   floor -n SERVERS -l LOWER -d FOLDER -g GROUP [-p] [-v BRIDGE]
  *
  * Each server gets a control group with three limits (cpu, memory and pids, on cgroup v1 or v2), a user namespace with
  * 65536 IDs of its own and all other namespaces, an overlay on the shared, idmapped directory LOWER as its root, with
  * /proc, /sys, /dev and a loopback interface. It drops all but 11 capabilities and executes /bin/sleep. A server has
  * started when execve succeeds, which closes a pipe. The next server starts after that; with -p, all servers are
- * started before the first wait. At the end, all servers are killed and everything is removed.
+ * started before the first wait. With -v, each server also gets a pair of virtual Ethernet links, with one end on the
+ * bridge BRIDGE and an address on the other. At the end, all servers are killed and everything is removed; the links go
+ * with the network namespaces.
  *
  * FOLDER must exist and be empty. GROUP is the name of the parent group, which must not have children.
  * Prints one JSON object: total times in ms, and the median of each step over all servers in us.
@@ -36,6 +38,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "veth.h"
+
 /* glibc's <sys/mount.h> and the kernel's <linux/mount.h> cannot be included together before glibc 2.37. */
 int mount(const char *, const char *, const char *, unsigned long, const void *);
 int umount2(const char *, int);
@@ -44,13 +48,13 @@ enum { DETACH = 2 }; /* MNT_DETACH */
 enum { CONTROLLERS = 3, FIRST_ID = 524288, IDS = 65536, LONGEST = 512 };
 
 enum step {
-	GROUPS, FOLDERS, CLONE, IDS_WRITTEN, ROOT_MADE,             /* in the parent */
-	ATTACH, WAIT, MOUNTS, PIVOT, LOOPBACK, CAPABILITIES, EXEC,  /* in the server to be */
+	GROUPS, FOLDERS, CLONE, IDS_WRITTEN, VETH, ROOT_MADE,               /* in the parent */
+	ATTACH, WAIT, MOUNTS, PIVOT, LOOPBACK, ADDRESS, CAPABILITIES, EXEC, /* in the server to be */
 	STEPS
 };
 static const char *const step_names[STEPS] = {
-	"groups", "folders", "clone", "ids", "root",
-	"attach", "wait", "mounts", "pivot", "loopback", "capabilities", "exec",
+	"groups", "folders", "clone", "ids", "veth", "root",
+	"attach", "wait", "mounts", "pivot", "loopback", "address", "capabilities", "exec",
 };
 
 static struct {
@@ -70,7 +74,8 @@ struct server {
 };
 
 static struct server *servers; /* shared, so that the children's times and complaints can be read */
-static int count = 1, unified_needed;
+static int count = 1, unified_needed, route_socket;
+static unsigned bridge; /* the index of the link; 0: no links */
 static const char *lower, *folder, *group;
 
 static int64_t now(void)
@@ -142,6 +147,19 @@ static void remove_folders(void)
 	for (int n = 1; n <= count; n++)
 		for (unsigned p = 0; p < sizeof parts / sizeof *parts; p++)
 			rmdir(place(n, parts[p]));
+}
+
+static const char *link_of(int number)
+{
+	return text("vf%d.%d", (int)getpid(), number); /* the PID, for those of another run may still be dying */
+}
+
+/* A worker of the kernel removes the links of dead namespaces. */
+static void await_links(void)
+{
+	for (int n = 1; bridge && n <= count; n++)
+		while (if_nametoindex(link_of(n)))
+			usleep(500);
 }
 
 static void kill_all(void)
@@ -276,6 +294,9 @@ __attribute__((noreturn)) static void be_server(struct server *s, int status, in
 	t = lap(s, PIVOT, t);
 	loopback_up(s, status);
 	t = lap(s, LOOPBACK, t);
+	if (bridge)
+		TRY(configure_veth(s->number));
+	t = lap(s, ADDRESS, t);
 	drop_capabilities(s, status);
 	TRY(setsid());
 	TRY(null = open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -422,6 +443,9 @@ static void begin(struct server *s)
 	must(write_file(text("/proc/%d/uid_map", s->pid), map), "uid_map");
 	must(write_file(text("/proc/%d/gid_map", s->pid), map), "gid_map");
 	t = lap(s, IDS_WRITTEN, t);
+	if (bridge)
+		must(make_veth(route_socket, link_of(s->number), bridge, s->pid), "veth");
+	t = lap(s, VETH, t);
 	root = make_root(s->number, s->pid);
 	send_file(pair[0], root);
 	close(root);
@@ -556,21 +580,22 @@ static void print_steps(void)
 int main(int argc, char **argv)
 {
 	struct rlimit files;
-	int option, all_at_once = 0;
+	int option, all_at_once = 0, wrong = 0;
 	long memory;
-	int64_t start, up, going, dead, ungrouped, gone;
+	int64_t start, up, going, dead, ungrouped, unlinked, gone;
 
-	while ((option = getopt(argc, argv, "n:l:d:g:p")) > 0)
+	while ((option = getopt(argc, argv, "n:l:d:g:pv:")) > 0)
 		switch (option) {
 		case 'n': count = atoi(optarg); break;
 		case 'l': lower = optarg; break;
 		case 'd': folder = optarg; break;
 		case 'g': group = optarg; break;
 		case 'p': all_at_once = 1; break;
+		case 'v': bridge = if_nametoindex(optarg); wrong = !bridge; break;
 		default: count = 0;
 		}
-	if (count < 1 || count > 10000 || !lower || !folder || !group) {
-		fprintf(stderr, "floor -n SERVERS -l LOWER -d FOLDER -g GROUP [-p]\n");
+	if (wrong || count < 1 || count > 10000 || !lower || !folder || !group) {
+		fprintf(stderr, "floor -n SERVERS -l LOWER -d FOLDER -g GROUP [-p] [-v BRIDGE], which must exist\n");
 		return 2;
 	}
 	find_controllers();
@@ -582,6 +607,8 @@ int main(int argc, char **argv)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
+	if (bridge)
+		must(route_socket = open_route_socket(), "netlink");
 	make_parents();
 	sync();
 	memory = held_kb();
@@ -604,13 +631,16 @@ int main(int argc, char **argv)
 	dead = now();
 	remove_groups();
 	ungrouped = now();
+	await_links();
+	unlinked = now();
 	remove_folders();
 	gone = now();
 
 	printf("{\"servers\": %d, \"all_at_once\": %s, \"cgroups\": \"%s\", \"up_ms\": %.3f, \"down_ms\": %.3f, "
-	       "\"memory_kb\": %ld, \"down_steps_ms\": {\"kill\": %.3f, \"groups\": %.3f, \"folders\": %.3f}, \"step_us\": {",
+	       "\"memory_kb\": %ld, \"down_steps_ms\": {\"kill\": %.3f, \"groups\": %.3f, \"links\": %.3f, \"folders\": %.3f}, \"step_us\": {",
 	       count, all_at_once ? "true" : "false", unified_needed ? "v2" : "v1", (up - start) / 1e6,
-	       (gone - going) / 1e6, memory, (dead - going) / 1e6, (ungrouped - dead) / 1e6, (gone - ungrouped) / 1e6);
+	       (gone - going) / 1e6, memory, (dead - going) / 1e6, (ungrouped - dead) / 1e6,
+	       (unlinked - ungrouped) / 1e6, (gone - unlinked) / 1e6);
 	print_steps();
 	printf("}}\n");
 	return 0;

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.features import hierarchies
@@ -149,9 +149,18 @@ def _lxc(program: str, lower: Path, folder: Path) -> Peer:
     return Peer("lxc", _version(program), "overlay root, no user namespace, no limits", prepare, up, down)
 
 
-def _podman(program: str, lower: Path, folder: Path) -> Peer:
+def podman_on_bridge(lower: Path, folder: Path, enter: Sequence[str]) -> Peer:
+    """podman with its own bridge, in the network namespace into which the command `enter` leads."""
+    return replace(_podman("podman", lower, folder, enter, bridge=True), name="podman, bridge")
+
+
+def _podman(
+    program: str, lower: Path, folder: Path, enter: Sequence[str] = (), *, bridge: bool = False
+) -> Peer:
     store: list[str | Path] = [
+        *enter,
         program,
+        *(("--network-config-dir", folder / "networks") if bridge else ()),
         "--root",
         folder / "root",
         "--runroot",
@@ -170,7 +179,7 @@ def _podman(program: str, lower: Path, folder: Path) -> Peer:
                     *store,
                     "run",
                     "--detach",
-                    "--network=none",
+                    f"--network={'podman' if bridge else 'none'}",
                     "--name",
                     name,
                     "--hostname",
@@ -184,7 +193,8 @@ def _podman(program: str, lower: Path, folder: Path) -> Peer:
     def down(names: Sequence[str]) -> None:
         call(*store, "rm", "--force", "--time=0", *names)
 
-    return Peer(program, _version(program), "overlay root, limits, no user namespace", prepare, up, down)
+    note = "overlay root, limits, no user namespace"
+    return Peer(program, _version(program), note, prepare, up, down)
 
 
 def _nspawn(program: str, lower: Path, folder: Path) -> Peer:

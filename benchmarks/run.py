@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ import pytest
 from benchmarks import peers
 from tests import leaks
 from tests.features import SERVERS, hierarchies
-from tests.instance import Instance, own_instance
+from tests.instance import own_instance
 
 HERE = Path(__file__).resolve().parent
 PAIRS_INSIDE = 9
@@ -57,7 +57,7 @@ SERVER = """\
 apiVersion: vsprov/v1
 kind: Server
 metadata: {{name: s{number}}}
-spec: {{image: bench, quota: bench, init: {{command: [/bin/sleep, infinity]}}}}
+spec: {{image: bench, quota: bench, init: {{command: [/bin/sleep, infinity]}}{keys}}}
 """
 WORKSHOP = """\
 apiVersion: vsprov/v1
@@ -83,6 +83,20 @@ class Sample:
     servers: int
     action: str
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What the servers of vsprov have besides their image and their quota.
+
+    `changes` are actions with the documents that replace `documents` then.
+    """
+
+    subject: str = "vsprov"
+    documents: str = ""
+    keys: str = ""
+    network: int | None = None  # the namespace to run in, by its file descriptor
+    changes: Mapping[str, str] = field(default_factory=dict)
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -151,59 +165,62 @@ def make_root(folder: Path) -> Path:
 
 
 def measure_floor(program: Path, lower: Path, folder: Path, servers: int) -> list[Sample]:
-    samples = []
-    for subject, options in (("floor", []), ("floor, all at once", ["-p"])):
-        place = folder / "floor.servers"
-        place.mkdir()
-        name = f"vt-floor-{secrets.token_hex(4)}"
-        command: list[str | Path] = [
-            program,
-            "-n",
-            str(servers),
-            "-l",
-            lower,
-            "-d",
-            place,
-            "-g",
-            name,
-            *options,
-        ]
-        found = json.loads(peers.call(*command))
-        place.rmdir()
-        samples += [
-            Sample(subject, servers, "up", found["up_ms"]),
-            Sample(subject, servers, "down", found["down_ms"]),
-            Sample(subject, servers, "memory", found["memory_kb"]),
-            *(Sample(subject, servers, f"step {step}", us / 1e3) for step, us in found["step_us"].items()),
-        ]
-    return samples
+    samples = run_floor("floor", [program], lower, folder, servers)
+    return samples + run_floor("floor, all at once", [program, "-p"], lower, folder, servers)
 
 
-def measure_vsprov(lower: Path, folder: Path, servers: int) -> list[Sample]:
-    first, second = folder / "first.yaml", folder / "second.yaml"
-    for path, memory in ((first, "64Mi"), (second, "96Mi")):
-        documents = [MANIFEST.format(lower=lower, memory=memory)]
-        documents += [SERVER.format(number=number) for number in range(1, servers + 1)]
-        path.write_text("".join(documents))
-    with own_instance(folder) as vsprov:
+def run_floor(
+    subject: str, program: Sequence[str | Path], lower: Path, folder: Path, servers: int
+) -> list[Sample]:
+    place = folder / "floor.servers"
+    place.mkdir()
+    name = f"vt-floor-{secrets.token_hex(4)}"
+    options: list[str | Path] = [f"-n{servers}", "-l", lower, "-d", place, "-g", name]
+    found = json.loads(peers.call(*program, *options))
+    place.rmdir()
+    return [
+        Sample(subject, servers, "up", found["up_ms"]),
+        Sample(subject, servers, "down", found["down_ms"]),
+        Sample(subject, servers, "memory", found["memory_kb"]),
+        *(Sample(subject, servers, f"step {step}", us / 1e3) for step, us in found["step_us"].items()),
+    ]
+
+
+def measure_vsprov(lower: Path, folder: Path, servers: int, variant: Variant = Variant()) -> list[Sample]:
+    first, second, later = folder / "first.yaml", folder / "second.yaml", folder / "later.yaml"
+
+    def write(path: Path, memory: str, documents: str) -> None:
+        texts = [MANIFEST.format(lower=lower, memory=memory), documents]
+        texts += [SERVER.format(number=number, keys=variant.keys) for number in range(1, servers + 1)]
+        path.write_text("".join(texts))
+
+    write(first, "64Mi", variant.documents)
+    write(second, "96Mi", variant.documents)
+    with own_instance(folder, variant.network) as vsprov:
+
+        def timed(action: str, *arguments: str | Path) -> Sample:
+            ms = milliseconds(lambda: vsprov(*arguments, timeout=PATIENCE))
+            return Sample(variant.subject, servers, action, ms)
+
         before, memory_before = processes(), held_kb()
-        samples = [_timed(vsprov, servers, "up", "apply", "-y", first)]
+        samples = [timed("up", "apply", "-y", first)]
         time.sleep(0.2)
         number, kb = beside_the_servers(before)
         samples += [
-            Sample("vsprov", servers, "memory", held_kb() - memory_before),
-            Sample("vsprov", servers, "processes beside", number),
-            Sample("vsprov", servers, "kB beside", kb),
-            _timed(vsprov, servers, "again", "apply", "-y", first),
-            _timed(vsprov, servers, "change", "apply", "-y", second),
-            _timed(vsprov, servers, "down", "destroy", "-y", second),
-            _timed(vsprov, servers, "watched", "apply", "-y", "--settle", "250ms", first),
+            Sample(variant.subject, servers, "memory", held_kb() - memory_before),
+            Sample(variant.subject, servers, "processes beside", number),
+            Sample(variant.subject, servers, "kB beside", kb),
+            timed("again", "apply", "-y", first),
+            timed("change", "apply", "-y", second),
+        ]
+        for action, documents in variant.changes.items():
+            write(later, "96Mi", documents)
+            samples.append(timed(action, "apply", "-y", later))
+        samples += [
+            timed("down", "destroy", "-y", second),
+            timed("watched", "apply", "-y", "--settle", "250ms", first),
         ]
     return samples
-
-
-def _timed(vsprov: Instance, servers: int, action: str, *arguments: str | Path) -> Sample:
-    return Sample("vsprov", servers, action, milliseconds(lambda: vsprov(*arguments, timeout=PATIENCE)))
 
 
 def measure_peer(peer: peers.Peer, servers: int) -> list[Sample]:
@@ -280,17 +297,17 @@ def print_table(found: Mapping[tuple[str, int, str], float]) -> None:
         floor_up, floor_down = value("up", "floor"), value("down", "floor")
         memory, beside = value("memory"), value("processes beside")
         cells = [
-            *(_cell(value(action), "{:.1f}") for action in actions),
-            _cell(up, "{:.2f}", servers),
-            _cell(up, "{:.2f}", floor_up),
-            _cell(down, "{:.2f}", floor_down),
-            _cell(memory, "{:.0f}", servers),
-            _cell(beside, "{:.0f}"),
+            *(cell(value(action), "{:.1f}") for action in actions),
+            cell(up, "{:.2f}", servers),
+            cell(up, "{:.2f}", floor_up),
+            cell(down, "{:.2f}", floor_down),
+            cell(memory, "{:.0f}", servers),
+            cell(beside, "{:.0f}"),
         ]
         print(f"{servers:>7} {subject:22}" + "".join(f"{cell:>12}" for cell in cells))
 
 
-def _cell(value: float | None, form: str, divisor: float | None = 1) -> str:
+def cell(value: float | None, form: str, divisor: float | None = 1) -> str:
     return "" if value is None or not divisor else form.format(value / divisor)
 
 
@@ -376,14 +393,18 @@ def mounts_below(folder: Path) -> list[str]:
     return [each.point for each in leaks.mounts() if each.point.startswith(f"{folder}/")]
 
 
+def measure_whole_processes() -> None:
+    # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["VSPROV_REAL"] = "1"  # not forks of a loaded process
+
+
 def main() -> int:
     options = read_options()
     if os.geteuid() != 0:
         print("make bench: starting servers requires root", file=sys.stderr)
         return 77
-    # Installed programs have bytecode; with this variable, a checkout would be compiled at every start.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ["VSPROV_REAL"] = "1"  # measure whole processes, not forks of a loaded one
+    measure_whole_processes()
     folder = options.folder / f"vt-bench-{secrets.token_hex(4)}"
     folder.mkdir()
     groups = peers.groups()
