@@ -11,8 +11,9 @@ import pytest
 
 from tests import world
 from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
-from tests.lab import Document, wait_until
-from tests.world import HOST4, IMPATIENCE, OUTSIDE, PORT
+from tests.instance import own_instance
+from tests.lab import Document, Lab, wait_until
+from tests.world import HOST4, IMPATIENCE, OUTSIDE, PORT, UPLINK
 
 LAN = network("lan", "10.20.0.0/24", "fd20::/64")
 BACK = network("back", "10.21.0.0/24")
@@ -181,3 +182,16 @@ def test_a_link_of_somebody_else_is_named_and_left_alone(net: NetworkLab) -> Non
         assert world.links(net.world.host)[link]["linkinfo"]["info_kind"] == "bridge"
     finally:
         net.host("ip", "link", "delete", link)
+
+
+def test_forwarding_stays_while_another_instance_has_networks() -> None:
+    with network_lab() as net:
+        with own_instance(network=net.world.host) as other:
+            Lab(other).converge(network("far", "10.29.0.0/24", "fd29::/64"))
+            net.lab.converge(LAN)
+        assert net.lab.is_settled(LAN)
+        assert net.host("sysctl", "-n", f"net.ipv4.conf.{UPLINK}.forwarding") == "1\n"
+        # The first instance knew how it had been, and is gone.
+        for name in (f"ipv4.conf.{UPLINK}.forwarding", f"ipv6.conf.{UPLINK}.force_forwarding"):
+            net.host("sysctl", "-qw", f"net.{name}=0", check=False)
+        net.host("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")

@@ -117,7 +117,7 @@ def compute(builder: PlanBuilder) -> Desired:
         links,
         found,
         sysctls.before(needed, recorded, seen, own),
-        sysctls.unneeded(needed, recorded, seen),
+        {} if _is_shared(instance, seen) else sysctls.unneeded(needed, recorded, seen),
     )
 
 
@@ -368,6 +368,11 @@ def _gateway(network: Network, given: Sequence[str], family: int) -> str:
 
 
 # -- sysctls and names
+
+
+def _is_shared(instance: str, seen: SeenNetworks) -> bool:
+    """Whether another instance has links on this host: it needs the same sysctls, and found them set."""
+    return any(naming.owner_of(link.alias)[0] not in ("", instance) for link in seen.links.values())
 
 
 def _sysctls(

@@ -91,15 +91,15 @@ def _exists(path: str, seen: SeenNetworks) -> bool:
 def before(
     wanted_now: Mapping[str, str], recorded: Mapping[str, str], seen: SeenNetworks, own: Iterable[str]
 ) -> dict[str, str]:
-    """The values to restore with the last network: those recorded, or those of now.
+    """The values to restore with the last network: those recorded, or those of now that networks change.
 
     Sysctls of the links `own` go with them.
     """
     gone = set(own)
     return {
         path: recorded.get(path, seen.sysctls.get(path, "0"))
-        for path in wanted_now
-        if path.split("/")[3] not in gone
+        for path, value in wanted_now.items()
+        if path.split("/")[3] not in gone and (path in recorded or seen.sysctls.get(path) != value)
     }
 
 
