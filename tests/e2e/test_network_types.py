@@ -45,8 +45,13 @@ def test_a_server_on_the_lan_by_macvlan_is_a_neighbor_of_the_world(net: NetworkL
     net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, web))
 
 
-def test_a_routed_server_has_an_address_of_the_lan_without_being_on_it(net: NetworkLab) -> None:
-    lan = network("leased", "192.0.2.64/28", "2001:db8::640/124", type="routed", parent=UPLINK, nat=False)
+@pytest.mark.parametrize(
+    "subnets", [("192.0.2.64/28", "2001:db8::640/124"), ()], ids=["subnets", "addresses"]
+)
+def test_a_routed_server_has_an_address_of_the_lan_without_being_on_it(
+    net: NetworkLab, subnets: tuple[str, ...]
+) -> None:
+    lan = network("leased", *subnets, type="routed", parent=UPLINK, nat=False)
     web = echo("web", {"name": "eth0", "network": "leased", "addresses": ["192.0.2.70", "2001:db8::64a"]},
                firewall={"ingress": [{"protocol": "any"}]})  # fmt: skip
     net.lab.converge(HOST, lan, web)

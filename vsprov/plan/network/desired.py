@@ -6,7 +6,7 @@ were last applied and as they are running.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from vsprov.model import objects
 from vsprov.model.kinds.network import Interface as InterfaceSpec
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
+from vsprov.model.values.addresses import AUTO
 from vsprov.model.values.units import MAX
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
@@ -376,7 +377,7 @@ def _is_shared(instance: str, seen: SeenNetworks) -> bool:
 
 
 def _sysctls(
-    networks: Mapping[str, Network], links: Mapping[str, str], parties: Iterable[Party], seen: SeenNetworks
+    networks: Mapping[str, Network], links: Mapping[str, str], parties: Collection[Party], seen: SeenNetworks
 ) -> dict[str, str]:
     forwarding = {
         name: spec
@@ -395,7 +396,12 @@ def _sysctls(
     ]
     proxies = sorted({spec.parent for spec in forwarding.values() if spec.type == "routed" and spec.parent})
     outside = {*sysctls.uplinks(seen), *listening, *proxies} - {"lo", *bridges}
-    families = {addresses.family(text) for spec in forwarding.values() for text in spec.subnets}
+    # A routed network needs no subnets if its servers' addresses are in the manifest.
+    used = [text for spec in forwarding.values() for text in spec.subnets]
+    for party in parties:
+        own = (one for one in party.spec.interfaces if party.running and one.network in forwarding)
+        used += [text for one in own for text in one.addresses if text != AUTO]
+    families = {addresses.family(text) for text in used}
     local = bridges if published else ()
     return sysctls.wanted(bridges, sorted(outside), families, local, proxies, seen)
 
