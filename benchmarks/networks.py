@@ -131,19 +131,20 @@ def await_answer(client: Client, address: str, port: str) -> None:
 def measure_turns(
     subjects: Mapping[str, tuple[Client, str, str]], turns: int, milliseconds: int
 ) -> list[Traffic]:
-    """Each subject with its client and the address and port of its server; the first turn warms up."""
+    """Each subject with its client and the address and port of its server. The first turn warms up.
+    Every turn starts with another subject, because what ran before has an effect.
+    """
     for client, address, port in subjects.values():
         await_answer(client, address, port)
-    found = []
+    found: dict[str, list[Traffic]] = {subject: [] for subject in subjects}
     for turn in range(turns + 1):
-        for subject, (client, address, port) in subjects.items():
-            one = Traffic(
-                subject,
-                client("stream", address, port, str(milliseconds)),
-                *(client(action, address, port, times) for action, times in TIMES.items()),
-            )
-            found += [one] if turn else []
-    return found
+        order = list(subjects)
+        for subject in order[turn % len(order) :] + order[: turn % len(order)]:
+            client, address, port = subjects[subject]
+            stream = client("stream", address, port, str(milliseconds))
+            ping, connect = (client(action, address, port, times) for action, times in TIMES.items())
+            found[subject] += [Traffic(subject, stream, ping, connect)] if turn else []
+    return [one for each in found.values() for one in each]
 
 
 def client_in_server(vsprov: Instance, server: str) -> Client:
@@ -288,19 +289,19 @@ def print_servers(samples: Sequence[Sample]) -> None:
 
 
 def print_traffic(title: str, found: Sequence[Traffic]) -> None:
-    """Medians, and their ratio to the first subject: of speeds, so that more is better in each."""
+    """Medians, and medians of the ratios to the first subject in the same turn; more is better in each."""
     heads = ("MB/s", "ratio", "ping us", "ratio", "connect us", "ratio")
     print(f"\n{title:28}" + "".join(f"{head:>11}" for head in heads))
-    first = found[0].subject
-    for subject in dict.fromkeys(one.subject for one in found):
+    turns: dict[str, list[Traffic]] = {}
+    for one in found:
+        turns.setdefault(one.subject, []).append(one)
+    for subject, own in turns.items():
         cells = []
         for name, unit in (("stream", 1e6), ("ping", 1e3), ("connect", 1e3)):
-            own, base = (
-                statistics.median(getattr(one, name) for one in found if one.subject == of)
-                for of in (subject, first)
-            )
-            ratio = own / base if name == "stream" else base / own
-            cells += [f"{own / unit:.1f}", f"{ratio:.2f}"]
+            values = [getattr(one, name) for one in own]
+            bases = [getattr(one, name) for one in turns[found[0].subject]]
+            ratios = [a / b if name == "stream" else b / a for a, b in zip(values, bases, strict=True)]
+            cells += [f"{statistics.median(values) / unit:.1f}", f"{statistics.median(ratios):.2f}"]
         print(f"{subject:28}" + "".join(f"{text:>11}" for text in cells))
 
 
