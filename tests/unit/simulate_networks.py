@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,11 +23,14 @@ from vsprov.plan.network.steps import (
     ChangeFirewall,
     ChangeInterface,
     ChangeLink,
+    ChangePool,
     MakeBridge,
     MakeInterface,
+    MakePool,
     RemoveInterface,
     RemoveLink,
     RemoveNetwork,
+    RemoveShares,
     SetSysctl,
     WriteNames,
     WriteNetwork,
@@ -108,7 +111,37 @@ class Networks:
                 if each.link:
                     names = frozenset([each.link_altname] if each.link_altname else [])
                     out[each.link] = HostLink(each.link, "veth", each.alias, names, parent=each.parent)
+        for name, link in out.items():
+            if link.shares:
+                left = {number: of if of in out else "" for number, of in link.shares.items()}
+                out[name] = replace(link, shares=left)
         return out
+
+    def join(self, interface: Interface) -> None:
+        """Give an interface its share of the rates of its pool."""
+        for name in {interface.egress_pool, interface.ingress_pool} - {""}:
+            pool = self.host_links().get(name)
+            if pool is None or pool.ingress is None:
+                raise Refused(f"no rate on {name}")
+            if pool.shares.get(interface.share, "") not in ("", interface.link):
+                raise Refused(f"share {interface.share} of {name} belongs to another link")
+            others = {number: link for number, link in pool.shares.items() if link != interface.link}
+            self.links[name] = replace(pool, shares={**others, interface.share: interface.link})
+
+    def part(self, pool: str, numbers: Collection[int]) -> None:
+        """Classes of a pool are gone; its interfaces are seen without."""
+        if pool in self.links:
+            kept = {number: of for number, of in self.links[pool].shares.items() if number not in numbers}
+            self.links[pool] = replace(self.links[pool], shares=kept)
+        for guest in self.guests.values():
+            for key, each in guest.interfaces.items():
+                if each.share in numbers and pool in (each.egress_pool, each.ingress_pool):
+                    less: dict[str, Any] = {"ingress_pool": ""} if each.ingress_pool == pool else {}
+                    if each.egress_pool == pool:
+                        less |= {"egress_pool": "", "egress": None}
+                    found = replace(each, **less)
+                    is_in = found.egress_pool or found.ingress_pool
+                    guest.interfaces[key] = found if is_in else replace(found, share=0)
 
     def observe(self, networked: bool) -> SeenNetworks | None:
         """`networked`: a server was applied with interfaces."""
@@ -159,9 +192,15 @@ class Networks:
             raise Refused(f"link {interface.link} exists already")
         if interface.parent and interface.parent not in links:
             raise Refused(f"no link {interface.parent}")
+        self.join(interface)
         guest.interfaces[interface.name] = interface
         if interface.link:
             self.appear(interface.link)
+
+    def shared(self) -> set[tuple[str, int]]:
+        """(link of a pool, number) of the shares that interfaces use."""
+        used = [each for guest in self.guests.values() for each in guest.interfaces.values() if each.share]
+        return {(pool, each.share) for each in used for pool in (each.egress_pool, each.ingress_pool)}
 
     def do(self, step: Step) -> bool:
         """Carry out a step, or raise Refused; False if it is not one of networks."""
@@ -174,7 +213,22 @@ class Networks:
             case RemoveLink(name, alias):
                 found = self.host_links().get(name)
                 if found and found.alias == alias and name in self.links:
+                    self.part(name, range(1 << 16))
                     self.vanish(name)
+            case MakePool(link):
+                if link.name in self.links:
+                    raise Refused(f"link {link.name} exists")
+                self.links[link.name] = replace(link, index=7, shares={})
+                self.appear(link.name)
+            case ChangePool(link, before):
+                if not before.ingress:
+                    self.part(link.name, range(1 << 16))
+                found = self.links[link.name]
+                self.links[link.name] = replace(found, ingress=link.ingress, up=True)
+            case RemoveShares(name, numbers):
+                if any((name, number) in self.shared() for number in numbers):
+                    raise Refused(f"{name}: a share is in use")
+                self.part(name, numbers)
             case ChangeLink(link, before):
                 if self.links[link.name].alias != link.alias:
                     raise Refused(f"link {link.name} is not ours")
@@ -195,6 +249,7 @@ class Networks:
                 inner = self.guests[server].interfaces
                 if inner.pop(before.name) != before:
                     raise Refused(f"{server}: {before.name} is another one")
+                self.join(interface)
                 inner[interface.name] = interface
             case SetSysctl(path, value, _):
                 if path not in self.sysctls:

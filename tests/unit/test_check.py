@@ -286,7 +286,6 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         limits.swap_without_memory: "without memory.max",
         limits.least_memory: "a server needs memory",
         limits.one_cpu: "is the number of a CPU, not an amount of time",
-        limits.pool_rates: "cannot share a rate",
         limits.pool_rlimits: "a pool cannot share this",
         objects.notes: "unknown knob",
         objects.size: "at most 32768",

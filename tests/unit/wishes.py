@@ -77,7 +77,7 @@ VALUES: dict[str, list[Any]] = {
     "rlimits.core": [(0, 0), (0, MAX)],
 }
 assert set(VALUES) <= set(BY_PATH)
-ALONE = ("rlimits.", "network.")  # what a pool cannot share
+ALONE = ("rlimits.",)  # what a pool cannot share
 MOST_SERVERS = 3  # in one wish, and so in one pool
 
 

@@ -136,6 +136,26 @@ def _bridge(draw: Draw, world: World) -> None:
             }
 
 
+def _pool(draw: Draw, world: World) -> None:
+    """Somebody deletes the intermediate device of a pool, its queue or a class, or sets it down."""
+    pools = [link for link in world.networks.links.values() if link.name.startswith(naming.POOL_LINK)]
+    if pools:
+        link = draw(st.sampled_from(sorted(pools, key=lambda link: link.name)))
+        numbers = sorted(link.shares)
+        match draw(st.sampled_from(["link", "queue", "class", "down", "rate"])):
+            case "down":
+                world.networks.links[link.name] = replace(link, up=False)
+            case "rate":
+                world.networks.links[link.name] = replace(link, ingress=8000)
+            case "class":
+                world.networks.part(link.name, numbers[:1])
+            case what:
+                world.networks.part(link.name, numbers)
+                world.networks.links[link.name] = replace(link, ingress=None, shares={})
+                if what == "link":
+                    world.networks.vanish(link.name)
+
+
 def _sysctl(draw: Draw, world: World) -> None:
     path = draw(st.sampled_from(sorted(world.networks.sysctls)))
     world.networks.sysctls[path] = draw(st.sampled_from(["0", "1"]))
@@ -172,4 +192,4 @@ def _leftover(draw: Draw, world: World) -> None:
     world.networks.appear(name)
 
 
-DRIFTS = (_interface, _interface, _own_interface, _bridge, _sysctl, _names, _record, _leftover)
+DRIFTS = (_interface, _interface, _own_interface, _bridge, _pool, _sysctl, _names, _record, _leftover)

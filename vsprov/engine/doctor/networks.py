@@ -18,6 +18,7 @@ KINDS = {
     "tbf": "network.egress and network.ingress are not enforced",
     "ifb": "network.egress is not enforced",
     "ingress": "network.egress is not enforced",
+    "htb": "network.egress and network.ingress of pools are not enforced",
 }
 
 

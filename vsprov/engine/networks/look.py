@@ -65,7 +65,7 @@ def _had(seen: ObservedServer) -> bool:
 
 
 def _lacking(wanted: Iterable[Object], nft: str) -> dict[str, str]:
-    """What this host lacks of what is wanted: {kind of link, "tbf" or "nft": why}."""
+    """What this host lacks of what is wanted: {kind of link, "tbf", "htb" or "nft": why}."""
     types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
     kinds: list[str] = [kind for kind in ("macvlan", "ipvlan") if kind in types]
     limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))

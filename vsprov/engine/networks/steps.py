@@ -18,11 +18,14 @@ from vsprov.plan.network.steps import (
     ChangeFirewall,
     ChangeInterface,
     ChangeLink,
+    ChangePool,
     MakeBridge,
     MakeInterface,
+    MakePool,
     RemoveInterface,
     RemoveLink,
     RemoveNetwork,
+    RemoveShares,
     SetSysctl,
     WriteNames,
     WriteNetwork,
@@ -44,6 +47,21 @@ def change_link(context: ApplyContext, step: ChangeLink) -> None:
 @carries_out(RemoveLink)
 def remove_link(context: ApplyContext, step: RemoveLink) -> None:
     host.remove_link(step.link, step.alias)
+
+
+@carries_out(MakePool)
+def make_pool(context: ApplyContext, step: MakePool) -> None:
+    host.make_pool(step.link)
+
+
+@carries_out(ChangePool)
+def change_pool(context: ApplyContext, step: ChangePool) -> None:
+    host.change_pool(step.link, step.before)
+
+
+@carries_out(RemoveShares)
+def remove_shares(context: ApplyContext, step: RemoveShares) -> None:
+    host.remove_shares(step.link, step.shares)
 
 
 @carries_out(WriteNetwork)

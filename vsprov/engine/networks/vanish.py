@@ -27,7 +27,7 @@ def expect(context: ApplyContext, seen: SeenNetworks, server: str) -> None:
 def forget(context: ApplyContext, made: Interface) -> None:
     """An interface was created whose links have the names of those of a stopped server."""
     context.dying.pop(made.link, None)
-    if made.egress is not None:
+    if made.is_shaped:
         context.orphans.pop(rates.shaper(made.link), None)
 
 

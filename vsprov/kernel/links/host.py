@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator
 from struct import pack
 
 from vsprov.kernel import syscall
-from vsprov.kernel.links import netlink, observe
+from vsprov.kernel.links import netlink, observe, pools
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
 from vsprov.kernel.links.observe import FAMILIES, IFADDR, IFF_UP, IFINFO, NDM, RTM, Link
 from vsprov.plan.network.state import HostLink, Route
@@ -131,6 +131,49 @@ def remove_ours(on: Socket, name: str, alias: str) -> bool:
         return False
     on.change([delete_link(found.index, name)])
     return True
+
+
+def make_pool(wanted: HostLink) -> None:
+    """Create the intermediate device of a pool, with its mark and rate, and bring it up.
+
+    OSError, EEXIST, if a link of others has the name; one with the wanted mark is made anew.
+    """
+    with Socket() as on:
+        remove_ours(on, wanted.name, wanted.alias)
+        if (present := observe.link(on, wanted.name)) is not None:
+            raise taken(present)
+        index = free_index(on)
+        create_or_remove(on, index, list(_new_pool(index, wanted)))
+
+
+def _new_pool(index: int, wanted: HostLink) -> Iterator[Request]:
+    kind = nest(observe.IFLA_LINKINFO, attribute(observe.IFLA_INFO_KIND, "ifb"))
+    yield new_link(f"create link {wanted.name}", index, attribute(observe.IFLA_IFNAME, wanted.name), kind)
+    alias = attribute(observe.IFLA_IFALIAS, wanted.alias)
+    yield set_link(f"set the alias of {wanted.name}", index, alias)
+    yield from without_link_local(index, wanted.name)
+    assert wanted.ingress
+    yield from pools.limit(index, wanted.name, wanted.ingress)
+    yield set_up(index, wanted.name)
+
+
+def change_pool(wanted: HostLink, before: HostLink) -> None:
+    """Set the rate of the intermediate device of a pool, and bring it up; `before` is what it is."""
+    assert wanted.ingress
+    with Socket() as on:
+        index = on.index(wanted.name)
+        if before.ingress:
+            on.change([pools.set_rate(index, wanted.name, wanted.ingress)])
+        else:
+            on.change(list(pools.limit(index, wanted.name, wanted.ingress)))
+        on.change([set_up(index, wanted.name)])
+
+
+def remove_shares(name: str, shares: Iterable[int]) -> None:
+    """Remove classes of the intermediate device of a pool; nothing if it has gone."""
+    with Socket() as on:
+        if (found := observe.link(on, name)) is not None:
+            on.change(list(pools.leave(found.index, name, shares)))
 
 
 def remove_proxy(address: str, link: str) -> None:

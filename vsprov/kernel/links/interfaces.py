@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from struct import pack
 
-from vsprov.kernel.links import host, netlink, observe, rates
+from vsprov.kernel.links import host, netlink, observe, pools, rates
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
 from vsprov.kernel.links.observe import IFINFO, Link
 from vsprov.plan.network.rates import shaper
@@ -174,7 +174,7 @@ def _free_inner_index(inner: Socket) -> int:
 
 def _make_room(on: Socket, inner: Socket, wanted: Interface) -> None:
     """Remove what is left of an earlier interface; OSError, EEXIST, if the name belongs to another link."""
-    names = [wanted.link, *([shaper(wanted.link)] if wanted.egress else [])] if wanted.link else []
+    names = [wanted.link, *([shaper(wanted.link)] if wanted.is_shaped else [])] if wanted.link else []
     for present in [observe.link(on, name) for name in names]:
         if present is not None and present.alias != wanted.alias:
             raise host.taken(present)
@@ -216,8 +216,7 @@ def _new_veth(on: Socket, pid: int, wanted: Interface, indexes: _Indexes) -> Ite
         yield _set_port(index, wanted)
     if wanted.ingress:
         yield rates.limit(index, name, wanted.ingress, wanted.mtu)
-    if wanted.egress:
-        yield from _shape(indexes, wanted, wanted.egress)
+    yield from _redirections(on, indexes, wanted)
     for address in _gateways(wanted):
         yield host.add_address(index, name, address)
     if wanted.link_up:
@@ -233,8 +232,31 @@ def _set_port(index: int, wanted: Interface) -> Request:
     return host.set_link(f"set what the bridge forwards to {wanted.link}", index, info)
 
 
-def _shape(indexes: _Indexes, wanted: Interface, rate: int) -> Iterator[Request]:
-    """Limit what the server sends with a new intermediate device."""
+def _redirections(on: Socket, indexes: _Indexes, wanted: Interface) -> Iterator[Request]:
+    """Limit what the server sends and receives by intermediate devices: its own, or those of its pool."""
+    if wanted.is_shaped:
+        yield from _new_shaper(indexes, wanted)
+    pooled = wanted.egress_pool or wanted.ingress_pool
+    if not (wanted.is_shaped or pooled):
+        return
+    index, name = indexes.outer, wanted.link
+    yield rates.stop_redirect(index, name)
+    yield rates.hook(index, name, "clsact" if pooled else "ingress")
+    if wanted.is_shaped:
+        yield rates.redirect(index, name, rates.ARRIVING, indexes.shaper)
+    for pool, place, ceil in (
+        (wanted.egress_pool, rates.ARRIVING, wanted.egress),
+        (wanted.ingress_pool, rates.LEAVING, None),  # the queue of the link itself limits what leaves it
+    ):
+        if pool:
+            target = on.index(pool)
+            yield from pools.join(target, pool, name, wanted.share, ceil)
+            yield rates.redirect(index, name, place, target)
+
+
+def _new_shaper(indexes: _Indexes, wanted: Interface) -> Iterator[Request]:
+    """A new intermediate device that limits what is redirected to it to what the server may send."""
+    assert wanted.egress
     name = shaper(wanted.link)
     info = nest(observe.IFLA_LINKINFO, attribute(observe.IFLA_INFO_KIND, "ifb"))
     named = [attribute(observe.IFLA_IFNAME, name), attribute(observe.IFLA_MTU, wanted.mtu)]
@@ -242,9 +264,8 @@ def _shape(indexes: _Indexes, wanted: Interface, rate: int) -> Iterator[Request]
     alias = attribute(observe.IFLA_IFALIAS, wanted.alias)
     yield host.set_link(f"set the alias of {name}", indexes.shaper, alias)
     yield from host.without_link_local(indexes.shaper, name)
-    yield rates.limit(indexes.shaper, name, rate, wanted.mtu)
+    yield rates.limit(indexes.shaper, name, wanted.egress, wanted.mtu)
     yield host.set_up(indexes.shaper, name)
-    yield from rates.redirect(indexes.outer, wanted.link, indexes.shaper)
 
 
 def _gateways(wanted: Interface) -> list[str]:
@@ -376,20 +397,24 @@ def _renamed(index: int, name: str, present: frozenset[str], wanted: str) -> Ite
 
 
 def _change_egress(on: Socket, outer: Link, wanted: Interface, before: Interface) -> None:
-    if wanted.egress == before.egress:
+    """Limit what the server sends as wanted, and what it receives together with others of its pool."""
+    shares = [(each.egress_pool, each.ingress_pool, each.share) for each in (wanted, before)]
+    pooled = any(pool for each in (wanted, before) for pool in (each.egress_pool, each.ingress_pool))
+    if wanted.egress == before.egress and shares[0] == shares[1]:
         return
     name = shaper(outer.name)
     present = observe.link(on, name)
     if present is not None and present.alias not in (wanted.alias, before.alias):
         raise host.taken(present)
-    if wanted.egress and before.egress and present is not None:
+    if wanted.egress and before.egress and present is not None and not pooled:
         on.change([rates.limit(present.index, name, wanted.egress, wanted.mtu)])
         return
+    if present is not None or pooled:
+        on.change([rates.stop_redirect(outer.index, outer.name)])
     if present is not None:
-        on.change([rates.stop_redirect(outer.index, outer.name), host.delete_link(present.index, name)])
-    if wanted.egress:
-        indexes = _Indexes(outer.index, host.free_index(on), outer.peer)
-        on.change(list(_shape(indexes, wanted, wanted.egress)))
+        on.change([host.delete_link(present.index, name)])
+    indexes = _Indexes(outer.index, host.free_index(on), outer.peer)
+    on.change(list(_redirections(on, indexes, wanted)))
 
 
 def _rename(inner: Socket, index: int, wanted: Interface, before: Interface) -> None:

@@ -188,6 +188,9 @@ def _interface(
         proxy=_common([on._proxied.get(to, "") for to in routed]),
         egress=outer.egress,
         ingress=outer.ingress,
+        egress_pool=outer.egress_pool,
+        ingress_pool=outer.ingress_pool,
+        share=outer.share,
     )
 
 
@@ -268,9 +271,10 @@ def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[s
     addresses = _addresses(found, connected)
     ours = any(link.alias.startswith("vsprov:") for link in seen)
     limits = rates.observe(found, names) if ours else {}
+    none = rates.Limits()
     out = {}
     for link in seen:
-        egress, ingress = limits.get(link.name, (None, None))
+        limit = limits.get(link.name, none)
         out[link.name] = HostLink(
             link.name,
             link.kind,
@@ -284,8 +288,12 @@ def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[s
             link.port_isolated,
             link.hairpin,
             link.index,
-            egress,
-            ingress,
+            limit.egress,
+            limit.ingress,
+            limit.egress_pool,
+            limit.ingress_pool,
+            limit.share,
+            limit.shares,
         )
     return out
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from vsprov.kernel import syscall
-from vsprov.kernel.links import netlink, rates
+from vsprov.kernel.links import netlink, pools, rates
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
 from vsprov.kernel.links.observe import IFINFO, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINKINFO
-from vsprov.kernel.links.rates import TC
+from vsprov.kernel.links.traffic import TC
 
 _CREATE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _ON_ANOTHER = ("macvlan", "ipvlan")  # kinds that need a link below them
@@ -23,7 +23,7 @@ _INGRESS, _INGRESS_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 
 
 LINKS = ("bridge", "veth", "macvlan", "ipvlan", "ifb")
-QUEUES = ("tbf", "ingress")
+QUEUES = ("tbf", "ingress", "htb")
 
 
 def lacking(kinds: Iterable[str]) -> dict[str, str]:
@@ -72,12 +72,15 @@ def _link(kind: str, index: int, *more: bytes) -> Request:
 
 
 def _probe_queue(kind: str) -> None:
-    """Put a queueing discipline of this kind, `tbf` or `ingress`, on the loopback device; OSError, ENOENT, if
-    the kernel has none.
+    """Put a queueing discipline of this kind on the loopback device; OSError, ENOENT, if the kernel has
+    none.
     """
     with Socket() as on:
         if kind == "tbf":
             on.change([rates.limit(_LOOPBACK, "lo", 1_000_000, 1500)])
+            return
+        if kind == "htb":
+            on.change(list(pools.limit(_LOOPBACK, "lo", 1_000_000)))
             return
         body = TC.pack(0, _LOOPBACK, _INGRESS_HANDLE, _INGRESS, 0) + attribute(_TCA_KIND, kind)
         on.change([Request(f"add a queue {kind}", netlink.RTM_NEWQDISC, _CREATE, body)])

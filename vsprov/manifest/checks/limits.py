@@ -82,15 +82,6 @@ def one_cpu(item: Item, read: Object) -> Iterator[Problem]:
         yield _at_knob(item, message, "cpu.cpus", hint=hint, warning=True)
 
 
-def pool_rates(item: Item, read: Object) -> Iterator[Problem]:
-    """Rates in a pool, which this version cannot share between servers."""
-    if isinstance(read.spec, Quota) and read.spec.scope == "pool":
-        for path in read.spec.resources:
-            if path.startswith("network."):
-                message = "this version of vsprov cannot share a rate between servers"
-                yield item.problem(_knob_path(item, path), message, "use a Quota with scope server")
-
-
 def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
     """Process limits in a pool."""
     if isinstance(read.spec, Quota) and read.spec.scope == "pool":
@@ -134,6 +125,5 @@ LIMIT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
     swap_without_memory,
     least_memory,
     one_cpu,
-    pool_rates,
     pool_rlimits,
 )

@@ -225,8 +225,16 @@ KNOBS: tuple[Knob, ...] = (
     _hugepages("2Mi", "2MB"),
     _hugepages("32Mi", "32MB"),
     _hugepages("1Gi", "1GB"),
-    Knob("network.egress", RATE, "Maximum rate of what the server sends through each of its interfaces."),
-    Knob("network.ingress", RATE, "Maximum rate of what the server receives through each of its interfaces."),
+    Knob(
+        "network.egress",
+        RATE,
+        "Maximum rate of what the server sends through each interface; pool: all together.",
+    ),
+    Knob(
+        "network.ingress",
+        RATE,
+        "Maximum rate of what the server receives through each interface; pool: all together.",
+    ),
     _rlimit("as", "Address space in bytes", RLIMIT_BYTES),
     # 1, not 0: a core_pattern that is a pipe runs a program of the host, and only 1 prevents that; core(5).
     _rlimit("core", "Size of core dumps in bytes; by default none is written", RLIMIT_BYTES, (1, 1)),

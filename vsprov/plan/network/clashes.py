@@ -9,7 +9,7 @@ from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
 from vsprov.model.values.addresses import port_range
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import addresses, members, names, naming
+from vsprov.plan.network import addresses, members, names, naming, pools
 from vsprov.plan.network.desired import Desired, uses_host
 from vsprov.plan.network.party import Party
 from vsprov.plan.network.state import Listener
@@ -35,7 +35,21 @@ def check(builder: PlanBuilder, desired: Desired) -> None:
     for party in desired.parties.values():
         if party.listed:
             _server(builder, desired, party)
+    _pools(builder, desired)
     _ports(builder, desired)
+
+
+def _pools(builder: PlanBuilder, desired: Desired) -> None:
+    """The rates that servers share."""
+    for link in desired.wanted.pools.values():
+        address = f"Quota/{link.alias.rpartition('/')[2]}"
+        for feature in ("ifb", "htb"):
+            if why := desired.seen.lacking.get(feature):
+                message = f"sharing a rate requires {feature}: {why}"
+                builder.problem(address, message, path="spec.network", lack=True)
+        if max(link.shares) > pools.LARGEST_SHARE:
+            message = f"more than {pools.LARGEST_SHARE} interfaces would share its rates"
+            builder.problem(address, message, path="spec.network")
 
 
 # -- networks
@@ -99,8 +113,8 @@ def _owner(alias: str) -> str:
     instance, of = naming.owner_of(alias)
     if not instance:
         return "vsprov did not create it"
-    kind = "network" if of.startswith("network/") else "server"
-    return f"{kind} {of.removeprefix('network/')} of instance {instance}"
+    kind, _, name = of.rpartition("/")
+    return f"{kind or 'server'} {name} of instance {instance}"
 
 
 def _foreign(builder: PlanBuilder, desired: Desired) -> Iterator[str]:
@@ -185,7 +199,7 @@ def _server(builder: PlanBuilder, desired: Desired, party: Party) -> None:
             builder.problem(address, message, path=path)
         elif network.type == "host":
             builder.note(address, f"uses the network stack of the host (network {one.network}): no isolation")
-        elif network.type not in members.FILTERED and (without := _unfiltered(spec)):
+        elif network.type not in members.FILTERED and (without := _unfiltered(spec, desired)):
             builder.note(address, f"{without} do not apply to interface {one.name} ({network.type})")
     if not spec.dns.nameservers and (why := names.without_servers(desired.seen.resolver)):
         if any(one.addresses for one in spec.interfaces) and not uses_host(spec, desired.networks):
@@ -198,11 +212,13 @@ def _server(builder: PlanBuilder, desired: Desired, party: Party) -> None:
             builder.note(address, f"network.{direction} is not enforced: this kernel lacks {feature}: {why}")
 
 
-def _unfiltered(spec: Server) -> str:
+def _unfiltered(spec: Server, desired: Desired) -> str:
     """The keys of a server that require an end of its interface on the host."""
     firewall = spec.firewall.ingress is not None or spec.firewall.egress is not None
     rates = any(f"network.{direction}" in spec.resources for direction in ("egress", "ingress"))
+    pool = spec.quota if spec.quota in desired.rates else ""
     keys = [("ports", bool(spec.ports)), ("firewall", firewall), ("resources.network", rates)]
+    keys.append((f"the rates of pool {pool}", bool(pool)))
     return " and ".join(name for name, is_set in keys if is_set)
 
 

@@ -211,6 +211,9 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "proxy": ("proxy", _optional),
     "egress": ("spec.resources.network.egress", _rate),
     "ingress": ("spec.resources.network.ingress", _rate),
+    "egress_pool": ("sharedEgress", _optional),
+    "ingress_pool": ("sharedIngress", _optional),
+    "share": ("share", _optional),
 }
 # Fields that no key of the manifest stands for by itself.
 _STATUS = {
@@ -224,6 +227,9 @@ _STATUS = {
     "hairpin",
     "host_routes",
     "proxy",
+    "egress_pool",
+    "ingress_pool",
+    "share",
 }
 
 

@@ -18,7 +18,7 @@ from vsprov.model.values.addresses import AUTO
 from vsprov.model.values.units import MAX
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
-from vsprov.plan.network import addresses, members, names, naming, sysctls
+from vsprov.plan.network import addresses, members, names, naming, pools, sysctls
 from vsprov.plan.network.addresses import Assignment, Place
 from vsprov.plan.network.compare import ServerNetwork
 from vsprov.plan.network.party import Party
@@ -46,7 +46,7 @@ class Desired:
 
     `links` are the bridges by network, and `members` what the firewall knows of servers. `befores` are values
     of sysctls from before the first network, which every network records, and `restore` those that no network
-    needs any more.
+    needs any more. `rates` are those of pools, by direction.
     """
 
     seen: SeenNetworks
@@ -58,6 +58,7 @@ class Desired:
     members: tuple[Member, ...]
     befores: Mapping[str, str]
     restore: Mapping[str, str]
+    rates: Mapping[str, Mapping[str, int]]
 
     def of_server(self, builder: PlanBuilder, name: str) -> ServerNetwork | None:
         """What planning a server needs to know of its networks; None if it has no interfaces and had none."""
@@ -84,8 +85,11 @@ def compute(builder: PlanBuilder) -> Desired:
             assignment.addresses[party.name] = dict(party.recorded)
     links = {name: link for name, spec in networks.items() if (link := bridge_of(instance, name, spec))}
     maker = _InterfaceMaker(instance, networks, links, assignment, seen)
+    shares = pools.Shares(instance, pools.rates(builder), seen)
     interfaces = {
-        party.name: {inner.name: inner for inner in maker.interfaces(party)}
+        party.name: {
+            inner.name: shares.join(party.spec.quota or "", inner) for inner in maker.interfaces(party)
+        }
         for party in parties.values()
         if party.running
     }
@@ -103,6 +107,7 @@ def compute(builder: PlanBuilder) -> Desired:
             for name, spec in awake.items()
             if spec.type == "bridge" and not spec.bridge
         },
+        pools=shares.links(one for inner in interfaces.values() for one in inner.values()),
         interfaces=interfaces,
         tables=members.tables(instance, awake, links, found),
         sysctls=needed,
@@ -119,6 +124,7 @@ def compute(builder: PlanBuilder) -> Desired:
         found,
         sysctls.before(needed, recorded, seen, own),
         {} if _is_shared(instance, seen) else sysctls.unneeded(needed, recorded, seen),
+        shares.rates,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import compare, names, naming, networks, rates
+from vsprov.plan.network import compare, names, naming, networks, pools, rates
 from vsprov.plan.network.desired import Desired
 from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, SetSysctl, WriteNames
 from vsprov.plan.plan import Change, PathChange, change
@@ -35,6 +35,7 @@ def plan(builder: PlanBuilder, desired: Desired) -> None:
     explained = any(each.kind in ("Server", "Network") for each in builder.changes.values())
     _bridges(builder, desired, first)
     _sysctls(desired, first, last)
+    _pools(builder, desired, first, last)
     _firewall(builder, desired, first, last, explained)
     _leftovers(builder, desired, first, last)
     _outsiders(builder, desired, first)
@@ -52,6 +53,18 @@ def _bridges(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
         if name not in builder.of("Network") and link.name not in desired.seen.links:
             first.steps.append(MakeBridge(name, link))
             first.paths.append(change(f"networks.{name}.link", "missing", "present", "live"))
+
+
+def _pools(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
+    """The rates that servers share."""
+    for name, link in desired.wanted.pools.items():
+        seen = desired.seen.links.get(name)
+        steps, paths = pools.widen(builder.wanted.instance, link, seen)
+        first.steps += steps
+        first.paths += paths
+        if left := list(pools.narrow(link, seen)):
+            last.steps += left
+            last.paths.append(change(f"links.{name}.shares", "of links that are gone", None, "live"))
 
 
 def _sysctls(desired: Desired, first: _Work, last: _Work) -> None:
@@ -87,10 +100,10 @@ def _firewall(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work,
 
 def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
     """Links with the mark of the instance that nobody needs; those of networks go after their servers."""
-    needed = set(desired.links.values())
+    needed = {*desired.links.values(), *desired.wanted.pools}
     for inner in (*desired.wanted.interfaces.values(), *desired.seen.interfaces.values()):
-        for each in inner.values():
-            needed |= {each.link, *([rates.shaper(each.link)] if each.egress else [])} if each.link else set()
+        for each in filter(lambda each: each.link, inner.values()):
+            needed |= {each.link, *([rates.shaper(each.link)] if each.is_shaped else [])}
     removed = {
         step.link for each in builder.changes.values() for step in each.steps if isinstance(step, RemoveLink)
     }
@@ -98,22 +111,22 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
         instance, of = naming.owner_of(link.alias)
         if instance != builder.wanted.instance or link.name in needed or link.name in removed:
             continue
-        work = last if of.startswith("network/") else first
+        work = last if of.startswith(("network/", naming.POOL)) else first
         work.steps.append(RemoveLink(link.name, link.alias))
         work.paths.append(change(f"links.{link.name}", f"left of {of}", None, "live"))
 
 
 def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
-    """Adapt the interfaces of running servers outside the manifest to networks that change in it."""
+    """Adapt the interfaces of running servers outside the manifest to networks and pools in it."""
     changing = {
         each.name for each in builder.changes.values() if each.kind == "Network" and each.reason == "changed"
     }
+    limited = {
+        each.name for each in builder.changes.values() if each.kind == "Quota" and each.reason != "missing"
+    }
     for name, party in desired.parties.items():
-        if (
-            party.listed
-            or not party.running
-            or changing.isdisjoint(one.network for one in party.spec.interfaces)
-        ):
+        affected = not changing.isdisjoint(one.network for one in party.spec.interfaces)
+        if party.listed or not party.running or not (affected or party.spec.quota in limited):
             continue
         network = desired.of_server(builder, name)
         assert network

@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 
 LONGEST_NAME, LONGEST_ALTNAME = 15, 127
 MARK = "vsprov"
+POOL, POOL_LINK = "quota/", "vq"
 _DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
 
 
@@ -33,6 +34,11 @@ def link_name(instance: str, server: str, interface: str) -> str:
 def bridge_name(instance: str, network: str) -> str:
     """The name of the bridge that vsprov creates for a network."""
     return _short("vb", instance, network)
+
+
+def pool_link_name(instance: str, pool: str, direction: str) -> str:
+    """The name of the intermediate device (ifb) of a pool: `direction` is "egress" or "ingress"."""
+    return _short(POOL_LINK, instance, pool, direction)
 
 
 def altname(*words: str) -> str:
@@ -59,8 +65,14 @@ def network_alias(instance: str, network: str) -> str:
     return f"{MARK}:{instance}:network/{network}"
 
 
+def pool_alias(instance: str, pool: str) -> str:
+    """The mark (ifalias) of the intermediate devices of a pool."""
+    return f"{MARK}:{instance}:{POOL}{pool}"
+
+
 def owner_of(alias: str) -> tuple[str, str]:
-    """(instance, object) in the mark of a link: object is the name of a server or "network/NAME".
+    """(instance, object) in the mark of a link: object is the name of a server, "network/NAME" or
+    "quota/NAME".
 
     ("", "") if vsprov did not create the link.
     """

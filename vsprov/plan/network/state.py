@@ -33,7 +33,9 @@ class Interface:
     ones that the kernel adds for addresses. `port_isolated`: the bridge forwards nothing between such ports.
     `hairpin`: the bridge may send back to the port what came from it.
     `host_routes`: for routed, the addresses that the host routes to `link` and answers for on `proxy`.
-    `egress`, `ingress`: bits per second, from the server's point of view; None for no limit.
+    `egress`, `ingress`: bits per second, from the server's point of view; None for no limit. `egress_pool`,
+    `ingress_pool`: the intermediate devices of the pool whose rates it shares, "" for none, and `share` is
+    the number of its class there.
     """
 
     name: str
@@ -56,6 +58,14 @@ class Interface:
     proxy: str = ""
     egress: int | None = None
     ingress: int | None = None
+    egress_pool: str = ""
+    ingress_pool: str = ""
+    share: int = 0
+
+    @property
+    def is_shaped(self) -> bool:
+        """Whether an intermediate device of its own limits what the server sends."""
+        return self.egress is not None and not self.egress_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class HostLink:
     """A link of the host: a network's own bridge, or any other, as observed.
 
     `owner` is the instance and object in the alias ("vsprov:<instance>:<object>"), "" without one.
+    `shares`, of an intermediate device of a pool: the links that share its rate, by number of the class;
+    "" if the link has gone.
     """
 
     name: str
@@ -79,6 +91,10 @@ class HostLink:
     index: int = 0
     egress: int | None = None
     ingress: int | None = None
+    egress_pool: str = ""
+    ingress_pool: str = ""
+    share: int = 0
+    shares: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +226,15 @@ class FirewallNetwork:
 class WantedNetworks:
     """What the networks of an instance should be.
 
-    `bridges` are the bridges to create, by network. `interfaces` are those of each server that should run, by
+    `bridges` are the bridges to create, by network. `pools` are the intermediate devices of pools, by link;
+    `ingress` is the rate that servers share. `interfaces` are those of each server that should run, by
     name in the server. `tables` is the firewall. `sysctls` {path: value}. `names` are the managed parts of
     each server's files: {server: {"hosts", "resolv.conf" or "hostname": text}}. `addresses` are the addresses
     of each server to record: {server: {interface: (CIDR, …)}}.
     """
 
     bridges: Mapping[str, HostLink] = field(default_factory=dict)
+    pools: Mapping[str, HostLink] = field(default_factory=dict)
     interfaces: Mapping[str, Mapping[str, Interface]] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -48,6 +48,44 @@ class ChangeLink(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class MakePool(Step):
+    """Create the intermediate device whose rate (`ingress`) the servers of a pool share."""
+
+    link: HostLink
+
+    def describe(self) -> str:
+        return f"create link {self.link.name} for {self.link.alias.rpartition(':')[2]}"
+
+    def undo(self) -> Step | None:
+        return RemoveLink(self.link.name, self.link.alias)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePool(Step):
+    """Make the intermediate device of a pool what `link` says; without its root queue, that is made anew."""
+
+    link: HostLink
+    before: HostLink
+
+    def describe(self) -> str:
+        return f"change the rate of link {self.link.name}"
+
+    def undo(self) -> Step | None:
+        return ChangePool(self.before, self.link) if self.before.ingress else None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveShares(Step):
+    """Remove the classes of links that no longer share the rate of a pool."""
+
+    link: str
+    shares: tuple[int, ...]
+
+    def describe(self) -> str:
+        return f"remove {len(self.shares)} shares of link {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
 class WriteNetwork(Step):
     """Write the record of a network; `before` is the old one, "" if there is none or it is unreadable."""
 
