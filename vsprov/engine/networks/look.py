@@ -68,9 +68,16 @@ def _lacking(wanted: Iterable[Object], nft: str) -> dict[str, str]:
     """What this host lacks of what is wanted: {kind of link, "tbf", "htb" or "nft": why}."""
     types = {want.spec.type for want in wanted if isinstance(want.spec, Network)}
     kinds: list[str] = [kind for kind in ("macvlan", "ipvlan") if kind in types]
-    limited = (want.spec.resources for want in wanted if isinstance(want.spec, Server | Quota))
-    if any("network.egress" in resources or "network.ingress" in resources for resources in limited):
+    limited = [
+        want.spec
+        for want in wanted
+        if isinstance(want.spec, Server | Quota)
+        and ("network.egress" in want.spec.resources or "network.ingress" in want.spec.resources)
+    ]
+    if limited:
         kinds += ["tbf", "ifb"]
+    if any(isinstance(spec, Quota) and spec.scope == "pool" for spec in limited):
+        kinds.append("htb")
     return {**probe.lacking(kinds), **({"nft": nft} if nft else {})}
 
 
