@@ -112,7 +112,7 @@ def wanteds(draw: st.DrawFn, machine: Machine, owner: str = "vsprov/mine", names
     pools: dict[str, dict[str, Any]] = {}
     for name in draw(st.sets(st.sampled_from(["p", "q"]))):
         name = f"{names[0]}-{name}"
-        pools[name] = draw(resources(machine, of_pool=True))
+        pools[name] = draw(resources(machine, of_pool=True)) | draw(st.sampled_from(wishes_networks.SHARED))
         found.append(Object(kind="Quota", name=name, spec=Quota(scope="pool", resources=pools[name])))
     order = draw(st.permutations(names))[: draw(st.integers(0, len(names)))]
     for i, name in enumerate(order):

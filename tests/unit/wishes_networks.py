@@ -23,6 +23,11 @@ from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink
 
 Draw = Callable[..., Any]
+SHARED: list[dict[str, int]] = [
+    {},
+    {"network.egress": 20_000_000, "network.ingress": 30_000_000},
+    {"network.ingress": 8_000},
+]  # rates of pools
 
 
 @st.composite
@@ -136,7 +141,7 @@ def _bridge(draw: Draw, world: World) -> None:
             }
 
 
-def _pool(draw: Draw, world: World) -> None:
+def damage_pool(draw: Draw, world: World) -> None:
     """Somebody deletes the intermediate device of a pool, its queue or a class, or sets it down."""
     pools = [link for link in world.networks.links.values() if link.name.startswith(naming.POOL_LINK)]
     if pools:
@@ -192,4 +197,4 @@ def _leftover(draw: Draw, world: World) -> None:
     world.networks.appear(name)
 
 
-DRIFTS = (_interface, _interface, _own_interface, _bridge, _pool, _sysctl, _names, _record, _leftover)
+DRIFTS = (_interface, _interface, _own_interface, _bridge, damage_pool, _sysctl, _names, _record, _leftover)

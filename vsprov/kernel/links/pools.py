@@ -57,7 +57,7 @@ def join(index: int, pool: str, member: str, share: int, ceil: int | None) -> It
     yield _remove_filter(index, pool, share)
     yield _class(index, tried, HANDLE | share, _WHOLE, _GUARANTEED, ceil // 8 if ceil else _UNLIMITED)
     fifo = attribute(traffic.TCA_KIND, "bfifo") + attribute(traffic.TCA_OPTIONS, _QUEUE)
-    queue = TC.pack(0, index, 0, HANDLE | share, 0) + fifo
+    queue = TC.pack(0, index, share << 16, HANDLE | share, 0) + fifo
     yield Request(tried, netlink.RTM_NEWQDISC, _REPLACE, queue)
     options = nest(
         traffic.TCA_OPTIONS,
