@@ -13,7 +13,7 @@ from tests.fault.crashes import BYSTANDER, Base, every_step
 from tests.fault.faults import Apply, footprint
 from tests.features import requires
 from tests.instance import own_instance
-from tests.lab import Document, Lab, image
+from tests.lab import Document, Lab, image, pool
 from vsprov.kernel.links import interfaces
 from vsprov.plan.network.state import Interface
 
@@ -21,7 +21,8 @@ BEFORE: tuple[Document, ...] = (
     image(),
     network("lan", "10.20.0.0/24", "fd20::/64"),
     idle("live", "lan", ports=["8080:80"]),
-    idle("restarted", "lan", resources={"network": {"egress": "10Mbit"}}),
+    pool("team", network={"ingress": "30Mbit"}),
+    idle("restarted", "lan", quota="team", resources={"network": {"egress": "10Mbit"}}),
 )
 AFTER: tuple[Document, ...] = (
     image(),
@@ -29,7 +30,9 @@ AFTER: tuple[Document, ...] = (
     network("back", "10.21.0.0/24", nat=False, isolated=True),
     idle("live", "lan", {"name": "eth1", "network": "back", "gateway": False}, ports=["8081:80/udp"],
          firewall={"ingress": [{"protocol": "tcp", "ports": ["80"]}]}),
-    idle("restarted", "back", command=("sleep", "123456"), resources={"network": {"ingress": "20Mbit"}}),
+    pool("team", network={"egress": "30Mbit"}),
+    idle("restarted", "back", command=("sleep", "123456"), quota="team",
+         resources={"network": {"ingress": "20Mbit"}}),
     idle("added", "lan"),
 )  # fmt: skip
 TWO = ("lan", {"name": "eth1", "network": "lan", "gateway": False})
