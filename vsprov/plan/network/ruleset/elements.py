@@ -40,9 +40,14 @@ def senders(family: int, mac: str, addresses: Iterable[str]) -> list[str]:
 
 def subnets(family: int, texts: Iterable[str]) -> list[Any]:
     """Subnets and addresses as disjoint elements of an interval set."""
+    return list(_disjoint(family, tuple(texts)))
+
+
+@lru_cache(maxsize=64)  # several sets of a table have those of the same networks, and a plan is made twice
+def _disjoint(family: int, texts: tuple[str, ...]) -> tuple[Any, ...]:
     if family == 4:
-        return [_net(each) for each in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, texts))]
-    return [_net(each) for each in ipaddress.collapse_addresses(map(ipaddress.IPv6Network, texts))]
+        return tuple(map(_net, ipaddress.collapse_addresses(map(ipaddress.IPv4Network, texts))))
+    return tuple(map(_net, ipaddress.collapse_addresses(map(ipaddress.IPv6Network, texts))))
 
 
 def _net(net: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Any:
