@@ -103,7 +103,7 @@ def test_setting_an_empty_list_is_a_difference() -> None:
         ({"hostPort": "80"}, "80/tcp"),
         ({"hostPort": "8000-8010", "port": "80-90", "protocol": "udp"}, "8000-8010:80-90/udp"),
         ({"hostPort": "80", "port": "8080", "hostIP": "127.0.0.1"}, "127.0.0.1:80:8080/tcp"),
-        ({"hostPort": "80", "hostIP": "::1"}, "[::1]:80/tcp"),
+        ({"hostPort": "80", "hostIP": "2001:db8::1"}, "[2001:db8::1]:80/tcp"),
     ],
 )
 def test_the_text_of_a_port_is_its_short_form(port: dict[str, str], text: str) -> None:
