@@ -83,6 +83,27 @@ def test_a_link_that_a_server_gives_the_index_of_a_link_of_the_host_is_not_taken
             assert observe.interfaces(server.pid) == {"eth0": before}
 
 
+@pytest.mark.vm_subset
+def test_any_number_of_addresses_and_routes_of_a_server_is_repaired_at_once() -> None:
+    """Only a part of them is read."""
+    count = 3 * observe.LIMIT // 2
+    with lan() as made:
+        host.make_bridge(BRIDGE)
+        server = made.server()
+        interfaces.make_interface(server.pid, interface())
+        before = observe.interfaces(server.pid)["eth0"]
+        lines = ["link add own type bridge", "link set own up"]
+        for number in range(count):
+            end = f"{number // 250}.{number % 250 + 1}"
+            lines += [f"address add 10.30.{end}/32 dev own", f"address add 10.9.{end}/32 dev eth0"]
+            lines.append(f"route add 11.{end}.0/24 via 10.9.0.1")
+        batch = "\n".join(lines)
+        inside = ["nsenter", "--net", "--user", "--target", str(server.pid), "ip", "-batch", "-"]
+        subprocess.run(inside, input=batch, text=True, check=True)
+        interfaces.change_interface(server.pid, before, observe.interfaces(server.pid)["eth0"])
+        assert observe.interfaces(server.pid)["eth0"] == before
+
+
 # -- firewalls of servers on one bridge
 
 

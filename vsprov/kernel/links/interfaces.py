@@ -21,6 +21,7 @@ from vsprov.plan.network.state import Interface, Route
 _IFLA_NET_NS_PID = 19
 _VETH_INFO_PEER = 1
 _ATTEMPTS = 5
+_MANY = observe.LIMIT // 4  # addresses or routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def change_interface(pid: int, wanted: Interface, before: Interface) -> None:
 
     OSError: ENODEV if it has gone meanwhile, ESRCH if there is no such process.
     """
-    if _identity(wanted) != _identity(before):
+    if _identity(wanted) != _identity(before) or _is_overgrown(before):
         remove_interface(pid, before)
         make_interface(pid, wanted)
         return
@@ -102,6 +103,11 @@ def remove_interface(pid: int, interface: Interface) -> None:
                 return
             raise
         inner.change([host.delete_link(index, interface.name)])
+
+
+def _is_overgrown(interface: Interface) -> bool:
+    """Whether it may have more than was observed, all of which goes with the link."""
+    return max(len(interface.addresses), len(interface.routes)) >= _MANY
 
 
 def _identity(interface: Interface) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import threading
@@ -34,8 +35,8 @@ _SKIP_STATISTICS = 8
 _IFA_F_NOPREFIXROUTE = 0x200
 IFAPROT_KERNEL_RA, IFAPROT_KERNEL_LL = 2, 3
 _AUTOMATIC = (IFAPROT_KERNEL_RA, IFAPROT_KERNEL_LL)
-# A server can have any number of links, addresses and routes; more of them than this are not read: reading
-# takes 10 us each, in every plan. The server is shown as different from what it should be either way.
+# A server can have any number of links, and of addresses and routes of each; more of them than this are not
+# read: reading takes 10 us each, in every plan. The server is shown as different from what it should be.
 LIMIT = 2048
 Connected = set[tuple[int, str]]  # index of a link and a subnet to which the kernel has made a route
 
@@ -142,25 +143,33 @@ def _inner(found: Socket, on: Host) -> dict[str, Interface]:
         return {}
     # A server that makes a namespace of its own can give a link there the index of any link of the host.
     here = found.namespace_id(threading.get_native_id())
-    seen = [
-        link if link.namespace is not None and link.namespace == here else replace(link, peer=0)
-        for link in seen
-    ]
-    routes, connected = _inner_routes(found)
-    addresses = _addresses(found, connected, LIMIT)
-    return {link.name: _interface(link, addresses, routes, on) for link in seen}
+    out = {}
+    for link in seen:
+        try:
+            ours = link.namespace is not None and link.namespace == here
+            addresses, routes = _addressing(found, link.index) if ours else (frozenset(), frozenset())
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            continue  # the server has removed it meanwhile
+        out[link.name] = _interface(link if ours else replace(link, peer=0), addresses, routes, on)
+    return out
 
 
-def _interface(
-    link: Link, addresses: Mapping[int, set[str]], routes: Mapping[int, set[Route]], on: Host
-) -> Interface:
+def _addressing(found: Socket, index: int) -> tuple[frozenset[str], frozenset[Route]]:
+    """The addresses and routes of a link of a server; those of others may be any number."""
+    routes, connected = _inner_routes(found, index)
+    return frozenset(_addresses(found, connected, LIMIT, index).get(index, ())), frozenset(routes)
+
+
+def _interface(link: Link, addresses: frozenset[str], routes: frozenset[Route], on: Host) -> Interface:
     inner = Interface(
         name=link.name,
         kind=cast(LinkKind, link.kind),
         mac=link.mac if link.kind != "ipvlan" else "",  # that of its parent
         mtu=link.mtu,
-        addresses=frozenset(addresses.get(link.index, ())),
-        routes=frozenset(routes.get(link.index, ())),
+        addresses=addresses,
+        routes=routes,
         up=link.up,
         altname=" ".join(sorted(link.altnames)),
         alias=link.alias,
@@ -298,14 +307,16 @@ def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[s
     return out
 
 
-def _addresses(found: Socket, connected: Connected, limit: int = 1 << 30) -> dict[int, set[str]]:
+def _addresses(
+    found: Socket, connected: Connected, limit: int = 1 << 30, index: int = 0
+) -> dict[int, set[str]]:
     """{index of the link: addresses in CIDR notation}, without those that the kernel gave by itself.
 
     An address whose subnet has lost its route is left out: it is of no use, and is added anew.
     """
     out: dict[int, set[str]] = {}
-    for _, message in found.dump(netlink.RTM_GETADDR, IFADDR.pack(0, 0, 0, 0, 0), limit):
-        family, prefix, _, _, index = IFADDR.unpack_from(message)
+    for _, message in found.dump(netlink.RTM_GETADDR, IFADDR.pack(0, 0, 0, 0, index), limit):
+        family, prefix, _, _, of = IFADDR.unpack_from(message)
         given = attributes(message, IFADDR.size)
         if (
             family not in (socket.AF_INET, socket.AF_INET6)
@@ -315,8 +326,8 @@ def _addresses(found: Socket, connected: Connected, limit: int = 1 << 30) -> dic
         address = bytes(given.get(IFA_LOCAL) or given[IFA_ADDRESS])
         subnet = _subnet(family, address, prefix)
         routeless = number(given.get(IFA_FLAGS)) & _IFA_F_NOPREFIXROUTE or prefix == 8 * len(address)
-        if routeless or (index, subnet) in connected:
-            out.setdefault(index, set()).add(_cidr(family, address, prefix))
+        if routeless or (of, subnet) in connected:
+            out.setdefault(of, set()).add(_cidr(family, address, prefix))
     return out
 
 
@@ -338,12 +349,11 @@ def _subnet(family: int, address: bytes, prefix: int) -> str:
     )
 
 
-def _routes(found: Socket, limit: int) -> list[tuple[int, int, Attributes, int]]:
+def _routes(found: Socket, limit: int, index: int = 0) -> list[tuple[int, int, Attributes, int]]:
     """(family, prefix length, attributes, protocol) of the routes of the main table to a link."""
     out = []
-    for _, message in found.dump(
-        netlink.RTM_GETROUTE, RTM.pack(0, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0), limit
-    ):
+    body = RTM.pack(0, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0) + (attribute(RTA_OIF, index) if index else b"")
+    for _, message in found.dump(netlink.RTM_GETROUTE, body, limit):
         family, prefix, _, _, table, protocol, _, kind, _ = RTM.unpack_from(message)
         if table == RT_TABLE_MAIN and kind == RTN_UNICAST and family in (socket.AF_INET, socket.AF_INET6):
             out.append((family, prefix, attributes(message, RTM.size), protocol))
@@ -374,18 +384,17 @@ def _host_routes(found: Socket, names: Mapping[int, str]) -> tuple[tuple[HostRou
     return tuple(out), connected
 
 
-def _inner_routes(found: Socket) -> tuple[dict[int, set[Route]], Connected]:
-    """{index of the link: routes}, without those of the kernel and of routers; and the connected subnets."""
-    out: dict[int, set[Route]] = {}
+def _inner_routes(found: Socket, index: int) -> tuple[set[Route], Connected]:
+    """The routes to a link, without those of the kernel and of routers; and the connected subnets."""
+    out = set()
     connected = set()
-    for family, prefix, given, protocol in _routes(found, LIMIT):
+    for family, prefix, given, protocol in _routes(found, LIMIT, index):
         if protocol == RTPROT_KERNEL:
-            connected.add((number(given.get(RTA_OIF)), _destination(family, prefix, given)))
+            connected.add((index, _destination(family, prefix, given)))
         if protocol in (RTPROT_KERNEL, RTPROT_RA) or RTA_OIF not in given:
             continue
         via = socket.inet_ntop(family, given[RTA_GATEWAY]) if RTA_GATEWAY in given else ""
-        route = Route(_destination(family, prefix, given), via, 4 if family == socket.AF_INET else 6)
-        out.setdefault(number(given[RTA_OIF]), set()).add(route)
+        out.add(Route(_destination(family, prefix, given), via, 4 if family == socket.AF_INET else 6))
     return out, connected
 
 
