@@ -78,6 +78,25 @@ def test_what_was_changed_by_hand_is_repaired(by_hand: str) -> None:
     apply(wanted)
 
 
+def test_a_table_with_flags_is_read_and_an_own_one_repaired() -> None:
+    """nft 1.0.6 prints the flags of a table wrongly, sometimes not in JSON."""
+    wanted = ruleset.tables("test", NETWORKS, MEMBERS)
+    apply(wanted)
+    for name in ("other", "another", "vsprov-test"):
+        firewall._nft(f"add table inet {name} {{ flags dormant; }}")
+    assert firewall.read("test")["inet"] != wanted["inet"]
+    apply(wanted)
+    assert "dormant" not in firewall._nft("list table inet vsprov-test")
+
+
+@pytest.mark.parametrize("flags", ['"some text"', '"two\nlines"', '"\x01', "", '"a", "b"', '["dormant"]'])
+def test_whatever_nft_prints_as_the_flags_of_a_table_is_read(flags: str) -> None:
+    row = '{"table": {"family": "inet", "name": "%s", "handle": 1%s}}'
+    rows = ", ".join([row % ("a", ""), row % ("b", f', "flags": {flags}'), row % ("c", "")])
+    found = firewall._parse(f'{{"nftables": [{rows}]}}')
+    assert [each["table"]["name"] for each in found] == ["a", "b", "c"]
+
+
 def test_a_ruleset_of_others_that_drops_is_found_until_it_has_a_rule_for_our_links() -> None:
     firewall._nft("add table ip filter")
     firewall._nft("add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")

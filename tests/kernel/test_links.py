@@ -79,6 +79,13 @@ def test_what_was_done_to_a_bridge_by_hand_is_observed_and_repaired(at: Lan, don
     assert bridge() == BRIDGE
 
 
+def test_ipv6_that_was_disabled_by_hand_is_enabled(at: Lan) -> None:
+    host.make_bridge(BRIDGE)
+    at.host.run("sysctl", "-qw", "net.ipv6.conf.vbtest.disable_ipv6=1")
+    host.change_link(BRIDGE, bridge())
+    assert bridge() == BRIDGE
+
+
 def test_a_bridge_of_somebody_else_is_not_taken_over(at: Lan) -> None:
     at.host.ip("link add vbtest type bridge")
     at.host.ip("link set vbtest alias somebody")

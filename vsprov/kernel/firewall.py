@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 60
+_TABLE_FLAGS = re.compile(
+    r'({"table": {"family": "\w+", "name": "[^"]*", "handle": \d+, "flags": ).*?(?=}}(?:, {"|]}))', re.S
+)
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
@@ -164,7 +168,18 @@ def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
             failures.append(error)
     if failures:
         raise failures[0]
-    return [json.loads(output)["nftables"] for output in outputs]
+    return [_parse(output) for output in outputs]
+
+
+def _parse(output: str) -> list[Mapping[str, Any]]:
+    """The objects of `nft -j list`. nft 1.0.6 prints part of its memory as the flags of a table that has any,
+    such as dormant."""
+    clean = _TABLE_FLAGS.sub(r'\1["some"]', output)
+    try:
+        found: list[Mapping[str, Any]] = json.loads(clean, strict=False)["nftables"]
+    except ValueError as error:
+        raise OSError(errno.EPROTO, f"nft: its list is not JSON: {error}") from None
+    return found
 
 
 def _nft(*words: str, given: str = "") -> str:
@@ -184,7 +199,13 @@ def _start(name: str, *words: str) -> subprocess.Popen[str]:
         raise FileNotFoundError(errno.ENOENT, f"{name} is not installed", name)
     pipe, environment = subprocess.PIPE, {**os.environ, "LC_ALL": "C"}
     return subprocess.Popen(
-        [program, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
+        [program, *words],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        errors="backslashreplace",
+        env=environment,
     )
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from struct import pack
 
-from vsprov.kernel import syscall
+from vsprov.kernel import proc, syscall
 from vsprov.kernel.links import netlink, observe, pools
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
 from vsprov.kernel.links.observe import FAMILIES, IFADDR, IFF_UP, IFINFO, NDM, RTM, Link
@@ -95,7 +95,17 @@ def change_link(wanted: HostLink, before: HostLink) -> None:
     """Make a bridge what `wanted` says; `before` is what it is. Nothing else about it is changed."""
     with Socket() as on:
         index = on.index(wanted.name)
+        if any(":" in address for address in wanted.addresses - before.addresses):
+            enable_ipv6(wanted.name)
         on.change(list(_differences(index, wanted, before)))
+
+
+def enable_ipv6(link: str) -> None:
+    """Let a link have IPv6 addresses again, if somebody has disabled that; nothing without IPv6."""
+    path = f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6"
+    if has_ipv6() and (proc.read(path) or "0").strip() != "0":
+        with open(path, "w") as file:
+            file.write("0")
 
 
 def _differences(index: int, wanted: HostLink, before: HostLink) -> Iterator[Request]:
