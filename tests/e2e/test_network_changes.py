@@ -184,6 +184,19 @@ def test_a_link_of_somebody_else_is_named_and_left_alone(net: NetworkLab) -> Non
         net.host("ip", "link", "delete", link)
 
 
+def test_a_subnet_that_goes_although_a_server_outside_the_manifest_uses_it_is_pointed_out(
+    net: NetworkLab,
+) -> None:
+    def notes(*documents: Document) -> list[str]:
+        changes = net.lab.plan(*documents)["resource_changes"]
+        return [note for each in changes if each["address"] == "Network/lan" for note in each["notes"]]
+
+    kept = next(text for text in eth(net) if "." in text)
+    told = f"Server/web, which is not in the manifest, keeps {kept} of a subnet that goes"
+    assert notes(network("lan", "10.23.0.0/24", "fd20::/64")) == [told]
+    assert notes(network("lan", "10.20.0.0/24", "fd20::/64", "fd21::/64")) == []
+
+
 def test_forwarding_stays_while_another_instance_has_networks() -> None:
     with network_lab() as net:
         with own_instance(network=net.world.host) as other:

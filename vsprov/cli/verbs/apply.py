@@ -120,9 +120,9 @@ def destroy(
     labels: str | None,
     set_name: str | None,
 ) -> None:
-    """Stops and removes the servers, quotas and images of the manifest, with all files that the servers have
-    written. Nothing is removed if any of these objects belongs to another set, was not created by
-    vsprov, or is used by a server that remains. An image that other sets have as well is kept for them.
+    """Stops and removes the servers, networks, quotas and images of the manifest, with all files that the
+    servers have written. Nothing is removed if any of these objects belongs to another set, was not created
+    by vsprov, or is used by a server that remains. An image that other sets have as well is kept for them.
     """
     if everything == bool(inputs.paths):
         raise UsageError("destroy: specify either PATH or --all")

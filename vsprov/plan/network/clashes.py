@@ -35,8 +35,26 @@ def check(builder: PlanBuilder, desired: Desired) -> None:
     for party in desired.parties.values():
         if party.listed:
             _server(builder, desired, party)
+        elif party.running:
+            _outsider(builder, desired, party)
     _pools(builder, desired)
     _ports(builder, desired)
+
+
+def _outsider(builder: PlanBuilder, desired: Desired, party: Party) -> None:
+    """Addresses that a running server outside the manifest keeps although their subnet goes."""
+    for interface in party.spec.interfaces:
+        seen = desired.seen.networks.get(interface.network)
+        if interface.network not in builder.of("Network") or not seen or not seen.applied:
+            continue
+        before, now = seen.applied["spec"]["subnets"], desired.networks[interface.network].subnets
+        for text in party.recorded.get(interface.name, ()):
+            address = addresses.parse(text)
+            if addresses.within(address, before) and not addresses.within(address, now):
+                message = (
+                    f"Server/{party.name}, which is not in the manifest, keeps {text} of a subnet that goes"
+                )
+                builder.note(f"Network/{interface.network}", message)
 
 
 def _pools(builder: PlanBuilder, desired: Desired) -> None:
