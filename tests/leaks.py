@@ -7,7 +7,6 @@ made.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -121,18 +120,15 @@ def links(name: str, network: int | None = None) -> list[str]:
 
 
 def tables(name: str, network: int | None = None) -> list[tuple[str, str]]:
-    """Family and name of each nft table that carries the instance's name, in its own name or in a comment."""
+    """Family and name of each nft table that carries the instance's name."""
     if shutil.which("nft") is None or os.geteuid() != 0:
         return []
     done = subprocess.run(
-        _within(network, "nft", "-j", "list", "tables"), capture_output=True, text=True, check=True
+        _within(network, "nft", "list", "tables"), capture_output=True, text=True, check=True
     )
     spellings = (name, name.replace("-", "_"))
-    return [
-        (entry["table"]["family"], entry["table"]["name"])
-        for entry in json.loads(done.stdout)["nftables"]
-        if "table" in entry and any(spelling in json.dumps(entry) for spelling in spellings)
-    ]
+    found = [line.split() for line in done.stdout.splitlines()]
+    return [(words[1], words[2]) for words in found if any(spelling in words[2] for spelling in spellings)]
 
 
 def _within(network: int | None, *command: str) -> list[str]:

@@ -95,6 +95,8 @@ def test_whatever_nft_prints_as_the_flags_of_a_table_is_read(flags: str) -> None
     rows = ", ".join([row % ("a", ""), row % ("b", f', "flags": {flags}'), row % ("c", "")])
     found = firewall._parse(f'{{"nftables": [{rows}]}}')
     assert [each["table"]["name"] for each in found] == ["a", "b", "c"]
+    cut = f'{{"nftables": [{row % ("a", "")}, {(row % ("b", ""))[:-2]}, "flags": \n'
+    assert [each["table"]["name"] for each in firewall._parse(cut)] == ["a", "b"]
 
 
 def test_a_ruleset_of_others_that_drops_is_found_until_it_has_a_rule_for_our_links() -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 60
 _TABLE_FLAGS = re.compile(
-    r'({"table": {"family": "\w+", "name": "[^"]*", "handle": \d+, "flags": ).*?(?=}}(?:, {"|]}))', re.S
+    r'({"table": {"family": "\w+", "name": "[^"]*", "handle": \d+, "flags": ).*?(?:(}}(?:, {"|]}))|\s*\Z)',
+    re.S,
 )
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
@@ -43,11 +44,12 @@ def observe(instance: str, attempts: int = 3) -> Found:
     if not _program("nft"):
         return Found(lacking="nft is not installed; Debian has it in the package nftables")
     try:
-        tables, chains = _lists("tables", "chains")
+        tables, listed = _outputs("list tables", "-j list chains")
+        chains = _parse(listed)
     except OSError as error:
         return Found(lacking=error.strerror or str(error))
     name = table_name(instance)
-    families = sorted(each["table"]["family"] for each in tables if each.get("table", {}).get("name") == name)
+    families = sorted(line.split()[1] for line in tables.splitlines() if line.split()[2:] == [name])
     dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
     places = [(family, name) for family in families]
     places += [(chain["family"], chain["table"]) for chain in dropping]
@@ -158,8 +160,13 @@ def _program(name: str) -> str | None:
 
 
 def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
-    """What `nft -j list` prints for each of these objects, all at once. One nft cannot list two tables."""
-    running = [_start("nft", "-j", "list", *words.split()) for words in objects]
+    """What `nft -j list` prints for each of these objects. One nft cannot list two tables."""
+    return [_parse(output) for output in _outputs(*(f"-j list {words}" for words in objects))]
+
+
+def _outputs(*commands: str) -> list[str]:
+    """What nft prints for each of these commands, all at once."""
+    running = [_start("nft", *words.split()) for words in commands]
     outputs, failures = [], []
     for one in running:
         try:
@@ -168,13 +175,15 @@ def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
             failures.append(error)
     if failures:
         raise failures[0]
-    return [_parse(output) for output in outputs]
+    return outputs
 
 
 def _parse(output: str) -> list[Mapping[str, Any]]:
-    """The objects of `nft -j list`. nft 1.0.6 prints part of its memory as the flags of a table that has any,
-    such as dormant."""
-    clean = _TABLE_FLAGS.sub(r'\1["some"]', output)
+    """The objects of `nft -j list`.
+
+    If a table has flags, such as dormant, nft 1.0.6 prints part of its memory instead, or ends there.
+    """
+    clean = _TABLE_FLAGS.sub(lambda found: f'{found[1]}["some"]{found[2] or "}}]}"}', output)
     try:
         found: list[Mapping[str, Any]] = json.loads(clean, strict=False)["nftables"]
     except ValueError as error:
