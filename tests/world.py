@@ -34,6 +34,7 @@ PORT = 7000
 CHANCE = re.compile(
     r"(?m)^\t+ *(elements = \{ )?|,$| \}$|@if\d+|multicast ff00::/8 .*"
     r"|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b|(?<=tbf )[0-9a-f]+:"
+    r"|(?<=bfifo )[0-9a-f]+:|(?<=parent )[0-9a-f]+:[1-9a-f][0-9a-f]*"  # of classes, in the order of arrival
 )
 SYSCTLS = ("forwarding", "accept_ra", "route_localnet", "proxy_arp", "proxy_ndp", "rp_filter")
 

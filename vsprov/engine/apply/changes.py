@@ -16,7 +16,7 @@ from vsprov.engine.run.schedule import Loop, Wait, Work
 from vsprov.errors import FailedError, StepError, VsprovError
 from vsprov.plan.compare import applied
 from vsprov.plan.plan import Change
-from vsprov.plan.steps import Spawn, Step, Stop, WriteApplied
+from vsprov.plan.steps import KillUnstarted, Spawn, Step, Stop, WriteApplied
 
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
@@ -90,7 +90,7 @@ def roll_back(context: ApplyContext, finished: list[Step]) -> Generator[Wait, An
             continue
         try:
             yield from execute.do(context, back)
-            undone = True
+            undone |= not isinstance(back, KillUnstarted)  # nobody has seen a server at its gate
         except VsprovError as error:
             stuck.append(str(error))
     return undone, stuck
