@@ -160,8 +160,8 @@ def _program(name: str) -> str | None:
 
 
 def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
-    """What `nft -j list` prints for each of these objects. One nft cannot list two tables."""
-    return [_parse(output) for output in _outputs(*(f"-j list {words}" for words in objects))]
+    """What nft lists for each of these objects, protocols by number. One nft cannot list two tables."""
+    return [_parse(output) for output in _outputs(*(f"-j -p list {words}" for words in objects))]
 
 
 def _outputs(*commands: str) -> list[str]:

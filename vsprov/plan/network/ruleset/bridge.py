@@ -247,7 +247,7 @@ def _remember(made: Table, family: int) -> None:
     made.rule(chain, match(call, f"@calls{family}"), update(f"@calls{family}", call), ACCEPT)
     made.rule(chain, match(flow, f"@flows{family}"), ACCEPT)
     pace = {"limit": {"rate": NEW_PER_SECOND, "burst": NEW_AT_ONCE, "per": "second", "inv": True}}
-    ports_known = among(L4PROTO, "tcp", "udp")
+    ports_known = among(L4PROTO, *elements.PROTOCOLS.values())
     made.rule(chain, ports_known, update(f"@pace{family}", IIFNAME, pace), *_refuse("flow_flood"))
     made.rule(chain, update(f"@calls{family}", call), ACCEPT)
     unanswered = {"elem": {"val": flow, "timeout": UNANSWERED_SECONDS}}

@@ -13,7 +13,9 @@ from vsprov.plan.network.state import Opening, Published
 
 _WHOLE = {4: (0, 2**32 - 1), 6: (0, 2**128 - 1)}
 _PORTS = (0, 65535)
-ICMP = {4: "icmp", 6: "ipv6-icmp"}
+# By number: nft knows the names only where /etc/protocols exists, which minimal systems do not have.
+PROTOCOLS = {"tcp": 6, "udp": 17}
+ICMP = {4: 1, 6: 58}
 TYPES = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
@@ -99,14 +101,14 @@ def _spans(family: int, opening: Opening) -> Iterator[tuple[int, int]]:
 
 def _services(family: int, of: Iterable[Opening]) -> _Services:
     """What is open: (protocol, ports), disjoint. A protocol without ports has all of them."""
-    ranges: dict[str, list[tuple[int, int]]] = {}
+    ranges: dict[int, list[tuple[int, int]]] = {}
     for opening in of:
         if opening.protocol == "any" and not opening.ports:
             return (({"range": [0, 255]}, _PORTS),)
         for protocol in ("tcp", "udp") if opening.protocol == "any" else (opening.protocol,):
-            name = ICMP[family] if protocol == "icmp" else protocol
-            ranges.setdefault(name, []).extend(opening.ports or [_PORTS])
-    return tuple((name, ports) for name in sorted(ranges) for ports in _joined(ranges[name]))
+            number = ICMP[family] if protocol == "icmp" else PROTOCOLS[protocol]
+            ranges.setdefault(number, []).extend(opening.ports or [_PORTS])
+    return tuple((number, ports) for number in sorted(ranges) for ports in _joined(ranges[number]))
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -146,10 +148,10 @@ def published(family: int, port: Published) -> tuple[list[Any], list[Any]]:
     targets = of_family(family, port.addresses)
     if not targets or (port.host_ip and family_of(port.host_ip) != family):
         return [], []
-    every = "0.0.0.0" if family == 4 else "::"
+    every, protocol = "0.0.0.0" if family == 4 else "::", PROTOCOLS[port.protocol]
     host = prefix(every, 0) if port.host_ip in (None, "", every) else port.host_ip
     if port.host_ports == port.ports:
-        return [], [[concat(host, port.protocol, _number_range(port.ports)), targets[0]]]
+        return [], [[concat(host, protocol, _number_range(port.ports)), targets[0]]]
     shift = port.ports[0] - port.host_ports[0]
     numbers = range(port.host_ports[0], port.host_ports[1] + 1)
-    return [[concat(host, port.protocol, at), concat(targets[0], at + shift)] for at in numbers], []
+    return [[concat(host, protocol, at), concat(targets[0], at + shift)] for at in numbers], []

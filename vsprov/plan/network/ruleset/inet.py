@@ -233,7 +233,7 @@ def _host(made: Table, links: _Links) -> None:
     made.rule("input", match(concat(IIFNAME, ETHER_SOURCE), "@guests"), goto("to_host"))
     made.chain("to_host")
     made.rule("to_host", ANSWER, ACCEPT)
-    made.rule("to_host", among(L4PROTO, "icmp", "ipv6-icmp"), ACCEPT)
+    made.rule("to_host", among(L4PROTO, *elements.ICMP.values()), ACCEPT)
     made.rule("to_host", match(IIFNAME, "@host_access"), ACCEPT)
     made.rule("to_host", *_refuse("host"))
 
@@ -258,7 +258,7 @@ def _publish(made: Table, links: _Links) -> None:
         for name in ("ports", "ranges"):
             target = {"key": concat(destination(family), L4PROTO, PORT), "data": f"@{name}{family}"}
             address = {"family": "ip" if family == 4 else "ip6", "addr": {"map": target}}
-            made.rule("publish", among(L4PROTO, "tcp", "udp"), {"dnat": address})
+            made.rule("publish", among(L4PROTO, *elements.PROTOCOLS.values()), {"dnat": address})
 
 
 def _masquerade(made: Table, links: _Links) -> None:
