@@ -68,7 +68,7 @@ def write_server(
     """Everything that a server's first process does.
 
     `console`: the fd of its log; `ids`: None to ask the spawner for them once the root is mounted;
-    `directories`: for each mount that the spawner makes whether it is one of a directory.
+    `directories`: for each bind whether its source is a directory.
     """
     root = guest["root"]
     layers = layers_to_attach(root)
