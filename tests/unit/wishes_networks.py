@@ -77,11 +77,12 @@ def connections(draw: st.DrawFn, server: str, available: Mapping[str, Network]) 
         for i, name in enumerate(chosen)
     )
     ports = (Port(host_port=str(8000 + ord(server)), port="80"),)
+    filtered = any(available[name].type != "macvlan" for name in chosen)
     return {
         "interfaces": interfaces,
-        "ports": draw(st.sampled_from([(), ports])),
+        "ports": draw(st.sampled_from([(), ports])) if filtered else (),
         "dns": draw(st.sampled_from([Dns(), Dns(nameservers=("192.0.2.53",))])),
-        "firewall": draw(st.sampled_from([Firewall(), Firewall(egress=())])),
+        "firewall": draw(st.sampled_from([Firewall(), Firewall(egress=())])) if filtered else Firewall(),
     }
 
 

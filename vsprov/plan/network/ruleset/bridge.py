@@ -8,7 +8,7 @@ what was allowed, so that answers pass.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vsprov.plan.network.ruleset import elements
 from vsprov.plan.network.ruleset.elements import TYPES
@@ -39,7 +39,11 @@ from vsprov.plan.network.ruleset.text import (
 )
 from vsprov.plan.network.state import Member
 
+# By offset, since nft 1.0.6 lists the type of IGMP together with conditions that it adds itself.
+IGMP_TYPE: Expression = {"payload": {"base": "th", "offset": 0, "len": 8}}
 TARGET: Expression = {"payload": {"base": "th", "offset": 64, "len": 128}}  # RFC 4861, 4.3 and 4.4
+FOREIGN_MAC = match(concat(IIFNAME, ETHER_SOURCE), "@macs", "!=")
+ICMP, IGMP, UDP, ICMPV6 = 1, 2, 17, 58  # numbers: nft knows names only where /etc/protocols exists
 REASONS = (
     "spoofed_mac",
     "spoofed_arp",
@@ -115,17 +119,16 @@ def _refuse(reason: str) -> tuple[Expression, Expression]:
 
 def _sent(made: Table) -> None:
     """What a server sends must be from its own MAC address and addresses."""
-    for chain in ("sent", "sent_arp", "sent_ip", "sent_ip6"):
-        made.chain(chain)
+    made.chain("sent")
     made.base("prerouting", "prerouting", -300)
     made.rule("prerouting", verdicts(IIFNAME, "@ports"))
     # Frames to 01:80:c2:00:00:0X do not pass prerouting, but a bridge learns their senders (br_input.c).
     made.base("input", "input", -200)
     reserved = match({"&": [payload("ether", "daddr"), "ff:ff:ff:ff:ff:f0"]}, "01:80:c2:00:00:00")
     made.rule("input", reserved, match(IIFNAME, "@links"), *_refuse("link_local_frame"))
-    made.rule("sent", match(concat(IIFNAME, ETHER_SOURCE), "@macs", "!="), *_refuse("spoofed_mac"))
     kinds = [["ip", goto("sent_ip")], ["arp", goto("sent_arp")], ["ip6", goto("sent_ip6")]]
     made.rule("sent", verdicts(ETHER_TYPE, {"set": kinds}))
+    made.rule("sent", FOREIGN_MAC, *_refuse("spoofed_mac"))
     made.rule("sent", *_refuse("ethertype"))
     _sent_arp(made)
     _sent_ip(made)
@@ -133,7 +136,9 @@ def _sent(made: Table) -> None:
 
 
 def _sent_arp(made: Table) -> None:
+    made.chain("sent_arp")
     sender = payload("arp", "saddr ether")
+    made.rule("sent_arp", FOREIGN_MAC, *_refuse("spoofed_mac"))
     made.rule("sent_arp", match(concat(IIFNAME, sender, payload("arp", "saddr ip")), "@senders4"), RETURN)
     probe = match(payload("arp", "saddr ip"), "0.0.0.0")  # RFC 5227: is my address taken?
     target = match(concat(IIFNAME, sender, payload("arp", "daddr ip")), "@senders4")
@@ -142,31 +147,45 @@ def _sent_arp(made: Table) -> None:
 
 
 def _sent_ip(made: Table) -> None:
-    made.rule("sent_ip", match(payload("udp", "dport"), 68), *_refuse("dhcp_server"))
+    _sent_protocols(made, "sent_ip", {ICMP: "sent_icmp", IGMP: "sent_igmp", UDP: "sent_udp"})
+    _sent_own(made, "sent_ip", 4, "spoofed_ip")
+    made.rule("sent_udp", match(payload("udp", "dport"), 68), *_refuse("dhcp_server"))
     misleading = among(payload("icmp", "type"), "redirect", "router-advertisement")
-    made.rule("sent_ip", misleading, *_refuse("icmp_redirect"))
+    made.rule("sent_icmp", misleading, *_refuse("icmp_redirect"))
     # A server that acts as the querier decides what multicast others get, neighbor discovery included.
-    query = match(payload("igmp", "type"), "membership-query")
-    made.rule("sent_ip", match(ETHER_TYPE, "ip"), query, *_refuse("multicast_query"))
-    made.rule("sent_ip", match(concat(IIFNAME, ETHER_SOURCE, source(4)), "@senders4"), RETURN)
-    made.rule("sent_ip", *_refuse("spoofed_ip"))
+    made.rule("sent_igmp", match(IGMP_TYPE, 0x11), *_refuse("multicast_query"))
 
 
 def _sent_ip6(made: Table) -> None:
+    _sent_protocols(made, "sent_ip6", {UDP: "sent_udp6", ICMPV6: "sent_icmp6"})
+    _sent_own(made, "sent_ip6", 6, "spoofed_ip6")
+    made.rule("sent_udp6", match(payload("udp", "dport"), 546), *_refuse("dhcp_server"))
     kind, unspecified = payload("icmpv6", "type"), match(source(6), "::")
-    made.rule("sent_ip6", match(kind, "nd-router-advert"), *_refuse("router_advert"))
-    made.rule("sent_ip6", match(kind, "nd-redirect"), *_refuse("icmp_redirect"))
-    made.rule("sent_ip6", match(kind, "mld-listener-query"), *_refuse("multicast_query"))
-    made.rule("sent_ip6", match(payload("udp", "dport"), 546), *_refuse("dhcp_server"))
+    made.rule("sent_icmp6", match(kind, "nd-router-advert"), *_refuse("router_advert"))
+    made.rule("sent_icmp6", match(kind, "nd-redirect"), *_refuse("icmp_redirect"))
+    made.rule("sent_icmp6", match(kind, "mld-listener-query"), *_refuse("multicast_query"))
     # nft 1.0.6 has no name for the target of neighbor discovery.
     stolen = match(concat(IIFNAME, TARGET), "@neighbors", "!=")
-    made.rule("sent_ip6", match(kind, "nd-neighbor-advert"), stolen, *_refuse("spoofed_neighbor"))
+    made.rule("sent_icmp6", match(kind, "nd-neighbor-advert"), stolen, *_refuse("spoofed_neighbor"))
     # Duplicate address detection of its own addresses, and the first multicast reports (RFC 3810, 5.2.13).
+    made.rule("sent_icmp6", unspecified, FOREIGN_MAC, *_refuse("spoofed_mac"))
     probe = match(kind, "nd-neighbor-solicit")
-    made.rule("sent_ip6", unspecified, probe, stolen, *_refuse("spoofed_neighbor"))
-    made.rule("sent_ip6", unspecified, among(kind, "nd-neighbor-solicit", "mld2-listener-report"), RETURN)
-    made.rule("sent_ip6", match(concat(IIFNAME, ETHER_SOURCE, source(6)), "@senders6"), RETURN)
-    made.rule("sent_ip6", *_refuse("spoofed_ip6"))
+    made.rule("sent_icmp6", unspecified, probe, stolen, *_refuse("spoofed_neighbor"))
+    made.rule("sent_icmp6", unspecified, among(kind, "nd-neighbor-solicit", "mld2-listener-report"), ACCEPT)
+
+
+def _sent_protocols(made: Table, chain: str, chains: Mapping[int, str]) -> None:
+    """Make the chain, and those to which packets of some protocols go first; all else is not delayed."""
+    for each in (chain, *chains.values()):
+        made.chain(each)
+    made.rule(chain, verdicts(L4PROTO, {"set": [[number, jump(name)] for number, name in chains.items()]}))
+
+
+def _sent_own(made: Table, chain: str, family: int, reason: str) -> None:
+    """Packets must be from an address of the server, and its MAC address."""
+    made.rule(chain, match(concat(IIFNAME, ETHER_SOURCE, source(family)), f"@senders{family}"), RETURN)
+    made.rule(chain, FOREIGN_MAC, *_refuse("spoofed_mac"))
+    made.rule(chain, *_refuse(reason))
 
 
 def _between(made: Table, members: Sequence[Member]) -> None:
