@@ -5,9 +5,13 @@ otherwise a part of it, so that it ends within minutes.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
+
+T = TypeVar("T")
 
 LONG = os.environ.get("VSPROV_LONG", "") not in ("", "0")
 EXAMPLES = 40  # of a property, unless its test asks for another number
@@ -29,3 +33,11 @@ def worth_trying(steps: Iterable[Hashable]) -> list[int]:
         return list(range(1, len(named) + 1))
     first = {name: number for number, name in reversed(list(enumerate(named, 1)))}
     return sorted({*first.values(), len(named)})
+
+
+def emulated(values: Iterable[T], chosen: Collection[T]) -> list[Any]:
+    """Parameters of a test; only those that are chosen are tried in the emulated machine too."""
+    listed = list(values)
+    unknown = set(chosen) - set(listed)
+    assert not unknown, f"these are not parameters of the test: {unknown}"
+    return [pytest.param(one, marks=pytest.mark.vm_subset if one in chosen else ()) for one in listed]

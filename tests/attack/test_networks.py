@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.attack.test_spoofing import checksum, counters, frame, ip4, ip6
+from tests.effort import emulated
 from tests.features import requires
 from tests.kernel.networks import BRIDGE, Lan, Net, interface, lan
 from vsprov.kernel import firewall
@@ -83,7 +84,6 @@ def test_a_link_that_a_server_gives_the_index_of_a_link_of_the_host_is_not_taken
             assert observe.interfaces(server.pid) == {"eth0": before}
 
 
-@pytest.mark.vm_subset
 def test_any_number_of_addresses_and_routes_of_a_server_is_repaired_at_once() -> None:
     """Only a part of them is read."""
     count = 3 * observe.LIMIT // 2
@@ -199,8 +199,7 @@ def street(monkeypatch: pytest.MonkeyPatch) -> Iterator[Street]:
 FAMILIES = (4, 6)
 
 
-@pytest.mark.vm_subset
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", emulated(FAMILIES, {6}))
 def test_what_pretends_to_be_an_answer_does_not_arrive(street: Street, family: int) -> None:
     def udp_arrives(sender: int, target: int, source: int, port: int) -> bool:
         return street.arrives(sender, target, family, 17, udp(source, port))
@@ -226,8 +225,7 @@ def test_what_pretends_to_be_an_answer_does_not_arrive(street: Street, family: i
     assert counters()["refused"] == 9
 
 
-@pytest.mark.vm_subset
-@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+@pytest.mark.parametrize("protocol", emulated(["udp", "tcp"], {"udp"}))
 def test_a_server_that_floods_another_does_not_lock_out_others(street: Street, protocol: str) -> None:
     """The sets that remember what was allowed are shared by all servers."""
     for number in range(1000):  # of as many ports
@@ -290,7 +288,6 @@ def test_a_server_cannot_decide_what_multicast_others_get(street: Street) -> Non
 # -- from outside
 
 
-@pytest.mark.vm_subset
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_neighbor_of_the_host_with_the_address_of_a_server_is_not_that_server(
     street: Street, family: int

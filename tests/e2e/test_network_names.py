@@ -56,6 +56,7 @@ def resolved(net: NetworkLab, server: str, name: str) -> set[str]:
     }
 
 
+@pytest.mark.vm_subset
 def test_own_names_and_those_of_peers_resolve_to_their_addresses(net: NetworkLab) -> None:
     for name in ("web", "web.lan.example"):
         assert resolved(net, "web", name) == resolved(net, "db", name) == {"10.20.0.2", "fd20::2"}

@@ -102,6 +102,7 @@ def test_a_bridge_of_somebody_else_is_used_and_never_changed(net: NetworkLab) ->
         net.host("ip", "link", "delete", "theirs")
 
 
+@pytest.mark.vm_subset
 def test_doctor_lists_the_kinds_of_links_that_the_kernel_lacks(net: NetworkLab) -> None:
     found = json.loads(net.lab.vsprov("doctor", "-o", "json").stdout)
     states = {one["feature"]: one["state"] for one in found["findings"]}

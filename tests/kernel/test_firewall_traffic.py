@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.effort import emulated
 from tests.features import requires
 from tests.kernel.networks import Lan, Net, lan
 from vsprov.kernel import firewall
@@ -139,8 +140,7 @@ def town(request: pytest.FixtureRequest) -> Iterator[Town]:
         yield town
 
 
-@pytest.mark.vm_subset
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", emulated(FAMILIES, {4}))
 def test_tcp_reaches_what_is_open_and_nothing_else(town: Town, family: int) -> None:
     yes = ["ab80", "ab81", "cb80", "ca80", "da80", "db80", "ba9", "xb82", "xy99"]
     no = ["ab8080", "cb81", "ca443", "ad80", "xb80", "xb81", "xa80", "bx80"]
@@ -149,8 +149,7 @@ def test_tcp_reaches_what_is_open_and_nothing_else(town: Town, family: int) -> N
     assert town.connects("y", "x", 80, family) == (family == 4)
 
 
-@pytest.mark.vm_subset
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", emulated(FAMILIES, {6}))
 def test_udp_reaches_what_is_open_also_in_fragments(town: Town, family: int) -> None:
     yes, no = ["ab53", "ba99", "da53"], ["ab54", "ca80", "ad53"]
     for way in (*yes, *no):

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import pytest
 
+from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, exchange, interface, lan, namespace
 from vsprov.kernel.links import host, interfaces, machine, netlink, observe
 from vsprov.plan.network.state import HostLink, HostRoute, Route
 
 T = TypeVar("T")
-pytestmark = [pytest.mark.vm_subset, pytest.mark.requires("ip", "bridge", "veth")]
+pytestmark = pytest.mark.requires("ip", "bridge", "veth")
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def in_host(at: Lan, work: Callable[[], T]) -> T:
         return work()
 
 
+@pytest.mark.vm_subset
 def test_a_bridge_is_observed_as_it_was_made_and_making_it_twice_changes_nothing(at: Lan) -> None:
     host.make_bridge(BRIDGE)
     index = host.host_link("vbtest").index
@@ -47,6 +49,7 @@ def test_a_bridge_is_observed_as_it_was_made_and_making_it_twice_changes_nothing
     }
 
 
+@pytest.mark.vm_subset
 def test_a_bridge_without_ipv6_has_no_link_local_address_and_one_with_it_has(at: Lan) -> None:
     host.make_bridge(replace(BRIDGE, addresses=frozenset(["10.9.0.1/24"])))
     assert "fe80" not in at.host.run("ip", "-6", "address", "show", "dev", "vbtest")
@@ -57,7 +60,7 @@ def test_a_bridge_without_ipv6_has_no_link_local_address_and_one_with_it_has(at:
 
 @pytest.mark.parametrize(
     "done",
-    [
+    emulated([
         "link set vbtest down",
         "link set vbtest mtu 1300",
         "link set vbtest address 02:00:00:00:00:77",
@@ -68,8 +71,8 @@ def test_a_bridge_without_ipv6_has_no_link_local_address_and_one_with_it_has(at:
         "address add 10.7.0.1/24 dev vbtest",
         "address flush dev vbtest",
         "route flush dev vbtest",
-    ],
-)
+    ], {"address flush dev vbtest"}),
+)  # fmt: skip
 def test_what_was_done_to_a_bridge_by_hand_is_observed_and_repaired(at: Lan, done: str) -> None:
     host.make_bridge(BRIDGE)
     at.host.ip(done)
@@ -97,6 +100,7 @@ def test_a_bridge_of_somebody_else_is_not_taken_over(at: Lan) -> None:
     assert at.host.show("link show vbtest") == before
 
 
+@pytest.mark.vm_subset
 def test_servers_on_a_bridge_talk_in_both_families_at_once(at: Lan) -> None:
     host.make_bridge(BRIDGE)
     one, two = at.server(), at.server()
@@ -112,6 +116,7 @@ def test_servers_on_a_bridge_talk_in_both_families_at_once(at: Lan) -> None:
     assert exchange(at.host, two, "fd09::1") == "fd09::c"
 
 
+@pytest.mark.vm_subset
 def test_isolated_ports_reach_the_host_but_not_each_other(at: Lan) -> None:
     host.make_bridge(BRIDGE)
     one, two = at.server(), at.server()
@@ -233,6 +238,7 @@ def test_two_hundred_rounds_leave_nothing(at: Lan) -> None:
     assert at.host.names() == []
 
 
+@pytest.mark.vm_subset
 def test_sockets_that_occupy_ports_are_found_with_their_processes(at: Lan) -> None:
     program = (
         "import socket; a = socket.create_server(('127.0.0.1', 81)); "

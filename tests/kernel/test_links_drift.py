@@ -7,11 +7,12 @@ from dataclasses import fields
 
 import pytest
 
+from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan, namespace
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network.state import Interface
 
-pytestmark = [pytest.mark.vm_subset, pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")]
+pytestmark = pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")
 WANTED = interface(1, egress=80_000_000, ingress=40_000_000)
 
 # What is done in the server, as its root, and the fields that then differ.
@@ -55,6 +56,14 @@ ON_HOST = {
     "tc qdisc replace dev vftest1 root tbf rate 1mbit burst 10k latency 10ms": "egress",
     "ip link del vftest1": "egress",
 }
+EMULATED = {
+    "ip link set eth0 down; ip link set eth0 name $(printf '\\377'); ip link set $(printf '\\377') up",
+    "ip -6 route replace fd77::/48 via fd09::99",
+    "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6",
+    "ip link property del dev vstest1 altname t.web1.readable",
+    "tc filter del dev vstest1 ingress",
+    "tc qdisc replace dev vftest1 root tbf rate 1mbit burst 10k latency 10ms",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +92,7 @@ def check(server: Net, peer: Net, differ: str) -> None:
     assert observe.interfaces(server.pid) == {"eth0": WANTED}
 
 
-@pytest.mark.parametrize("done", INSIDE)
+@pytest.mark.parametrize("done", emulated(INSIDE, EMULATED & INSIDE.keys()))
 def test_what_a_server_does_to_its_interface_is_repaired(shared: tuple[Lan, Net, Net], done: str) -> None:
     _, server, peer = shared
     interfaces.make_interface(server.pid, WANTED)
@@ -91,7 +100,7 @@ def test_what_a_server_does_to_its_interface_is_repaired(shared: tuple[Lan, Net,
     check(server, peer, INSIDE[done])
 
 
-@pytest.mark.parametrize("done", ON_HOST)
+@pytest.mark.parametrize("done", emulated(ON_HOST, EMULATED & ON_HOST.keys()))
 def test_what_is_done_on_the_host_is_repaired(shared: tuple[Lan, Net, Net], done: str) -> None:
     at, server, peer = shared
     interfaces.make_interface(server.pid, WANTED)
@@ -99,7 +108,13 @@ def test_what_is_done_on_the_host_is_repaired(shared: tuple[Lan, Net, Net], done
     check(server, peer, ON_HOST[done])
 
 
-@pytest.mark.parametrize("done", ["ip link del eth0", "ip link set eth0 netns {}", "ip link del vstest1"])
+@pytest.mark.parametrize(
+    "done",
+    emulated(
+        ["ip link del eth0", "ip link set eth0 netns {}", "ip link del vstest1"],
+        {"ip link set eth0 netns {}"},
+    ),
+)
 def test_an_interface_that_has_gone_is_made_anew(shared: tuple[Lan, Net, Net], done: str) -> None:
     at, server, peer = shared
     interfaces.make_interface(server.pid, WANTED)
@@ -115,6 +130,7 @@ def test_an_interface_that_has_gone_is_made_anew(shared: tuple[Lan, Net, Net], d
     assert exchange(server, peer, "10.9.0.11") == "10.9.0.12"
 
 
+@pytest.mark.vm_subset
 def test_links_that_a_server_makes_are_not_taken_for_ours(shared: tuple[Lan, Net, Net]) -> None:
     _, server, _ = shared
     interfaces.make_interface(server.pid, WANTED)
