@@ -47,7 +47,7 @@ def _outsider(builder: PlanBuilder, desired: Desired, party: Party) -> None:
         seen = desired.seen.networks.get(interface.network)
         if interface.network not in builder.of("Network") or not seen or not seen.applied:
             continue
-        before, now = seen.applied["spec"]["subnets"], desired.networks[interface.network].subnets
+        before, now = seen.applied["spec"].get("subnets", ()), desired.networks[interface.network].subnets
         for text in party.recorded.get(interface.name, ()):
             address = addresses.parse(text)
             if addresses.within(address, before) and not addresses.within(address, now):
