@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vsprov.plan.network.ruleset import canonical, command, table_name
-from vsprov.plan.network.state import Tables
+from vsprov.plan.network.ruleset import canonical, command, members_of, table_name
+from vsprov.plan.network.state import Member, Tables
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,16 +31,18 @@ class Found:
     """The nft tables of an instance in their canonical form, by family; {} if there are none.
 
     `foreign` are descriptions of rulesets of others that drop forwarded packets, and what to do about each.
-    `lacking` is why the firewall cannot be used on this host, "" if it can.
+    `lacking` is why the firewall cannot be used on this host, "" if it can. `others` are the interfaces of
+    servers of other instances, as `ruleset.members_of`, by instance.
     """
 
     tables: Tables = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     lacking: str = ""
+    others: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
 
 
-def observe(instance: str, attempts: int = 3) -> Found:
-    """What nft shows of the instance, and of others who may be in the way."""
+def observe(instance: str, attempts: int = 3, *, with_others: bool = False) -> Found:
+    """What nft shows of the instance, and of others who may be in the way; other instances if asked for."""
     if not _program("nft"):
         return Found(lacking="nft is not installed; Debian has it in the package nftables")
     try:
@@ -49,21 +51,35 @@ def observe(instance: str, attempts: int = 3) -> Found:
     except OSError as error:
         return Found(lacking=error.strerror or str(error))
     name = table_name(instance)
-    families = sorted(line.split()[1] for line in tables.splitlines() if line.split()[2:] == [name])
+    present = sorted((line.split()[1], line.split()[2]) for line in tables.splitlines())
+    families = [family for family, table in present if table == name]
+    strange = (
+        [(family, table) for family, table in present if _is_of_another(table, name)] if with_others else []
+    )
     dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
     places = [(family, name) for family in families]
-    places += [(chain["family"], chain["table"]) for chain in dropping]
+    places += [*strange, *((chain["family"], chain["table"]) for chain in dropping)]
     try:
         rules = _lists(*(f"table {family} {table}" for family, table in places))
     except OSError:  # somebody has just removed one of them
         if not attempts:
             raise
-        return observe(instance, attempts - 1)
-    own, others = rules[: len(families)], rules[len(families) :]
+        return observe(instance, attempts - 1, with_others=with_others)
+    own, rest = rules[: len(families)], rules[len(families) :]
+    theirs, others = rest[: len(strange)], rest[len(strange) :]
+    by_instance: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+    for (_, table), objects in zip(strange, theirs, strict=True):
+        by_instance.setdefault(table.removeprefix(table_name("")), []).append(objects)
     return Found(
         {family: canonical(rows) for family, rows in zip(families, own, strict=True)},
         (*_drops(zip(dropping, others, strict=True)), *_legacy_drops()),
+        others={other: members_of(found) for other, found in by_instance.items()},
     )
+
+
+def _is_of_another(table: str, own: str) -> bool:
+    """Whether a table is that of another instance."""
+    return table.startswith(table_name("")) and table != own
 
 
 def read(instance: str) -> Tables:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from vsprov.kernel import firewall
 from vsprov.kernel.links import machine, probe
 from vsprov.kernel.links import observe as links
+from vsprov.model import fields
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
@@ -35,7 +36,7 @@ def networks(
     host = links.host()
     pids = _connected(instance.name, servers, wanted, host.links)
     inner = links.interfaces_of(pids.values(), host)
-    nft = firewall.observe(instance.name)
+    nft = firewall.observe(instance.name, with_others=_can_collide(wanted, records))
     return SeenNetworks(
         networks=_networks(instance.name, records, host.links),
         links=host.links,
@@ -51,12 +52,23 @@ def networks(
         resolver=_resolver(),
         listeners=_listeners(wanted),
         foreign=nft.foreign,
+        others=nft.others,
         lacking=_lacking(wanted, nft.lacking),
     )
 
 
 def _is_networked(want: Object) -> bool:
     return isinstance(want.spec, Network) or (isinstance(want.spec, Server) and bool(want.spec.interfaces))
+
+
+def _can_collide(wanted: Iterable[Object], records: Mapping[str, NetworkRecord]) -> bool:
+    """Whether servers of other instances can have the same ports of the host, or the same addresses."""
+    specs = [want.spec for want in wanted]
+    if any(isinstance(spec, Server) and spec.ports for spec in specs):
+        return True
+    networks = [fields.write(spec) for spec in specs if isinstance(spec, Network)]
+    networks += [record.applied["spec"] for record in records.values() if record.applied]
+    return any(spec.get("bridge") or spec.get("type") == "routed" for spec in networks)
 
 
 def _had(seen: ObservedServer) -> bool:

@@ -10,9 +10,9 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.values.addresses import port_range
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import addresses, members, names, naming, pools
-from vsprov.plan.network.desired import Desired, uses_host
+from vsprov.plan.network.desired import Desired, other_server, uses_host
 from vsprov.plan.network.party import Party
-from vsprov.plan.network.state import Listener
+from vsprov.plan.network.state import Listener, SeenNetworks
 
 T = TypeVar("T")
 NEEDED = {
@@ -190,18 +190,24 @@ def _host_routes(builder: PlanBuilder, desired: Desired, name: str, spec: Networ
     if spec.type not in members.FILTERED or spec.bridge or spec.parent:
         return  # a subnet outside of the host, to which it has a route itself
     for text in spec.subnets:
-        for route in desired.seen.routes:
-            link = desired.seen.links.get(route.link)
+        for to, name_of_link in _reached(desired.seen):
+            link = desired.seen.links.get(name_of_link)
             instance = naming.owner_of(link.alias)[0] if link else ""
-            if (
-                route.to == "default"
-                or instance == builder.wanted.instance
-                or not addresses.overlap(text, route.to)
-            ):
+            if instance == builder.wanted.instance or not addresses.overlap(text, to):
                 continue
             whose = f", a link of {_owner(link.alias)}" if link and instance else ""
-            message = f"subnet {text} overlaps {route.to}, which the host reaches by {route.link}{whose}"
+            message = f"subnet {text} overlaps {to}, which the host reaches by {name_of_link}{whose}"
             builder.problem(f"Network/{name}", message, "choose another subnet", "spec.subnets")
+
+
+def _reached(seen: SeenNetworks) -> dict[tuple[str, str], None]:
+    """(subnet, link) of what the host reaches, or would if the bridges of other instances were up."""
+    found = [(route.to, route.link) for route in seen.routes if route.to != "default"]
+    bridges = [
+        link for link in seen.links.values() if link.kind == "bridge" and naming.owner_of(link.alias)[0]
+    ]
+    found += [(str(addresses.subnet(text)), link.name) for link in bridges for text in link.addresses]
+    return dict.fromkeys(found)
 
 
 # -- servers
@@ -263,8 +269,34 @@ def _ports(builder: PlanBuilder, desired: Desired) -> None:
             builder.problem(f"Server/{party.name}", message, path="spec.ports")
     for party in running:
         for port in party.spec.ports if party.listed else ():
+            for twin in dict.fromkeys(_others(desired.seen, port)):
+                _published_twice(builder, party, port, twin)
             if listener := next((each for each in desired.seen.listeners if _listens(port, each)), None):
                 _taken(builder, party, port, listener)
+
+
+def _others(seen: SeenNetworks, port: Port) -> Iterator[str]:
+    """The servers of other instances that publish the same port of the host."""
+    first, last = port_range(port.host_port)
+    for instance, theirs in seen.others.items():
+        for member in theirs:
+            for its in member.published:
+                overlap = its.host_ports[0] <= last and first <= its.host_ports[1]
+                if (
+                    overlap
+                    and its.protocol == port.protocol
+                    and _same_address(port.host_ip or "", its.host_ip)
+                ):
+                    yield other_server(seen, instance, member)
+
+
+def _published_twice(builder: PlanBuilder, party: Party, port: Port, owner: str) -> None:
+    address = f"Server/{party.name}"
+    message = f"port {_port_text(port)} of the host is published by {owner}"
+    if _was_published(builder, party.name, port):
+        builder.note(address, f"{message} as well; change one of them")
+    else:
+        builder.problem(address, message, "choose another hostPort or hostIP", "spec.ports")
 
 
 def _taken(builder: PlanBuilder, party: Party, port: Port, listener: Listener) -> None:

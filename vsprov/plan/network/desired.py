@@ -253,7 +253,21 @@ def _reserved(
     for link in seen.links.values():
         if naming.owner_of(link.alias)[0] != instance and link.addresses:
             out[f"link {link.name} of the host"] = list(link.addresses)
+    # The kernel has one route to an address, and one neighbor on a bridge.
+    bridges = {spec.bridge for spec in networks.values() if spec.bridge}
+    for other, theirs in seen.others.items():
+        for member in theirs:
+            found = seen.links.get(member.link)
+            if found and (not found.parent or found.parent in bridges):
+                out[other_server(seen, other, member)] = list(member.addresses)
     return out
+
+
+def other_server(seen: SeenNetworks, instance: str, member: Member) -> str:
+    """What to call a server of another instance."""
+    link = seen.links.get(member.link)
+    server = naming.owner_of(link.alias)[1] if link else ""
+    return f"Server/{server} of instance {instance}" if server else f"a server of instance {instance}"
 
 
 # -- links

@@ -152,7 +152,8 @@ class SeenNetworks:
     running server (lo is left out), by server and by name in the server. `tables` are the instance's nft
     tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of the
     files that each running server has mounted, see `WantedNetworks.names`. `resolver` is that of the host.
-    `foreign` are descriptions of rulesets of others that drop forwarded packets.
+    `foreign` are descriptions of rulesets of others that drop forwarded packets. `others` are interfaces of
+    servers of other instances, by instance, if they can be in the way.
     """
 
     networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class SeenNetworks:
     resolver: Resolver = Resolver()
     listeners: tuple[Listener, ...] = ()
     foreign: tuple[str, ...] = ()
+    others: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
     lacking: Mapping[str, str] = field(default_factory=dict)  # {feature: why}: "nft", "ipvlan", "ifb"…
 
 

@@ -6,8 +6,9 @@ object.
 """
 
 from vsprov.plan.network.ruleset.changes import Commands, changes
+from vsprov.plan.network.ruleset.others import members as members_of
 from vsprov.plan.network.ruleset.script import command
 from vsprov.plan.network.ruleset.tables import tables
 from vsprov.plan.network.ruleset.text import canonical, table_name
 
-__all__ = ["Commands", "canonical", "changes", "command", "table_name", "tables"]
+__all__ = ["Commands", "canonical", "changes", "command", "members_of", "table_name", "tables"]
