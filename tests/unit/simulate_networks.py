@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.plan.network import names, naming, ruleset, sysctls
+from vsprov.plan.network import naming, ruleset
+from vsprov.plan.network.desired import names, sysctls
 from vsprov.plan.network.state import (
     HostLink,
     HostRoute,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.effort import examples
 from vsprov.plan.network import naming
-from vsprov.plan.network.addresses import Place, assign, gateway
+from vsprov.plan.network.desired.addresses import Place, assign, gateway
 
 
 def place(server: str, *given: str, subnets: tuple[str, ...] = ("10.20.0.0/24",), **more: object) -> Place:

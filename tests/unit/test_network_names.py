@@ -7,9 +7,9 @@ import pytest
 from tests.unit.simulate_networks import RESOLVER
 from vsprov.model.kinds.network import Dns, Interface, Network
 from vsprov.model.kinds.server import Server
-from vsprov.plan.network import names
-from vsprov.plan.network.addresses import Assignment
-from vsprov.plan.network.party import Party
+from vsprov.plan.network.desired import names
+from vsprov.plan.network.desired.addresses import Assignment
+from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import Resolver
 from vsprov.store.managed_file import BEGIN, END, managed, with_managed
 

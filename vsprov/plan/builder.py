@@ -17,7 +17,7 @@ from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
 
 if TYPE_CHECKING:
-    from vsprov.plan.network.desired import Desired
+    from vsprov.plan.network.desired.result import Desired
 
 EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
 RequestedAction = Literal["start", "stop", "restart"]

@@ -24,7 +24,9 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
         planner.plan(builder)
     removals.plan(builder)
     if builder.networks:
-        builder.networks.plan_host(builder)
+        from vsprov.plan.network.changes import host
+
+        host.plan(builder, builder.networks)
     _parent(builder)
     return Plan(
         _serialize_restarts(_sorted(builder.changes)),

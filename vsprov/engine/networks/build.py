@@ -14,12 +14,13 @@ from vsprov.errors import StepError
 from vsprov.kernel import firewall
 from vsprov.kernel.links import interfaces
 from vsprov.model.kinds.network import Dns, Network
-from vsprov.plan.network import addresses, members, names, naming, ruleset
-from vsprov.plan.network.addresses import Place
+from vsprov.plan.network import naming, ruleset
+from vsprov.plan.network.desired import addresses, members, names
+from vsprov.plan.network.desired.addresses import Place
+from vsprov.plan.network.desired.interfaces import DEFAULT_MTU
 from vsprov.plan.network.state import Interface, Member, Route, Tables
 
 NAME = "eth0"
-DEFAULT_MTU = 1500
 
 
 def resolver(context: ApplyContext) -> str:

@@ -15,8 +15,9 @@ from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.values import addresses
-from vsprov.plan.network import names as names_of_servers
-from vsprov.plan.network import naming, sysctls
+from vsprov.plan.network import naming
+from vsprov.plan.network.desired import names as names_of_servers
+from vsprov.plan.network.desired import sysctls
 from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, Resolver, SeenNetworks
 from vsprov.plan.observed import ObservedServer
 from vsprov.store import names_files

@@ -28,7 +28,7 @@ from vsprov.plan.plan import PathChange, change, show
 from vsprov.plan.steps import Step, Stop
 
 if TYPE_CHECKING:
-    from vsprov.plan.network.compare import ServerNetwork
+    from vsprov.plan.network.changes.servers import ServerNetwork
 
 LOST = "; what the server had written is lost"
 
@@ -216,7 +216,7 @@ def _connections(
     name: str, seen: ObservedServer, network: ServerNetwork
 ) -> tuple[tuple[PathChange, ...], tuple[Step, ...]]:
     """(differences, steps) of the interfaces of a running server."""
-    from vsprov.plan.network import compare
+    from vsprov.plan.network.changes import compare
 
     if network.on_host != network.was_on_host:
         before, after = ("of the host" if each else "own" for each in (network.was_on_host, network.on_host))

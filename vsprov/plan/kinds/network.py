@@ -13,9 +13,11 @@ def plan(builder: PlanBuilder) -> None:
     """Compute the wanted state of all networks for the servers, and add the changes of the networks."""
     if not _concerned(builder):
         return
-    from vsprov.plan.network import clashes, desired, networks
+    from vsprov.plan.network import clashes
+    from vsprov.plan.network.changes import networks
+    from vsprov.plan.network.desired.compute import compute
 
-    builder.networks = desired.compute(builder)
+    builder.networks = compute(builder)
     clashes.check(builder, builder.networks)
     networks.plan(builder, builder.networks)
 
@@ -29,7 +31,7 @@ def _concerned(builder: PlanBuilder) -> bool:
 
 def remove(builder: PlanBuilder, name: str) -> Change:
     """The change that removes a network; `removals` has checked that no server uses it."""
-    from vsprov.plan.network import networks
+    from vsprov.plan.network.changes import networks
 
     return networks.remove(builder, name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model import fields
 from vsprov.model.cost import highest
@@ -38,6 +38,9 @@ from vsprov.plan.steps import (
     Stop,
     WriteApplied,
 )
+
+if TYPE_CHECKING:
+    from vsprov.plan.network.changes.servers import ServerNetwork
 
 DEFAULT_STOP = ("TERM", 10_000_000)  # signal, timeout in microseconds; for servers without a record
 NOTHING = ObservedServer("")  # stands for a server that does not exist
@@ -96,7 +99,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         _stop(seen or NOTHING, builder),
         restart=request is not None and request.action == "restart",
         again=request is not None and request.action == "start" and not request.checks,
-        network=builder.networks.of_server(builder, want.name) if builder.networks else None,
+        network=_network(builder, want.name),
     )
     change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
@@ -314,6 +317,15 @@ def is_ephemeral(seen: ObservedServer) -> bool:
     return bool(seen.directory and seen.applied and seen.applied["spec"].get("ephemeral"))
 
 
+def _network(builder: PlanBuilder, name: str) -> ServerNetwork | None:
+    """What to know of the networks of a server, which are loaded only if there are any."""
+    if builder.networks is None:
+        return None
+    from vsprov.plan.network.changes import servers
+
+    return servers.of_server(builder, builder.networks, name)
+
+
 def observed_spec(seen: ObservedServer) -> dict[str, Any]:
     """The recorded spec with the current state."""
     return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.wanted_state}
@@ -327,7 +339,7 @@ def remove(builder: PlanBuilder, name: str) -> Change | None:
     steps: list[Step] = []
     if seen.init or seen.populated:
         steps.append(stop_step(seen, builder.observed.defaults))
-        network = builder.networks.of_server(builder, name) if builder.networks else None
+        network = _network(builder, name)
         steps += network.after_stop(name) if network else ()
     if seen.group:
         steps.append(RemoveGroup(seen.group.path))

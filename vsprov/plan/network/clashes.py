@@ -9,9 +9,10 @@ from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
 from vsprov.model.values.addresses import port_range
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import addresses, members, names, naming, pools
-from vsprov.plan.network.desired import Desired, other_server, uses_host
-from vsprov.plan.network.party import Party
+from vsprov.plan.network import naming
+from vsprov.plan.network.desired import addresses, members, names, shares
+from vsprov.plan.network.desired.party import Party, other_server, uses_host
+from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.state import Listener, SeenNetworks
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ def _pools(builder: PlanBuilder, desired: Desired) -> None:
             if why := desired.seen.lacking.get(feature):
                 message = f"sharing a rate requires {feature}: {why}"
                 builder.problem(address, message, path="spec.network", lack=True)
-        if max(link.shares) > pools.LARGEST_SHARE:
-            message = f"more than {pools.LARGEST_SHARE} interfaces would share its rates"
+        if max(link.shares) > shares.LARGEST_SHARE:
+            message = f"more than {shares.LARGEST_SHARE} interfaces would share its rates"
             builder.problem(address, message, path="spec.network")
 
 

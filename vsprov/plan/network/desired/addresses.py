@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 from vsprov.model.values.addresses import AUTO, Address, Subnet, address_of, subnet_of
 from vsprov.plan.network.naming import _hash
@@ -32,7 +33,7 @@ def within(address: Address, subnets: Iterable[str]) -> str:
     return next((text for text in subnets if address in subnet(text)), "")
 
 
-def family(text: str) -> int:
+def family(text: str) -> Literal[4, 6]:
     """4 or 6, of an address or subnet."""
     return 6 if ":" in text else 4
 

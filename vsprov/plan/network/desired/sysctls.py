@@ -7,9 +7,14 @@ advertisements, unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from vsprov.plan.network.state import SeenNetworks
+from vsprov.model.kinds.network import Network
+from vsprov.model.values.addresses import AUTO
+from vsprov.plan.network import naming
+from vsprov.plan.network.desired import addresses
+from vsprov.plan.network.desired.party import Party
+from vsprov.plan.network.state import Interface, SeenNetworks
 
 V4, V6 = "net/ipv4/conf", "net/ipv6/conf"
 ALL_V6, FORCE_ALL = f"{V6}/all/forwarding", f"{V6}/all/force_forwarding"
@@ -112,3 +117,64 @@ def unneeded(
         for path, value in recorded.items()
         if path not in wanted_now and seen.sysctls.get(path, value) != value
     }
+
+
+def needed(
+    networks: Mapping[str, Network], links: Mapping[str, str], parties: Collection[Party], seen: SeenNetworks
+) -> dict[str, str]:
+    """{path: value} for all networks that the host forwards for."""
+    forwarding = {
+        name: spec
+        for name, spec in networks.items()
+        if spec.type == "routed" or (name in links and _host_is_gateway(spec, seen))
+    }
+    published = {port.host_ip for party in parties if party.running for port in party.spec.ports}
+    if not forwarding:
+        return {}
+    bridges = [links[name] for name in forwarding if name in links]
+    hosts = {text for text in published if text}
+    listening = [
+        link.name
+        for link in seen.links.values()
+        if any(addresses.without_prefix(text) in hosts for text in link.addresses)
+    ]
+    proxies = sorted({spec.parent for spec in forwarding.values() if spec.type == "routed" and spec.parent})
+    outside = {*uplinks(seen), *listening, *proxies} - {"lo", *bridges}
+    # A routed network needs no subnets if its servers' addresses are in the manifest.
+    used = [text for spec in forwarding.values() for text in spec.subnets]
+    for party in parties:
+        own = (one for one in party.spec.interfaces if party.running and one.network in forwarding)
+        used += [text for one in own for text in one.addresses if text != AUTO]
+    families = {addresses.family(text) for text in used}
+    local = bridges if published else ()
+    return wanted(bridges, sorted(outside), families, local, proxies, seen)
+
+
+def _host_is_gateway(spec: Network, seen: SeenNetworks) -> bool:
+    """Whether the host forwards what servers of a bridge send to its gateway."""
+    if not spec.gateway:
+        return False
+    link = seen.links.get(spec.bridge) if spec.bridge else None
+    if not spec.bridge:
+        return True
+    own = {addresses.without_prefix(text) for text in link.addresses} if link else set()
+    return any(addresses.gateway(text) in own for text in spec.subnets)
+
+
+def routed_links(interfaces: Mapping[str, Mapping[str, Interface]], seen: SeenNetworks) -> set[str]:
+    """The host's ends of existing interfaces on routed networks; new ones are created with forwarding."""
+    each = (one for inner in interfaces.values() for one in inner.values())
+    return {one.link for one in each if one.link and not one.parent and one.link in seen.links}
+
+
+def recorded(seen: SeenNetworks) -> dict[str, str]:
+    """The values of sysctls from before the first network, from the records of all networks."""
+    out: dict[str, str] = {}
+    for network in seen.networks.values():
+        out |= (network.applied or {}).get("sysctls", {})
+    return out
+
+
+def is_shared(instance: str, seen: SeenNetworks) -> bool:
+    """Whether another instance has links on this host: it needs the same sysctls, and found them set."""
+    return any(naming.owner_of(link.alias)[0] not in ("", instance) for link in seen.links.values())

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vsprov.model.values.units import format_rate
+from vsprov.plan.network.changes.servers import ServerNetwork
 from vsprov.plan.network.state import HostLink, Interface, Route
-from vsprov.plan.network.steps import ChangeInterface, MakeInterface, RemoveInterface, SetSysctl, WriteNames
+from vsprov.plan.network.steps import ChangeInterface, RemoveInterface
 from vsprov.plan.plan import PathChange, show
 from vsprov.plan.steps import Step
-
-
-@dataclass(frozen=True, slots=True)
-class ServerNetwork:
-    """What planning a server needs to know of its networks.
-
-    `alias` is the mark of its links; the server may have interfaces of its own without it. `wanted` are its
-    interfaces by name in the server if it should run, `seen` those that it has. `networks` are the names of
-    networks by their link on the host. `addresses` are to be recorded, `names` are the texts of its files.
-    `on_host` and `was_on_host` are whether it shares the network stack of the host. `forwarding` are sysctls
-    to set for links that are on no bridge, with {} for the link.
-    """
-
-    alias: str = ""
-    wanted: Mapping[str, Interface] = field(default_factory=dict)
-    seen: Mapping[str, Interface] = field(default_factory=dict)
-    networks: Mapping[str, str] = field(default_factory=dict)
-    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
-    on_host: bool = False
-    was_on_host: bool = False
-    forwarding: tuple[str, ...] = ()
-
-    def before_start(self, server: str) -> list[Step]:
-        """The step that writes the names that the server knows, into its directory."""
-        files = tuple((server, name, text, "") for name, text in self.names.items())
-        return [WriteNames(files)] if files else []
-
-    def at_gate(self, server: str) -> list[Step]:
-        """The steps that create the interfaces of the server, whose init waits at its gate."""
-        return [step for each in self.wanted.values() for step in self.make(server, each)]
-
-    def make(self, server: str, interface: Interface) -> list[Step]:
-        """The steps that create an interface; what comes in on a routed one is forwarded."""
-        routed = interface.link and not interface.parent
-        paths = [path.format(interface.link) for path in (self.forwarding if routed else ())]
-        return [MakeInterface(server, interface), *(SetSysctl(path, "1", "0") for path in paths)]
-
-    def after_stop(self, server: str) -> list[Step]:
-        """The steps that remove what does not go with the server's network namespace: proxy neighbors."""
-        proxied = (each for each in self.seen.values() if each.proxy and each.alias == self.alias)
-        return [RemoveInterface(server, each) for each in proxied]
 
 
 @dataclass(frozen=True, slots=True)

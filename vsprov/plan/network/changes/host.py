@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.network import compare, names, naming, networks, pools, rates
-from vsprov.plan.network.desired import Desired
+from vsprov.plan.network import naming, rates
+from vsprov.plan.network.changes import compare, networks, pools, servers
+from vsprov.plan.network.desired import names
+from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, SetSysctl, WriteNames
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
@@ -128,7 +130,7 @@ def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
         affected = not changing.isdisjoint(one.network for one in party.spec.interfaces)
         if party.listed or not party.running or not (affected or party.spec.quota in limited):
             continue
-        network = desired.of_server(builder, name)
+        network = servers.of_server(builder, desired, name)
         assert network
         delta = compare.interfaces(name, network, party.recorded)
         first.steps += delta.steps

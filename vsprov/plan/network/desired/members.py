@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from vsprov.model.kinds.network import Network, Port, Rule
 from vsprov.model.values.addresses import is_name, port_range
-from vsprov.plan.network import addresses
-from vsprov.plan.network.addresses import Assignment
-from vsprov.plan.network.party import Party
+from vsprov.plan.network.desired import addresses
+from vsprov.plan.network.desired.addresses import Assignment
+from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import FirewallNetwork, Interface, Member, Opening, Published, Tables
 
 FILTERED = ("bridge", "routed")  # the types of networks whose packets the host filters

@@ -9,8 +9,9 @@ from vsprov.model import fields
 from vsprov.model.objects import Object
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied, diff
-from vsprov.plan.network import compare, naming
-from vsprov.plan.network.desired import Desired
+from vsprov.plan.network import naming
+from vsprov.plan.network.changes import compare
+from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.state import HostLink, ObservedNetwork
 from vsprov.plan.network.steps import ChangeLink, MakeBridge, RemoveLink, RemoveNetwork, WriteNetwork
 from vsprov.plan.plan import Change, PathChange, change, removal

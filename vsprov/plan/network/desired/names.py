@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from vsprov.model.kinds.network import Dns, Network
-from vsprov.plan.network import addresses
-from vsprov.plan.network.addresses import Assignment
-from vsprov.plan.network.party import Party
+from vsprov.plan.network.desired import addresses
+from vsprov.plan.network.desired.addresses import Assignment
+from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import Resolver
 
 HOSTS, RESOLV_CONF, HOSTNAME = "hosts", "resolv.conf", "hostname"
