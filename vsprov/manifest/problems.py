@@ -202,7 +202,7 @@ def _translate(error: Any, kind: str, document: Document) -> Iterator[Line]:
     elif error.validator == "additionalProperties":
         for key in value:
             if key not in schema["properties"] and not re.match(OPEN, key):
-                yield (*path, key), *_unknown_key(key, schema["properties"])
+                yield (*path, key), *_unknown_key(key, value[key], schema["properties"])
     elif error.validator == "required":
         for key in wanted:
             if key not in value:
@@ -217,13 +217,14 @@ def _translate(error: Any, kind: str, document: Document) -> Iterator[Line]:
         yield path, *_bad_value(error, kind, path, document.source(path))
 
 
-def _unknown_key(key: str, properties: Mapping[str, Any]) -> tuple[str, str]:
+def _unknown_key(key: str, value: Any, properties: Mapping[str, Any]) -> tuple[str, str]:
     if key in LATER_KEYS:
         return f"this key {LATER}", ""
     inside = [name for name, schema in properties.items() if key in schema.get("properties", ())]
-    if inside:
+    hint = key_hint(key, value, properties)
+    if inside and (isinstance(value, dict) or not hint):
         return f"unknown key; it belongs in '{inside[0]}'", ""
-    if hint := key_hint(key, properties):
+    if hint:
         return "unknown key", hint
     close = did_you_mean(key, properties)
     return f"unknown key{close or '; known keys: ' + ', '.join(properties)}", ""
@@ -241,7 +242,7 @@ def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[s
             except UnitError as wrong:
                 return str(wrong), wrong.hint
     shown = shorten(source or quoted(value), 80)
-    hint = value_hint(str(path[-1]), value) if path else ""
+    hint = value_hint(path, value)
     match error.validator:
         case "enum":
             message, usual = _not_a_choice(value, wanted, shown)
@@ -289,6 +290,8 @@ def _wrong_type(value: Any, schema: Mapping[str, Any], source: str | None) -> tu
     if names == ["array"] and isinstance(value, str):
         words = ", ".join(json.dumps(word, ensure_ascii=False) for word in _words(value))
         return message, shorten(f"write [{words}]", 120)
+    if names == ["array"] and isinstance(value, int | float):
+        return message, f"write [{shorten(source or _yaml(value), 40)}]"
     if names == ["array"] and isinstance(value, dict):
         return message, "begin each item with a dash"
     return message, f"known keys: {', '.join(schema['properties'])}" if "properties" in schema else ""
