@@ -9,7 +9,7 @@ import pytest
 
 from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan, namespace
-from vsprov.kernel.links import host, interfaces, observe
+from vsprov.kernel.links import host, interfaces, observe, read
 from vsprov.plan.network.state import Interface
 
 pytestmark = pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")
@@ -150,6 +150,6 @@ def test_a_server_with_many_routes_does_not_hold_up_the_observation(shared: tupl
     lines = r'{printf "route add 10.100.%d.%d/32 dev eth0\n", $1 / 256, $1 % 256}'
     server.run("sh", "-c", f"seq 4096 | awk '{lines}' | ip -batch -")
     seen = observe.interfaces(server.pid)["eth0"]
-    assert observe.LIMIT - 100 < len(seen.routes) < observe.LIMIT + 600
+    assert read.LIMIT - 100 < len(seen.routes) < read.LIMIT + 600
     while (seen := observe.interfaces(server.pid)["eth0"]) != WANTED:
         interfaces.change_interface(server.pid, WANTED, seen)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from vsprov.kernel import syscall
-from vsprov.kernel.links import netlink, pools, rates
+from vsprov.kernel.links import netlink
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
-from vsprov.kernel.links.observe import IFINFO, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINKINFO
-from vsprov.kernel.links.traffic import TC
+from vsprov.kernel.links.rtnetlink import IFINFO, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINKINFO
+from vsprov.kernel.links.traffic import pools, rates
+from vsprov.kernel.links.traffic.messages import TC
 
 _CREATE = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
 _ON_ANOTHER = ("macvlan", "ipvlan")  # kinds that need a link below them

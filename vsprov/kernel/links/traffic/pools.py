@@ -12,9 +12,10 @@ import errno
 from collections.abc import Iterable, Iterator
 from struct import Struct, pack, unpack_from
 
-from vsprov.kernel.links import netlink, traffic
+from vsprov.kernel.links import netlink
 from vsprov.kernel.links.netlink import Attributes, Request, Socket, attribute, attributes, nest, number, text
-from vsprov.kernel.links.traffic import TC
+from vsprov.kernel.links.traffic import messages
+from vsprov.kernel.links.traffic.messages import TC
 from vsprov.plan.network.rates import bucket
 
 HANDLE = 0x76710000  # "vq"
@@ -40,8 +41,8 @@ def limit(index: int, link: str, rate: int) -> Iterator[Request]:
     tried = f"limit {link} to {rate} bit/s"
     yield Request(tried, netlink.RTM_DELQDISC, 0, TC.pack(0, index, 0, _ROOT, 0), _ABSENT)
     init = attribute(_TCA_HTB_INIT, pack("=IIIII", 3, 10, 0, 0, 0))
-    body = TC.pack(0, index, HANDLE, _ROOT, 0) + attribute(traffic.TCA_KIND, "htb")
-    yield Request(tried, netlink.RTM_NEWQDISC, _CREATE, body + nest(traffic.TCA_OPTIONS, init))
+    body = TC.pack(0, index, HANDLE, _ROOT, 0) + attribute(messages.TCA_KIND, "htb")
+    yield Request(tried, netlink.RTM_NEWQDISC, _CREATE, body + nest(messages.TCA_OPTIONS, init))
     yield set_rate(index, link, rate)
 
 
@@ -56,14 +57,14 @@ def join(index: int, pool: str, member: str, share: int, ceil: int | None) -> It
     tried = f"give {member} a share of {pool}"
     yield _remove_filter(index, pool, share)
     yield _class(index, tried, HANDLE | share, _WHOLE, _GUARANTEED, ceil // 8 if ceil else _UNLIMITED)
-    fifo = attribute(traffic.TCA_KIND, "bfifo") + attribute(traffic.TCA_OPTIONS, _QUEUE)
+    fifo = attribute(messages.TCA_KIND, "bfifo") + attribute(messages.TCA_OPTIONS, _QUEUE)
     queue = TC.pack(0, index, share << 16, HANDLE | share, 0) + fifo
     yield Request(tried, netlink.RTM_NEWQDISC, _REPLACE, queue)
     options = nest(
-        traffic.TCA_OPTIONS,
+        messages.TCA_OPTIONS,
         attribute(_TCA_U32_CLASSID, HANDLE | share),
         attribute(_TCA_U32_INDEV, member),
-        attribute(_TCA_U32_SEL, traffic.EVERYTHING),
+        attribute(_TCA_U32_SEL, messages.EVERYTHING),
     )
     yield Request(tried, netlink.RTM_NEWTFILTER, _CREATE, _filter(index, share) + options)
 
@@ -77,8 +78,8 @@ def leave(index: int, pool: str, shares: Iterable[int]) -> Iterator[Request]:
 
 
 def _filter(index: int, share: int) -> bytes:
-    body = TC.pack(0, index, _NODE | share, HANDLE, 1 << 16 | traffic.ALL_PROTOCOLS)
-    return body + attribute(traffic.TCA_KIND, "u32")
+    body = TC.pack(0, index, _NODE | share, HANDLE, 1 << 16 | messages.ALL_PROTOCOLS)
+    return body + attribute(messages.TCA_KIND, "u32")
 
 
 def _remove_filter(index: int, pool: str, share: int) -> Request:
@@ -88,15 +89,15 @@ def _remove_filter(index: int, pool: str, share: int) -> Request:
 
 def _class(index: int, tried: str, handle: int, parent: int, rate: int, ceil: int) -> Request:
     """A class, or the new rates of one that exists. Rates in bytes per second."""
-    specs = [traffic.rate_spec(each) for each in (rate, ceil)]
+    specs = [messages.rate_spec(each) for each in (rate, ceil)]
     bursts = [min(bucket(8 * each, 0).burst * 10**9 // each // _TICK, _LARGEST) for each in (rate, ceil)]
     parameters = _OPTIONS.pack(*specs, *bursts, _TURN, 0, 0)
     options = [attribute(_TCA_HTB_PARMS, parameters)]
     for kind, each in ((_TCA_HTB_RATE64, rate), (_TCA_HTB_CEIL64, ceil)):
         if each > _LARGEST:
             options.append(attribute(kind, pack("=Q", each)))
-    body = TC.pack(0, index, handle, parent, 0) + attribute(traffic.TCA_KIND, "htb")
-    body += nest(traffic.TCA_OPTIONS, *options)
+    body = TC.pack(0, index, handle, parent, 0) + attribute(messages.TCA_KIND, "htb")
+    body += nest(messages.TCA_OPTIONS, *options)
     return Request(tried, netlink.RTM_NEWTCLASS, netlink.NLM_F_CREATE, body)
 
 
@@ -114,15 +115,15 @@ def observe(found: Socket, index: int) -> tuple[int | None, dict[int, tuple[str,
     links = {}
     for _, message in found.dump(netlink.RTM_GETTFILTER, TC.pack(0, index, 0, HANDLE, 0)):
         given = attributes(message, TC.size)
-        options = attributes(given[traffic.TCA_OPTIONS]) if traffic.TCA_OPTIONS in given else {}
-        if text(given.get(traffic.TCA_KIND)) == "u32" and _TCA_U32_INDEV in options:
+        options = attributes(given[messages.TCA_OPTIONS]) if messages.TCA_OPTIONS in given else {}
+        if text(given.get(messages.TCA_KIND)) == "u32" and _TCA_U32_INDEV in options:
             links[number(options.get(_TCA_U32_CLASSID)) & 0xFFFF] = text(options[_TCA_U32_INDEV])
     return rate, {share: (links.get(share, ""), ceil) for share, ceil in ceilings.items()}
 
 
 def _ceil(given: Attributes) -> int:
     """The highest rate of a class in bytes per second."""
-    options = attributes(given[traffic.TCA_OPTIONS])
+    options = attributes(given[messages.TCA_OPTIONS])
     if _TCA_HTB_CEIL64 in options:
         return int(unpack_from("=Q", options[_TCA_HTB_CEIL64])[0])
-    return traffic.rate_of(options[_TCA_HTB_PARMS][12:])
+    return messages.rate_of(options[_TCA_HTB_PARMS][12:])

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from struct import pack, unpack_from
 
-from vsprov.kernel.links import netlink, pools, traffic
+from vsprov.kernel.links import netlink
 from vsprov.kernel.links.netlink import Attributes, Request, Socket, attribute, attributes, nest, number, text
-from vsprov.kernel.links.traffic import ALL_PROTOCOLS, EVERYTHING, TC, TCA_KIND, TCA_OPTIONS
+from vsprov.kernel.links.traffic import messages, pools
+from vsprov.kernel.links.traffic.messages import ALL_PROTOCOLS, EVERYTHING, TC, TCA_KIND, TCA_OPTIONS
 from vsprov.plan.network.rates import bucket, shaper
 
 _TCA_TBF_PARMS, _TCA_TBF_RATE64, _TCA_TBF_BURST = 1, 4, 6
@@ -33,8 +34,8 @@ _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
 def limit(index: int, link: str, rate: int, mtu: int) -> Request:
     """Limit what leaves on a link to `rate` bits per second."""
     wanted = bucket(rate, mtu)
-    parameters = traffic.rate_spec(wanted.rate)
-    parameters += traffic.NO_RATE + pack("=III", wanted.limit, 0, 0)
+    parameters = messages.rate_spec(wanted.rate)
+    parameters += messages.NO_RATE + pack("=III", wanted.limit, 0, 0)
     options = [attribute(_TCA_TBF_PARMS, parameters), attribute(_TCA_TBF_BURST, wanted.burst)]
     if wanted.rate > _LARGEST:
         options.append(attribute(_TCA_TBF_RATE64, pack("=Q", wanted.rate)))
@@ -137,7 +138,7 @@ def _rate(given: Attributes) -> int:
     options = attributes(given[TCA_OPTIONS])
     if _TCA_TBF_RATE64 in options:
         return 8 * int(unpack_from("=Q", options[_TCA_TBF_RATE64])[0])
-    return 8 * traffic.rate_of(options[_TCA_TBF_PARMS])
+    return 8 * messages.rate_of(options[_TCA_TBF_PARMS])
 
 
 def _target(found: Socket, index: int, place: int) -> int:
