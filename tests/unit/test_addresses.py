@@ -12,22 +12,30 @@ from hypothesis import strategies as st
 from tests.effort import examples
 from vsprov.manifest.problems import compiled
 from vsprov.model.kinds.network import expand_port
-from vsprov.model.values import addresses as net
+from vsprov.model.values import addresses, interfaces, ports
 from vsprov.model.values.patterns import Schema
 from vsprov.model.values.units import UnitError
 
-ITEMS = {name: getattr(net, name)["items"] for name in ("ADDRESSES", "SUBNETS", "PEERS", "PORTS")}
+ITEMS = {
+    name: schema["items"]
+    for name, schema in (
+        ("ADDRESSES", addresses.ADDRESSES),
+        ("SUBNETS", addresses.SUBNETS),
+        ("PEERS", addresses.PEERS),
+        ("PORTS", ports.PORTS),
+    )
+}
 PARSERS: list[tuple[Callable[[Any], str], Schema]] = [
-    (net.parse_address, net.ADDRESS),
-    (net.parse_host_address, net.ADDRESS),
-    (net.parse_interface_address, ITEMS["ADDRESSES"]),
-    (net.parse_subnet, ITEMS["SUBNETS"]),
-    (net.parse_destination, net.DESTINATION),
-    (net.parse_peer, ITEMS["PEERS"]),
-    (net.parse_ports, net.PORT),
-    (net.parse_mac, net.MAC),
-    (net.parse_interface_name, net.INTERFACE),
-    (net.parse_link, net.LINK),
+    (addresses.parse_address, addresses.ADDRESS),
+    (addresses.parse_host_address, addresses.ADDRESS),
+    (addresses.parse_interface_address, ITEMS["ADDRESSES"]),
+    (addresses.parse_subnet, ITEMS["SUBNETS"]),
+    (addresses.parse_destination, addresses.DESTINATION),
+    (addresses.parse_peer, ITEMS["PEERS"]),
+    (ports.parse_ports, ports.PORT),
+    (interfaces.parse_mac, interfaces.MAC),
+    (interfaces.parse_interface_name, interfaces.INTERFACE),
+    (interfaces.parse_link, interfaces.LINK),
 ]
 of_each_parser = pytest.mark.parametrize(
     ("parse", "schema"), PARSERS, ids=lambda one: getattr(one, "__name__", "")
@@ -109,9 +117,9 @@ def test_any_short_form_of_a_port_becomes_a_map_or_is_refused_in_words(
     except UnitError as error:
         assert str(error)
         return
-    assert compiled(net.SHORT_PORT["pattern"]).search(text)
+    assert compiled(ports.SHORT_PORT["pattern"]).search(text)
     assert set(found) <= {"hostPort", "port", "protocol", "hostIP"}
-    assert net.parse_ports(found["hostPort"]) == found["hostPort"]
+    assert ports.parse_ports(found["hostPort"]) == found["hostPort"]
 
 
 @pytest.mark.parametrize(
@@ -136,91 +144,106 @@ def test_any_short_form_of_a_port_becomes_a_map_or_is_refused_in_words(
 )
 def test_a_port_is_written_as_in_docker(raw: Any, kept: dict[str, str]) -> None:
     assert expand_port(raw) == kept
-    assert raw == 8080 or compiled(net.SHORT_PORT["pattern"]).search(raw)
+    assert raw == 8080 or compiled(ports.SHORT_PORT["pattern"]).search(raw)
 
 
 @pytest.mark.parametrize(
     ("parse", "raw", "message", "hint"),
     [
-        (net.parse_address, "010.0.0.1", "'010.0.0.1' is not an IP address", "omit leading zeros: 10.0.0.1"),
         (
-            net.parse_address,
+            addresses.parse_address,
+            "010.0.0.1",
+            "'010.0.0.1' is not an IP address",
+            "omit leading zeros: 10.0.0.1",
+        ),
+        (
+            addresses.parse_address,
             "10.0.0.1/8",
             "'10.0.0.1/8' is not an IP address",
             "omit the prefix length: 10.0.0.1",
         ),
-        (net.parse_address, "[::1]", "'[::1]' is not an IP address", 'omit the brackets: "::1"'),
+        (addresses.parse_address, "[::1]", "'[::1]' is not an IP address", 'omit the brackets: "::1"'),
         (
-            net.parse_address,
+            addresses.parse_address,
             "::ffff:1.2.3.4",
             "::ffff:1.2.3.4 is an IPv4 address in IPv6 notation",
             "write 1.2.3.4",
         ),
-        (net.parse_address, "0.0.0.0", "0.0.0.0 does not identify a host", "write 10.20.0.11 or fd20::11"),
-        (net.parse_host_address, "ff02::1", "ff02::1 is a multicast address", "write 10.20.0.11 or fd20::11"),
         (
-            net.parse_host_address,
+            addresses.parse_address,
+            "0.0.0.0",
+            "0.0.0.0 does not identify a host",
+            "write 10.20.0.11 or fd20::11",
+        ),
+        (
+            addresses.parse_host_address,
+            "ff02::1",
+            "ff02::1 is a multicast address",
+            "write 10.20.0.11 or fd20::11",
+        ),
+        (
+            addresses.parse_host_address,
             "::1",
             "::1: the kernel does not forward from this address",
             "write 127.0.0.1",
         ),
-        (net.parse_interface_address, "Auto", "'Auto' is not an IP address", "write auto"),
+        (addresses.parse_interface_address, "Auto", "'Auto' is not an IP address", "write auto"),
         (
-            net.parse_interface_address,
+            addresses.parse_interface_address,
             "10.0.0.1/",
             "'10.0.0.1/': the prefix length is a number up to 32",
             "write 10.0.0.1/24",
         ),
         (
-            net.parse_interface_address,
+            addresses.parse_interface_address,
             "fd20::1/129",
             "'fd20::1/129': the prefix length is a number up to 128",
             "write fd20::1/64",
         ),
-        (net.parse_subnet, "FD20::1/64", "FD20::1/64 has host bits", "write fd20::/64"),
-        (net.parse_subnet, "10.0.0.0", "'10.0.0.0' is not a subnet", "write 10.20.0.0/24 or fd20::/64"),
+        (addresses.parse_subnet, "FD20::1/64", "FD20::1/64 has host bits", "write fd20::/64"),
+        (addresses.parse_subnet, "10.0.0.0", "'10.0.0.0' is not a subnet", "write 10.20.0.0/24 or fd20::/64"),
         (
-            net.parse_subnet,
+            addresses.parse_subnet,
             "::/0",
             "::/0 overlaps ::/128, which networks cannot use",
             "write 10.20.0.0/24 or fd20::/64",
         ),
-        (net.parse_destination, "10.0.0.1", "10.0.0.1 is not a subnet", "write 10.0.0.1/32"),
+        (addresses.parse_destination, "10.0.0.1", "10.0.0.1 is not a subnet", "write 10.0.0.1/32"),
         (
-            net.parse_peer,
+            addresses.parse_peer,
             "*",
             "'*' is not an address, a subnet, or a name of a server or network",
             "omit peers for everybody",
         ),
         (
-            net.parse_mac,
+            interfaces.parse_mac,
             "02:00:00:00:00",
             "'02:00:00:00:00' is not a MAC address",
             'write "02:42:0a:14:00:0b"',
         ),
         (
-            net.parse_mac,
+            interfaces.parse_mac,
             "0200.0000.00aB",
             "'0200.0000.00aB' is not a MAC address",
             'write "02:00:00:00:00:ab"',
         ),
         (
-            net.parse_mac,
+            interfaces.parse_mac,
             "FF:FF:FF:FF:FF:FF",
             "FF:FF:FF:FF:FF:FF is a multicast address",
             'the lowest bit of the first byte must be 0: "fe:ff:ff:ff:ff:ff"',
         ),
-        (net.parse_ports, True, "True is not a port or a range of ports", 'write 8080 or "8000-8010"'),
-        (net.parse_ports, "90-80", "90-80 is not an ascending range", 'write "80-90"'),
+        (ports.parse_ports, True, "True is not a port or a range of ports", 'write 8080 or "8000-8010"'),
+        (ports.parse_ports, "90-80", "90-80 is not an ascending range", 'write "80-90"'),
         (
-            net.parse_link,
+            interfaces.parse_link,
             "x" * 16,
             f"{'x' * 16} has 16 characters, at most 15",
             "use the name that `ip link` shows, not an alternative name",
         ),
-        (net.parse_interface_name, "x" * 128, f"{'x' * 57}... has 128 characters, at most 127", ""),
+        (interfaces.parse_interface_name, "x" * 128, f"{'x' * 57}... has 128 characters, at most 127", ""),
         (
-            net.split_port,
+            ports.split_port,
             "1::2:80:80",
             "'1::2:80:80' is not a port",
             'IPv6 addresses are in brackets: "[1::2]:80:80"',
@@ -236,7 +259,7 @@ def test_what_is_refused_says_how_to_write_it(
 
 
 def test_a_number_too_long_to_print_is_refused() -> None:
-    for parse in (net.parse_ports, expand_port):
+    for parse in (ports.parse_ports, expand_port):
         with pytest.raises(UnitError, match="a number of 16610 bits"):
             parse(10**5000)
 
@@ -252,16 +275,17 @@ def test_subnets_that_no_host_can_be_in_are_refused() -> None:
         "8000::/1",
     ):
         with pytest.raises(UnitError, match="which networks cannot use"):
-            net.parse_subnet(subnet)
+            addresses.parse_subnet(subnet)
 
 
 def test_the_default_route_has_one_form() -> None:
-    assert {net.parse_destination(text) for text in ("default", "0.0.0.0/0", "::/0")} == {"default"}
+    assert {addresses.parse_destination(text) for text in ("default", "0.0.0.0/0", "::/0")} == {"default"}
 
 
 def test_a_peer_that_looks_like_a_number_may_be_a_name() -> None:
     assert [
-        net.is_name(net.parse_peer(text)) for text in ("10", "web-1", "10.0.0.1", "fd20::1", "0.0.0.0/0")
+        addresses.is_name(addresses.parse_peer(text))
+        for text in ("10", "web-1", "10.0.0.1", "fd20::1", "0.0.0.0/0")
     ] == [
         *(True, True),
         *(False, False, False),

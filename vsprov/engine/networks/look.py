@@ -14,7 +14,7 @@ from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
-from vsprov.model.values import addresses
+from vsprov.model.values.ports import port_range
 from vsprov.plan.network import naming
 from vsprov.plan.network.desired import names as names_of_servers
 from vsprov.plan.network.desired import sysctls
@@ -102,7 +102,7 @@ def _listeners(wanted: Iterable[Object]) -> tuple[Listener, ...]:
     ports = [port for want in wanted if isinstance(want.spec, Server) for port in want.spec.ports]
     if not ports:
         return ()
-    ranges = [addresses.port_range(port.host_port) for port in ports]
+    ranges = [port_range(port.host_port) for port in ports]
     found = machine.listeners()
     clash = any(first <= one.port <= last for one in found for first, last in ranges)
     return machine.listeners(with_processes=True) if clash else found

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vsprov.model.fields import many, one, strings, value
-from vsprov.model.values import addresses as net
-from vsprov.model.values import patterns
+from vsprov.model.values import addresses, dns, interfaces, patterns, ports
 
 Protocol = Literal["tcp", "udp", "icmp", "any"]
 
@@ -20,14 +19,14 @@ class Rule:
     protocol: Protocol = value("any", doc="tcp, udp, icmp (ICMPv6 as well), or any.")
     ports: tuple[str, ...] = strings(
         doc='For tcp and udp: destination ports and ranges, "80" or "8000-8080". Defaults to all.',
-        schema=net.PORTS,
-        each=net.parse_ports,
+        schema=ports.PORTS,
+        each=ports.parse_ports,
     )
     peers: tuple[str, ...] = strings(
         doc="The other side: addresses, subnets, or names of servers and networks of this instance. "
         "Defaults to everybody.",
-        schema=net.PEERS,
-        each=net.parse_peer,
+        schema=addresses.PEERS,
+        each=addresses.parse_peer,
     )
 
 
@@ -65,15 +64,15 @@ class Dns:
 
     nameservers: tuple[str, ...] = strings(
         doc="Addresses of name servers, at most 3. Defaults to those of the host that servers can reach.",
-        schema=net.NAMESERVERS,
-        each=net.parse_address,
+        schema=dns.NAMESERVERS,
+        each=addresses.parse_address,
     )
     search: tuple[str, ...] = strings(
         doc="Domains to search for names without a dot.",
-        schema=net.DOMAINS,
-        each=net.parse_domain,
+        schema=dns.DOMAINS,
+        each=dns.parse_domain,
     )
-    options: tuple[str, ...] = strings(doc="Options of the resolver, such as ndots:2.", schema=net.OPTIONS)
+    options: tuple[str, ...] = strings(doc="Options of the resolver, such as ndots:2.", schema=dns.OPTIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +87,21 @@ class Network:
     )
     subnets: tuple[str, ...] = strings(
         doc="The subnets of the network, IPv4 and IPv6, from which servers get their addresses.",
-        schema=net.SUBNETS,
-        each=net.parse_subnet,
+        schema=addresses.SUBNETS,
+        each=addresses.parse_subnet,
     )
     bridge: str | None = value(
         None,
         doc="For bridge: an existing bridge of the host to use instead of creating one. It is never changed.",
-        schema=net.LINK,
-        parse=net.parse_link,
+        schema=interfaces.LINK,
+        parse=interfaces.parse_link,
     )
     parent: str | None = value(
         None,
         doc="For macvlan and ipvlan: the link of the host that the interfaces are on. For routed: the link "
         "to the network for whose addresses the host answers (proxy ARP and neighbor discovery).",
-        schema=net.LINK,
-        parse=net.parse_link,
+        schema=interfaces.LINK,
+        parse=interfaces.parse_link,
     )
     mode: Literal["bridge", "private", "vepa", "l2", "l3"] | None = value(
         None, doc="For macvlan: bridge (default), private or vepa. For ipvlan: l2 (default) or l3."
@@ -120,13 +119,13 @@ class Network:
     isolated: bool = value(False, doc="Servers of the network cannot reach each other.")
     host_access: bool = value(False, doc="Servers may reach all services of the host, not only ICMP.")
     mtu: int | None = value(
-        None, doc="Largest packet in bytes. Defaults to that of the parent, or 1500.", schema=net.MTU
+        None, doc="Largest packet in bytes. Defaults to that of the parent, or 1500.", schema=interfaces.MTU
     )
     domain: str | None = value(
         None,
         doc="Domain of the names of servers, in addition to the short names.",
-        schema=net.DOMAIN,
-        parse=net.parse_domain,
+        schema=dns.DOMAIN,
+        parse=dns.parse_domain,
     )
     firewall: Firewall = one(Firewall, Firewall(), doc="Firewall of every server of the network.")
 
@@ -151,13 +150,13 @@ def without_inapplicable(network: Network) -> Network:
 class Route:
     to: str = value(
         doc="Destination: a subnet, or default.",
-        schema=net.DESTINATION,
-        parse=net.parse_destination,
+        schema=addresses.DESTINATION,
+        parse=addresses.parse_destination,
     )
     via: str = value(
         doc="Address of the next hop, in a subnet of the interface.",
-        schema=net.ADDRESS,
-        parse=net.parse_address,
+        schema=addresses.ADDRESS,
+        parse=addresses.parse_address,
     )
 
 
@@ -167,24 +166,24 @@ class Interface:
 
     name: str = value(
         doc="Name of the interface in the server. One of more than 15 bytes becomes an alternative name.",
-        schema=net.INTERFACE,
-        parse=net.parse_interface_name,
+        schema=interfaces.INTERFACE,
+        parse=interfaces.parse_interface_name,
     )
     network: str = value(doc="Network that it is connected to.", schema=patterns.NAME, refers="Network")
     addresses: tuple[str, ...] = strings(
         ("auto",),
         doc="Addresses with or without prefix length. auto: a free address of each subnet in which no other "
         "address is set here. It stays the same as long as the server exists.",
-        schema=net.ADDRESSES,
-        each=net.parse_interface_address,
+        schema=addresses.ADDRESSES,
+        each=addresses.parse_interface_address,
     )
     mac: str | None = value(
         None,
         doc="MAC address. Defaults to one derived from the names.",
-        schema=net.MAC,
-        parse=net.parse_mac,
+        schema=interfaces.MAC,
+        parse=interfaces.parse_mac,
     )
-    mtu: int | None = value(None, doc="Defaults to that of the network.", schema=net.MTU)
+    mtu: int | None = value(None, doc="Defaults to that of the network.", schema=interfaces.MTU)
     gateway: bool = value(True, doc="Use the gateway of the network for the default route.")
     routes: tuple[Route, ...] = many(Route, by="to", doc="Additional routes.")
 
@@ -195,28 +194,28 @@ class Port:
 
     host_port: str = value(
         doc='Port or range of the host, "8080" or "8000-8010".',
-        schema=net.PORT,
-        parse=net.parse_ports,
+        schema=ports.PORT,
+        parse=ports.parse_ports,
     )
     port: str | None = value(
         None,
         doc="Port or range of the server, as many as of the host. Defaults to those of the host.",
-        schema=net.PORT,
-        parse=net.parse_ports,
+        schema=ports.PORT,
+        parse=ports.parse_ports,
     )
     protocol: Literal["tcp", "udp"] = value("tcp", doc="tcp or udp.")
     host_ip: str | None = value(
         None,
         name="hostIP",
         doc="Address of the host; 0.0.0.0 or :: for all of one family. Defaults to all of its addresses.",
-        schema=net.ADDRESS,
-        parse=net.parse_host_address,
+        schema=addresses.ADDRESS,
+        parse=addresses.parse_host_address,
     )
 
 
 def expand_port(given: Any) -> Any:
     """The map of a port in the short form [HOSTIP:]HOSTPORT[:PORT][/PROTOCOL]; a map as it is."""
-    return net.split_port(given) if isinstance(given, str | int) else given
+    return ports.split_port(given) if isinstance(given, str | int) else given
 
 
 def port_text(port: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vsprov.model.fields import many, mapping, one, strings, value
 from vsprov.model.kinds.network import Dns, Firewall, Interface, Port, expand_port, port_text
 from vsprov.model.limits.resources import knobs
-from vsprov.model.values import addresses, patterns
+from vsprov.model.values import patterns
 from vsprov.model.values.names import (
     CAPABILITIES,
     DEFAULT_CAPABILITIES,
@@ -17,6 +17,7 @@ from vsprov.model.values.names import (
     parse_signal,
     parse_user,
 )
+from vsprov.model.values.ports import SHORT_PORT
 from vsprov.model.values.value_kinds import BYTES, DURATION
 
 
@@ -228,7 +229,7 @@ class Server:
         expand=expand_port,
         text=port_text,
         doc="Ports of the host that lead to this server (published ports).",
-        schema={"items": addresses.SHORT_PORT, "maxItems": 1024},
+        schema={"items": SHORT_PORT, "maxItems": 1024},
         cost="live",
     )
     dns: Dns = one(Dns, Dns(), doc="How names are resolved, if the server has interfaces.", cost="live")

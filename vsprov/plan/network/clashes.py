@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
-from vsprov.model.values.addresses import port_range
+from vsprov.model.values.ports import port_range
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import naming
 from vsprov.plan.network.desired import addresses, members, names, shares

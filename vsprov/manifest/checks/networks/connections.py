@@ -16,7 +16,8 @@ from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
 from vsprov.model.kinds.network import Interface, Network, is_filtered
 from vsprov.model.kinds.server import Server
-from vsprov.model.values.addresses import AUTO, DEFAULT, LEAST_MTU_V6, Subnet, address_of, subnet_of
+from vsprov.model.values.addresses import AUTO, DEFAULT, Subnet, address_of, subnet_of
+from vsprov.model.values.interfaces import LEAST_MTU_V6
 
 
 @dataclass(frozen=True, slots=True)

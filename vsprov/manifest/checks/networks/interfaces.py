@@ -13,7 +13,9 @@ from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
 from vsprov.model.kinds.network import Dns, Firewall, Interface
 from vsprov.model.kinds.server import Server
-from vsprov.model.values.addresses import AUTO, DEFAULT, LEAST_MTU_V6, address_of, port_range, subnet_of
+from vsprov.model.values.addresses import AUTO, DEFAULT, address_of, subnet_of
+from vsprov.model.values.interfaces import LEAST_MTU_V6
+from vsprov.model.values.ports import port_range
 
 PORTS: Path = ("spec", "ports")
 

@@ -10,7 +10,8 @@ from vsprov.manifest.checks.networks.firewall import firewall_rules
 from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
 from vsprov.model.kinds.network import MODES, Network, is_filtered
-from vsprov.model.values.addresses import LEAST_MTU_V6, subnet_of
+from vsprov.model.values.addresses import subnet_of
+from vsprov.model.values.interfaces import LEAST_MTU_V6
 
 SUBNETS: Path = ("spec", "subnets")
 ALL = ("bridge", "macvlan", "ipvlan", "routed")

@@ -14,7 +14,8 @@ from vsprov.manifest.checks.view import ManifestView
 from vsprov.manifest.resolve import Item
 from vsprov.model.kinds.network import Port
 from vsprov.model.kinds.server import Server
-from vsprov.model.values.addresses import address_of, port_range
+from vsprov.model.values.addresses import address_of
+from vsprov.model.values.ports import port_range
 
 
 def port_families(view: ManifestView) -> Iterator[Problem]:

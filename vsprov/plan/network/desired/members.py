@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vsprov.model.kinds.network import Network, Port, Rule
-from vsprov.model.values.addresses import is_name, port_range
+from vsprov.model.values.addresses import is_name
+from vsprov.model.values.ports import port_range
 from vsprov.plan.network.desired import addresses
 from vsprov.plan.network.desired.addresses import Assignment
 from vsprov.plan.network.desired.party import Party
