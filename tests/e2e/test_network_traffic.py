@@ -161,6 +161,27 @@ def test_services_of_the_host_are_not_reached_but_it_answers_pings(net: NetworkL
     assert world.ping(net.lab.init("web").pid, f"{V4}.1") and world.ping(net.lab.init("web").pid, f"{V6}:1")
 
 
+@pytest.mark.parametrize("user", ["0:0", "65534:65534", "0:65535"])
+def test_every_user_of_a_server_can_ping_without_net_raw(net: NetworkLab, user: str) -> None:
+    script = """
+import socket, sys
+for address in sys.argv[1:]:
+    six = ":" in address
+    family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    try:
+        socket.socket(family, socket.SOCK_RAW, protocol)
+    except PermissionError:
+        print("not raw", end=" ")
+    with socket.socket(family, socket.SOCK_DGRAM, protocol) as one:
+        one.settimeout(10)
+        one.sendto(bytes([128 if six else 8, 0, 0, 0, 0, 0, 0, 1]), (address, 0))
+        print(one.recv(100)[0])
+"""
+    addresses = (f"{V4}.20", f"{V6}:20", OUTSIDE, OUTSIDE6)
+    done = net.lab.vsprov("exec", "web", "--user", user, "--", "python3", "-c", script, *addresses)
+    assert done.stdout.splitlines() == ["not raw 0", "not raw 129"] * 2
+
+
 def test_exec_and_shell_run_in_the_network_of_the_server(net: NetworkLab) -> None:
     script = f"import socket; s = socket.create_connection(('{V4}.20', {PORT})); print(s.getsockname()[0])"
     assert net.lab.run("web", "python3", "-c", script).stdout.strip() == f"{V4}.10"

@@ -59,6 +59,7 @@ MOUNT_AT, FIRST_MOUNT = 5, 6
 FDS_PER_MESSAGE = 200
 PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 AF_INET, SOCK_DGRAM, MSG_CMSG_CLOEXEC, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x40000000, 0x8914, 1
+LARGEST_GROUP = (1 << 31) - 1  # that ping_group_range takes
 READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
 
 
@@ -93,6 +94,9 @@ def write_server(
     add_part(p, ("root", layers, network, free), lambda q: _root(q, layers, network, free))
     if mapped and CAP_SYS_ADMIN not in guest["capabilities"]:
         add_part(p, ("alone", free), lambda q: _forbid_user_namespaces(q, free))
+    if network:
+        last = guest["id_map"]["size"] - 1 if guest["id_map"] else LARGEST_GROUP
+        add_part(p, ("ping", last, free), lambda q: _allow_ping(q, last, free))
     dev = FIRST_MOUNT + 1 + layers
     add_part(p, ("dev", dev, free), lambda q: _dev(q, dev, free))
     if network:
@@ -199,7 +203,21 @@ def _forbid_user_namespaces(p: Program, free: int) -> None:
     Every user namespace has a limit of its own (namespaces(7), /proc/sys/user), so this comes after the child
     has entered the server's.
     """
-    p.step, path, content = "forbid user namespaces", "/proc/sys/user/max_user_namespaces", b"0\n"
+    p.step = "forbid user namespaces"
+    _write_sysctl(p, "/proc/sys/user/max_user_namespaces", b"0\n", free)
+
+
+def _allow_ping(p: Program, last: int, free: int) -> None:
+    """Let all groups of the server send echo requests, and nothing else, without NET_RAW (icmp(7)).
+
+    A new network namespace allows it to no group.
+    """
+    p.step = "allow ping"
+    _write_sysctl(p, "/proc/sys/net/ipv4/ping_group_range", b"0 %d\n" % last, free)
+
+
+def _write_sysctl(p: Program, path: str, content: bytes, free: int) -> None:
+    """Write a file that exists only if the kernel has what it controls."""
     flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     p.call("openat", AT_FDCWD, os.fsencode(path), flags, 0, want=free, on=((ENOENT, 3),), path=path)
     p.call("write", free, content, len(content), want=len(content), path=path)
