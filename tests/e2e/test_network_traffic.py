@@ -167,7 +167,7 @@ def test_every_user_of_a_server_can_ping_without_net_raw(net: NetworkLab, user: 
 import socket, sys
 for address in sys.argv[1:]:
     six = ":" in address
-    family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    family, protocol = (socket.AF_INET6, 58) if six else (socket.AF_INET, 1)  # ICMPv6, ICMP
     try:
         socket.socket(family, socket.SOCK_RAW, protocol)
     except PermissionError:
