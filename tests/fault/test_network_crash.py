@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ from tests.fault.faults import Apply, footprint
 from tests.features import requires
 from tests.instance import own_instance
 from tests.lab import Document, Lab, image, pool
-from vsprov.kernel.links import interfaces
-from vsprov.plan.network.state import Interface
+from vsprov.kernel.links import host, interfaces
+from vsprov.plan.network.state import HostLink, Interface
+from vsprov.store import names_files
 
 BEFORE: tuple[Document, ...] = (
     image(),
@@ -135,6 +137,105 @@ def test_a_server_that_cannot_get_its_new_interface_is_started_again_as_it_was(b
     assert Apply(base.lab, before).run() == 0
     base.holds(made, 0)
     base.remove(before)
+
+
+PUBLISHED: tuple[Document, ...] = (
+    *BEFORE[:2],
+    idle("live", "lan", ports=["8080:80"], firewall={"ingress": [{"protocol": "tcp", "ports": ["80"]}]}),
+)
+
+
+def test_the_firewall_is_as_before_when_a_server_does_not_start(base: Base) -> None:
+    left = base.make(BEFORE[:2])
+    added = idle("added", *TWO, ports=["8080-8090:80-90/udp"], firewall={"ingress": []})
+    tables = tables_of(base)
+    assert Apply(base.lab, (*BEFORE[:2], added)).run(failing_once("eth1")) == 1
+    base.holds(left, 0)
+    assert tables_of(base) == tables
+    base.remove(BEFORE[:2])
+
+
+def test_a_server_that_is_started_again_as_it_was_has_its_published_ports_and_openings(base: Base) -> None:
+    made = base.make(PUBLISHED)
+    before = tables_of(base)
+    other = idle("live", *TWO, command=("sleep", "9999"), ports=["8080:81", "8081:82/udp"],
+                 firewall={"ingress": [{"protocol": "udp", "ports": ["82"]}]})  # fmt: skip
+    assert Apply(base.lab, (*BEFORE[:2], other)).run(failing_once("eth1")) == 1
+    base.holds(made, 0)
+    assert tables_of(base) == before
+    base.remove(PUBLISHED)
+
+
+def test_sysctls_are_as_before_when_no_network_can_be_created(base: Base) -> None:
+    before = net_of(base, SYSCTLS)
+    assert Apply(base.lab, BEFORE[:2]).run(without_bridges("lan")) == 1
+    assert net_of(base, SYSCTLS) == before
+    assert tables_of(base) == []
+    base.remove(BEFORE[:2])
+
+
+def test_a_bridge_that_cannot_be_created_stops_only_the_servers_that_need_it(base: Base) -> None:
+    documents = (*BEFORE[:2], network("back", "10.21.0.0/24"), PUBLISHED[2], idle("added", "back"))
+    assert Apply(base.lab, documents).run(without_bridges("back")) == 1
+    assert world.links_of(base.lab.init("live").pid).keys() == {"lo", "eth0"}
+    assert not base.lab.group("added").exists()
+    assert net_of(base, f"sysctl -n net.ipv4.conf.{world.UPLINK}.forwarding") == ["1"]
+    left = tables_of(base)
+    assert [line for line in left if "8080" in line] and not [line for line in left if "10.21.0." in line]
+    base.remove((*BEFORE[:2], PUBLISHED[2]))
+
+
+def test_a_full_disk_does_not_keep_an_opening_of_the_firewall_open(base: Base) -> None:
+    """The names of running servers are on the disk."""
+    base.make((*PUBLISHED, idle("restarted", "lan")))
+    closed = idle("live", "lan", firewall={"ingress": []})
+    documents = (*BEFORE[:2], closed, idle("restarted", "lan"), idle("added", "lan"))
+    assert [line for line in tables_of(base) if "8080" in line]
+    assert Apply(base.lab, documents).run(without_names) == 1
+    assert not [line for line in tables_of(base) if "8080" in line]
+    assert Apply(base.lab, documents).run() == 0
+    base.remove(documents)
+
+
+SYSCTLS = "sysctl net.ipv4.conf net.ipv6.conf"
+
+
+def net_of(base: Base, command: str) -> list[str]:
+    """The lines that a command prints on the host of the lab, but those about the links of vsprov."""
+    told = world.run(base.lab.vsprov.network or 0, *command.split(), check=False)
+    return sorted(line for line in told.splitlines() if ".vb" not in line)
+
+
+def tables_of(base: Base) -> list[str]:
+    return net_of(base, "nft -s list ruleset")
+
+
+def without_bridges(name: str) -> Callable[[], None]:
+    """What makes the kernel refuse the bridge of a network, in a child."""
+
+    def prepare() -> None:
+        make = host.make_bridge
+
+        def refuse(wanted: HostLink) -> None:
+            if wanted.alias.endswith(f"/{name}"):
+                raise OSError(errno.ENOMEM, "Cannot allocate memory", f"create bridge {wanted.name}")
+            make(wanted)
+
+        host.make_bridge = refuse
+
+    return prepare
+
+
+def without_names() -> None:
+    """A disk that is full for the files of names of running servers, in a child."""
+    write = names_files.write
+
+    def refuse(folder: str, *rest: Any) -> None:
+        if not folder.endswith("added"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, *rest)
+
+    names_files.write = refuse
 
 
 def test_an_apply_of_networks_whose_spawner_is_killed_fails_and_the_next_one_mends_it(base: Base) -> None:

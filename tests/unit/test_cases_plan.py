@@ -169,6 +169,8 @@ def lines(plan: Plan) -> Iterator[str]:
         yield f"{change.action} {change.key}: {change.reason} ({change.cost})"
         if change.after:
             yield f"  after {', '.join(change.after)}"
+        if change.follows:
+            yield f"  follows {', '.join(change.follows)}"
         yield from (
             f"  {path.path}: {' → '.join(filter(None, path.shown))} ({path.cost})" for path in change.paths
         )

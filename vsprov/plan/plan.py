@@ -67,10 +67,10 @@ def show(value: Any) -> str:
 class Change:
     """The change of one object.
 
-    `after` are the keys of the changes that come first. `reason` is "missing", "drift", "changed" or "not in
-    the manifest"; for `vsprov start`, `stop` and `restart` it is the verb. `notes` are remarks that do not
-    prevent the plan from being applied. An object whose steps are carried out in two phases has a second
-    change with a `phase`.
+    `after` are the keys of the changes that must succeed first, and `follows` of those that come first even
+    if they fail. `reason` is "missing", "drift", "changed" or "not in the manifest"; for `vsprov
+    start`, `stop` and `restart` it is the verb. `notes` are remarks that do not prevent the plan from being
+    applied. An object whose steps are carried out in phases has further changes, each with a `phase`.
     """
 
     kind: str
@@ -85,6 +85,7 @@ class Change:
     after: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     phase: str = ""
+    follows: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:

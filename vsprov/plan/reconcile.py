@@ -102,13 +102,13 @@ def _serialize_restarts(changes: tuple[Change, ...]) -> tuple[Change, ...]:
 
 
 def _sorted(changes: Mapping[str, Change]) -> tuple[Change, ...]:
-    """The changes in topological order, without entries of `after` that have no change or close a cycle.
+    """The changes in topological order, without predecessors that have no change or close a cycle.
 
     Servers that were applied separately may depend on each other and must still be removable. graphlib
     cannot be used because it raises an error for cycles.
     """
     waits = {
-        key: dict.fromkeys(name for name in change.after if name in changes)
+        key: dict.fromkeys(name for name in (*change.after, *change.follows) if name in changes)
         for key, change in changes.items()
     }
     out: dict[str, Change] = {}
@@ -120,7 +120,9 @@ def _sorted(changes: Mapping[str, Change]) -> tuple[Change, ...]:
             unmet = next((name for name in waits[key] if name not in out), None)
             if unmet is None:
                 del stack[key]
-                out[key] = replace(changes[key], after=tuple(waits[key]))
+                after = tuple(name for name in waits[key] if name in changes[key].after)
+                follows = tuple(name for name in waits[key] if name not in after)
+                out[key] = replace(changes[key], after=after, follows=follows)
             elif unmet in stack:
                 del waits[key][unmet]
             else:

@@ -40,7 +40,7 @@ def run(
     loop = Loop(
         lambda: context.spawner, parallelism, lambda event: context.exits.update({event["id"]: event})
     )
-    loop.run({key: (change.after, work(change)) for key, change in by_key.items()}, done)
+    loop.run({key: (change.after, change.follows, work(change)) for key, change in by_key.items()}, done)
     return errors
 
 

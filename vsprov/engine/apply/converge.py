@@ -240,6 +240,10 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
         from vsprov.engine.networks import vanish
 
         vanish.await_links(context)
+    if errors and context.observed.networks is not None:
+        from vsprov.engine.networks import after_failure
+
+        after_failure.settle(context, plan)
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors

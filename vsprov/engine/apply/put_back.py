@@ -55,6 +55,10 @@ def _start(context: ApplyContext, change: Change, record: Mapping[str, Any]) -> 
         raise FailedError("; ".join(problem.message for problem in plan.problems))
     context.wanted = {**context.wanted, change.address: old}
     context.pinned[name] = record["image"]
+    if now.observed.networks is not None:
+        from vsprov.engine.networks import after_failure
+
+        after_failure.admit(context, now, old)
     for again in plan.changes:
         if again.address == change.address:
             for step in again.steps:

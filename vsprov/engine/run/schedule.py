@@ -46,6 +46,7 @@ class NextEvent:
 
 Wait = Readable | NextEvent
 Work = Generator[Wait, Any, None]
+Job = tuple[Iterable[str], Iterable[str], Callable[[], Work]]
 
 
 class Source(Protocol):
@@ -56,7 +57,7 @@ class Source(Protocol):
 
 
 class Loop:
-    """Runs works, at most `limit` at a time. A work is skipped if one of its predecessors failed.
+    """Runs works, at most `limit` at a time. A work is skipped if one failed that it requires.
 
     `source` returns the spawner, None as long as it is not started. `stray` receives events that no work
     waits for.
@@ -76,10 +77,11 @@ class Loop:
 
     def run(
         self,
-        works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
+        works: Mapping[str, Job],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        """Run works, given as {key: (keys of predecessors, function that makes the generator)}.
+        """Run works, given as {key: (keys of those that it requires, keys of those that come first whether or
+        not they fail, function that makes the generator)}.
 
         `done(key, error)` is called when a work ends; the error is None if it succeeded.
         """
@@ -109,10 +111,14 @@ class Loop:
 
     def _run(
         self,
-        works: Mapping[str, tuple[Iterable[str], Callable[[], Work]]],
+        works: Mapping[str, Job],
         done: Callable[[str, VsprovError | None], None],
     ) -> None:
-        waits = {key: {name for name in after if name in works} for key, (after, _) in works.items()}
+        waits = {
+            key: {name for name in (*after, *follows) if name in works}
+            for key, (after, follows, _) in works.items()
+        }
+        required = {key: frozenset(after) for key, (after, _, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():
             for name in names:
@@ -125,7 +131,7 @@ class Loop:
             while ready and running < self._limit:
                 key = ready.popleft()
                 running += 1
-                resumed.append((key, works[key][1](), None))
+                resumed.append((key, works[key][2](), None))
             while resumed:
                 key, work, answer = resumed.popleft()
                 error: VsprovError | None = None
@@ -137,7 +143,7 @@ class Loop:
                 except VsprovError as caught:
                     error = caught
                 running -= 1
-                self._finish(key, error, holds, waits, ready, failed, done)
+                self._finish(key, error, holds, waits, required, ready, failed, done)
                 if ready:
                     break
             if not resumed and running and (not ready or running >= self._limit):
@@ -149,6 +155,7 @@ class Loop:
         error: VsprovError | None,
         holds: Mapping[str, list[str]],
         waits: Mapping[str, set[str]],
+        required: Mapping[str, frozenset[str]],
         ready: deque[str],
         failed: set[str],
         done: Callable[[str, VsprovError | None], None],
@@ -163,7 +170,7 @@ class Loop:
             for follower in holds[name]:
                 if follower in failed:
                     continue
-                if error:
+                if error and name in required[follower]:
                     failed.add(follower)
                     ended.append((follower, Skipped(f"{follower}: skipped, because {name} failed")))
                 else:

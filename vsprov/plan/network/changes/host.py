@@ -1,6 +1,7 @@
 """What is global to the networks of an instance: sysctls, the firewall, names, and links that nobody needs.
 
-One change comes before those of servers and only adds; another comes after them and removes.
+One change comes before those of servers and only adds; another comes after them and removes. What not all
+servers need is a change of its own, so that its failure does not hold back the firewall.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, Se
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
 
-PHASE, NARROW = "network", "network-narrow"
+PHASE, POOLS, NAMES, OTHERS, NARROW = (
+    "network",
+    "network-pools",
+    "network-names",
+    "network-others",
+    "network-narrow",
+)
 
 
 @dataclass(slots=True)
@@ -28,53 +35,79 @@ class _Work:
 
     steps: list[Step] = field(default_factory=list)
     paths: list[PathChange] = field(default_factory=list)
-    why: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _All:
+    """The work by phase: `first` is the firewall and what else all networks need, `others` is for running
+    servers outside the manifest, `last` removes.
+    """
+
+    first: _Work = field(default_factory=_Work)
+    pools: _Work = field(default_factory=_Work)
+    names: _Work = field(default_factory=_Work)
+    others: _Work = field(default_factory=_Work)
+    last: _Work = field(default_factory=_Work)
 
 
 def plan(builder: PlanBuilder, desired: Desired) -> None:
     """Add the changes of the host, and let the changes of servers and networks wait for them."""
-    first, last = _Work(), _Work()
+    work = _All()
     explained = any(each.kind in ("Server", "Network") for each in builder.changes.values())
-    _bridges(builder, desired, first)
-    _sysctls(desired, first, last)
-    _pools(builder, desired, first, last)
-    _firewall(builder, desired, first, last, explained)
-    _leftovers(builder, desired, first, last)
-    _outsiders(builder, desired, first)
-    _names(builder, desired, first, explained)
+    _bridges(builder, desired)
+    _sysctls(builder, desired, work.first, work.last)
+    _pools(builder, desired, work.pools, work.last)
+    _firewall(builder, desired, work.first, work.last, explained)
+    _leftovers(builder, desired, work.first, work.last)
+    _outsiders(builder, desired, work.others)
+    _names(builder, desired, work.names, explained)
     for name, seen in desired.seen.networks.items():
         unlisted = name in desired.networks and name not in builder.of("Network")
         if unlisted and (step := networks.with_sysctls(seen, desired.befores)):
-            first.steps.insert(0, step)
-    _add(builder, desired, first, last, "changed" if explained else "drift")
+            work.first.steps.insert(0, step)
+    _add(builder, desired, work, "changed" if explained else "drift")
 
 
-def _bridges(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
+def _bridges(builder: PlanBuilder, desired: Desired) -> None:
     """Create the missing bridges of networks that are not in the manifest, but whose servers run or start."""
     for name, link in desired.wanted.bridges.items():
         if name not in builder.of("Network") and link.name not in desired.seen.links:
-            first.steps.append(MakeBridge(name, link))
-            first.paths.append(change(f"networks.{name}.link", "missing", "present", "live"))
+            path, step = change("status.link", "missing", "present", "live"), MakeBridge(name, link)
+            made = Change("Network", name, "update", "live", "drift", (path,), steps=(step,))
+            builder.add(made.address, made)
 
 
-def _pools(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
+def _pools(builder: PlanBuilder, desired: Desired, work: _Work, last: _Work) -> None:
     """The rates that servers share."""
     for name, link in desired.wanted.pools.items():
         seen = desired.seen.links.get(name)
         steps, paths = pools.widen(builder.wanted.instance, link, seen)
-        first.steps += steps
-        first.paths += paths
+        work.steps += steps
+        work.paths += paths
         if left := list(pools.narrow(link, seen)):
             last.steps += left
             last.paths.append(change(f"links.{name}.shares", "of links that are gone", None, "live"))
 
 
-def _sysctls(desired: Desired, first: _Work, last: _Work) -> None:
+def _sysctls(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
+    """Those of bridges that the plan creates are set by the changes of their networks."""
     seen = desired.seen.sysctls
+    made = {
+        step.link.name: key
+        for key, each in builder.changes.items()
+        for step in each.steps
+        if isinstance(step, MakeBridge)
+    }
     for path, value in desired.wanted.sysctls.items():
         before = seen.get(path)
         if before != value:
-            first.steps.append(SetSysctl(path, value, before or "0"))
+            step = SetSysctl(path, value, before or "0")
+            if key := made.get(path.split("/")[3]):
+                builder.changes[key] = replace(
+                    builder.changes[key], steps=(*builder.changes[key].steps, step)
+                )
+                continue
+            first.steps.append(step)
             if before is not None:  # else it is of a link that this plan creates
                 first.paths.append(change(f"sysctls.{path.replace('/', '.')}", before, value, "live"))
     for path, value in desired.restore.items():
@@ -118,7 +151,7 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
         work.paths.append(change(f"links.{link.name}", f"left of {of}", None, "live"))
 
 
-def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
+def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
     """Adapt the interfaces of running servers outside the manifest to networks and pools in it."""
     changing = {
         each.name for each in builder.changes.values() if each.kind == "Network" and each.reason == "changed"
@@ -133,11 +166,11 @@ def _outsiders(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
         network = servers.of_server(builder, desired, name)
         assert network
         delta = compare.interfaces(name, network, party.recorded)
-        first.steps += delta.steps
-        first.paths += [replace(path, path=f"Server/{name}: {path.path}") for path in delta.paths]
+        work.steps += delta.steps
+        work.paths += [replace(path, path=f"Server/{name}: {path.path}") for path in delta.paths]
 
 
-def _names(builder: PlanBuilder, desired: Desired, first: _Work, explained: bool) -> None:
+def _names(builder: PlanBuilder, desired: Desired, work: _Work, explained: bool) -> None:
     """The files of running servers; those of others are written when they start."""
     files = [
         (server, name, texts[name], before)
@@ -147,10 +180,10 @@ def _names(builder: PlanBuilder, desired: Desired, first: _Work, explained: bool
         if texts.get(name, before) != before
     ]
     if files:
-        first.steps.append(WriteNames(tuple(files)))
+        work.steps.append(WriteNames(tuple(files)))
         if not explained:
             servers = dict.fromkeys(server for server, *_ in files)
-            first.paths += [
+            work.paths += [
                 change(f"names.{server}", "outdated or edited", "restored", "live") for server in servers
             ]
 
@@ -164,25 +197,42 @@ def _texts(builder: PlanBuilder, desired: Desired, server: str) -> Mapping[str, 
     return {names.HOSTS: "", names.RESOLV_CONF: ""} if runs else {}  # its last interface goes
 
 
-def _add(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, reason: str) -> None:
-    made = [
+def _add(builder: PlanBuilder, desired: Desired, work: _All, reason: str) -> None:
+    made = tuple(
         key for key, each in builder.changes.items() if each.kind == "Network" and each.action != "delete"
-    ]
+    )
     servers = [key for key, each in builder.changes.items() if _uses_networks(desired, each)]
-    host = _change(builder, first, PHASE, reason, made)
-    narrow = _change(builder, last, NARROW, reason, [*made, *servers, *([host.key] if host else [])])
-    if host:
-        for key in servers:
-            each = builder.changes[key]
-            if each.action != "delete":
-                builder.changes[key] = replace(each, after=(*each.after, host.key))
+
+    def add(of: _Work, phase: str, after: Iterable[str] = (), follows: Iterable[str] = ()) -> tuple[str, ...]:
+        """The key of the change with this work, () if there is none."""
+        if not of.steps:
+            return ()
+        each = Change(
+            "Host", builder.wanted.instance, "update", "live", reason, tuple(of.paths), steps=tuple(of.steps),
+            after=tuple(after), phase=phase, follows=tuple(follows),
+        )  # fmt: skip
+        builder.add(each.address, each)
+        return (each.key,)
+
+    host = add(work.first, PHASE, follows=made)
+    shared = add(work.pools, POOLS, host)
+    named = add(work.names, NAMES, follows=(*made, *host))
+    others = add(work.others, OTHERS, (*host, *shared), made)
+    narrow = add(work.last, NARROW, (*made, *servers, *host, *others), named)
+    for key in servers:
+        each = builder.changes[key]
+        if each.action != "delete":
+            after = (*each.after, *host, *(shared if _shares_rates(each) else ()))
+            builder.changes[key] = replace(each, after=after, follows=(*each.follows, *named))
     if narrow:
         for key, each in builder.changes.items():
             if each.kind == "Network" and each.action == "delete":
-                builder.changes[key] = replace(each, after=(*each.after, narrow.key))
-    for each_change in (host, narrow):
-        if each_change:
-            builder.add(each_change.address, each_change)
+                builder.changes[key] = replace(each, after=(*each.after, *narrow))
+
+
+def _shares_rates(change: Change) -> bool:
+    """Whether the interfaces of a server need the devices of its pool."""
+    return bool((change.desired or {}).get("quota"))
 
 
 def _uses_networks(desired: Desired, change: Change) -> bool:
@@ -191,21 +241,3 @@ def _uses_networks(desired: Desired, change: Change) -> bool:
     if change.kind == "Image":  # a step of its build
         return any(key.startswith("Network/") for key in change.after)
     return change.kind == "Server" and any(spec.get("interfaces") for spec in specs)
-
-
-def _change(
-    builder: PlanBuilder, work: _Work, phase: str, reason: str, after: Iterable[str]
-) -> Change | None:
-    if not work.steps:
-        return None
-    return Change(
-        "Host",
-        builder.wanted.instance,
-        "update",
-        "live",
-        reason,
-        tuple(work.paths),
-        steps=tuple(work.steps),
-        after=tuple(after),
-        phase=phase,
-    )

@@ -1,0 +1,73 @@
+"""The firewall after a change has failed: what the servers need that run then, and nothing else.
+
+An apply first lets pass what all its servers need, and takes away what no server needs in the end.
+"""
+
+from __future__ import annotations
+
+from vsprov.engine.apply import execute
+from vsprov.engine.look import situation
+from vsprov.engine.look.situation import Situation
+from vsprov.engine.run.context import ApplyContext
+from vsprov.errors import VsprovError
+from vsprov.kernel import firewall
+from vsprov.model.objects import Object
+from vsprov.plan.builder import EVERY_SET, PlanBuilder, Wanted
+from vsprov.plan.network import desired, naming, ruleset
+from vsprov.plan.network.state import SeenNetworks
+from vsprov.plan.network.steps import SetSysctl
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.reconcile import reconcile
+from vsprov.plan.steps import Step
+
+
+def admit(context: ApplyContext, now: Situation, server: Object) -> None:
+    """Let pass what a server needs that is about to start again as it was.
+
+    Of the other servers, what they need after the apply stays.
+    """
+    seen = now.observed.networks
+    if seen is None:
+        return
+    name = context.instance.name
+    objects = {**context.wanted, server.address: server}
+    wanted = Wanted(name, f"{name}/{EVERY_SET}", tuple(objects.values()))
+    tables = desired.compute(PlanBuilder(wanted, now.observed, now.machine)).wanted.tables
+    firewall.run(ruleset.changes(tables, seen.tables)[0])
+
+
+def settle(context: ApplyContext, failed: Plan) -> None:
+    """Make the firewall, and what else is global to all networks, as the servers need it that run now."""
+    name = context.instance.name
+    now = situation.look(context.instance)
+    seen = now.observed.networks
+    if seen is None:
+        return
+    plan = reconcile(Wanted(name, f"{name}/{EVERY_SET}"), now.observed, now.machine)
+    steps = [step for change in plan.changes for step in change.steps if _is_of_networks(change)]
+    for step in (*steps, *_unrecorded(name, seen, failed)):
+        try:
+            for _ in execute.do(context, step):
+                pass
+        except VsprovError as error:
+            context.notice(f"after the failure: {error}")
+
+
+def _is_of_networks(change: Change) -> bool:
+    return change.kind == "Host" and change.phase.startswith("network")
+
+
+def _unrecorded(instance: str, seen: SeenNetworks, failed: Plan) -> list[Step]:
+    """The steps that restore sysctls of the host if no network is left that has recorded what they were."""
+    owners = {naming.owner_of(link.alias)[0] for link in seen.links.values()}
+    if seen.networks or owners - {"", instance}:
+        return []
+    done = [
+        step
+        for change in failed.changes
+        for step in change.steps
+        if isinstance(step, SetSysctl)
+        and _is_of_networks(change)
+        and seen.sysctls.get(step.path) == step.value
+    ]
+    return [SetSysctl(step.path, step.before, step.value) for step in done]
