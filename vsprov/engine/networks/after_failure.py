@@ -13,7 +13,8 @@ from vsprov.errors import VsprovError
 from vsprov.kernel import firewall
 from vsprov.model.objects import Object
 from vsprov.plan.builder import EVERY_SET, PlanBuilder, Wanted
-from vsprov.plan.network import desired, naming, ruleset
+from vsprov.plan.network import naming, ruleset
+from vsprov.plan.network.desired.compute import compute
 from vsprov.plan.network.state import SeenNetworks
 from vsprov.plan.network.steps import SetSysctl
 from vsprov.plan.plan import Change, Plan
@@ -32,7 +33,7 @@ def admit(context: ApplyContext, now: Situation, server: Object) -> None:
     name = context.instance.name
     objects = {**context.wanted, server.address: server}
     wanted = Wanted(name, f"{name}/{EVERY_SET}", tuple(objects.values()))
-    tables = desired.compute(PlanBuilder(wanted, now.observed, now.machine)).wanted.tables
+    tables = compute(PlanBuilder(wanted, now.observed, now.machine)).wanted.tables
     firewall.run(ruleset.changes(tables, seen.tables)[0])
 
 
