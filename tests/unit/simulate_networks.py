@@ -170,6 +170,9 @@ class Networks:
             sysctls=dict(self.sysctls),
             resolver=RESOLVER,
             names={name: dict(each.names) for name, each in self.guests.items()},
+            unnamed=frozenset(
+                name for name, each in self.guests.items() if names.RESOLV_CONF not in each.names
+            ),
             listeners=self.listeners,
             foreign=self.foreign,
             lacking=self.lacking,

@@ -27,6 +27,11 @@ def read(directory: str) -> dict[str, str]:
     return found
 
 
+def are_complete(directory: str) -> bool:
+    """Whether all files exist: the server was started with interfaces."""
+    return all(os.path.lexists(f"{directory}/{name}") for name in TARGETS)
+
+
 def write(directory: str, name: str, part: str, hostname: str, owner: int | None = None) -> None:
     """Replace the managed part of a file; with an owner it is created if absent, and given to that id."""
     path = f"{directory}/{name}"

@@ -37,6 +37,11 @@ def networks(
     host = links.host()
     pids = _connected(instance.name, servers, wanted, host.links)
     inner = links.interfaces_of(pids.values(), host)
+    with_names = {
+        name: names_files.read(f"{instance.servers}/{name}")
+        for name, server in servers.items()
+        if server.init and (name in pids or _had(server))
+    }
     nft = firewall.observe(instance.name, with_others=_can_collide(wanted, records))
     return SeenNetworks(
         networks=_networks(instance.name, records, host.links),
@@ -45,11 +50,13 @@ def networks(
         interfaces={name: inner[pid] for name, pid in pids.items() if pid in inner},
         tables=nft.tables,
         sysctls=_sysctls(records, host.links, host.routes),
-        names={
-            name: names_files.read(f"{instance.servers}/{name}")
-            for name, seen in servers.items()
-            if seen.init and (name in pids or _had(seen))
-        },
+        names=with_names,
+        unnamed=frozenset(
+            name
+            for name, found in with_names.items()
+            if len(found) < len(names_files.TARGETS)
+            and not names_files.are_complete(f"{instance.servers}/{name}")
+        ),
         resolver=_resolver(),
         listeners=_listeners(wanted),
         foreign=nft.foreign,

@@ -151,7 +151,8 @@ class SeenNetworks:
     `links` are all links of the host by name, `routes` those of its main table, `interfaces` those of each
     running server (lo is left out), by server and by name in the server. `tables` are the instance's nft
     tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of the
-    files that each running server has mounted, see `WantedNetworks.names`. `resolver` is that of the host.
+    files that each running server has mounted, see `WantedNetworks.names`; `unnamed` are those that were
+    started without interfaces, which have only /etc/hosts. `resolver` is that of the host.
     `foreign` are descriptions of rulesets of others that drop forwarded packets. `others` are interfaces of
     servers of other instances, by instance, if they can be in the way.
     """
@@ -163,6 +164,7 @@ class SeenNetworks:
     tables: Tables = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unnamed: frozenset[str] = frozenset()
     resolver: Resolver = Resolver()
     listeners: tuple[Listener, ...] = ()
     foreign: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ class ServerNetwork:
     interfaces by name in the server if it should run, `seen` those that it has. `networks` are the names of
     networks by their link on the host. `addresses` are to be recorded, `names` are the texts of its files.
     `on_host` and `was_on_host` are whether it shares the network stack of the host. `forwarding` are sysctls
-    to set for links that are on no bridge, with {} for the link.
+    to set for links that are on no bridge, with {} for the link. `unnamed`: it runs without files for names.
     """
 
     alias: str = ""
@@ -35,6 +35,7 @@ class ServerNetwork:
     on_host: bool = False
     was_on_host: bool = False
     forwarding: tuple[str, ...] = ()
+    unnamed: bool = False
 
     def before_start(self, server: str) -> list[Step]:
         """The step that writes the names that the server knows, into its directory."""
@@ -80,4 +81,5 @@ def of_server(builder: PlanBuilder, desired: Desired, name: str) -> ServerNetwor
         bool(party and uses_host(party.spec, desired.networks)),
         not former.isdisjoint(on_host),
         sysctls.forwarding(desired.seen),
+        name in desired.seen.unnamed,
     )
