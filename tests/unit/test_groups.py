@@ -327,7 +327,7 @@ def test_a_pool_is_narrowed_after_the_server_that_leaves_it() -> None:
     ):
         narrowed = Wanted("vsprov", "vsprov/mine", objects, {"i": "sha256:1"}, prune=True)
         plan = reconcile(narrowed, world.observe(), V1)
-        settle = next(change for change in plan.changes if change.key == "Quota/p#narrow")
+        settle = next(change for change in plan.changes if change.key == "Quota/p#lower-limits")
         assert settle.after == ("Quota/p", "Server/s")
         there = world.copy()
         apply(plan, narrowed, there)

@@ -111,3 +111,27 @@ def test_sizes_are_short(count: Any, text: str) -> None:
 )
 def test_durations_show_their_two_largest_units(seconds: float | None, text: str) -> None:
     assert tables.duration(seconds) == text
+
+
+def _lan(*servers: str, up: bool) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "lan"},
+        "spec": {"type": "bridge", "subnets": ["10.20.0.0/24", "fd20::/64"]},
+        "status": {"link": "vb1", "up": up, "servers": servers, "set": "vsprov/default"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("up", "count", "link", "servers"),
+    [
+        (True, 0, "vb1", "-"),
+        (True, 5, "vb1", "s0, s1, s2, s3, s4"),
+        (False, 1000, "vb1 (down)", "s0, s1, s2, s3, s4 + 995 more"),
+    ],
+)
+def test_a_wide_table_of_networks_lists_some_servers_and_shows_a_bridge_that_is_down(
+    up: bool, count: int, link: str, servers: str
+) -> None:
+    documents = [_lan(*(f"s{number}" for number in range(count)), up=up)]
+    (row,) = tables.objects("Network", documents, wide=True).rows
+    assert row == ("lan", "bridge", "10.20.0.0/24, fd20::/64", link, servers, "vsprov/default")

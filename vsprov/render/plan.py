@@ -119,7 +119,7 @@ def _change(change: Change, screen: Screen, verbose: bool, lost: int | None = No
     mark = screen.paint(f"{screen.sign(sign, plain):>3}", color, "bold")
     head = f"{mark} {screen.paint(clean(change.address), 'bold')}"
     if change.phase:
-        head += f" ({change.phase})"
+        head += f" ({change.phase.replace('-', ' ')})"
     if change.cost in COSTS and change.action != "delete":
         warning = "red" if change.cost == "recreate" else "yellow"
         head += f"  {screen.paint(screen.sign(*COSTS[change.cost]), warning)}"

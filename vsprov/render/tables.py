@@ -43,7 +43,7 @@ def text(table: Table, screen: Screen) -> str:
     """The table with two spaces between columns.
 
     If it is wider than the terminal, optional columns are left out, which the last line says, and then the
-    text of the widest columns is wrapped. Nothing is truncated.
+    text of the widest columns is wrapped. No text is truncated.
     """
     rows = [tuple(clean(word) for word in row) for row in table.rows]
     widths = {name: max(len(name), *(len(row[i]) for row in rows), 0) for i, name in enumerate(table.columns)}
@@ -127,6 +127,13 @@ def objects(kind: str, documents: Sequence[Mapping[str, Any]], *, wide: bool = F
 
 
 MOST_USERS = 3  # names of servers in a table that is not wide
+MOST_LISTED = 5  # items in one column of a wide table; JSON has all of them
+
+
+def _listed(items: Sequence[str]) -> str:
+    """The items, or the first of them and how many more there are: "a, b, c, d, e + 95 more"."""
+    more = len(items) - MOST_LISTED
+    return ", ".join(items[:MOST_LISTED]) + (f" + {more} more" if more > 0 else "") or "-"
 
 
 def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
@@ -147,8 +154,8 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     command = " ".join(spec.get("init", {}).get("command", ()))
     return (
         *row,
-        _or_dash(", ".join(map(_without_prefix, status.get("addresses", ())))),
-        _or_dash(", ".join(map(port_text, status.get("ports", ())))),
+        _listed([_without_prefix(one) for one in status.get("addresses", ())]),
+        _listed([port_text(one) for one in status.get("ports", ())]),
         size(status["usage"].get("diskBytes")),
         _or_dash(spec.get("hostname")),
         _or_dash(status["set"]),
@@ -183,7 +190,7 @@ def _state(status: Mapping[str, Any]) -> str:
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     digest = digests.short(document["status"]["digest"] or "-")
     row = (document["metadata"]["name"], _source(document["spec"].get("source", {})), digest)
-    return (*row, _or_dash(", ".join(document["status"]["sets"]))) if wide else row
+    return (*row, _listed(document["status"]["sets"])) if wide else row
 
 
 def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
@@ -192,7 +199,7 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
     rows = []
     for item in items:
         used = [address.partition("/")[2] for address in item["usedBy"]]
-        shown = ", ".join(used) if wide or len(used) <= MOST_USERS else f"{len(used)} servers"
+        shown = _listed(used) if wide or len(used) <= MOST_USERS else f"{len(used)} servers"
         row = (
             item["name"],
             _source(item["source"]),
@@ -200,9 +207,9 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
             size(item["size"]),
             size(item["shared"]),
             size(item["private"]),
-            shown or "-",
+            shown,
         )
-        rows.append((*row, str(item["layers"]), _or_dash(", ".join(item["sets"]))) if wide else row)
+        rows.append((*row, str(item["layers"]), _listed(item["sets"])) if wide else row)
     columns = (*columns, "LAYERS", "SET") if wide else columns
     right = frozenset(("SIZE", "SHARED", "PRIVATE", "LAYERS"))
     return Table(columns, tuple(rows), right, ("DIGEST", "SHARED", "PRIVATE"), wide)
@@ -272,13 +279,13 @@ def _network(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     row = (
         document["metadata"]["name"],
         _or_dash(spec.get("type")),
-        ", ".join(spec.get("subnets", ())) or "-",
+        _listed(spec.get("subnets", ())),
     )
     if not wide:
         return row
     status = document["status"]
-    servers = status.get("servers", ())
-    return (*row, _or_dash(status.get("link")), _or_dash(", ".join(servers)), _or_dash(status.get("set")))
+    link = _or_dash(status.get("link")) + (" (down)" if status.get("up") is False else "")
+    return (*row, link, _listed(status.get("servers", ())), _or_dash(status.get("set")))
 
 
 _NUMBERS = frozenset(("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK"))

@@ -140,7 +140,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         inside = (child for child in builder.observed.servers.values() if _is_in(child, group))
         after = (want.address, *(f"Server/{child.name}" for child in inside))
         change = Change(
-            "Quota", want.name, "update", "live", "changed", steps=narrow, after=after, phase="narrow"
+            "Quota", want.name, "update", "live", "changed", steps=narrow, after=after, phase="lower-limits"
         )
         builder.add(want.address, change)
 

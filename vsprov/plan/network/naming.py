@@ -81,6 +81,15 @@ def owner_of(alias: str) -> tuple[str, str]:
     return (instance, name) if mark == MARK and colon else ("", "")
 
 
+def address(alias: str) -> str:
+    """The address of the object in the mark of a link: "Server/web"; "" if vsprov did not create the link."""
+    name = owner_of(alias)[1]
+    if not name:
+        return ""
+    kind, slash, rest = name.partition("/")
+    return f"{kind.capitalize()}/{rest}" if slash else f"Server/{name}"
+
+
 def macs(*words: str) -> Iterator[str]:
     """MAC addresses for an interface in the order in which to try them: locally administered, unicast."""
     for attempt in range(2**16):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink, Interface
 from vsprov.plan.steps import Step
 
@@ -16,7 +17,7 @@ class MakeBridge(Step):
     link: HostLink
 
     def describe(self) -> str:
-        return f"create bridge {self.link.name} of network {self.network}"
+        return f"create the bridge of Network/{self.network}"
 
     def undo(self) -> Step | None:
         return RemoveLink(self.link.name, self.link.alias)
@@ -30,7 +31,7 @@ class RemoveLink(Step):
     alias: str
 
     def describe(self) -> str:
-        return f"remove link {self.link}"
+        return f"remove a link of {naming.address(self.alias)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class ChangeLink(Step):
     before: HostLink
 
     def describe(self) -> str:
-        return f"change link {self.link.name}"
+        return f"change the bridge of {naming.address(self.link.alias)}"
 
     def undo(self) -> Step | None:
         return ChangeLink(self.before, self.link)
@@ -54,7 +55,7 @@ class MakePool(Step):
     link: HostLink
 
     def describe(self) -> str:
-        return f"create link {self.link.name} for {self.link.alias.rpartition(':')[2]}"
+        return f"create the queue of {naming.address(self.link.alias)}"
 
     def undo(self) -> Step | None:
         return RemoveLink(self.link.name, self.link.alias)
@@ -68,7 +69,7 @@ class ChangePool(Step):
     before: HostLink
 
     def describe(self) -> str:
-        return f"change the rate of link {self.link.name}"
+        return f"change the rate of {naming.address(self.link.alias)}"
 
     def undo(self) -> Step | None:
         return ChangePool(self.before, self.link) if self.before.ingress else None
@@ -82,7 +83,7 @@ class RemoveShares(Step):
     shares: tuple[int, ...]
 
     def describe(self) -> str:
-        return f"remove {len(self.shares)} shares of link {self.link}"
+        return f"remove {len(self.shares)} unused shares of a rate"
 
 
 @dataclass(frozen=True, slots=True)

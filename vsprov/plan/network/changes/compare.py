@@ -82,6 +82,11 @@ def _is_another(want: Interface, seen: Interface) -> bool:
     return want.kind != "veth" and (want.parent, want.mode) != (seen.parent, seen.mode)
 
 
+def _hides_addresses(want: Interface | HostLink, seen: Interface | HostLink) -> bool:
+    """Whether addresses are only missing because the link is down, which takes their routes away."""
+    return want.up and not seen.up and seen.addresses <= want.addresses
+
+
 def _comparable(want: Interface, seen: Interface) -> Interface:
     """What was seen, without differences that vsprov leaves alone.
 
@@ -97,12 +102,14 @@ def _differences(want: Interface, found: Interface, network: ServerNetwork) -> I
     seen = _comparable(want, found)
     if want == seen:
         return
+    if _hides_addresses(want, seen) and seen.routes <= want.routes:
+        seen = replace(seen, addresses=want.addresses, routes=want.routes)
     key = _key(want)
     for name, (path, write) in _FIELDS.items():
         before, after = getattr(seen, name), getattr(want, name)
         if before != after:
-            if name == "parent":
-                before, after = (network.networks.get(link, link) for link in (before, after))
+            if name in ("parent", "egress_pool", "ingress_pool"):
+                before, after = (network.names_of_links.get(link, link) for link in (before, after))
             whole = path if path.startswith("spec.") else f"{key}.{path}"
             yield _path(
                 whole.replace("spec.", "status.", 1) if name in _STATUS else whole,
@@ -116,8 +123,9 @@ def _key(interface: Interface) -> str:
 
 
 def _summary(interface: Interface, network: ServerNetwork) -> str:
-    """An interface in one line: its network, or its kind, and its addresses."""
-    of = network.networks.get(interface.parent, "") or interface.kind
+    """An interface in one line: its network, or the type of that, and its addresses."""
+    of = network.names_of_links.get(interface.parent, "")
+    of = of or (interface.kind if interface.kind != "veth" else interface.parent or "routed")
     return " ".join([of, *sorted(interface.addresses)])
 
 
@@ -195,6 +203,9 @@ _STATUS = {
 def bridge(want: HostLink, found: HostLink) -> list[PathChange]:
     """What differs in the bridge of a network."""
     out = []
+    seen = visible(found)
+    if _hides_addresses(want, seen):
+        seen = replace(seen, addresses=want.addresses)
     for name, path, write in (
         ("addresses", "status.addresses", sorted),
         ("mtu", "spec.mtu", _same),
@@ -202,7 +213,7 @@ def bridge(want: HostLink, found: HostLink) -> list[PathChange]:
         ("altnames", "status.altnames", sorted),
         ("up", "status.link", _state),
     ):
-        before, after = getattr(visible(found), name), getattr(want, name)
+        before, after = getattr(seen, name), getattr(want, name)
         if before != after:
             out.append(_path(path, write(before), write(after)))
     return out

@@ -22,10 +22,10 @@ from vsprov.plan.steps import Step
 
 PHASE, POOLS, NAMES, OTHERS, NARROW = (
     "network",
-    "network-pools",
+    "network-rates",
     "network-names",
-    "network-others",
-    "network-narrow",
+    "network-other-servers",
+    "network-removals",
 )
 
 
@@ -86,7 +86,8 @@ def _pools(builder: PlanBuilder, desired: Desired, work: _Work, last: _Work) -> 
         work.paths += paths
         if left := list(pools.narrow(link, seen)):
             last.steps += left
-            last.paths.append(change(f"links.{name}.shares", "of links that are gone", None, "live"))
+            path = f"{naming.address(link.alias)}: status.shares"
+            last.paths.append(change(path, "of servers that are gone", None, "live"))
 
 
 def _sysctls(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) -> None:
@@ -109,10 +110,19 @@ def _sysctls(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work) 
                 continue
             first.steps.append(step)
             if before is not None:  # else it is of a link that this plan creates
-                first.paths.append(change(f"sysctls.{path.replace('/', '.')}", before, value, "live"))
+                first.paths.append(change(_sysctl(desired, path), before, value, "live"))
     for path, value in desired.restore.items():
         last.steps.append(SetSysctl(path, value, seen[path]))
-        last.paths.append(change(f"sysctls.{path.replace('/', '.')}", seen[path], value, "live"))
+        last.paths.append(change(_sysctl(desired, path), seen[path], value, "live"))
+
+
+def _sysctl(desired: Desired, path: str) -> str:
+    """How the plan calls a sysctl; one of a link of ours by the object that has the link."""
+    family, _, rest = path.removeprefix("net/").partition("/conf/")
+    link, _, name = rest.partition("/")
+    found = desired.seen.links.get(link)
+    of = naming.address(found.alias) if found else ""
+    return f"{of}: status.{family}.{name}" if of else f"sysctls.{path.replace('/', '.')}"
 
 
 def _firewall(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work, explained: bool) -> None:
@@ -142,13 +152,19 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
     removed = {
         step.link for each in builder.changes.values() for step in each.steps if isinstance(step, RemoveLink)
     }
+    left: dict[str, int] = {}
     for link in desired.seen.links.values():
         instance, of = naming.owner_of(link.alias)
         if instance != builder.wanted.instance or link.name in needed or link.name in removed:
             continue
         work = last if of.startswith(("network/", naming.POOL)) else first
         work.steps.append(RemoveLink(link.name, link.alias))
-        work.paths.append(change(f"links.{link.name}", f"left of {of}", None, "live"))
+        path = f"{naming.address(link.alias)}: status.links"
+        left[path] = left.get(path, 0) + 1
+        work.paths = [
+            *(each for each in work.paths if each.path != path),
+            change(path, f"{left[path]} left over", None, "live"),
+        ]
 
 
 def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
@@ -184,7 +200,8 @@ def _names(builder: PlanBuilder, desired: Desired, work: _Work, explained: bool)
         if not explained:
             servers = dict.fromkeys(server for server, *_ in files)
             work.paths += [
-                change(f"names.{server}", "outdated or edited", "restored", "live") for server in servers
+                change(f"Server/{server}: status.names", "outdated or edited", "restored", "live")
+                for server in servers
             ]
 
 

@@ -20,16 +20,17 @@ class ServerNetwork:
     """What planning a server needs to know of its networks.
 
     `alias` is the mark of its links; the server may have interfaces of its own without it. `wanted` are its
-    interfaces by name in the server if it should run, `seen` those that it has. `networks` are the names of
-    networks by their link on the host. `addresses` are to be recorded, `names` are the texts of its files.
-    `on_host` and `was_on_host` are whether it shares the network stack of the host. `forwarding` are sysctls
-    to set for links that are on no bridge, with {} for the link. `unnamed`: it runs without files for names.
+    interfaces by name in the server if it should run, `seen` those that it has. `names_of_links` are the
+    names of networks and pools by their link on the host. `addresses` are to be recorded, `names` are the
+    texts of its files. `on_host` and `was_on_host` are whether it shares the network stack of the host.
+    `forwarding` are sysctls to set for links that are on no bridge, with {} for the link. `unnamed`: it runs
+    without files for names.
     """
 
     alias: str = ""
     wanted: Mapping[str, Interface] = field(default_factory=dict)
     seen: Mapping[str, Interface] = field(default_factory=dict)
-    networks: Mapping[str, str] = field(default_factory=dict)
+    names_of_links: Mapping[str, str] = field(default_factory=dict)
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     on_host: bool = False
@@ -75,7 +76,7 @@ def of_server(builder: PlanBuilder, desired: Desired, name: str) -> ServerNetwor
         naming.server_alias(builder.wanted.instance, name),
         desired.wanted.interfaces.get(name, {}),
         desired.seen.interfaces.get(name, {}),
-        {link: network for network, link in desired.links.items()},
+        desired.names_of_links,
         desired.wanted.addresses.get(name, {}),
         desired.wanted.names.get(name, {}),
         bool(party and uses_host(party.spec, desired.networks)),

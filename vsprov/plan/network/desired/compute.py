@@ -21,7 +21,7 @@ from vsprov.plan.network.desired.interfaces import InterfaceMaker, bridge, bridg
 from vsprov.plan.network.desired.party import Party, other_server
 from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.desired.shares import Shares, rates
-from vsprov.plan.network.state import SeenNetworks, WantedNetworks
+from vsprov.plan.network.state import HostLink, SeenNetworks, WantedNetworks
 from vsprov.plan.observed import ObservedServer
 
 
@@ -75,11 +75,21 @@ def compute(builder: PlanBuilder) -> Desired:
         wanted,
         assignment,
         links,
+        _names_of_links(links, seen.links, wanted.pools),
         found,
         sysctls.before(needed, recorded, seen, own),
         {} if sysctls.is_shared(instance, seen) else sysctls.unneeded(needed, recorded, seen),
         shares.rates,
     )
+
+
+def _names_of_links(
+    links: Mapping[str, str], seen: Mapping[str, HostLink], pools: Mapping[str, HostLink]
+) -> dict[str, str]:
+    """The names of networks and pools by their link on the host."""
+    devices = [*(link for name, link in seen.items() if name.startswith(naming.POOL_LINK)), *pools.values()]
+    names = {device.name: naming.owner_of(device.alias)[1].removeprefix(naming.POOL) for device in devices}
+    return names | {link: network for network, link in links.items()}
 
 
 def _is_awake(

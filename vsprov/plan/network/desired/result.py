@@ -15,9 +15,10 @@ from vsprov.plan.network.state import Member, SeenNetworks, WantedNetworks
 class Desired:
     """The wanted state of all networks, and what it was computed from.
 
-    `links` are the bridges by network, and `members` what the firewall knows of servers. `befores` are values
-    of sysctls from before the first network, which every network records, and `restore` those that no network
-    needs any more. `rates` are those of pools, by direction.
+    `links` are the bridges by network, `names_of_links` the names of networks and pools by their link, and
+    `members` what the firewall knows of servers. `befores` are values of sysctls from before the first
+    network, which every network records, and `restore` those that no network needs any more. `rates` are
+    those of pools, by direction.
     """
 
     seen: SeenNetworks
@@ -26,6 +27,7 @@ class Desired:
     wanted: WantedNetworks
     assignment: Assignment
     links: Mapping[str, str]
+    names_of_links: Mapping[str, str]
     members: tuple[Member, ...]
     befores: Mapping[str, str]
     restore: Mapping[str, str]
