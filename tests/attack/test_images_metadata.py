@@ -1,53 +1,21 @@
-"""What describes an image, used as a weapon: digests, names, paths, sizes and types that are not what they
-should be.
-"""
+"""What describes an image, used as a weapon: digests, names and paths that are not what they should be."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
-import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import registry, shop
+from tests import shop
 from tests.archives import archive, folder, link, member, packed
+from tests.attack.layouts import edit, layer_of, layout_of
 from tests.attack.trap import Trap
-from tests.lab import Document, image, to_yaml
+from tests.lab import image
 from tests.shop import app, busybox_layer
-
-MIB = 1 << 20
-ODD: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    1e400,
-    "",
-    "x",
-    "../../x",
-    [],
-    {},
-    [None],
-    {"a": None},
-    "\x1b[31m",
-    "9" * 5000,
-)
-
-
-def layout_of(trap: Trap, *layers: bytes, config: Any = None) -> Path:
-    source = trap.source("layout", *(layers or (busybox_layer(),)), config=config)
-    return Path(source["oci"]["layout"])
-
-
-def layer_of(layout: Path) -> Path:
-    """The largest blob of a layout."""
-    return max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
 
 
 def flip(path: Path, at: int) -> None:
@@ -90,7 +58,7 @@ def test_c11_an_archive_with_another_sum_than_the_manifest_says_is_not_unpacked(
 
 def test_c11_what_a_layer_unpacks_to_has_to_be_what_the_image_says(trap: Trap) -> None:
     layout = layout_of(trap)
-    _edit(layout, "config", lambda config: config["rootfs"].update(diff_ids=[f"sha256:{'0' * 64}"]))
+    edit(layout, "config", lambda config: config["rootfs"].update(diff_ids=[f"sha256:{'0' * 64}"]))
     said = trap.refused({"oci": {"layout": str(layout)}})
     assert f"content: expected sha256:{'0' * 64}, got sha256:" in said
 
@@ -131,9 +99,9 @@ def test_c12_a_digest_that_is_a_path_leads_nowhere(trap: Trap, where: str) -> No
             index["manifests"][0]["digest"] = path
             (layout / "index.json").write_text(json.dumps(index))
         elif where == "diff_id":
-            _edit(layout, "config", lambda config, path=path: config["rootfs"].update(diff_ids=[path]))
+            edit(layout, "config", lambda config, path=path: config["rootfs"].update(diff_ids=[path]))
         else:
-            _edit(layout, "manifest", lambda content, path=path: _digest(content, where, path))
+            edit(layout, "manifest", lambda content, path=path: _digest(content, where, path))
         images[f"bad-{number}"] = layout
     for name, said in _all_refused(trap, images).items():
         assert "sha256" in said or "digest" in said, (name, said)
@@ -278,130 +246,6 @@ def test_c22_a_credential_helper_is_no_path_and_secrets_are_shown_to_nobody(trap
     (home / "config.json").write_text(json.dumps({"auths": {"127.0.0.1:1": {"auth": "VE9QU0VDUkVU\x00"}}}))
     done = trap.lab.apply(bad, check=False, env=env)
     assert done.returncode == 1 and "VE9Q" not in done.stderr and "TOPSECRET" not in done.stderr
-
-
-# -- C16, C17: the documents
-
-
-@pytest.mark.parametrize("which", ["index", "manifest", "config", "saved"])
-def test_c16_a_huge_document_is_refused_without_being_held_in_memory(trap: Trap, which: str) -> None:
-    """200 MiB of JSON that could be parsed."""
-    huge = b'{"schemaVersion": 2, "x": "' + b"x" * (200 * MIB) + b'"}'
-    layout = layout_of(trap)
-    source: dict[str, Any] = {"oci": {"layout": str(layout)}}
-    if which == "index":
-        (layout / "index.json").write_bytes(huge)
-    elif which == "saved":
-        info, data = member("manifest.json", huge)
-        (trap.folder / "saved").write_bytes(packed((info, data)))
-        source = {"oci": {"archive": str(trap.folder / "saved")}}
-    elif which == "manifest":
-        _point_to(layout, huge)
-    else:
-        descriptor = registry.blob(layout, huge, oci_config())
-        _edit(layout, "manifest", lambda manifest: manifest.update(config=descriptor))
-    done = subprocess.run(
-        ["prlimit", f"--data={180 * MIB}", *trap.lab.vsprov.command("apply", "-y", "-")],
-        env=trap.lab.vsprov.environment, input=to_yaml(image("bad", **source)), text=True,
-        capture_output=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and "Image/bad: " in done.stderr, done.stderr
-    assert "MiB" in done.stderr or "bytes" in done.stderr
-    trap.nothing_left()
-
-
-def oci_config() -> str:
-    return "application/vnd.oci.image.config.v1+json"
-
-
-@pytest.mark.parametrize("which", ["index", "manifest", "config"])
-def test_c17_whatever_a_key_of_a_document_is_it_ends_in_one_line(trap: Trap, which: str) -> None:
-    """Each key removed, and given another type, in an image of its own; all of them in one apply."""
-    images: dict[str, Path] = {}
-    good = layout_of(trap, packed(member("x", b"x")), config={**shop.CONFIG, "Labels": {"a": "b"}})
-    for number, changed in enumerate(_variants(_read(good, which))):
-        layout = trap.folder / f"odd{number}"
-        subprocess.run(["cp", "-r", good, layout], check=True)
-        _write(layout, which, changed)
-        images[f"odd-{number}"] = layout
-    done = trap.lab.apply(
-        *(image(name, oci={"layout": str(path)}) for name, path in images.items()), check=False
-    )
-    assert done.returncode in (0, 1), done.stderr
-    assert done.stderr.replace("\n", "").isprintable()
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("  hint: ")]
-    for line in lines:
-        assert re.match(r"vsprov: (-:\d+:\d+: )?Image/odd-|Image/odd-|vsprov: \d+ of \d+ failed", line), line
-    assert sum("internal" in line for line in lines) == 0
-    trap.lab.vsprov("image", "prune", "--all", "-y")
-    assert shop.layers(trap.lab) == []
-
-
-def _variants(document: Any) -> Iterator[Any]:
-    """The document with each key in turn removed, and replaced by each of ODD."""
-    for path in _paths(document):
-        for odd in ("removed", *ODD):
-            changed = copy.deepcopy(document)
-            here = changed
-            for key in path[:-1]:
-                here = here[key]
-            if odd == "removed":
-                del here[path[-1]]
-            else:
-                here[path[-1]] = odd
-            yield changed
-    yield from ODD
-
-
-def _paths(document: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in items:
-        yield (*here, key)
-        if isinstance(value, dict | list):
-            yield from _paths(value, (*here, key))
-
-
-# -- editing a layout, so that its digests still fit
-
-
-def _read(layout: Path, which: str) -> Any:
-    index = json.loads((layout / "index.json").read_text())
-    if which == "index":
-        return index
-    manifest = json.loads(_blob(layout, index["manifests"][0]).read_text())
-    return manifest if which == "manifest" else json.loads(_blob(layout, manifest["config"]).read_text())
-
-
-def _blob(layout: Path, descriptor: Any) -> Path:
-    return layout / "blobs/sha256" / str(descriptor["digest"]).removeprefix("sha256:")
-
-
-def _write(layout: Path, which: str, content: Any) -> None:
-    data = json.dumps(content).encode()
-    if which == "index":
-        (layout / "index.json").write_bytes(data)
-    elif which == "manifest":
-        _point_to(layout, data)
-    else:
-        manifest = _read(layout, "manifest")
-        manifest["config"] = registry.blob(layout, data, oci_config())
-        _point_to(layout, json.dumps(manifest).encode())
-
-
-def _point_to(layout: Path, manifest: bytes) -> None:
-    """Let the index of a layout name this manifest."""
-    made = registry.blob(layout, manifest, "application/vnd.oci.image.manifest.v1+json")
-    registry.named(layout, it=made)
-
-
-def _edit(layout: Path, which: str, change: Any) -> None:
-    content = _read(layout, which)
-    change(content)
-    _write(layout, which, content)
-
-
-def _documents(images: dict[str, Path]) -> list[Document]:
-    return [image(name, oci={"layout": str(path)}) for name, path in images.items()]
 
 
 def _all_refused(trap: Trap, images: dict[str, Path]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What the tests of this folder share."""
 
+from tests.e2e.builds import box
 from tests.e2e.verbs import shop
 from tests.lab import lab, loop_disk, shared_lab
 
-__all__ = ["lab", "loop_disk", "shared_lab", "shop"]
+__all__ = ["box", "lab", "loop_disk", "shared_lab", "shop"]

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
-from tests.e2e.test_builds import box, builds, built, is_whole, run, steps_done, store, trees
+from tests.e2e.builds import builds, built, is_whole, run, steps_done, store, trees
 from tests.lab import Document, Lab, server, to_yaml, wait_until
 from vsprov.store import images
-
-__all__ = ["box"]
 
 FIRST = run("echo first > /srv/first")
 LONG = run("mkfifo /srv/pipe; sleep 98765 & cat /srv/pipe")

@@ -11,13 +11,11 @@ import pytest
 
 from tests import registry
 from tests.archives import archive, folder, member, packed
-from tests.e2e.test_builds import box, built, is_whole, run, store
+from tests.e2e.builds import built, is_whole, run, store
 from tests.kernel.stores import workers
 from tests.lab import Document, Lab, busybox_image, image, server, to_yaml, wait_until
 from vsprov.store import images
 from vsprov.store.layers import layers
-
-__all__ = ["box"]
 
 
 def test_servers_of_a_changed_image_restart_one_by_one_and_stop_with_the_first_that_fails(

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.simulate import HOME, World, apply
+from tests.unit.simulate import World, apply
+from tests.unit.simulate_groups import HOME
 from tests.unit.wishes import MACHINES
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object

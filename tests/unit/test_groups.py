@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.simulate import HOME, Refused, World, apply, number
+from tests.unit.simulate import World, apply
+from tests.unit.simulate_groups import HOME, number
+from tests.unit.simulate_networks import Refused
 from tests.unit.wishes import HOST, V1, V2, device, machine
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.quota import Quota

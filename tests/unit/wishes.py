@@ -9,7 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.unit import wishes_networks
-from tests.unit.simulate import HOME, Networks, Refused, World
+from tests.unit.simulate import World
+from tests.unit.simulate_groups import HOME
+from tests.unit.simulate_networks import Networks, Refused
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
