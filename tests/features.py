@@ -177,6 +177,10 @@ def _link_kind(kind: str) -> str | None:
     return _in_namespaces(make)
 
 
+def _vlan_filtering() -> str | None:
+    return _in_namespaces("ip link add probe type bridge vlan_filtering 1")
+
+
 def _nft(family: str) -> Callable[[], str | None]:
     return lambda: _in_namespaces(f"nft add table {family} probe && nft list table {family} probe")
 
@@ -355,6 +359,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "swap": _swap,
     "swap_limit": _swap_limit,
+    "vlan_filtering": _vlan_filtering,
     "vm": _vm,
 }
 

@@ -136,6 +136,10 @@ DRIFT = {
     "the host's end is in no bridge": ("host", "ip link set {link} nomaster", f"{ETH0}/network"),
     "the host's end is gone": ("host", "ip link delete {link}", ETH0),
     "the bridge is down": ("host", "ip link set {bridge} down", "/status/link"),
+    "the bridge sends the packets of each server to all": (
+        "host",
+        "ip link set {bridge} type bridge ageing_time 0; ip link set {link} type bridge_slave learning off",
+        "/status/settings, /status/interfaces/eth0/port"),
     "the bridge has no address": ("host", "ip address delete 10.20.0.1/24 dev {bridge}", "/status/addresses"),
     "the bridge is gone": ("host", "ip link delete {bridge}", f"/status/link, {ETH0}/network"),
     "the firewall is flushed": ("host", "nft flush ruleset", "/firewall, /firewall"),

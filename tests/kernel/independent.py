@@ -50,9 +50,36 @@ def host_links(ip: IPRoute) -> dict[str, HostLink]:
             bool(port and port.get_attr("IFLA_BRPORT_ISOLATED")),
             bool(port and port.get_attr("IFLA_BRPORT_MODE")),
             each["index"],
+            settings=_settings(each),
         )
     del found["lo"]
     return _with_rates(ip, found, names)
+
+
+# {setting: (attribute, value)}; pyroute2 does not know no_linklocal_learn of bridges
+SETTINGS = {
+    "ageing_time": ("IFLA_BR_AGEING_TIME", 30000),
+    "stp_state": ("IFLA_BR_STP_STATE", 0),
+    "vlan_filtering": ("IFLA_BR_VLAN_FILTERING", 0),
+    "learning": ("IFLA_BRPORT_LEARNING", 1),
+    "flood": ("IFLA_BRPORT_UNICAST_FLOOD", 1),
+    "mcast_flood": ("IFLA_BRPORT_MCAST_FLOOD", 1),
+    "bcast_flood": ("IFLA_BRPORT_BCAST_FLOOD", 1),
+    "neigh_suppress": ("IFLA_BRPORT_NEIGH_SUPPRESS", 0),
+    "locked": ("IFLA_BRPORT_LOCKED", 0),
+}
+
+
+def _settings(each: Any) -> frozenset[str]:
+    """Those of a bridge, or of a port of one, that are not as in a new one."""
+    found = set()
+    for part in ("IFLA_INFO_DATA", "IFLA_INFO_SLAVE_DATA"):
+        data = each.get_nested("IFLA_LINKINFO", part)
+        for name, (attribute, expected) in SETTINGS.items():
+            value = data.get_attr(attribute) if data and attribute in dict(data["attrs"]) else expected
+            if value != expected:
+                found.add(f"{name}={value}")
+    return frozenset(found)
 
 
 def interfaces(ip: IPRoute, inner: IPRoute) -> dict[str, Interface]:
@@ -103,6 +130,7 @@ def _joined(
         parent=link.parent,
         port_isolated=link.port_isolated,
         hairpin=link.hairpin,
+        settings=link.settings,
         host_routes=to,
         proxy=proxies.get(min(to, default=""), ""),
         egress=link.egress,

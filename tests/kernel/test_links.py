@@ -71,6 +71,9 @@ def test_a_bridge_without_ipv6_has_no_link_local_address_and_one_with_it_has(at:
         "address add 10.7.0.1/24 dev vbtest",
         "address flush dev vbtest",
         "route flush dev vbtest",
+        "link set vbtest type bridge stp_state 1",
+        "link set vbtest type bridge ageing_time 0",
+        "link set vbtest type bridge no_linklocal_learn 0",
     ], {"address flush dev vbtest"}),
 )  # fmt: skip
 def test_what_was_done_to_a_bridge_by_hand_is_observed_and_repaired(at: Lan, done: str) -> None:
@@ -79,6 +82,15 @@ def test_what_was_done_to_a_bridge_by_hand_is_observed_and_repaired(at: Lan, don
     seen = bridge()
     assert seen != BRIDGE
     host.change_link(BRIDGE, seen)
+    assert bridge() == BRIDGE
+
+
+@pytest.mark.requires("vlan_filtering")
+def test_a_bridge_that_was_told_to_filter_vlans_by_hand_forwards_again(at: Lan) -> None:
+    host.make_bridge(BRIDGE)
+    at.host.ip("link set vbtest type bridge vlan_filtering 1")
+    assert bridge().settings == {"vlan_filtering=1"}
+    host.change_link(BRIDGE, bridge())
     assert bridge() == BRIDGE
 
 

@@ -154,7 +154,10 @@ def finish(server: Net, wanted: Interface) -> None:
 
 
 def test_a_bridge_and_an_interface_that_pyroute2_makes_are_observed(at: Lan) -> None:
-    server, wanted = at.server(), interface(1, port_isolated=True, hairpin=True)
+    server = at.server()
+    wanted = interface(
+        1, port_isolated=True, hairpin=True, settings=frozenset({"learning=0", "neigh_suppress=1"})
+    )
     with independent.inside(at.host.pid) as ip:
         ip.link("add", ifname="vbtest", kind="bridge", address=BRIDGE.mac)
         (bridge,) = ip.link_lookup(ifname="vbtest")
@@ -164,7 +167,8 @@ def test_a_bridge_and_an_interface_that_pyroute2_makes_are_observed(at: Lan) -> 
         ip.addr("add", index=bridge, address="fd09::1", prefixlen=64)
         index = make_veth(ip, server, wanted)
         ip.link("set", index=index, master=bridge, state="up")
-        ip.brport("set", index=index, isolated=1, mode=1)
+        ip.brport("set", index=index, isolated=1, mode=1, learning=0, neigh_suppress=1)
+    at.host.ip("link set vbtest type bridge no_linklocal_learn 1")
     finish(server, wanted)
     links = check(at, {server: wanted})
     assert replace(links["vbtest"], index=0) == replace(BRIDGE, mtu=1400)  # that of its port

@@ -9,11 +9,10 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from struct import pack
+from collections.abc import Collection, Iterable, Iterator
 
 from vsprov.kernel import proc, syscall
-from vsprov.kernel.links import netlink, observe, read
+from vsprov.kernel.links import netlink, observe, read, settings
 from vsprov.kernel.links import rtnetlink as rt
 from vsprov.kernel.links.netlink import Request, Socket, attribute, nest
 from vsprov.kernel.links.requests import (
@@ -38,9 +37,6 @@ from vsprov.kernel.links.requests import (
 from vsprov.kernel.links.traffic import pools
 from vsprov.plan.network.state import HostLink
 
-_IFLA_BR_MULTI_BOOLOPT = 46
-_NO_LINK_LOCAL_LEARN = pack("=II", 1, 1)  # value and mask of BR_BOOLOPT_NO_LL_LEARN
-
 
 def make_bridge(wanted: HostLink) -> None:
     """Create a bridge with its mark, MAC address, addresses and MTU, and bring it up.
@@ -60,9 +56,7 @@ def make_bridge(wanted: HostLink) -> None:
 
 
 def _new_bridge(index: int, wanted: HostLink) -> Iterator[Request]:
-    # Else a server could attract the packets of another: a bridge learns the sender of an LLDP frame without
-    # showing that frame to nftables (br_handle_frame in net/bridge/br_input.c).
-    options = nest(rt.IFLA_INFO_DATA, attribute(_IFLA_BR_MULTI_BOOLOPT, _NO_LINK_LOCAL_LEARN))
+    options = nest(rt.IFLA_INFO_DATA, settings.restored(settings.BRIDGE, ["no_linklocal_learn"]))
     kind = nest(rt.IFLA_LINKINFO, attribute(rt.IFLA_INFO_KIND, "bridge"), options)
     mac = [mac_attribute(wanted.mac)] if wanted.mac else []
     named = attribute(rt.IFLA_IFNAME, wanted.name)
@@ -127,12 +121,23 @@ def _differences(index: int, wanted: HostLink, before: HostLink) -> Iterator[Req
     if wanted.mtu != before.mtu:
         mtu = attribute(rt.IFLA_MTU, wanted.mtu)
         yield set_link(f"set the MTU of {name} to {wanted.mtu}", index, mtu)
+    if before.settings:
+        data = nest(rt.IFLA_INFO_DATA, settings.restored(settings.BRIDGE, before.settings))
+        info = nest(rt.IFLA_LINKINFO, attribute(rt.IFLA_INFO_KIND, "bridge"), data)
+        yield set_link(f"restore settings of {name}", index, info)
     if wanted.up != before.up:
         yield set_up(index, name, wanted.up)
     for address in in_order(before.addresses ^ wanted.addresses):  # one without its route is not in `before`
         yield remove_address(index, name, address)
     # All of them: IPv4 addresses go with the first one of their subnet, IPv6 ones when a link is set down.
     yield from _bridge_addresses(index, wanted)
+
+
+def restore_port(index: int, name: str, before: Collection[str]) -> Request:
+    """Set these settings of a port of a bridge to what they are in a new one."""
+    data = nest(rt.IFLA_INFO_SLAVE_DATA, settings.restored(settings.PORT, before))
+    info = nest(rt.IFLA_LINKINFO, attribute(rt.IFLA_INFO_SLAVE_KIND, "bridge"), data)
+    return set_link(f"restore settings of the port {name}", index, info)
 
 
 def remove_link(name: str, alias: str) -> bool:

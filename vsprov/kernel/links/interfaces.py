@@ -164,6 +164,8 @@ def _outer_differences(on: Socket, outer: Link, wanted: Interface, before: Inter
     port = (wanted.parent, wanted.port_isolated, wanted.hairpin)
     if wanted.parent and port != (before.parent, before.port_isolated, before.hairpin):
         yield creation.set_port(index, wanted)
+    if wanted.parent and before.settings:
+        yield host.restore_port(index, name, before.settings)
     if wanted.ingress and wanted.ingress != before.ingress:
         yield rates.limit(index, name, wanted.ingress, wanted.mtu)
     if not wanted.ingress and before.ingress:

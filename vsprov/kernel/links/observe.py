@@ -154,6 +154,7 @@ def _interface(link: Link, addresses: frozenset[str], routes: frozenset[Route], 
         egress_pool=outer.egress_pool,
         ingress_pool=outer.ingress_pool,
         share=outer.share,
+        settings=outer.settings if outer.parent else frozenset(),
     )
 
 
@@ -190,5 +191,6 @@ def _host_links(found: Socket, seen: list[Link], connected: Connected) -> dict[s
             limit.ingress_pool,
             limit.share,
             limit.shares,
+            link.settings,
         )
     return out

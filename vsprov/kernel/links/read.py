@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import pack, unpack_from
 
-from vsprov.kernel.links import netlink
+from vsprov.kernel.links import netlink, settings
 from vsprov.kernel.links.netlink import Attributes, Socket, attribute, attributes, number, text
 from vsprov.kernel.links.rtnetlink import (
     IFA_ADDRESS,
@@ -80,6 +80,7 @@ class Link:
     mode: str
     port_isolated: bool
     hairpin: bool
+    settings: frozenset[str]  # of a bridge, or of a port; see `settings.differing`
 
 
 def link(found: Socket, name: str) -> Link | None:
@@ -99,6 +100,7 @@ def decode_link(message: memoryview) -> Link:
     _, _, index, flags, _ = IFINFO.unpack_from(message)
     found = attributes(message, IFINFO.size)
     info = attributes(found[IFLA_LINKINFO]) if IFLA_LINKINFO in found else {}
+    port = _port(info)
     kind = text(info.get(IFLA_INFO_KIND)) or ("lo" if flags & IFF_LOOPBACK else "")
     return Link(
         index,
@@ -113,8 +115,9 @@ def decode_link(message: memoryview) -> Link:
         number(found.get(IFLA_LINK)),
         number(found[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in found else None,
         _mode(kind, info),
-        _port_flag(info, IFLA_BRPORT_ISOLATED),
-        _port_flag(info, IFLA_BRPORT_MODE),
+        _is_set(port.get(IFLA_BRPORT_ISOLATED)),
+        _is_set(port.get(IFLA_BRPORT_MODE)),
+        _settings(kind, info, port),
     )
 
 
@@ -138,12 +141,23 @@ def _mode(kind: str, info: Attributes) -> str:
 _LITTLE = pack("=H", 1)[0] == 1
 
 
-def _port_flag(info: Attributes, kind: int) -> bool:
-    """Whether a flag of a port of a bridge is set."""
+def _port(info: Attributes) -> Attributes:
+    """The attributes of a port of a bridge; {} of any other link."""
     if text(info.get(IFLA_INFO_SLAVE_KIND)) != "bridge" or IFLA_INFO_SLAVE_DATA not in info:
-        return False
-    value = attributes(info[IFLA_INFO_SLAVE_DATA]).get(kind)
-    return value is not None and value[0] == 1
+        return {}
+    return attributes(info[IFLA_INFO_SLAVE_DATA])
+
+
+def _is_set(flag: memoryview | None) -> bool:
+    return flag is not None and flag[0] == 1
+
+
+def _settings(kind: str, info: Attributes, port: Attributes) -> frozenset[str]:
+    if port:
+        return settings.differing(port, settings.PORT)
+    if kind == "bridge" and IFLA_INFO_DATA in info:
+        return settings.differing(attributes(info[IFLA_INFO_DATA]), settings.BRIDGE)
+    return settings.NOTHING
 
 
 def addresses(

@@ -35,7 +35,8 @@ class Interface:
     `host_routes`: for routed, the addresses that the host routes to `link` and answers for on `proxy`.
     `egress`, `ingress`: bits per second, from the server's point of view; None for no limit. `egress_pool`,
     `ingress_pool`: the intermediate devices of the pool whose rates it shares, "" for none, and `share` is
-    the number of its class there.
+    the number of its class there. `settings` are those of the port of the bridge that are not as in a new
+    one, as "learning=0".
     """
 
     name: str
@@ -61,6 +62,7 @@ class Interface:
     egress_pool: str = ""
     ingress_pool: str = ""
     share: int = 0
+    settings: frozenset[str] = frozenset()
 
     @property
     def is_shaped(self) -> bool:
@@ -74,7 +76,8 @@ class HostLink:
 
     `owner` is the instance and object in the alias ("vsprov:<instance>:<object>"), "" without one.
     `shares`, of an intermediate device of a pool: the links that share its rate, by number of the class;
-    "" if the link has gone.
+    "" if the link has gone. `settings` are those of a bridge, or of a port of one, that are not as vsprov
+    creates it, as "vlan_filtering=1".
     """
 
     name: str
@@ -95,6 +98,7 @@ class HostLink:
     ingress_pool: str = ""
     share: int = 0
     shares: Mapping[int, str] = field(default_factory=dict)
+    settings: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

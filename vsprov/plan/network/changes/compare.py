@@ -174,6 +174,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "link_altname": ("hostAltname", _optional),
     "port_isolated": ("isolated", _same),
     "hairpin": ("hairpin", _same),
+    "settings": ("port", sorted),
     "host_routes": ("hostRoutes", sorted),
     "proxy": ("proxy", _optional),
     "egress": ("spec.resources.network.egress", _rate),
@@ -192,6 +193,7 @@ _STATUS = {
     "link_altname",
     "port_isolated",
     "hairpin",
+    "settings",
     "host_routes",
     "proxy",
     "egress_pool",
@@ -212,6 +214,7 @@ def bridge(want: HostLink, found: HostLink) -> list[PathChange]:
         ("mac", "status.mac", _same),
         ("altnames", "status.altnames", sorted),
         ("up", "status.link", _state),
+        ("settings", "status.settings", sorted),
     ):
         before, after = getattr(seen, name), getattr(want, name)
         if before != after:
