@@ -4,7 +4,7 @@
     make bench-networks BENCH='--servers 100 --only servers'
     make bench-networks BENCH='--only bridge,ports --turns 51'
 
-servers: times as in `make bench`, and of a change of the network's firewall (open); of floor.c without and
+servers: times as in `make bench`, and of a change of the network's firewall (open); of floor/ without and
 with a pair of links for each server, of vsprov without and with a bridge, of podman with its bridge.
 bridge: TCP between two servers, without and with a firewall, beside links and a bridge that are made by hand;
 without and with br_netfilter, if that module is loaded.
@@ -33,7 +33,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import peers, run
-from benchmarks.run import Sample, Variant
+from benchmarks.run import Variant
+from benchmarks.samples import Sample
+from benchmarks.tables import cell, medians
 from tests import world
 from tests.features import SERVERS
 from tests.instance import Instance, own_instance
@@ -266,7 +268,7 @@ def measure_ports(options: argparse.Namespace, lower: Path, folder: Path) -> lis
 
 
 def print_servers(samples: Sequence[Sample]) -> None:
-    found = run.medians(samples)
+    found = medians(samples)
     actions = ("up", "again", "change", "open", "down")
     heads = [*(f"{action} ms" for action in actions), "per server", "up/floor", "down/floor", "up/plain"]
     print(f"\n{'servers':>7} {'':20}" + "".join(f"{head:>11}" for head in heads))
@@ -279,11 +281,11 @@ def print_servers(samples: Sequence[Sample]) -> None:
 
         floor = "floor, veth" if bridge else "floor"
         cells = [
-            *(run.cell(value(action), "{:.1f}") for action in actions),
-            run.cell(value("up"), "{:.2f}", servers),
-            run.cell(value("up"), "{:.2f}", value("up", floor)),
-            run.cell(value("down"), "{:.2f}", value("down", floor)),
-            run.cell(value("up"), "{:.2f}", value("up", subject.partition(",")[0]) if bridge else None),
+            *(cell(value(action), "{:.1f}") for action in actions),
+            cell(value("up"), "{:.2f}", servers),
+            cell(value("up"), "{:.2f}", value("up", floor)),
+            cell(value("down"), "{:.2f}", value("down", floor)),
+            cell(value("up"), "{:.2f}", value("up", subject.partition(",")[0]) if bridge else None),
         ]
         print(f"{servers:>7} {subject:20}" + "".join(f"{text:>11}" for text in cells))
 

@@ -1,4 +1,4 @@
-"""The cost of servers: vsprov compared with the minimum (floor.c) and with all installed peers.
+"""The cost of servers: vsprov compared with the minimum (floor/) and with all installed peers.
 
     make bench                                   1, 10, 100 and 1000 servers, three times each
     make bench BENCH='--servers 100 --repeat 5'
@@ -23,8 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from typing import Any
 import pytest
 
 from benchmarks import peers
+from benchmarks.samples import Sample, beside_the_servers, held_kb, milliseconds, processes
+from benchmarks.tables import medians, print_inside, print_table
 from tests import leaks
 from tests.features import SERVERS, hierarchies
 from tests.instance import own_instance
@@ -76,16 +77,6 @@ spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A measurement: milliseconds for the actions up, again, change and down; kB for memory."""
-
-    subject: str
-    servers: int
-    action: str
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
 class Variant:
     """What the servers of vsprov have besides their image and their quota.
 
@@ -99,53 +90,6 @@ class Variant:
     changes: Mapping[str, str] = field(default_factory=dict)
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return (time.perf_counter() - start) * 1e3
-
-
-def held_kb() -> int:
-    """Memory in kB that dropping caches would not free. proc_meminfo(5)."""
-    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    table = {words[0]: int(words[1]) for words in lines}
-    return sum(
-        table[f"{name}:"] for name in ("AnonPages", "SUnreclaim", "KernelStack", "PageTables", "Percpu")
-    )
-
-
-def beside_the_servers(before: set[int]) -> tuple[int, int]:
-    """The number of processes that are new since `before` and not part of the servers, and their Pss in kB.
-
-    Only descendants of this process are counted, including orphans.
-    """
-    new = processes() - before
-    number = memory = 0
-    for pid in new:
-        with suppress(OSError):  # it has exited in the meantime
-            if status(pid)["Name"] == "sleep" or not ours(pid, new):
-                continue
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    number, memory = number + 1, memory + int(line.split()[1])
-    return number, memory
-
-
-def ours(pid: int, new: set[int]) -> bool:
-    while pid in new:
-        pid = int(status(pid)["PPid"])
-    return pid in (1, os.getpid())
-
-
-def status(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
-
-
-def processes() -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
-
-
 def make_root(folder: Path) -> Path:
     """Create a root with a shell and the measured programs, which all servers share."""
     lower = folder / "root"
@@ -157,9 +101,8 @@ def make_root(folder: Path) -> Path:
     shutil.copy(busybox, lower / "bin/busybox")
     for name in ("sh", "sleep"):
         (lower / "bin" / name).symlink_to("busybox")
-    for name, options in (("floor", []), ("inside", ["-static"])):
-        target = folder / name
-        peers.call("gcc", "-O2", *options, "-o", target, HERE / f"{name}.c")
+    peers.call("gcc", "-O2", "-o", folder / "floor", *sorted((HERE / "floor").glob("*.c")))
+    peers.call("gcc", "-O2", "-static", "-o", folder / "inside", HERE / "inside.c")
     shutil.copy(folder / "inside", lower / "bin/inside")
     return lower
 
@@ -267,55 +210,6 @@ def measure_inside(program: Path, lower: Path, folder: Path) -> dict[str, dict[s
         }
         for operation in native[0]
     }
-
-
-def medians(samples: Sequence[Sample]) -> dict[tuple[str, int, str], float]:
-    values: dict[tuple[str, int, str], list[float]] = {}
-    for sample in samples:
-        values.setdefault((sample.subject, sample.servers, sample.action), []).append(sample.value)
-    return {key: statistics.median(found) for key, found in values.items()}
-
-
-def print_table(found: Mapping[tuple[str, int, str], float]) -> None:
-    actions = ("up", "watched", "again", "change", "down")
-    heads = [
-        *(f"{action} ms" for action in actions),
-        "per server",
-        "up/floor",
-        "down/floor",
-        "kB/server",
-        "beside",
-    ]
-    print(f"{'':8}{'':22}" + "".join(f"{head:>12}" for head in heads))
-    order = dict.fromkeys((servers, subject) for subject, servers, _ in found)
-    for servers, subject in sorted(order, key=lambda each: each[0]):
-
-        def value(action: str, of: str = subject, n: int = servers) -> float | None:
-            return found.get((of, n, action))
-
-        up, down = value("up"), value("down")
-        floor_up, floor_down = value("up", "floor"), value("down", "floor")
-        memory, beside = value("memory"), value("processes beside")
-        cells = [
-            *(cell(value(action), "{:.1f}") for action in actions),
-            cell(up, "{:.2f}", servers),
-            cell(up, "{:.2f}", floor_up),
-            cell(down, "{:.2f}", floor_down),
-            cell(memory, "{:.0f}", servers),
-            cell(beside, "{:.0f}"),
-        ]
-        print(f"{servers:>7} {subject:22}" + "".join(f"{cell:>12}" for cell in cells))
-
-
-def cell(value: float | None, form: str, divisor: float | None = 1) -> str:
-    return "" if value is None or not divisor else form.format(value / divisor)
-
-
-def print_inside(found: Mapping[str, Mapping[str, float]]) -> None:
-    print(f"\n{'inside a server':30}{'native us':>12}{'inside us':>12}{'speed':>12}")
-    for operation, each in found.items():
-        native, inside = each["native_ns"], each["inside_ns"]
-        print(f"{operation:30}{native / 1e3:>12.2f}{inside / 1e3:>12.2f}{native / inside:>12.2f}")
 
 
 def describe_host(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import pulling, run
 from benchmarks.debian import Pushed
 from benchmarks.peers import call
+from benchmarks.samples import milliseconds
 from tests import leaks
 from tests.features import hierarchies
 from tests.instance import Instance, own_instance
@@ -130,7 +131,7 @@ def measure_memory(archive: Path, folder: Path, servers: int) -> list[Memory]:
     with own_instance(folder) as vsprov:
         vsprov("apply", "-y", images, timeout=run.PATIENCE)
         found.append(_read_by_all(vsprov, copied, servers, f"{servers} copies"))
-        took = run.milliseconds(lambda: vsprov("image", "dedupe", timeout=run.PATIENCE))
+        took = milliseconds(lambda: vsprov("image", "dedupe", timeout=run.PATIENCE))
         note = f"{servers} copies after dedupe ({took / 1e3:.1f} s)"
         found.append(_read_by_all(vsprov, copied, servers, note))
     return found

@@ -1,10 +1,11 @@
-/* A pair of virtual Ethernet links for each server of floor.c: rtnetlink(7), without a library.
- *
- * Functions return -1 and set errno on failure.
- */
+/* A pair of virtual Ethernet links for each server: rtnetlink(7), without a library. */
+#include "floor.h"
+
 #include <arpa/inet.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
+#include <net/if.h>
+#include <sys/socket.h>
 
 enum { PREFIX = 16, ROOM = 512 };
 
@@ -47,7 +48,7 @@ static void end_nest(struct request *r, struct rtattr *nest)
 	nest->rta_len = (char *)r + r->head.nlmsg_len - (char *)nest;
 }
 
-static int open_route_socket(void)
+int open_route_socket(void)
 {
 	return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 }
@@ -67,7 +68,7 @@ static int ask(int socket, const struct request *r)
 }
 
 /* One message makes the pair, with its one end in the server as eth0 and the other end, which is up, on the bridge. */
-static int make_veth(int socket, const char *name, unsigned bridge, uint32_t pid)
+int make_veth(int socket, const char *name, unsigned bridge, uint32_t pid)
 {
 	struct request r;
 	struct ifinfomsg *link = begin_request(&r, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, sizeof *link);
@@ -90,7 +91,7 @@ static int make_veth(int socket, const char *name, unsigned bridge, uint32_t pid
 }
 
 /* In the server: eth0 with the address 10.231.0.0 + number, up. */
-static int configure_veth(int number)
+int configure_veth(int number)
 {
 	int socket_ = open_route_socket(), result;
 	unsigned index = if_nametoindex("eth0");
