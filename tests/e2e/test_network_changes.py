@@ -12,7 +12,7 @@ import pytest
 from tests import world
 from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
 from tests.instance import own_instance
-from tests.lab import Document, Lab, wait_until
+from tests.lab import Document, Lab, pool, wait_until
 from tests.world import HOST4, IMPATIENCE, OUTSIDE, PORT, UPLINK
 
 LAN = network("lan", "10.20.0.0/24", "fd20::/64")
@@ -194,6 +194,26 @@ def test_a_link_of_somebody_else_is_named_and_left_alone(net: NetworkLab) -> Non
         assert world.links(net.world.host)[link]["linkinfo"]["info_kind"] == "bridge"
     finally:
         net.host("ip", "link", "delete", link)
+
+
+@pytest.mark.requires("ifb", "htb")
+@pytest.mark.parametrize("kind", ["bridge", "ifb"])
+def test_a_link_whose_mark_was_changed_by_hand_is_one_problem_that_says_what_to_do(
+    net: NetworkLab, kind: str
+) -> None:
+    documents = (HOST, LAN, pool("team", network={"ingress": "30Mbit"}), echo("web", "lan", quota="team"))
+    net.lab.converge(*documents)
+    name, mark = next(
+        (name, link["ifalias"]) for name, link in net.links().items() if link["linkinfo"]["info_kind"] == kind
+    )
+    net.host("ip", "link", "set", name, "alias", "other")
+    told = net.lab.refused(*documents)
+    assert told.count("vsprov: ") == 1 and f"link {name} exists and is not its" in told
+    net.host("sh", "-c", told.partition("restore that: ")[2].partition(";")[0])
+    assert net.links()[name]["ifalias"] == mark
+    assert net.lab.is_settled(*documents)
+    net.lab.converge(HOST, LAN, WEB)
+    net.lab.vsprov("destroy", "-y", "-", input=json.dumps(pool("team")))
 
 
 def test_a_subnet_that_goes_although_a_server_outside_the_manifest_uses_it_is_pointed_out(

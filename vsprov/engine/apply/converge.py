@@ -243,7 +243,7 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     if errors and context.observed.networks is not None:
         from vsprov.engine.networks import after_failure
 
-        after_failure.settle(context, plan)
+        after_failure.settle(context, plan, errors.values())
     if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
         servers.flush(context.instance)
     return errors

@@ -5,6 +5,8 @@ An apply first lets pass what all its servers need, and takes away what no serve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vsprov.engine.apply import execute
 from vsprov.engine.look import situation
 from vsprov.engine.look.situation import Situation
@@ -37,8 +39,12 @@ def admit(context: ApplyContext, now: Situation, server: Object) -> None:
     firewall.run(ruleset.changes(tables, seen.tables)[0])
 
 
-def settle(context: ApplyContext, failed: Plan) -> None:
-    """Make the firewall, and what else is global to all networks, as the servers need it that run now."""
+def settle(context: ApplyContext, failed: Plan, errors: Iterable[VsprovError]) -> None:
+    """Make the firewall, and what else is global to all networks, as the servers need it that run now.
+
+    `errors` are those of the plan; what fails for the same reason is not reported again.
+    """
+    known = "\n".join(map(str, errors))
     name = context.instance.name
     now = situation.look(context.instance)
     seen = now.observed.networks
@@ -51,7 +57,8 @@ def settle(context: ApplyContext, failed: Plan) -> None:
             for _ in execute.do(context, step):
                 pass
         except VsprovError as error:
-            context.notice(f"after the failure: {error}")
+            if str(error) not in known:
+                context.notice(f"after the failure: {error}")
 
 
 def _is_of_networks(change: Change) -> bool:

@@ -13,7 +13,7 @@ from vsprov.plan.network import naming
 from vsprov.plan.network.desired import addresses, members, names, shares
 from vsprov.plan.network.desired.party import Party, other_server, uses_host
 from vsprov.plan.network.desired.result import Desired
-from vsprov.plan.network.state import Listener, SeenNetworks
+from vsprov.plan.network.state import HostLink, Listener, SeenNetworks
 
 T = TypeVar("T")
 NEEDED = {
@@ -61,6 +61,7 @@ def _outsider(builder: PlanBuilder, desired: Desired, party: Party) -> None:
 def _pools(builder: PlanBuilder, desired: Desired) -> None:
     """The rates that servers share."""
     for link in desired.wanted.pools.values():
+        _mark(builder, desired, link)
         address = f"Quota/{link.alias.rpartition('/')[2]}"
         for feature in ("ifb", "htb"):
             if why := desired.seen.lacking.get(feature):
@@ -112,10 +113,7 @@ def _bridge(builder: PlanBuilder, desired: Desired, name: str, spec: Network) ->
     address, link = f"Network/{name}", desired.links[name]
     found = desired.seen.links.get(link)
     if not spec.bridge:
-        alias = naming.network_alias(builder.wanted.instance, name)
-        if found and found.alias != alias:
-            hint = f"remove it: ip link delete {link}"
-            builder.problem(address, f"link {link} exists and is not its bridge: {_owner(found.alias)}", hint)
+        _mark(builder, desired, desired.wanted.bridges[name])
         return
     if found is None:
         hint = f"create it first, or omit spec.bridge: vsprov creates one. Bridges here: {_bridges(desired)}"
@@ -126,6 +124,20 @@ def _bridge(builder: PlanBuilder, desired: Desired, name: str, spec: Network) ->
     elif found.alias and naming.owner_of(found.alias)[0]:
         hint = "name the network instead of its bridge, or choose another bridge"
         builder.problem(address, f"bridge {link} belongs to {_owner(found.alias)}", hint, "spec.bridge")
+
+
+def _mark(builder: PlanBuilder, desired: Desired, link: HostLink) -> None:
+    """Refuse a link that has the name of a bridge or intermediate device of ours, but not its mark."""
+    found = desired.seen.links.get(link.name)
+    if found is None or found.alias == link.alias:
+        return
+    hint = f"remove it: ip link delete {link.name}"
+    if found.kind == link.kind and not naming.owner_of(found.alias)[0]:
+        restore = f"ip link set {link.name} alias '{link.alias}'"
+        hint = f"if its alias was changed by hand, restore that: {restore}; else {hint}"
+    what = "bridge" if link.kind == "bridge" else "queue"
+    message = f"link {link.name} exists and is not its {what}: {_owner(found.alias)}"
+    builder.problem(naming.address(link.alias), message, hint)
 
 
 def _owner(alias: str) -> str:
@@ -194,7 +206,8 @@ def _host_routes(builder: PlanBuilder, desired: Desired, name: str, spec: Networ
         for to, name_of_link in _reached(desired.seen):
             link = desired.seen.links.get(name_of_link)
             instance = naming.owner_of(link.alias)[0] if link else ""
-            if instance == builder.wanted.instance or not addresses.overlap(text, to):
+            own = instance == builder.wanted.instance or name_of_link == desired.links.get(name)
+            if own or not addresses.overlap(text, to):
                 continue
             whose = f", a link of {_owner(link.alias)}" if link and instance else ""
             message = f"subnet {text} overlaps {to}, which the host reaches by {name_of_link}{whose}"

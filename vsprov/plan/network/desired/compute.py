@@ -173,8 +173,9 @@ def _reserved(
     for party in parties.values():
         if not party.listed:
             out[f"Server/{party.name}"] = [text for each in party.recorded.values() for text in each]
+    own = {naming.bridge_name(instance, name) for name in networks}  # without its mark, it is refused anyway
     for link in seen.links.values():
-        if naming.owner_of(link.alias)[0] != instance and link.addresses:
+        if naming.owner_of(link.alias)[0] != instance and link.addresses and link.name not in own:
             out[f"link {link.name} of the host"] = list(link.addresses)
     # The kernel has one route to an address, and one neighbor on a bridge.
     bridges = {spec.bridge for spec in networks.values() if spec.bridge}
