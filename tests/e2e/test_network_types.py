@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests import world
-from tests.e2e.networks import HOST, NetworkLab, echo, network, network_lab
+from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
 from tests.features import lacking, requires
 from tests.lab import to_yaml, wait_until
 from tests.world import HOST4, IMPATIENCE, OUTSIDE, OUTSIDE6, PORT, UPLINK
@@ -63,6 +65,32 @@ def test_a_routed_server_has_an_address_of_the_lan_without_being_on_it(
     net.lab.vsprov("restart", "web")
     assert net.lab.is_settled(HOST, lan, web)
     net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, web))
+
+
+def test_the_host_no_longer_answers_for_a_routed_server_that_has_ended_by_itself(net: NetworkLab) -> None:
+    lan = network("lan", type="routed", parent=UPLINK)
+    web = idle("web", {"name": "eth0", "network": "lan", "addresses": ["192.0.2.70", "2001:db8::64a"]})
+    theirs = "192.0.2.99 dev uplink proxy"
+    net.host("ip", "neighbor", "add", "proxy", "192.0.2.99", "dev", UPLINK)
+
+    def proxies() -> list[str]:
+        return sorted(line.strip() for line in net.host("ip", "neighbor", "show", "proxy").splitlines())
+
+    def end() -> None:
+        net.lab.converge(HOST, lan, web)
+        assert len(proxies()) == 3
+        os.kill(net.lab.init("web").pid, signal.SIGKILL)
+        wait_until(lambda: net.lab.processes("web") == [])
+
+    end()
+    told = net.lab.differences(HOST)
+    assert [path for path in told if path.endswith("status/proxy")], told
+    net.lab.converge(HOST)
+    assert [" ".join(line.split()) for line in proxies()] == [theirs]
+    end()
+    net.lab.vsprov("destroy", "-y", "-", input=to_yaml(web, lan))
+    assert [" ".join(line.split()) for line in proxies()] == [theirs]
+    net.host("ip", "neighbor", "delete", "proxy", "192.0.2.99", "dev", UPLINK)
 
 
 def test_a_server_on_the_hosts_own_network_shares_its_stack_and_the_plan_warns(net: NetworkLab) -> None:

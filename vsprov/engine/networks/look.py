@@ -47,6 +47,7 @@ def networks(
         networks=_networks(instance.name, records, host.links),
         links=host.links,
         routes=host.routes,
+        proxies=host.proxies,
         interfaces={name: inner[pid] for name, pid in pids.items() if pid in inner},
         tables=nft.tables,
         sysctls=_sysctls(records, host.links, host.routes),

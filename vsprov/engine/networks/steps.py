@@ -25,6 +25,7 @@ from vsprov.plan.network.steps import (
     RemoveInterface,
     RemoveLink,
     RemoveNetwork,
+    RemoveProxy,
     RemoveShares,
     SetSysctl,
     WriteNames,
@@ -113,6 +114,11 @@ def _running(context: ApplyContext, server: str) -> Iterator[int]:
         yield init.pid
     finally:
         os.close(pidfd)
+
+
+@carries_out(RemoveProxy)
+def remove_proxy(context: ApplyContext, step: RemoveProxy) -> None:
+    host.remove_proxy(step.address, step.link)
 
 
 @carries_out(SetSysctl)

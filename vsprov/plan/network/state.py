@@ -152,7 +152,8 @@ class ObservedNetwork:
 class SeenNetworks:
     """What the kernel has for the networks of an instance.
 
-    `links` are all links of the host by name, `routes` those of its main table, `interfaces` those of each
+    `links` are all links of the host by name, `routes` those of its main table, `proxies` the neighbors that
+    it answers for: (address in CIDR notation, link). `interfaces` those of each
     running server (lo is left out), by server and by name in the server. `tables` are the instance's nft
     tables, by family. `sysctls` are {path below /proc/sys: value}. `names` are the managed parts of the
     files that each running server has mounted, see `WantedNetworks.names`; `unnamed` are those that were
@@ -164,6 +165,7 @@ class SeenNetworks:
     networks: Mapping[str, ObservedNetwork] = field(default_factory=dict)
     links: Mapping[str, HostLink] = field(default_factory=dict)
     routes: tuple[HostRoute, ...] = ()
+    proxies: frozenset[tuple[str, str]] = frozenset()
     interfaces: Mapping[str, Mapping[str, Interface]] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)

@@ -161,6 +161,17 @@ class ChangeInterface(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveProxy(Step):
+    """No longer answer for an address of a server that has ended, on a link of the host."""
+
+    address: str
+    link: str
+
+    def describe(self) -> str:
+        return f"no longer answer for {self.address} on {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
 class SetSysctl(Step):
     """Write a sysctl of the host; `before` is its value."""
 

@@ -14,9 +14,16 @@ from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import naming, rates
 from vsprov.plan.network.changes import compare, networks, pools, servers
-from vsprov.plan.network.desired import names
+from vsprov.plan.network.desired import addresses, names
 from vsprov.plan.network.desired.result import Desired
-from vsprov.plan.network.steps import ChangeFirewall, MakeBridge, RemoveLink, SetSysctl, WriteNames
+from vsprov.plan.network.steps import (
+    ChangeFirewall,
+    MakeBridge,
+    RemoveLink,
+    RemoveProxy,
+    SetSysctl,
+    WriteNames,
+)
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
 
@@ -59,6 +66,7 @@ def plan(builder: PlanBuilder, desired: Desired) -> None:
     _pools(builder, desired, work.pools, work.last)
     _firewall(builder, desired, work.first, work.last, explained)
     _leftovers(builder, desired, work.first, work.last)
+    _proxies(builder, desired, work.first)
     _outsiders(builder, desired, work.others)
     _names(builder, desired, work.names, explained)
     for name, seen in desired.seen.networks.items():
@@ -165,6 +173,38 @@ def _leftovers(builder: PlanBuilder, desired: Desired, first: _Work, last: _Work
             *(each for each in work.paths if each.path != path),
             change(path, f"{left[path]} left over", None, "live"),
         ]
+
+
+def _proxies(builder: PlanBuilder, desired: Desired, first: _Work) -> None:
+    """Neighbors that the host answers for although their server has ended by itself.
+
+    They have no mark: those are ours that lead to recorded addresses of servers on routed networks.
+    """
+    used = {
+        (to, each.proxy)
+        for servers in (desired.wanted.interfaces, desired.seen.interfaces)
+        for inner in servers.values()
+        for each in inner.values()
+        for to in each.host_routes
+    }
+    for name, server in builder.observed.servers.items():
+        record = server.applied or {}
+        for one in record.get("spec", {}).get("interfaces", ()):
+            texts = record.get("addresses", {}).get(one["name"], ())
+            for parent in _parents(desired, one["network"]):
+                left = {(addresses.single(text), parent) for text in texts} & desired.seen.proxies - used
+                for address, link in sorted(left):
+                    first.steps.append(RemoveProxy(address, link))
+                    first.paths.append(
+                        change(f"Server/{name}: status.proxy", f"{address} on {link}", None, "live")
+                    )
+
+
+def _parents(desired: Desired, network: str) -> set[str]:
+    """The links of the host on which it answers for servers of a network, before and after the plan."""
+    seen, spec = desired.seen.networks.get(network), desired.networks.get(network)
+    before = seen.applied["spec"].get("parent") if seen and seen.applied else None
+    return {parent for parent in (before, spec.parent if spec else None) if parent}
 
 
 def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
