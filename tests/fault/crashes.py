@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import pytest
@@ -55,12 +55,21 @@ class Base:
             pytest.fail(f"after step {step}: too much: {extra}; missing: {missing}", pytrace=False)
 
 
-def every_step(base: Base, change: Apply, prepare: Callable[[], object], mend: Callable[[int], None]) -> int:
-    """Die after each sort of step of a change, mend it, and begin anew; how many steps there are."""
+def every_step(
+    base: Base,
+    change: Apply,
+    prepare: Callable[[], object],
+    mend: Callable[[int], None],
+    only: Container[str] | None = None,
+) -> int:
+    """Die after each sort of step of a change, mend it, and begin anew; how many steps there are.
+
+    `only` are the sorts of steps that a usual run tries.
+    """
     prepare()
     steps = change.steps()
     mend(0)
-    for step in worth_trying(steps[:-1]):  # after the last it is done
+    for step in worth_trying(steps[:-1], only):  # after the last it is done
         prepare()
         assert change.dies_after(step)
         mend(step)

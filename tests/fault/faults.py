@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import os
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import leaks, world
+from tests import leaks, preloaded, world
 from tests.lab import Document, Lab
 from vsprov.engine.apply import changes, converge, execute
 from vsprov.engine.look import situation
@@ -19,6 +20,7 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
+from vsprov.model.objects import Object
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import Step
@@ -36,6 +38,12 @@ class Silent:
     def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
 
 
+@functools.cache
+def everything_loaded() -> None:
+    """Import all that an apply imports, so that not every child does, which takes as long as the rest."""
+    preloaded.load()
+
+
 @dataclass(frozen=True, slots=True)
 class Apply:
     """An apply of documents, or with `remove` the removal of what they describe; run by fork, so that many
@@ -51,6 +59,8 @@ class Apply:
 
         `prepare` runs in the child before.
         """
+        everything_loaded()
+        objects = load_documents(list(self.documents)).objects
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
@@ -62,7 +72,7 @@ class Apply:
                 if self.lab.vsprov.network is not None:
                     world.enter(self.lab.vsprov.network)
                 prepare()
-                code = self._apply()
+                code = self._apply(objects)
             except VsprovError as error:
                 print(error, file=sys.stderr)
                 code = error.exit_code
@@ -75,7 +85,7 @@ class Apply:
         assert ended in (0, 1, KILLED), ended
         return ended
 
-    def _apply(self) -> int:
+    def _apply(self, objects: tuple[Object, ...]) -> int:
         instance = Instance(self.lab.vsprov.name, str(self.lab.vsprov.root))
         owner = f"{instance.name}/default"
         if self.remove:
@@ -89,7 +99,7 @@ class Apply:
             named = {f"{each['kind']}/{each['metadata']['name']}" for each in self.documents}
             wanted = Wanted(instance.name, owner, remove=frozenset(there & named))
         else:
-            wanted = Wanted(instance.name, owner, load_documents(list(self.documents)).objects)
+            wanted = Wanted(instance.name, owner, objects)
         outcome = converge.apply(instance, wanted, Silent(), settle_seconds=0)
         for error in outcome.errors.values():
             print(error, file=sys.stderr)
