@@ -14,11 +14,6 @@ void remove_folders(void)
 			rmdir(place(n, parts[p]));
 }
 
-const char *link_of(int number)
-{
-	return text("vf%d.%d", (int)getpid(), number); /* the PID, for those of another run may still be dying */
-}
-
 /* A worker of the kernel removes the links of dead namespaces. */
 void await_links(void)
 {
@@ -33,6 +28,8 @@ void kill_all(void)
 		if (servers[i].pid > 0)
 			kill(servers[i].pid, SIGKILL);
 	for (int i = 0; i < count; i++)
-		if (servers[i].pid > 0)
+		if (servers[i].pid > 0) {
 			waitpid(servers[i].pid, NULL, 0);
+			servers[i].pid = 0;
+		}
 }

@@ -28,16 +28,18 @@ extern int count, route_socket;
 extern unsigned bridge; /* the index of the link; 0: no links */
 extern const char *lower, *folder, *group;
 
-/* main.c */
+/* common.c */
 int64_t now(void);
 int64_t lap(struct server *s, enum step step, int64_t since);
 __attribute__((format(printf, 1, 2))) const char *text(const char *format, ...);
-__attribute__((noreturn)) void stop(const char *what);
+__attribute__((noreturn)) void stop(const char *what); /* the program, which cleans up */
 int must(int result, const char *what);
+int write_file(const char *path, const char *content);
+const char *place(int number, const char *below);
+const char *link_of(int number); /* the host's end of the pair */
 
 /* groups.c */
 extern int unified_needed;
-int write_file(const char *path, const char *content);
 void find_controllers(void);
 void choose_limits(void);
 void make_parents(void);
@@ -45,8 +47,6 @@ int make_groups(int number, int *attach);
 void remove_groups(void);
 
 /* up.c and down.c */
-const char *place(int number, const char *below);
-const char *link_of(int number);
 void begin(struct server *s);
 void await(struct server *s);
 void kill_all(void);

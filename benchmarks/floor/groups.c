@@ -28,18 +28,6 @@ static int shares_mount(int controller)
 	return 0;
 }
 
-int write_file(const char *path, const char *content)
-{
-	int file = open(path, O_WRONLY | O_CLOEXEC);
-	ssize_t written;
-
-	if (file < 0)
-		return -1;
-	written = write(file, content, strlen(content));
-	close(file);
-	return written < 0 ? -1 : 0;
-}
-
 static int is_word_of(const char *word, const char *list)
 {
 	for (const char *at = list; (at = strstr(at, word)); at++) {

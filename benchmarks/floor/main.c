@@ -16,65 +16,13 @@
 #include "floor.h"
 
 #include <net/if.h>
-#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <time.h>
 
 static const char *const step_names[STEPS] = {
 	"groups", "folders", "clone", "ids", "veth", "root",
 	"attach", "wait", "mounts", "pivot", "loopback", "address", "capabilities", "exec",
 };
-
-struct server *servers;
-int count = 1, route_socket;
-unsigned bridge;
-const char *lower, *folder, *group;
-
-int64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-int64_t lap(struct server *s, enum step step, int64_t since)
-{
-	int64_t t = now();
-
-	s->spent[step] += t - since;
-	return t;
-}
-
-const char *text(const char *format, ...)
-{
-	static char ring[8][LONGEST];
-	static unsigned next;
-	char *one = ring[next++ % 8];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(one, LONGEST, format, arguments);
-	va_end(arguments);
-	return one;
-}
-
-void stop(const char *what)
-{
-	fprintf(stderr, "floor: %s: %s\n", what, strerror(errno));
-	kill_all();
-	remove_groups();
-	remove_folders();
-	exit(1);
-}
-
-int must(int result, const char *what)
-{
-	if (result < 0)
-		stop(what);
-	return result;
-}
 
 /* Memory that the kernel could not free by dropping caches: proc_meminfo(5). */
 static long held_kb(void)
@@ -113,6 +61,14 @@ static void print_steps(void)
 	free(sorted);
 }
 
+/* After a failure; at the usual end there is nothing left. */
+static void clean_up(void)
+{
+	kill_all();
+	remove_groups();
+	remove_folders();
+}
+
 int main(int argc, char **argv)
 {
 	struct rlimit files;
@@ -145,6 +101,7 @@ int main(int argc, char **argv)
 	}
 	if (bridge)
 		must(route_socket = open_route_socket(), "netlink");
+	atexit(clean_up);
 	make_parents();
 	sync();
 	memory = held_kb();

@@ -10,11 +10,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-const char *place(int number, const char *below)
-{
-	return text("%s/%d%s", folder, number, below);
-}
-
 static void make_folders(int number)
 {
 	static const char *const parts[] = { "", "/upper", "/work", "/root" };

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from tests import world
 from tests.features import requires
 from tests.instance import own_instance
@@ -83,3 +85,10 @@ def network_lab() -> Iterator[NetworkLab]:
         with own_instance(network=made.host) as instance:
             yield NetworkLab(Lab(instance), made)
         world.assert_as(before, made.host)
+
+
+@pytest.fixture(scope="module")
+def shared_net() -> Iterator[NetworkLab]:
+    """A lab for all tests of a module."""
+    with network_lab() as made:
+        yield made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,17 +19,11 @@ BACK = network("back", "10.21.0.0/24")
 WEB = echo("web", "lan")
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[NetworkLab]:
-    with network_lab() as made:
-        yield made
-
-
 @pytest.fixture
-def net(shared: NetworkLab) -> NetworkLab:
+def net(shared_net: NetworkLab) -> NetworkLab:
     """A lab with a network and a server on it, at least."""
-    shared.lab.converge(HOST, LAN, WEB)
-    return shared
+    shared_net.lab.converge(HOST, LAN, WEB)
+    return shared_net
 
 
 def eth(net: NetworkLab, name: str = "eth0", server: str = "web") -> set[str]:

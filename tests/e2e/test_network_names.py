@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.networks import HOST, NetworkLab, idle, network, network_lab
+from tests.e2e.networks import HOST, NetworkLab, idle, network
 from tests.lab import Document, busybox_image, image
 from vsprov.store.managed_file import BEGIN, END
 
@@ -31,16 +30,10 @@ LONE = idle("lone", on("shut", "10.22.0.2"), dns=DNS)
 OTHER = idle("other", on("shut", "10.22.0.3"), dns=DNS)
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[NetworkLab]:
-    with network_lab() as made:
-        yield made
-
-
 @pytest.fixture
-def net(shared: NetworkLab) -> NetworkLab:
-    shared.lab.converge(HOST, LAN, BACK, SHUT, WEB, DB, LONE, OTHER)
-    return shared
+def net(shared_net: NetworkLab) -> NetworkLab:
+    shared_net.lab.converge(HOST, LAN, BACK, SHUT, WEB, DB, LONE, OTHER)
+    return shared_net
 
 
 def part(net: NetworkLab, server: str, file: str = "hosts") -> list[str]:

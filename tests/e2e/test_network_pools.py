@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
+from tests.e2e.networks import HOST, NetworkLab, echo, idle, network
 from tests.lab import Document, pool
 
 pytestmark = pytest.mark.requires("ifb", "tbf", "htb")
 LAN = network("lan", "10.20.0.0/24")
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[NetworkLab]:
-    with network_lab() as made:
-        yield made
-
-
 @pytest.fixture
-def net(shared: NetworkLab) -> NetworkLab:
+def net(shared_net: NetworkLab) -> NetworkLab:
     """A pool with rates and two servers in it, and one without."""
-    shared.lab.converge(*documents())
-    return shared
+    shared_net.lab.converge(*documents())
+    return shared_net
 
 
 def documents(*pools: Document, **of_web: Any) -> tuple[Document, ...]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.errors import ConflictError, reason
-from vsprov.store.disk import durable, folders, marks, sealed
+from vsprov.errors import reason
+from vsprov.store.disk import durable, folders, marks, ownership, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance
 
@@ -53,7 +54,8 @@ def _observe(name: str, path: str) -> NetworkRecord:
 def write(instance: Instance, name: str, owner: Owner, applied: dict[str, Any]) -> None:
     """Record what was applied, safe from power failure. ConflictError if the file has another owner."""
     path = folders.place(instance.networks, name, _SUFFIX)
-    _refuse_foreign(instance, name, path)
+    with suppress(FileNotFoundError):
+        ownership.refuse_foreign(path, instance.name, f"Network/{name}")
     folders.prepare(instance, also=(instance.networks,))
     durable.write_file(path, sealed.seal(applied), owner=owner)
 
@@ -61,26 +63,11 @@ def write(instance: Instance, name: str, owner: Owner, applied: dict[str, Any]) 
 def remove(instance: Instance, name: str) -> None:
     """Remove a record, if it exists. ConflictError if it belongs to another instance."""
     path = folders.place(instance.networks, name, _SUFFIX)
-    if not _refuse_foreign(instance, name, path):
-        return
     try:
+        ownership.refuse_foreign(path, instance.name, f"Network/{name}")
         os.unlink(path)
         durable.flush_folder(instance.networks)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise durable.failed(path, "remove", error) from error
-
-
-def _refuse_foreign(instance: Instance, name: str, path: str) -> bool:
-    """Whether there is a record of this instance; False if there is none."""
-    try:
-        owner = marks.read_owner(path)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise durable.failed(path, "read its owner mark", error) from error
-    if owner is None or owner.instance != instance.name:
-        whose = f"belongs to {owner}" if owner else "has no owner mark"
-        raise ConflictError(
-            f"Network/{name}: {path} {whose}: left untouched", hint="move it away, or rename the network"
-        )
-    return True

@@ -25,7 +25,7 @@ from vsprov.errors import ConflictError, FailedError, reason
 from vsprov.plan.observed import Parts
 from vsprov.plan.ranges import FIRST_ID, RANGE
 from vsprov.store import claims
-from vsprov.store.disk import durable, folders, marks, sealed
+from vsprov.store.disk import durable, folders, marks, ownership, sealed
 from vsprov.store.disk.folders import sweep as sweep
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance
@@ -222,14 +222,9 @@ def _ours(instance: Instance, name: str) -> str:
     """The path of a server that this instance owns. ConflictError if it belongs to another owner."""
     path = folders.place(instance.servers, name)
     try:
-        owner = marks.read_owner(path)
-    except OSError as error:
+        ownership.refuse_foreign(path, instance.name, f"Server/{name}")
+    except FileNotFoundError as error:
         raise durable.failed(path, "read its owner mark", error) from error
-    if owner is None or owner.instance != instance.name:
-        whose = f"belongs to {owner}" if owner else "has no owner mark"
-        raise ConflictError(
-            f"Server/{name}: {path} {whose}: left untouched", hint="move it away, or rename the server"
-        )
     return path
 
 

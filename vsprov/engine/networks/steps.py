@@ -67,8 +67,7 @@ def remove_shares(context: ApplyContext, step: RemoveShares) -> None:
 
 @carries_out(WriteNetwork)
 def write_network(context: ApplyContext, step: WriteNetwork) -> None:
-    instance, _, name = step.owner.partition("/")
-    networks.write(context.instance, step.network, Owner(instance, name), applied.from_text(step.applied))
+    networks.write(context.instance, step.network, Owner.parse(step.owner), applied.from_text(step.applied))
 
 
 @carries_out(RemoveNetwork)

@@ -25,12 +25,12 @@ from vsprov.store.disk.marks import Owner
 
 @carries_out(ImportImage)
 def import_image(context: ApplyContext, step: ImportImage) -> Work:
-    yield from imports.import_image(context, step, _owner(context.owner))
+    yield from imports.import_image(context, step, Owner.parse(context.owner))
 
 
 @carries_out(ShareImage)
 def share_image(context: ApplyContext, step: ShareImage) -> None:
-    images.write_owners(context.instance, step.image, tuple(map(_owner, step.owners)))
+    images.write_owners(context.instance, step.image, tuple(map(Owner.parse, step.owners)))
     context.forget_images()
 
 
@@ -43,7 +43,7 @@ def remove_image(context: ApplyContext, step: RemoveImage) -> None:
 def make_directory(context: ApplyContext, step: MakeDirectory) -> None:
     base = context.bases[step.server] = context.next_range()
     record = applied.from_text(step.applied)
-    servers.make(context.instance, step.server, _owner(step.owner), base, record)
+    servers.make(context.instance, step.server, Owner.parse(step.owner), base, record)
 
 
 @carries_out(RepairDirectory)
@@ -68,8 +68,3 @@ def discard_upper(context: ApplyContext, step: DiscardUpper) -> None:
 @carries_out(RemoveDirectory)
 def remove_directory(context: ApplyContext, step: RemoveDirectory) -> None:
     servers.remove(context.instance, step.server)
-
-
-def _owner(text: str) -> Owner:
-    instance, _, name = text.partition("/")
-    return Owner(instance, name)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from vsprov.model.kinds.network import Network, Port
 from vsprov.model.kinds.server import Server
+from vsprov.model.values.addresses import address_of, subnet_of
 from vsprov.model.values.ports import port_range
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import naming
@@ -50,7 +51,7 @@ def _outsider(builder: PlanBuilder, desired: Desired, party: Party) -> None:
             continue
         before, now = seen.applied["spec"].get("subnets", ()), desired.networks[interface.network].subnets
         for text in party.recorded.get(interface.name, ()):
-            address = addresses.parse(text)
+            address = address_of(text)
             if addresses.within(address, before) and not addresses.within(address, now):
                 message = (
                     f"Server/{party.name}, which is not in the manifest, keeps {text} of a subnet that goes"
@@ -168,7 +169,7 @@ def _overlaps(builder: PlanBuilder, desired: Desired) -> None:
     spans = []
     for name, spec in desired.networks.items():
         for text in spec.subnets:
-            net = addresses.subnet(text)
+            net = subnet_of(text)
             span = (int(net.network_address), int(net.broadcast_address))
             spans.append((str(net.version), *span, (name, text)))
     for one, other in _meeting(spans):
@@ -220,7 +221,7 @@ def _reached(seen: SeenNetworks) -> dict[tuple[str, str], None]:
     bridges = [
         link for link in seen.links.values() if link.kind == "bridge" and naming.owner_of(link.alias)[0]
     ]
-    found += [(str(addresses.subnet(text)), link.name) for link in bridges for text in link.addresses]
+    found += [(str(subnet_of(text)), link.name) for link in bridges for text in link.addresses]
     return dict.fromkeys(found)
 
 

@@ -27,6 +27,12 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.instance}/{self.set}"
 
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """The owner that is written as this text."""
+        instance, _, name = text.partition("/")
+        return cls(instance, name)
+
 
 def read_mark(path: str | int, name: str) -> str | None:
     """The text of a mark; None if `path` does not have it.
@@ -78,10 +84,8 @@ def remove_mark(path: str | int, name: str) -> None:
 def read_owner(path: str | int) -> Owner | None:
     """The owner of `path`; None without a valid mark. Raises OSError if `path` does not exist."""
     text = read_mark(path, OWNER)
-    if text is None:
-        return None
-    instance, slash, rest = text.partition("/")
-    return Owner(instance, rest) if instance and slash and rest else None
+    owner = Owner.parse(text or "")
+    return owner if owner.instance and owner.set else None
 
 
 def read_owners(path: str | int) -> tuple[Owner, ...]:

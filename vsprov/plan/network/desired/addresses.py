@@ -9,28 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
-from vsprov.model.values.addresses import AUTO, Address, Subnet, address_of, subnet_of
+from vsprov.model.values.addresses import AUTO, Address, address_of, subnet_of
 from vsprov.plan.network.naming import _hash
-
-
-@lru_cache(4096)
-def parse(text: str) -> Address:
-    """The address in "10.0.0.1" or "10.0.0.1/24"."""
-    return address_of(text)
-
-
-@lru_cache(1024)
-def subnet(text: str) -> Subnet:
-    """The subnet in CIDR notation; host bits are ignored."""
-    return subnet_of(text)
 
 
 def within(address: Address, subnets: Iterable[str]) -> str:
     """The subnet that an address is in; "" if in none."""
-    return next((text for text in subnets if address in subnet(text)), "")
+    return next((text for text in subnets if address in subnet_of(text)), "")
 
 
 def family(text: str) -> Literal[4, 6]:
@@ -49,13 +36,13 @@ def single(address: str) -> str:
 
 def gateway(text: str) -> str:
     """The first address of a subnet: that of the gateway."""
-    net = subnet(text)
+    net = subnet_of(text)
     return str(net[1] if net.num_addresses > 2 else net[0])
 
 
 def overlap(one: str, other: str) -> bool:
     """Whether two subnets, in CIDR notation, have an address in common."""
-    a, b = subnet(one), subnet(other)
+    a, b = subnet_of(one), subnet_of(other)
     return a.version == b.version and a.overlaps(b)
 
 
@@ -96,7 +83,7 @@ class Assignment:
     def take(self, addresses: Iterable[str], owner: str) -> None:
         """Reserve addresses that interfaces must not have."""
         for text in addresses:
-            self.taken.setdefault(parse(text), owner)
+            self.taken.setdefault(address_of(text), owner)
 
 
 def assign(places: Sequence[Place], reserved: Mapping[str, Iterable[str]]) -> Assignment:
@@ -116,7 +103,7 @@ def assign(places: Sequence[Place], reserved: Mapping[str, Iterable[str]]) -> As
     for place in automatic:
         have = chosen[place.server, place.interface]
         for text in place.recorded:
-            address = parse(text)
+            address = address_of(text)
             net = within(address, place.subnets)
             if net and net in _without(place, have) and _usable(address, net) and address not in out.taken:
                 out.taken[address] = f"Server/{place.server}"
@@ -140,7 +127,7 @@ def assign(places: Sequence[Place], reserved: Mapping[str, Iterable[str]]) -> As
 
 def _claim(out: Assignment, place: Place, text: str) -> bool:
     """Take a static address; adds a refusal if somebody else has it or it fits no subnet."""
-    address = parse(text)
+    address = address_of(text)
     if owner := out.taken.get(address):
         out.refusals.append(Refusal(place, f"{address} is already an address of {owner}"))
         return False
@@ -160,7 +147,7 @@ def _claim(out: Assignment, place: Place, text: str) -> bool:
 
 def _reserved(address: Address, net: str) -> str:
     """What an address of a subnet is that no host can have; "" if it can."""
-    whole = subnet(net)
+    whole = subnet_of(net)
     if whole.num_addresses <= 2:
         return ""
     if address == whole.network_address:
@@ -170,24 +157,24 @@ def _reserved(address: Address, net: str) -> str:
 
 def _cidr(place: Place, text: str) -> str:
     """An address with the prefix length that it has in the server."""
-    address = parse(text)
+    address = address_of(text)
     if place.single:
         return single(str(address))
     if "/" in text and not within(address, place.subnets):
         return f"{address}/{text.partition('/')[2]}"
     net = within(address, place.subnets)
-    return f"{address}/{subnet(net).prefixlen}" if net else single(str(address))
+    return f"{address}/{subnet_of(net).prefixlen}" if net else single(str(address))
 
 
 def _without(place: Place, have: Iterable[str]) -> list[str]:
     """The subnets of the interface's network that it has no address in."""
-    had = {within(parse(text), place.subnets) for text in have}
+    had = {within(address_of(text), place.subnets) for text in have}
     return [net for net in place.subnets if net not in had]
 
 
 def _bounds(net: str) -> tuple[int, int]:
     """(offset of the first address that servers may have automatically, end)."""
-    whole = subnet(net)
+    whole = subnet_of(net)
     if whole.num_addresses <= 2:
         return 0, whole.num_addresses
     return 2, whole.num_addresses - (
@@ -197,20 +184,20 @@ def _bounds(net: str) -> tuple[int, int]:
 
 def _usable(address: Address, net: str) -> bool:
     first, end = _bounds(net)
-    return first <= int(address) - int(subnet(net).network_address) < end
+    return first <= int(address) - int(subnet_of(net).network_address) < end
 
 
 def _count(taken: Iterable[Address], nets: Iterable[str]) -> dict[str, int]:
     """How many of the addresses for servers in each subnet are taken."""
     everything = list(taken)
     return {
-        net: sum(1 for address in everything if address in subnet(net) and _usable(address, net))
+        net: sum(1 for address in everything if address in subnet_of(net) and _usable(address, net))
         for net in nets
     }
 
 
 def _free(taken: Mapping[Address, str], place: Place, net: str, used: int) -> Address | None:
-    whole = subnet(net)
+    whole = subnet_of(net)
     first, end = _bounds(net)
     size = end - first
     if used >= size:

@@ -12,6 +12,7 @@ from typing import Any
 from vsprov.model import objects
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
+from vsprov.model.values.addresses import subnet_of
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
 from vsprov.plan.network import naming
@@ -166,9 +167,7 @@ def _reserved(
     for name, network in networks.items():
         if network.gateway and network.type != "routed":
             out[f"the gateway of Network/{name}"] = [
-                addresses.gateway(text)
-                for text in network.subnets
-                if addresses.subnet(text).num_addresses > 2
+                addresses.gateway(text) for text in network.subnets if subnet_of(text).num_addresses > 2
             ]
     for party in parties.values():
         if not party.listed:

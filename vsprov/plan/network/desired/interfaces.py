@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from vsprov.model.kinds.network import Interface as InterfaceSpec
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
+from vsprov.model.values.addresses import address_of, subnet_of
 from vsprov.model.values.units import MAX
 from vsprov.plan.network import naming
 from vsprov.plan.network.desired import addresses
@@ -33,9 +34,7 @@ def bridge(instance: str, name: str, spec: Network) -> HostLink:
     """The bridge of a network, as vsprov creates it."""
     readable = naming.altname(instance, name)
     gateways = [
-        f"{addresses.gateway(text)}/{addresses.subnet(text).prefixlen}"
-        for text in spec.subnets
-        if spec.gateway
+        f"{addresses.gateway(text)}/{subnet_of(text).prefixlen}" for text in spec.subnets if spec.gateway
     ]
     return HostLink(
         naming.bridge_name(instance, name),
@@ -137,7 +136,7 @@ def _gateway(network: Network, given: Sequence[str], family: int) -> str:
             continue
         if network.type == "routed":
             return ROUTED_GATEWAYS[family]
-        net = addresses.within(addresses.parse(text), network.subnets)
-        if net and addresses.subnet(net).num_addresses > 2:
+        net = addresses.within(address_of(text), network.subnets)
+        if net and subnet_of(net).num_addresses > 2:
             return addresses.gateway(net)
     return ""
