@@ -121,7 +121,7 @@ def test_what_a_server_does_to_its_files_is_shown_and_repaired(net: NetworkLab, 
     expected = {file: part(net, "web", file) for file in ("hosts", "resolv.conf")}
     net.lab.shell("web", script)
     documents = (HOST, LAN, BACK, SHUT, WEB, DB, LONE, OTHER)
-    assert any(path.endswith("/names/web") for path in net.lab.differences(*documents))
+    assert any(path.endswith("/Server~1web: status/names") for path in net.lab.differences(*documents))
     net.lab.converge(*documents)
     assert {file: part(net, "web", file) for file in expected} == expected
     assert os.stat(net.lab.directory("web") / "hosts").st_size <= 2 << 20
