@@ -189,6 +189,25 @@ def test_a_link_of_somebody_else_is_named_and_left_alone(net: NetworkLab) -> Non
         net.host("ip", "link", "delete", link)
 
 
+@pytest.mark.parametrize("done", ["link set {link} type bridge_slave isolated on", "link delete {bridge}"])
+def test_an_apply_of_a_network_repairs_how_servers_outside_the_manifest_are_connected(
+    net: NetworkLab, done: str
+) -> None:
+    """But nothing that is theirs, as with limits."""
+    init = net.lab.init("web")
+    kinds = {link["linkinfo"]["info_kind"]: name for name, link in net.links().items()}
+    net.host("ip", *done.format(link=kinds["veth"], bridge=kinds["bridge"]).split())
+    strange = ["ip", "address", "add", "10.20.0.250/24", "dev", "eth0"]
+    subprocess.run(["nsenter", f"--net=/proc/{init.pid}/ns/net", *strange], check=True)
+    net.lab.converge(LAN)
+    link = world.links(net.world.host)[kinds["veth"]]
+    assert (link["master"], link["linkinfo"]["info_slave_data"]["isolated"]) == (kinds["bridge"], False)
+    assert "10.20.0.250/24" in eth(net)
+    net.lab.converge(HOST, LAN, WEB)
+    assert "10.20.0.250/24" not in eth(net)
+    assert net.lab.init("web") == init
+
+
 @pytest.mark.requires("ifb", "htb")
 @pytest.mark.parametrize("kind", ["bridge", "ifb"])
 def test_a_link_whose_mark_was_changed_by_hand_is_one_problem_that_says_what_to_do(

@@ -16,6 +16,7 @@ from vsprov.kernel import firewall
 from vsprov.model.objects import Object
 from vsprov.plan.builder import EVERY_SET, PlanBuilder, Wanted
 from vsprov.plan.network import naming, ruleset
+from vsprov.plan.network.changes import host
 from vsprov.plan.network.desired.compute import compute
 from vsprov.plan.network.state import SeenNetworks
 from vsprov.plan.network.steps import SetSysctl
@@ -62,7 +63,8 @@ def settle(context: ApplyContext, failed: Plan, errors: Iterable[VsprovError]) -
 
 
 def _is_of_networks(change: Change) -> bool:
-    return change.kind == "Host" and change.phase.startswith("network")
+    """Whether a change is of what is global. Servers outside the manifest wait for the next apply."""
+    return change.kind == "Host" and change.phase in (host.PHASE, host.POOLS, host.NAMES, host.NARROW)
 
 
 def _unrecorded(instance: str, seen: SeenNetworks, failed: Plan) -> list[Step]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,6 +49,22 @@ def interfaces(server: str, network: ServerNetwork, former: Iterable[str]) -> In
             paths += different
             made.append(ChangeInterface(server, want, found))
     return InterfaceDelta(tuple(paths), (*removed, *made))
+
+
+# What follows from the network that an interface is connected to, and from the pool of its server.
+OF_NETWORKS = ("parent", "port_isolated", "mtu")
+OF_POOLS = ("egress_pool", "ingress_pool", "share")
+
+
+def restricted(network: ServerNetwork, names: Collection[str]) -> ServerNetwork:
+    """A server's network of which only these fields are wanted, of interfaces with an end on the host."""
+    wanted = {each.link: each for each in network.wanted.values() if each.link}
+    seen = {name: each for name, each in network.seen.items() if each.link in wanted} if names else {}
+    like = {
+        name: replace(each, **{one: getattr(wanted[each.link], one) for one in names})
+        for name, each in seen.items()
+    }
+    return replace(network, wanted=like, seen=seen)
 
 
 def _pairs(

@@ -208,19 +208,29 @@ def _parents(desired: Desired, network: str) -> set[str]:
 
 
 def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
-    """Adapt the interfaces of running servers outside the manifest to networks and pools in it."""
+    """Adapt the interfaces of running servers outside the manifest to networks and pools in it.
+
+    What follows from these is compared even if they do not change: an apply may have been interrupted.
+    """
     changing = {
         each.name for each in builder.changes.values() if each.kind == "Network" and each.reason == "changed"
     }
     limited = {
         each.name for each in builder.changes.values() if each.kind == "Quota" and each.reason != "missing"
     }
+    of_plan = {each.name for each in builder.changes.values() if each.kind == "Network"} | {
+        *builder.of("Network")
+    }
     for name, party in desired.parties.items():
-        affected = not changing.isdisjoint(one.network for one in party.spec.interfaces)
-        if party.listed or not party.running or not (affected or party.spec.quota in limited):
+        if party.listed or not party.running:
             continue
+        own = {one.network for one in party.spec.interfaces}
         network = servers.of_server(builder, desired, name)
         assert network
+        if own.isdisjoint(changing) and party.spec.quota not in limited:
+            fields_of_networks = () if own.isdisjoint(of_plan) else compare.OF_NETWORKS
+            fields_of_pools = compare.OF_POOLS if party.spec.quota in builder.pools else ()
+            network = compare.restricted(network, (*fields_of_networks, *fields_of_pools))
         delta = compare.interfaces(name, network, party.recorded)
         work.steps += delta.steps
         work.paths += [replace(path, path=f"Server/{name}: {path.path}") for path in delta.paths]
