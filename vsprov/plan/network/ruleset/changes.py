@@ -12,8 +12,8 @@ from vsprov.plan.network.state import Tables
 
 Commands = list[Mapping[str, Any]]  # of libnftables-json(5); `script.command` is their text
 
-# The kernel deletes an element of a set of intervals in a time that grows with the set: in 2 to 14 ms if there
-# are 1000 to 2000. If elements to delete times elements exceed this, the table is replaced: that takes a second.
+# The kernel needs longer to delete an element the more intervals a set has: 2 to 14 ms if there are 1000 to
+# 2000. If elements to delete times elements exceed this, the table is replaced, within a second or two.
 _SLOW = 100_000
 _OTHER = "other elements of sets"
 # What the elements of sets are to people.
