@@ -47,6 +47,7 @@ PROGRAMS = {
     "git": ("git", "git"),
     "ip": ("ip", "iproute2"),
     "iperf3": ("iperf3", "iperf3"),
+    "iptables": ("iptables-restore", "iptables"),
     "java": ("java", "openjdk-17-jre-headless"),
     "mkfs_btrfs": ("mkfs.btrfs", "btrfs-progs"),
     "mkfs_ext4": ("mkfs.ext4", "e2fsprogs"),
