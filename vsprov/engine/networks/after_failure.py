@@ -5,6 +5,7 @@ An apply first lets pass what all its servers need, and takes away what no serve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from vsprov.engine.apply import execute
@@ -12,32 +13,31 @@ from vsprov.engine.look import situation
 from vsprov.engine.look.situation import Situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import VsprovError
-from vsprov.kernel import firewall
 from vsprov.model.objects import Object
 from vsprov.plan.builder import EVERY_SET, PlanBuilder, Wanted
 from vsprov.plan.network import naming, ruleset
 from vsprov.plan.network.changes import host
 from vsprov.plan.network.desired.compute import compute
 from vsprov.plan.network.state import SeenNetworks
-from vsprov.plan.network.steps import SetSysctl
+from vsprov.plan.network.steps import ChangeFirewall, SetSysctl
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Step
 
 
-def admit(context: ApplyContext, now: Situation, server: Object) -> None:
-    """Let pass what a server needs that is about to start again as it was.
+def admission(context: ApplyContext, now: Situation, server: Object) -> ChangeFirewall:
+    """The step that lets pass what a server needs that is about to start again as it was.
 
     Of the other servers, what they need after the apply stays.
     """
     seen = now.observed.networks
-    if seen is None:
-        return
+    assert seen is not None
     name = context.instance.name
     objects = {**context.wanted, server.address: server}
     wanted = Wanted(name, f"{name}/{EVERY_SET}", tuple(objects.values()))
     tables = compute(PlanBuilder(wanted, now.observed, now.machine)).wanted.tables
-    firewall.run(ruleset.changes(tables, seen.tables)[0])
+    widen, undo, _, why = ruleset.changes(tables, seen.tables)
+    return ChangeFirewall(json.dumps(widen), json.dumps(undo), "; ".join(why))
 
 
 def settle(context: ApplyContext, failed: Plan, errors: Iterable[VsprovError]) -> None:
@@ -47,7 +47,11 @@ def settle(context: ApplyContext, failed: Plan, errors: Iterable[VsprovError]) -
     """
     known = "\n".join(map(str, errors))
     name = context.instance.name
-    now = situation.look(context.instance)
+    try:
+        now = situation.look(context.instance)
+    except (OSError, VsprovError) as error:
+        context.notice(f"after the failure: observe the networks: {error}")
+        return
     seen = now.observed.networks
     if seen is None:
         return
