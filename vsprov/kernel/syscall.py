@@ -18,10 +18,12 @@ from typing import NoReturn
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 OPEN_TREE_CLONE = 1
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 1, 0x100000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x100000
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+CLONE_FS = 0x200
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 CLONE_INTO_CGROUP = 0x200000000
@@ -58,6 +60,7 @@ def _fail(path: str | bytes | None) -> NoReturn:
 
 
 _open_tree = _Function(c_int, c_char_p, c_uint, number=428)
+_move_mount = _Function(c_int, c_char_p, c_int, c_char_p, c_uint, number=429)
 _fsopen = _Function(c_char_p, c_uint, number=430)
 _fsconfig = _Function(c_int, c_uint, c_char_p, c_char_p, c_int, number=431)
 _fsmount = _Function(c_int, c_uint, c_uint, number=432)
@@ -96,6 +99,11 @@ def set_effective_user(uid: int) -> None:
 def open_tree(dfd: int, path: str, flags: int) -> int:
     """A CLOEXEC fd of the mount at `path`, or with OPEN_TREE_CLONE of a detached copy; open_tree(2)."""
     return _open_tree(dfd, os.fsencode(path), flags | os.O_CLOEXEC, path=path)
+
+
+def move_mount(tree: int, place: int, path: str | None = None) -> None:
+    """Attach the detached mount `tree` on what `place` is; move_mount(2)."""
+    _move_mount(tree, b"", place, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH, path=path)
 
 
 def fsopen(kind: str) -> int:

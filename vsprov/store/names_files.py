@@ -6,6 +6,7 @@ Servers without interfaces have only the first: each new file costs time at ever
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from vsprov.store import hosts_file, managed_file
@@ -41,6 +42,19 @@ def write(directory: str, name: str, part: str, hostname: str, owner: int | None
         managed_file.rewrite(path, lambda text: part, owner)
     else:
         managed_file.rewrite(path, lambda text: managed_file.with_managed(text, part), owner)
+
+
+def add(directory: str, owner: int, mount: Callable[[str, str], None]) -> None:
+    """Create the files that a server without interfaces has not, and `mount` each at its target.
+
+    A file gets its name only then, so that `are_complete` does not count one that no server sees.
+    """
+    for name in (RESOLV_CONF, HOSTNAME):
+        path = f"{directory}/{name}"
+        if not os.path.lexists(path):
+            managed_file.rewrite(f"{path}.new", lambda text: "", owner)
+            mount(f"{path}.new", TARGETS[name])
+            os.rename(f"{path}.new", path)
 
 
 def prepare(directory: str, hostname: str, owner: int, *, interfaces: bool) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from vsprov.engine.apply.register import carries_out
 from vsprov.engine.networks import vanish
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import EXHAUSTED, StepError, reason
-from vsprov.kernel import firewall, process
+from vsprov.kernel import firewall, live_mount, process
 from vsprov.kernel.links import host, interfaces, machine
 from vsprov.plan.compare import applied
 from vsprov.plan.network.steps import (
@@ -22,6 +22,7 @@ from vsprov.plan.network.steps import (
     MakeBridge,
     MakeInterface,
     MakePool,
+    MountNames,
     RemoveInterface,
     RemoveLink,
     RemoveNetwork,
@@ -128,6 +129,20 @@ def set_sysctl(context: ApplyContext, step: SetSysctl) -> None:
 @carries_out(ChangeFirewall)
 def change_firewall(context: ApplyContext, step: ChangeFirewall) -> None:
     firewall.run(json.loads(step.commands))
+
+
+@carries_out(MountNames)
+def mount_names(context: ApplyContext, step: MountNames) -> None:
+    folder, owner = f"{context.instance.servers}/{step.server}", context.bases[step.server]
+
+    def mount(source: str, target: str) -> None:
+        live_mount.mount_file(pid, source, target, owner, read_only=step.read_only)
+
+    with _running(context, step.server) as pid:
+        try:
+            names_files.add(folder, owner, mount)
+        except OSError as error:
+            raise StepError(f"{step.server}: mount {error.filename}: {reason(error)}") from error
 
 
 @carries_out(WriteNames)

@@ -223,9 +223,6 @@ def _connections(
         return (change("status.networkStack", before, after, "restart"),), ()
     recorded = seen.applied["spec"].get("interfaces", ()) if seen.applied else ()
     delta = compare.interfaces(name, network, [one["name"] for one in recorded])
-    if network.wanted and network.unnamed:  # files are mounted before the server's first instruction only
-        after = "/etc/hosts, /etc/hostname, /etc/resolv.conf"
-        return (*delta.paths, change("status.names", "/etc/hosts", after, "restart")), delta.steps
     return delta.paths, delta.steps
 
 

@@ -202,6 +202,17 @@ class ChangeFirewall(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class MountNames(Step):
+    """Give a running server that had no interfaces its /etc/resolv.conf and /etc/hostname, still empty."""
+
+    server: str
+    read_only: bool
+
+    def describe(self) -> str:
+        return f"mount /etc/resolv.conf and /etc/hostname in {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
 class WriteNames(Step):
     """Replace the managed part of a file of each server: (server, "hosts" or "resolv.conf", text, before)."""
 

@@ -19,6 +19,7 @@ from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.steps import (
     ChangeFirewall,
     MakeBridge,
+    MountNames,
     RemoveLink,
     RemoveProxy,
     SetSysctl,
@@ -238,11 +239,20 @@ def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
 
 def _names(builder: PlanBuilder, desired: Desired, work: _Work, explained: bool) -> None:
     """The files of running servers; those of others are written when they start."""
+    unnamed = [
+        name
+        for name in sorted(desired.seen.unnamed)
+        if (party := desired.parties.get(name)) and party.running and party.spec.interfaces
+    ]
+    work.steps += [MountNames(name, desired.parties[name].spec.security.read_only_root) for name in unnamed]
+    work.paths += [
+        change(f"Server/{name}: status.names", "of its image", "of its networks", "live") for name in unnamed
+    ]
     files = [
         (server, name, texts[name], before)
-        for server, found in desired.seen.names.items()
+        for server, seen in desired.seen.names.items()
         if (texts := _texts(builder, desired, server))
-        for name, before in found.items()
+        for name, before in (dict.fromkeys(texts, "") | dict(seen) if server in unnamed else seen).items()
         if texts.get(name, before) != before
     ]
     if files:

@@ -23,8 +23,7 @@ class ServerNetwork:
     interfaces by name in the server if it should run, `seen` those that it has. `names_of_links` are the
     names of networks and pools by their link on the host. `addresses` are to be recorded, `names` are the
     texts of its files. `on_host` and `was_on_host` are whether it shares the network stack of the host.
-    `forwarding` are sysctls to set for links that are on no bridge, with {} for the link. `unnamed`: it runs
-    without files for names.
+    `forwarding` are sysctls to set for links that are on no bridge, with {} for the link.
     """
 
     alias: str = ""
@@ -36,7 +35,6 @@ class ServerNetwork:
     on_host: bool = False
     was_on_host: bool = False
     forwarding: tuple[str, ...] = ()
-    unnamed: bool = False
 
     def before_start(self, server: str) -> list[Step]:
         """The step that writes the names that the server knows, into its directory."""
@@ -82,5 +80,4 @@ def of_server(builder: PlanBuilder, desired: Desired, name: str) -> ServerNetwor
         bool(party and uses_host(party.spec, desired.networks)),
         not former.isdisjoint(on_host),
         sysctls.forwarding(desired.seen),
-        name in desired.seen.unnamed,
     )
