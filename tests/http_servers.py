@@ -89,7 +89,7 @@ def cutting(upstream: str, limit: int, *, silent: bool = False, port: int = 0) -
     listener = socket.create_server(("127.0.0.1", port))
     proxy = Proxy(f"127.0.0.1:{listener.getsockname()[1]}", limit)
     threads = []
-    streams = []
+    streams: list[socket.socket] = []
     over = threading.Event()
 
     def serve(client: socket.socket) -> None:

@@ -17,8 +17,8 @@ from tests.world import HOST4, HOST6, OUTSIDE, OUTSIDE6
 
 LAN = network("lan", "10.20.0.0/24", "fd20::/64")
 WEB = echo("web", "lan", ports=["8080:7000"])
-# What ufw 0.36.2 and firewalld 1.3.3 of Debian 12 make after `ufw enable`, and after the commands in the notes for a
-# bridge BRIDGE. Without the lines about it, it is what they make before that.
+# What ufw 0.36.2 and firewalld 1.3.3 make on Debian 12 once enabled, and after the commands in the notes for
+# a bridge BRIDGE. Without the lines about it, it is what they make before that.
 RULESETS = Path(__file__).parent / "rulesets"
 PROGRAMS = {
     "ufw.iptables": ("iptables-restore",),

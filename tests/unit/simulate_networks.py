@@ -28,6 +28,7 @@ from vsprov.plan.network.steps import (
     MakeBridge,
     MakeInterface,
     MakePool,
+    MountNames,
     RemoveInterface,
     RemoveLink,
     RemoveNetwork,
@@ -261,6 +262,8 @@ class Networks:
                 self.sysctls[path] = value
             case ChangeFirewall(commands):
                 self.tables = filtered(self.tables, json.loads(commands))
+            case MountNames(server):
+                self.guests[server].names |= dict.fromkeys((names.RESOLV_CONF, names.HOSTNAME), "")
             case WriteNames(files):
                 for server, name, text, _ in files:
                     self.files.setdefault(server, {})[name] = text
