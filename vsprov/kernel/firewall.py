@@ -23,6 +23,8 @@ _TABLE_FLAGS = re.compile(
     r'({"table": {"family": "\w+", "name": "[^"]*", "handle": \d+, "flags": ).*?(?:(}}(?:, {"|]}))|\s*\Z)',
     re.S,
 )
+FAMILIES = ("bridge", "inet")  # of the tables of an instance
+_TABLES, _CHAINS = "list tables", "-j list chains"
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
@@ -41,40 +43,56 @@ class Found:
     others: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
 
 
-def observe(instance: str, attempts: int = 3, *, with_others: bool = False) -> Found:
+class Listing:
+    """What nft lists of an instance; it runs while the caller does something else, until `finish`.
+
+    The tables of the instance are listed at the same time as the names of all: usually they exist.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._name = table_name(instance)
+        self._started: dict[str, subprocess.Popen[str]] = {}
+        if _program("nft"):
+            own = (_list_table(family, self._name) for family in FAMILIES)
+            self._started = {words: _start("nft", *words.split()) for words in (_TABLES, _CHAINS, *own)}
+
+    def finish(self, attempts: int = 3, *, with_others: bool = False) -> Found:
+        """What nft shows of the instance, and of others who may be in the way; other instances if asked."""
+        if not self._started:
+            return Found(lacking="nft is not installed; Debian has it in the package nftables")
+        answers, failures = _finish_all(self._started)
+        try:
+            tables, listed = (_answer(words, answers, failures) for words in (_TABLES, _CHAINS))
+            chains = _parse(listed)
+        except OSError as error:
+            return Found(lacking=error.strerror or str(error))
+        present = sorted((line.split()[1], line.split()[2]) for line in tables.splitlines())
+        own = [place for place in present if place[1] == self._name]
+        strange = [place for place in present if with_others and _is_of_another(place[1], self._name)]
+        dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
+        others = [(chain["family"], chain["table"]) for chain in dropping]
+        try:
+            more = _outputs(*(_list_table(*place) for place in (*strange, *others)))
+            rows = [_parse(_answer(_list_table(*place), answers, failures)) for place in own]
+        except OSError:  # somebody has just made or removed one of them
+            if not attempts:
+                raise
+            return Listing(self._instance).finish(attempts - 1, with_others=with_others)
+        by_instance: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+        for (_, table), text in zip(strange, more[: len(strange)], strict=True):
+            by_instance.setdefault(table.removeprefix(table_name("")), []).append(_parse(text))
+        rules = map(_parse, more[len(strange) :])
+        return Found(
+            {family: canonical(found) for (family, _), found in zip(own, rows, strict=True)},
+            (*_drops(zip(dropping, rules, strict=True)), *_legacy_drops()),
+            others={other: members_of(found) for other, found in by_instance.items()},
+        )
+
+
+def observe(instance: str, *, with_others: bool = False) -> Found:
     """What nft shows of the instance, and of others who may be in the way; other instances if asked for."""
-    if not _program("nft"):
-        return Found(lacking="nft is not installed; Debian has it in the package nftables")
-    try:
-        tables, listed = _outputs("list tables", "-j list chains")
-        chains = _parse(listed)
-    except OSError as error:
-        return Found(lacking=error.strerror or str(error))
-    name = table_name(instance)
-    present = sorted((line.split()[1], line.split()[2]) for line in tables.splitlines())
-    families = [family for family, table in present if table == name]
-    strange = (
-        [(family, table) for family, table in present if _is_of_another(table, name)] if with_others else []
-    )
-    dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
-    places = [(family, name) for family in families]
-    places += [*strange, *((chain["family"], chain["table"]) for chain in dropping)]
-    try:
-        rules = _lists(*(f"table {family} {table}" for family, table in places))
-    except OSError:  # somebody has just removed one of them
-        if not attempts:
-            raise
-        return observe(instance, attempts - 1, with_others=with_others)
-    own, rest = rules[: len(families)], rules[len(families) :]
-    theirs, others = rest[: len(strange)], rest[len(strange) :]
-    by_instance: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
-    for (_, table), objects in zip(strange, theirs, strict=True):
-        by_instance.setdefault(table.removeprefix(table_name("")), []).append(objects)
-    return Found(
-        {family: canonical(rows) for family, rows in zip(families, own, strict=True)},
-        (*_drops(zip(dropping, others, strict=True)), *_legacy_drops()),
-        others={other: members_of(found) for other, found in by_instance.items()},
-    )
+    return Listing(instance).finish(with_others=with_others)
 
 
 def _is_of_another(table: str, own: str) -> bool:
@@ -175,23 +193,34 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=_PATH)
 
 
-def _lists(*objects: str) -> list[list[Mapping[str, Any]]]:
-    """What nft lists for each of these objects, protocols by number. One nft cannot list two tables."""
-    return [_parse(output) for output in _outputs(*(f"-j -p list {words}" for words in objects))]
+def _list_table(family: str, table: str) -> str:
+    """The words for nft that list a table, protocols by number. One nft cannot list two."""
+    return f"-j -p list table {family} {table}"
 
 
 def _outputs(*commands: str) -> list[str]:
     """What nft prints for each of these commands, all at once."""
-    running = [_start("nft", *words.split()) for words in commands]
-    outputs, failures = [], []
-    for one in running:
+    answers, failures = _finish_all({words: _start("nft", *words.split()) for words in commands})
+    return [_answer(words, answers, failures) for words in commands]
+
+
+def _finish_all(
+    started: Mapping[str, subprocess.Popen[str]],
+) -> tuple[dict[str, str], dict[str, OSError]]:
+    """What programs print that were started, or why they failed, by their words."""
+    answers, failures = {}, {}
+    for words, one in started.items():
         try:
-            outputs.append(_finish(one))
+            answers[words] = _finish(one)
         except OSError as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    return outputs
+            failures[words] = error
+    return answers, failures
+
+
+def _answer(words: str, answers: Mapping[str, str], failures: Mapping[str, OSError]) -> str:
+    if words in failures:
+        raise failures[words]
+    return answers[words]
 
 
 def _parse(output: str) -> list[Mapping[str, Any]]:

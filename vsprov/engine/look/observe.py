@@ -60,12 +60,19 @@ def observe(
     apply left count as absent; `recover.sweep` removes them.
     """
     look, wanted = _Observer(instance, hierarchies, machine), tuple(wanted)
+    listing = None
+    if look.intent.networks or os.path.isdir(instance.networks) or any(map(is_networked, wanted)):
+        from vsprov.kernel.firewall import Listing
+
+        listing = Listing(instance.name)  # nft works while the servers are observed
     found = look.observe(since)
-    if not (look.intent.networks or _has_networks(instance, found, wanted)):
+    if not (listing or any(map(had_interfaces, found.servers.values()))):
         return found
     from vsprov.engine.networks.look import networks
+    from vsprov.kernel.firewall import Listing
 
-    return replace(found, networks=networks(instance, found.servers, wanted))
+    seen = networks(instance, found.servers, wanted, listing or Listing(instance.name))
+    return replace(found, networks=seen)
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
@@ -84,12 +91,14 @@ def refuse_foreign(seen: ObservedServer, instance: str) -> None:
         raise ConflictError(f"Server/{seen.name}: its directory has no owner mark of this instance")
 
 
-def _has_networks(instance: Instance, found: Observed, wanted: Iterable[Object]) -> bool:
-    """Whether the manifest or the instance has any network or interface."""
-    if any(want.kind == "Network" or getattr(want.spec, "interfaces", ()) for want in wanted):
-        return True
-    recorded = (seen.applied["spec"] for seen in found.servers.values() if seen.applied)
-    return any(spec.get("interfaces") for spec in recorded) or os.path.isdir(instance.networks)
+def is_networked(want: Object) -> bool:
+    """Whether a wanted object is a network, or has interfaces."""
+    return want.kind == "Network" or bool(getattr(want.spec, "interfaces", ()))
+
+
+def had_interfaces(seen: ObservedServer) -> bool:
+    """Whether a server was applied with interfaces."""
+    return seen.applied is not None and bool(seen.applied["spec"].get("interfaces"))
 
 
 class _Observer:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from vsprov.kernel import firewall
+from vsprov.engine.look.observe import had_interfaces, is_networked
+from vsprov.kernel.firewall import Listing
 from vsprov.kernel.links import machine, probe
 from vsprov.kernel.links import observe as links
 from vsprov.model import fields
@@ -30,7 +31,7 @@ LARGEST_RESOLV_CONF = 64 << 10
 
 
 def networks(
-    instance: Instance, servers: Mapping[str, ObservedServer], wanted: tuple[Object, ...]
+    instance: Instance, servers: Mapping[str, ObservedServer], wanted: tuple[Object, ...], listing: Listing
 ) -> SeenNetworks:
     """What there is for the networks of an instance and of `wanted`."""
     records = records_of_networks.observe(instance)
@@ -40,9 +41,9 @@ def networks(
     with_names = {
         name: names_files.read(f"{instance.servers}/{name}")
         for name, server in servers.items()
-        if server.init and (name in pids or _had(server))
+        if server.init and (name in pids or had_interfaces(server))
     }
-    nft = firewall.observe(instance.name, with_others=_can_collide(wanted, records))
+    nft = listing.finish(with_others=_can_collide(wanted, records))
     return SeenNetworks(
         networks=_networks(instance.name, records, host.links),
         links=host.links,
@@ -66,10 +67,6 @@ def networks(
     )
 
 
-def _is_networked(want: Object) -> bool:
-    return isinstance(want.spec, Network) or (isinstance(want.spec, Server) and bool(want.spec.interfaces))
-
-
 def _can_collide(wanted: Iterable[Object], records: Mapping[str, NetworkRecord]) -> bool:
     """Whether servers of other instances can have the same ports of the host, or the same addresses."""
     specs = [want.spec for want in wanted]
@@ -78,11 +75,6 @@ def _can_collide(wanted: Iterable[Object], records: Mapping[str, NetworkRecord])
     networks = [fields.write(spec) for spec in specs if isinstance(spec, Network)]
     networks += [record.applied["spec"] for record in records.values() if record.applied]
     return any(spec.get("bridge") or spec.get("type") == "routed" for spec in networks)
-
-
-def _had(seen: ObservedServer) -> bool:
-    """Whether a server was applied with interfaces."""
-    return seen.applied is not None and bool(seen.applied["spec"].get("interfaces"))
 
 
 def _lacking(wanted: Iterable[Object], nft: str) -> dict[str, str]:
@@ -140,12 +132,12 @@ def _connected(
     """{server: pid of its init} of the running servers with a network namespace that may have interfaces:
     by what is recorded, by what is wanted, or because a link of the host has their mark.
     """
-    named = {want.name for want in wanted if want.kind == "Server" and _is_networked(want)}
+    named = {want.name for want in wanted if want.kind == "Server" and is_networked(want)}
     named |= {name for owner, name in map(naming.owner_of, _aliases(links)) if owner == instance}
     ours = os.stat("/proc/self/ns/net").st_ino
     found = {}
     for name, seen in servers.items():
-        if seen.init and (name in named or seen.applied is None or _had(seen)):
+        if seen.init and (name in named or seen.applied is None or had_interfaces(seen)):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 if os.stat(f"/proc/{seen.init.pid}/ns/net").st_ino != ours:
                     found[name] = seen.init.pid
