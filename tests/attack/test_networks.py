@@ -18,7 +18,7 @@ from tests.effort import emulated
 from tests.features import requires
 from tests.kernel.networks import BRIDGE, Lan, Net, interface, lan
 from vsprov.kernel import firewall
-from vsprov.kernel.links import host, interfaces, netlink, observe
+from vsprov.kernel.links import host, interfaces, netlink, observe, read
 from vsprov.plan.network import ruleset
 from vsprov.plan.network.ruleset import bridge
 from vsprov.plan.network.state import FirewallNetwork, HostLink, Member, Opening
@@ -86,7 +86,7 @@ def test_a_link_that_a_server_gives_the_index_of_a_link_of_the_host_is_not_taken
 
 def test_any_number_of_addresses_and_routes_of_a_server_is_repaired_at_once() -> None:
     """Only a part of them is read."""
-    count = 3 * observe.LIMIT // 2
+    count = 3 * read.LIMIT // 2
     with lan() as made:
         host.make_bridge(BRIDGE)
         server = made.server()

@@ -146,7 +146,7 @@ def counters() -> dict[str, int]:
     """The frames and packets that were refused, by reason."""
     out: dict[str, int] = {}
     for family in ("bridge", "inet"):
-        for each in firewall._lists(f"table {family} {ruleset.table_name('test')}")[0]:
+        for each in firewall._parse(firewall._nft("-j", "list", "table", family, ruleset.table_name("test"))):
             if "counter" in each:
                 name = each["counter"]["name"]
                 out[name] = out.get(name, 0) + each["counter"]["packets"]

@@ -60,7 +60,7 @@ class Apply:
         `prepare` runs in the child before.
         """
         everything_loaded()
-        objects = load_documents(list(self.documents)).objects
+        objects = () if self.remove else load_documents(list(self.documents)).objects
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
