@@ -71,7 +71,8 @@ def test_a_link_that_a_server_gives_the_index_of_a_link_of_the_host_is_not_taken
         nested = "echo; exec sleep 100"
         with _started(*inside, "unshare", "--net", "sh", "-c", nested) as pid:
             for words in (
-                "link set eth0 name mine down",
+                "link set eth0 down",
+                "link set eth0 name mine",  # not while it is up before Linux 6.2
                 f"link set mine netns {pid}",
                 f"link add eth0 index 2 type veth peer name fake index 7 netns {pid}",
             ):

@@ -37,6 +37,7 @@ def seen_by(pid: int, path: Path) -> str:
     return subprocess.check_output(["nsenter", f"--mount=/proc/{pid}/ns/mnt", "cat", path], text=True)
 
 
+@pytest.mark.vm_subset
 def test_the_file_is_seen_in_the_namespace_only(pid: int, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("theirs\n")

@@ -31,8 +31,11 @@ class Indexes:
 
 def create(on: Socket, inner: Socket, pid: int, wanted: Interface) -> Indexes:
     """Create the links of an interface, configured but for what is in the server; none is left on failure."""
+    # Linux 6.1 (but not 6.18) refuses a macvlan or ipvlan with EEXIST if there is a link of its
+    # index where the request is made, though it is created elsewhere.
+    where = (inner,) if wanted.kind == "veth" else (inner, on)
     for _ in range(_ATTEMPTS):
-        indexes = Indexes(requests.free_index(on), requests.free_index(on), _free_inner_index(inner))
+        indexes = Indexes(requests.free_index(on), requests.free_index(on), _first_free_index(*where))
         todo = list(_creation(on, pid, wanted, indexes))
         try:
             on.change(todo)
@@ -51,9 +54,9 @@ def create(on: Socket, inner: Socket, pid: int, wanted: Interface) -> Indexes:
     )
 
 
-def _free_inner_index(inner: Socket) -> int:
+def _first_free_index(*where: Socket) -> int:
     index = 2  # lo is 1
-    while inner.has_index(index):
+    while any(each.has_index(index) for each in where):
         index += 1
     return index
 
