@@ -151,7 +151,7 @@ def test_a_macvlan_is_a_machine_of_its_own_on_the_network_of_its_parent(world: t
     "done",
     [
         "link set eth0 down",
-        "link set eth0 down name foo",
+        "link set eth0 down; link set eth0 name foo; link set foo up",
         "link set eth0 address 02:00:00:00:00:77",
         "link set eth0 alias other",
         "link set eth0 mtu 1300",
@@ -163,7 +163,8 @@ def test_what_a_server_does_to_its_macvlan_is_repaired(world: tuple[Lan, Net], d
     at, outside = world
     server = at.server()
     interfaces.make_interface(server.pid, MACVLAN)
-    server.ip(done)
+    for words in done.split(";"):
+        server.ip(words)
     (seen,) = observe.interfaces(server.pid).values()
     assert seen != MACVLAN
     interfaces.change_interface(server.pid, MACVLAN, seen)
@@ -197,5 +198,7 @@ def test_an_ipvlan_shares_the_address_of_its_parent(world: tuple[Lan, Net], mode
     server = at.server()
     wanted = replace(MACVLAN, kind="ipvlan", mac="", mode=mode)
     interfaces.make_interface(server.pid, wanted)
+    if mode == "l3":  # nobody answers ARP for it
+        outside.ip("route add 10.20.0.5 via 10.20.0.2")
     assert observe.interfaces(server.pid) == {"eth0": wanted}
     assert exchange(outside, server, "10.20.0.1") == "10.20.0.5"

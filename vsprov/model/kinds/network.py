@@ -104,7 +104,9 @@ class Network:
         parse=interfaces.parse_link,
     )
     mode: Literal["bridge", "private", "vepa", "l2", "l3"] | None = value(
-        None, doc="For macvlan: bridge (default), private or vepa. For ipvlan: l2 (default) or l3."
+        None,
+        doc="For macvlan: bridge (default), private or vepa. For ipvlan: l2 (default) or l3, in which "
+        "nobody answers ARP for the servers, so others need routes to them through the host.",
     )
     gateway: bool = value(
         True,
