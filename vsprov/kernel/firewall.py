@@ -61,10 +61,9 @@ class Listing:
         """What nft shows of the instance, and of others who may be in the way; other instances if asked."""
         if not self._started:
             return Found(lacking="nft is not installed; Debian has it in the package nftables")
-        answers, failures = _finish_all(self._started)
+        results = _finish_all(self._started)
         try:
-            tables, listed = (_answer(words, answers, failures) for words in (_TABLES, _CHAINS))
-            chains = _parse(listed)
+            tables, chains = _text(results[_TABLES]), _parse(_text(results[_CHAINS]))
         except OSError as error:
             return Found(lacking=error.strerror or str(error))
         present = sorted((line.split()[1], line.split()[2]) for line in tables.splitlines())
@@ -74,7 +73,7 @@ class Listing:
         others = [(chain["family"], chain["table"]) for chain in dropping]
         try:
             more = _outputs(*(_list_table(*place) for place in (*strange, *others)))
-            rows = [_parse(_answer(_list_table(*place), answers, failures)) for place in own]
+            rows = [_parse(_text(results[_list_table(*place)])) for place in own]
         except OSError:  # somebody has just made or removed one of them
             if not attempts:
                 raise
@@ -200,27 +199,25 @@ def _list_table(family: str, table: str) -> str:
 
 def _outputs(*commands: str) -> list[str]:
     """What nft prints for each of these commands, all at once."""
-    answers, failures = _finish_all({words: _start("nft", *words.split()) for words in commands})
-    return [_answer(words, answers, failures) for words in commands]
+    results = _finish_all({words: _start("nft", *words.split()) for words in commands})
+    return [_text(results[words]) for words in commands]
 
 
-def _finish_all(
-    started: Mapping[str, subprocess.Popen[str]],
-) -> tuple[dict[str, str], dict[str, OSError]]:
+def _finish_all(started: Mapping[str, subprocess.Popen[str]]) -> dict[str, str | OSError]:
     """What programs print that were started, or why they failed, by their words."""
-    answers, failures = {}, {}
+    results: dict[str, str | OSError] = {}
     for words, one in started.items():
         try:
-            answers[words] = _finish(one)
+            results[words] = _finish(one)
         except OSError as error:
-            failures[words] = error
-    return answers, failures
+            results[words] = error
+    return results
 
 
-def _answer(words: str, answers: Mapping[str, str], failures: Mapping[str, OSError]) -> str:
-    if words in failures:
-        raise failures[words]
-    return answers[words]
+def _text(result: str | OSError) -> str:
+    if isinstance(result, OSError):
+        raise result
+    return result
 
 
 def _parse(output: str) -> list[Mapping[str, Any]]:

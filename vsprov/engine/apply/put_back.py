@@ -58,7 +58,7 @@ def _start(context: ApplyContext, change: Change, record: Mapping[str, Any]) -> 
     if now.observed.networks is not None:
         from vsprov.engine.networks import after_failure
 
-        yield from execute.do(context, after_failure.admission(context, now, old))
+        yield from execute.do(context, after_failure.admission(context, now))
     for again in plan.changes:
         if again.address == change.address:
             for step in again.steps:

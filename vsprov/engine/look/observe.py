@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
 from vsprov.engine import kinds as _kinds  # noqa: F401
@@ -38,6 +38,9 @@ from vsprov.store.images import Contents
 from vsprov.store.instance import Instance
 from vsprov.store.servers import ServerDirectory
 
+if TYPE_CHECKING:
+    from vsprov.kernel.firewall import Listing
+
 
 @dataclass(frozen=True, slots=True)
 class Since:
@@ -62,17 +65,15 @@ def observe(
     look, wanted = _Observer(instance, hierarchies, machine), tuple(wanted)
     listing = None
     if look.intent.networks or os.path.isdir(instance.networks) or any(map(is_networked, wanted)):
-        from vsprov.kernel.firewall import Listing
-
-        listing = Listing(instance.name)  # nft works while the servers are observed
+        listing = _start_listing(instance)  # nft works while the servers are observed
     found = look.observe(since)
-    if not (listing or any(map(had_interfaces, found.servers.values()))):
+    if listing is None and any(map(had_interfaces, found.servers.values())):
+        listing = _start_listing(instance)
+    if listing is None:
         return found
     from vsprov.engine.networks.look import networks
-    from vsprov.kernel.firewall import Listing
 
-    seen = networks(instance, found.servers, wanted, listing or Listing(instance.name))
-    return replace(found, networks=seen)
+    return replace(found, networks=networks(instance, found.servers, wanted, listing))
 
 
 def find(instance: Instance, hierarchies: Hierarchies, machine: Machine, name: str) -> ObservedServer | None:
@@ -89,6 +90,12 @@ def refuse_foreign(seen: ObservedServer, instance: str) -> None:
         )
     if seen.directory and not is_of(seen.owner, instance):
         raise ConflictError(f"Server/{seen.name}: its directory has no owner mark of this instance")
+
+
+def _start_listing(instance: Instance) -> Listing:
+    from vsprov.kernel.firewall import Listing
+
+    return Listing(instance.name)
 
 
 def is_networked(want: Object) -> bool:

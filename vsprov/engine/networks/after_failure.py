@@ -13,7 +13,6 @@ from vsprov.engine.look import situation
 from vsprov.engine.look.situation import Situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import VsprovError
-from vsprov.model.objects import Object
 from vsprov.plan.builder import EVERY_SET, PlanBuilder, Wanted
 from vsprov.plan.network import naming, ruleset
 from vsprov.plan.network.changes import host
@@ -25,16 +24,12 @@ from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Step
 
 
-def admission(context: ApplyContext, now: Situation, server: Object) -> ChangeFirewall:
-    """The step that lets pass what a server needs that is about to start again as it was.
-
-    Of the other servers, what they need after the apply stays.
-    """
+def admission(context: ApplyContext, now: Situation) -> ChangeFirewall:
+    """The step that lets pass what the wanted servers need, one of which is about to start as it was."""
     seen = now.observed.networks
     assert seen is not None
     name = context.instance.name
-    objects = {**context.wanted, server.address: server}
-    wanted = Wanted(name, f"{name}/{EVERY_SET}", tuple(objects.values()))
+    wanted = Wanted(name, f"{name}/{EVERY_SET}", tuple(context.wanted.values()))
     tables = compute(PlanBuilder(wanted, now.observed, now.machine)).wanted.tables
     widen, undo, _, why = ruleset.changes(tables, seen.tables)
     return ChangeFirewall(json.dumps(widen), json.dumps(undo), "; ".join(why))

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,7 +46,7 @@ class NextEvent:
 
 Wait = Readable | NextEvent
 Work = Generator[Wait, Any, None]
-Job = tuple[Iterable[str], Iterable[str], Callable[[], Work]]
+Job = tuple[Collection[str], Collection[str], Callable[[], Work]]
 
 
 class Source(Protocol):
@@ -118,7 +118,6 @@ class Loop:
             key: {name for name in (*after, *follows) if name in works}
             for key, (after, follows, _) in works.items()
         }
-        required = {key: frozenset(after) for key, (after, _, _) in works.items()}
         holds: dict[str, list[str]] = {key: [] for key in works}
         for key, names in waits.items():
             for name in names:
@@ -143,7 +142,7 @@ class Loop:
                 except VsprovError as caught:
                     error = caught
                 running -= 1
-                self._finish(key, error, holds, waits, required, ready, failed, done)
+                self._finish(key, error, works, holds, waits, ready, failed, done)
                 if ready:
                     break
             if not resumed and running and (not ready or running >= self._limit):
@@ -153,9 +152,9 @@ class Loop:
         self,
         key: str,
         error: VsprovError | None,
+        works: Mapping[str, Job],
         holds: Mapping[str, list[str]],
         waits: Mapping[str, set[str]],
-        required: Mapping[str, frozenset[str]],
         ready: deque[str],
         failed: set[str],
         done: Callable[[str, VsprovError | None], None],
@@ -170,7 +169,7 @@ class Loop:
             for follower in holds[name]:
                 if follower in failed:
                     continue
-                if error and name in required[follower]:
+                if error and name in works[follower][0]:
                     failed.add(follower)
                     ended.append((follower, Skipped(f"{follower}: skipped, because {name} failed")))
                 else:

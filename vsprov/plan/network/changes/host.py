@@ -239,22 +239,20 @@ def _outsiders(builder: PlanBuilder, desired: Desired, work: _Work) -> None:
 
 def _names(builder: PlanBuilder, desired: Desired, work: _Work, explained: bool) -> None:
     """The files of running servers; those of others are written when they start."""
-    unnamed = [
-        name
-        for name in sorted(desired.seen.unnamed)
-        if (party := desired.parties.get(name)) and party.running and party.spec.interfaces
-    ]
-    work.steps += [MountNames(name, desired.parties[name].spec.security.read_only_root) for name in unnamed]
-    work.paths += [
-        change(f"Server/{name}: status.names", "of its image", "of its networks", "live") for name in unnamed
-    ]
-    files = [
-        (server, name, texts[name], before)
-        for server, seen in desired.seen.names.items()
-        if (texts := _texts(builder, desired, server))
-        for name, before in (dict.fromkeys(texts, "") | dict(seen) if server in unnamed else seen).items()
-        if texts.get(name, before) != before
-    ]
+    files: list[tuple[str, str, str, str]] = []
+    for server, seen in desired.seen.names.items():
+        texts, present = _texts(builder, desired, server), dict(seen)
+        party = desired.parties.get(server)
+        if server in desired.seen.unnamed and party and party.running:
+            work.steps.append(MountNames(server, party.spec.security.read_only_root))
+            path = f"Server/{server}: status.names"
+            work.paths.append(change(path, "of its image", "of its networks", "live"))
+            present = dict.fromkeys(texts, "") | present
+        files += [
+            (server, name, texts[name], before)
+            for name, before in present.items()
+            if texts.get(name, before) != before
+        ]
     if files:
         work.steps.append(WriteNames(tuple(files)))
         if not explained:
