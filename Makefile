@@ -9,7 +9,7 @@ PYTEST := $(VENV)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist workste
 PURE := not (kernel or e2e or attack or fault or vm)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check test-kernel test-vm test-long bench bench-images bench-networks docs schemas clean
+.PHONY: help quickstart test check test-kernel test-vm test-long bench bench-disks bench-images bench-keeper bench-networks bench-snapshots bench-systems bench-transfer docs schemas clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,13 +43,33 @@ bench: ## measure start, second apply, change and removal of servers, compared w
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.run $(BENCH)
 
+bench-disks: ## measure disk limits: start of servers, and work with files in them (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.disks $(BENCH)
+
 bench-images: ## measure pulling, starting and sharing images, compared with installed peers (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.images --disk 12 $(BENCH)
 
+bench-keeper: ## measure the keeper with many servers, and how fast servers are started again (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.keeper $(BENCH)
+
+bench-snapshots: ## measure snapshots by reflink and by copy, compared with cp and btrfs (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.snapshots $(BENCH)
+
+bench-systems: ## measure how long a Debian takes to boot, compared with systemd-nspawn and lxc-start (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.systems $(BENCH)
+
 bench-networks: ## measure servers on a bridge, and TCP between them and through published ports (root)
 	@scripts/prepare test
 	@$(VENV)/python -m benchmarks.networks $(BENCH)
+
+bench-transfer: ## measure export and import of a server, compared with tar and zstd (root)
+	@scripts/prepare test
+	@$(VENV)/python -m benchmarks.transfer $(BENCH)
 
 docs: schemas ## generate the manifest reference in docs/ from the schemas
 	@$(VENV)/python -m vsprov.manifest.reference docs/reference/manifest.md

@@ -49,16 +49,20 @@ PROGRAMS = {
     "iperf3": ("iperf3", "iperf3"),
     "iptables": ("iptables-restore", "iptables"),
     "java": ("java", "openjdk-17-jre-headless"),
+    "lxcfs": ("lxcfs", "lxcfs"),
     "mkfs_btrfs": ("mkfs.btrfs", "btrfs-progs"),
     "mkfs_ext4": ("mkfs.ext4", "e2fsprogs"),
     "mmdebstrap": ("mmdebstrap", "mmdebstrap"),
     "modprobe": ("modprobe", "kmod"),
     "nft": ("nft", "nftables"),
     "node": ("node", "nodejs"),
+    "nspawn": ("systemd-nspawn", "systemd-container"),
     "openssl": ("openssl", "openssl"),
     "qemu": ("qemu-system-x86_64", "qemu-system-x86"),
     "setcap": ("setcap", "libcap2-bin"),
     "skopeo": ("skopeo", "skopeo"),
+    "systemd_analyze": ("systemd-analyze", "systemd"),
+    "ssh": ("ssh", "openssh-client"),
     "tini": ("tini-static", "tini"),
     "umoci": ("umoci", "umoci"),
     "unshare": ("unshare", "util-linux"),
@@ -342,6 +346,11 @@ def _vm() -> str | None:
     return next((reason for reason in map(lacking, wanted) if reason is not None), None)
 
 
+def _own_clock() -> str | None:
+    """Whether nobody else uses the clock, which no namespace has of its own."""
+    return None if os.environ.get("VSPROV_VM") else "this is not the emulated machine"
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "cap_sys_resource": _capability(24),
     "cgroup_kill": _cgroup_file("cgroup.kill"),
@@ -355,6 +364,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "nft": _nft("inet"),
     "nft_bridge": _nft("bridge"),
     "overlay": _overlay,
+    "own_clock": _own_clock,
     "project_quota": _project_quota,
     "psi": _cgroup_file("memory.pressure"),
     "root": _root,

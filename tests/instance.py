@@ -135,7 +135,9 @@ def own_instance(parent: Path = SERVERS, network: int | None = None) -> Iterator
 def _destroy(instance: Instance) -> list[str]:
     if not instance.left():
         return []
-    command = instance.command("destroy", "--all", "-y")
+    volumes = instance.root / "volumes"
+    data = [f"--delete-data={path.name}" for path in volumes.iterdir()] if volumes.is_dir() else []
+    command = instance.command("destroy", "--all", "-y", *data)
     try:
         done = preloaded.run(command, timeout=TIMEOUT, env=instance.environment, network=instance.network)
     except subprocess.TimeoutExpired:

@@ -8,9 +8,11 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,18 @@ def pool(name: str, **resources: Any) -> Document:
 def quota(name: str, **resources: Any) -> Document:
     """A Quota that each of its servers gets."""
     return _document("Quota", name, {"scope": "server", **resources})
+
+
+def volume(name: str, metadata: Any = None, **spec: Any) -> Document:
+    """A Volume document."""
+    document = _document("Volume", name, spec)
+    document["metadata"] |= metadata or {}
+    return document
+
+
+def mounted(source: str, target: str = "/data", **keys: Any) -> Document:
+    """A mount of a volume."""
+    return {"type": "volume", "source": source, "target": target, **keys}
 
 
 def server(
@@ -154,8 +168,14 @@ class Lab:
 
     def keeper(self) -> int:
         """The pid of the instance's keeper, which must run."""
-        (pid,) = members(self.group(".keeper"))
+        found = [pid for pid in members(self.group(".keeper")) if status(pid, "Name") == "vsprov-keeper"]
+        (pid,) = [pid for pid in found if status(pid, "PPid") not in map(str, found)]  # one may be forking
         return pid
+
+    def prober(self) -> int | None:
+        """The pid of the process that makes the probes; None if there is none."""
+        pids = [pid for pid in members(self.group(".keeper")) if status(pid, "Name") == "vsprov-prober"]
+        return pids[0] if pids else None
 
     def console(self, name: str) -> str:
         """What the keeper has copied to the server's log, which it creates for the first output."""
@@ -166,12 +186,32 @@ class Lab:
         """The pids, as the host knows them, of all processes in the server's cgroup."""
         return [pid for folder, _, _ in os.walk(self.group(name)) for pid in members(Path(folder))]
 
+    def running(self, name: str) -> Init | None:
+        """The server's pid 1; None while it does not run."""
+        for pid in self.processes(name):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                if status(pid, "NSpid").split()[1:] == ["1"]:
+                    return Init(pid, start_time(pid))
+        return None
+
     def init(self, name: str) -> Init:
         """The server's pid 1."""
-        for pid in self.processes(name):
-            if status(pid, "NSpid").split()[1:] == ["1"]:
-                return Init(pid, start_time(pid))
-        raise AssertionError(f"{name} is not running: {self.processes(name)}")
+        init = self.running(name)
+        assert init, f"{name} is not running: {self.processes(name)}"
+        return init
+
+    def end(self, name: str, number: int = signal.SIGKILL) -> Init:
+        """Signal a server's pid 1 and wait until it has ended; what it was."""
+        init = self.init(name)
+        pidfd = os.pidfd_open(init.pid)
+        signal.pidfd_send_signal(pidfd, number)
+        wait_for(pidfd)
+        return init
+
+    def wait_for_restart(self, name: str, before: Init) -> Init:
+        """The pid 1 that follows this one, once it runs."""
+        wait_until(lambda: self.running(name) not in (None, before))
+        return self.init(name)
 
     def inits(self, *names: str) -> dict[str, Init]:
         return {name: self.init(name) for name in names}

@@ -36,21 +36,26 @@ def test_imports_keep_to_the_layers() -> None:
     quiet(SCRIPTS / "lint-imports")
 
 
-def test_a_wheel_holds_every_module_schema_and_example(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_module_schema_example_and_unit(tmp_path: Path) -> None:
     quiet(
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, "."),
     )
     (wheel,) = tmp_path.glob("vsprov-*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    data = f"{'-'.join(wheel.name.split('-')[:2])}.data/data/share/vsprov"
     wanted = {
         path.relative_to(CHECKOUT).as_posix()
         for path in (CHECKOUT / "vsprov").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    for folder, name in (("schemas", "schemas"), ("manifests/examples", "examples")):
+    for folder, name in (
+        ("schemas", "vsprov/schemas"),
+        ("manifests/examples", "vsprov/examples"),
+        ("packaging", data),
+    ):
         wanted |= {
-            f"vsprov/{name}/{path.relative_to(CHECKOUT / folder).as_posix()}"
+            f"{name}/{path.relative_to(CHECKOUT / folder).as_posix()}"
             for path in (CHECKOUT / folder).rglob("*")
             if path.is_file()
         }

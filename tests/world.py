@@ -242,10 +242,19 @@ def made() -> Iterator[World]:
         run(outside, "ip", "address", "add", f"{FAR}/32", "dev", "lo")
         run(host, "ip", "route", "add", "default", "via", OUTSIDE)
         run(host, "ip", "-6", "route", "add", "default", "via", OUTSIDE6)
+        _wait_for_carrier(host)
         yield World(host, outside)
     finally:
         os.close(host)
         os.close(outside)
+
+
+def _wait_for_carrier(namespace: int) -> None:
+    """The kernel shows the state of a link up to a second after its peer is up: snapshots would differ."""
+    deadline = time.monotonic() + SECONDS_TO_SETTLE
+    while links(namespace)[UPLINK]["operstate"] != "UP":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _configure(namespace: int, address: str, address6: str) -> None:

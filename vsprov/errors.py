@@ -118,6 +118,11 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def path_of(error: OSError) -> str:
+    """The path in an error; "" if it has none, or only the number of a descriptor."""
+    return error.filename if isinstance(error.filename, str) else ""
+
+
 # What to do if the kernel has no more of a resource, by number of the error.
 EXHAUSTED: Mapping[int, str] = {
     errno.EAGAIN: "the host, or the group vsprov runs in, is at its limit of processes: pids.max, ulimit -u",

@@ -20,6 +20,7 @@ import pytest
 from tests import leaks
 from tests.attack.conftest import Field
 from tests.lab import Document, Lab, busybox_image, image, server, status, wait_until
+from tests.renames import renames
 
 
 def digest(path: str) -> str:
@@ -222,6 +223,16 @@ def test_missing_mount_points_are_made_inside_the_root(lab: Lab, tmp_path: Path)
         lab.apply(evil, server("a", image="evil", mounts=[{"type": "tmpfs", "target": target}]))
         assert not Path(f"/vt-made-by-{link}").exists()
         assert (lab.root("a") / f"vt-made-by-{link}").is_dir()
+
+
+def test_renames_on_the_host_disturb_no_mount_below_a_link_upwards(lab: Lab, tmp_path: Path) -> None:
+    """openat2(2) fails with EAGAIN when a rename anywhere meets a ".." of the path."""
+    top, evil = hostile(tmp_path)
+    (top / "srv/up").symlink_to("/".join([".."] * 1000))
+    mounts = [{"type": "tmpfs", "target": f"/srv/up/made-{n}"} for n in range(20)]
+    with renames(tmp_path):
+        lab.apply(evil, server("a", image="evil", mounts=mounts))
+    assert sum(path.name.startswith("made-") for path in lab.root("a").iterdir()) == 20
 
 
 def test_what_is_typed_for_a_server_does_not_reach_our_terminal(field: Field) -> None:

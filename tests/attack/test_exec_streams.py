@@ -13,7 +13,7 @@ import pytest
 
 from tests.attack.conftest import Field
 from tests.lab import wait_until
-from vsprov.engine.guests import relay
+from vsprov.engine.guests.commands import relay
 from vsprov.kernel import cgroup
 
 # Leaves three readers behind, one for each stream, and says what the streams are.

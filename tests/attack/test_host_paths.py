@@ -207,3 +207,24 @@ def test_a_source_of_root_that_users_can_reach_is_mounted_read_only_or_on_reques
     lab.converge(image(), server("a", mounts=[bind(private)]))
     lab.run("a", "touch", "/data/new")
     assert (private / "new").stat().st_uid == 0
+
+
+def test_what_a_server_mounts_below_a_folder_of_the_host_is_not_mounted_on_the_host(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """On most hosts all mounts are shared, systemd(1)."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", shared], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", shared], check=True)
+        (shared / "file").touch()
+        (shared / "sub").mkdir()
+        spec = {"security": {"capabilities": {"add": ["SYS_ADMIN"]}}, "mounts": [bind(shared, idMap="none")]}
+        lab.apply(image(), server("a", **spec))
+        lab.shell("a", "mount -t tmpfs none /data/sub; mount --bind /etc/hosts /data/file; touch /data/sub/x")
+        assert not list((shared / "sub").iterdir())
+        below = f" {shared}/"
+        assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if below in line] == []
+    finally:
+        subprocess.run(["umount", "-R", shared], check=True)

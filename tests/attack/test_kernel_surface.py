@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.attack.conftest import Field
+from tests.lab import Lab, image, server
 
 both = pytest.mark.parametrize("name", ["weak", "strong"])
 
@@ -231,6 +232,19 @@ def test_the_usual_server_makes_no_user_namespaces(field: Field, user: str) -> N
 def test_a_server_that_may_administer_makes_user_namespaces(field: Field) -> None:
     """SYS_ADMIN gives nothing more to a namespace of one's own than one has already."""
     assert field.shell("strong", "unshare -Ur id -u") == "0"
+
+
+def test_a_server_that_boots_and_may_not_administer_makes_no_user_namespaces(lab: Lab) -> None:
+    """Its root may set the limits of its own namespaces, but not this one, wherever /proc is mounted."""
+    init = {"style": "sysv"}
+    security = {"capabilities": {"drop": ["SYS_ADMIN"]}}
+    lab.apply(image(), server("a", init=init, security=security))
+    mounts = lab.shell("a", "grep ' proc ' /proc/mounts").splitlines()
+    assert all(line.split()[1].startswith("/proc") for line in mounts)
+    path = "/proc/sys/user/max_user_namespaces"
+    assert lab.shell("a", f"(echo 9 > {path}) || cat {path}").strip() == "0"
+    assert lab.shell("a", "unshare -Ur true || echo refused").strip() == "refused"
+    lab.shell("a", "echo 1 > /proc/sys/net/ipv4/ip_forward")
 
 
 @both

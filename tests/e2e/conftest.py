@@ -1,8 +1,20 @@
 """What the tests of this folder share."""
 
+from tests.btrfs import btrfs_disk, quota_lab
 from tests.e2e.builds import box
 from tests.e2e.networks import shared_net
 from tests.e2e.verbs import shop
 from tests.lab import lab, loop_disk, shared_lab
+from tests.systems import debian_archive
 
-__all__ = ["box", "lab", "loop_disk", "shared_lab", "shared_net", "shop"]
+__all__ = [
+    "box",
+    "btrfs_disk",
+    "debian_archive",
+    "lab",
+    "loop_disk",
+    "quota_lab",
+    "shared_lab",
+    "shared_net",
+    "shop",
+]

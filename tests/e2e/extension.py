@@ -14,7 +14,7 @@ from typing import Any
 
 from vsprov.cli import main
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.aspects.observer import observes
+from vsprov.engine.aspects.observer import RunningServer, observes
 from vsprov.engine.kinds.view import KindView, View
 from vsprov.engine.kinds.view import register as register_view
 from vsprov.engine.run.context import ApplyContext
@@ -173,8 +173,8 @@ def compare(it: Running) -> Iterable[Difference]:
 
 
 @observes("score")
-def observe_score(pid: int, home: str) -> int:
-    with open(f"/proc/{pid}/oom_score_adj") as file:
+def observe_score(server: RunningServer) -> int:
+    with open(f"/proc/{server.pid}/oom_score_adj") as file:
         return int(file.read())
 
 

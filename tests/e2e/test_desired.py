@@ -15,13 +15,10 @@ from tests.instance import Instance
 AGENT = """
 import json, os, sys
 from vsprov.engine.apply import converge
+from vsprov.engine.apply.report import Silent
 from vsprov.engine.desired import wanted
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.store.instance import Instance
-
-class Silent:
-    def __getattr__(self, name):
-        return lambda *given: None
 
 instance = Instance(os.environ["VSPROV_INSTANCE"], sys.argv[1])
 given = Inputs((sys.argv[2],))

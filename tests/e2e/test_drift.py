@@ -144,7 +144,7 @@ def killed(lab: Lab, name: str) -> str:
     wait_until(lambda: lab.processes(name) == [])
     lab.vsprov("logs", name)  # waits for the keeper
     state: str = json.loads(lab.vsprov("get", "server", name, "-o", "json").stdout)["status"]["state"]
-    assert state == "Killed (9)"
+    assert state == "Exited (SIGKILL)"
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,15 +13,16 @@ import pytest
 from tests import archives, registry
 from tests.e2e.networks import network_lab
 from tests.features import requires
-from tests.instance import CHECKOUT
+from tests.instance import CHECKOUT, own_instance
 from tests.lab import Lab, wait_until
 from tests.world import FAR, HOST4, IMPATIENCE, OUTSIDE, UPLINK, ask, run
 
 FOLDER = CHECKOUT / "manifests/examples"
 EXAMPLES = sorted(path.name for path in FOLDER.iterdir() if path.name.endswith((".yaml", ".yaml.j2")))
 # What is not of this machine alone: packages from a mirror, an image from a registry.
-BOOTSTRAP, NGINX, OCI = "bootstrap.yaml", "nginx.yaml", "oci.yaml.j2"
+BOOTSTRAP, NGINX, OCI, SSH = "bootstrap.yaml", "nginx.yaml", "oci.yaml.j2", "debian-ssh.yaml"
 LAN = "lan.yaml.j2"
+DATABASE = "database.yaml"
 NETWORKS = [name for name in EXAMPLES if "kind: Network" in (FOLDER / name).read_text()]
 FETCH = """
 import sys, urllib.request as it
@@ -76,7 +78,7 @@ def test_an_example_is_applied_read_back_and_removed(
     is_applied_read_back_and_removed(lab, tmp_path, [*arguments(name), *needs(name, request)])
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != NGINX])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in (NGINX, SSH)])
 def test_an_example_with_networks_is_applied_read_back_and_removed(tmp_path: Path, name: str) -> None:
     if name == LAN:
         requires("macvlan")
@@ -126,6 +128,29 @@ def test_the_shop_counts_visits_from_everywhere_and_shows_its_database_to_nobody
         is_applied_read_back_and_removed(net.lab, tmp_path, [FOLDER / NGINX])
 
 
+@pytest.mark.slow
+@pytest.mark.requires("mmdebstrap", "ssh")
+@pytest.mark.usefixtures("packages")
+def test_a_user_logs_in_to_the_debian_of_the_example_by_ssh(tmp_path: Path) -> None:
+    bare = tmp_path / "images.yaml"
+    bare.write_text((FOLDER / SSH).read_text().split("---")[0])
+    with network_lab() as net:
+        mirror = replace(net.lab.vsprov, network=None)  # the host of the lab has no mirror
+        mirror("apply", "-y", bare, timeout=LONGEST)
+        net.lab.vsprov("apply", "-y", FOLDER / SSH)
+        net.host("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key"))
+        script = "mkdir -m 700 -p /root/.ssh && cat > /root/.ssh/authorized_keys"
+        key = (tmp_path / "key.pub").read_text()
+        net.lab.vsprov("exec", "ssh1", "--", "sh", "-c", script, input=key)
+        options = [f"IdentityFile={tmp_path}/key", "UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=no"]
+        words = [word for option in options for word in ("-o", option)]
+        login = ("ssh", "-F", "none", "-q", *words, "-p", "2222", "root@127.0.0.1")
+        state = "systemctl is-system-running"
+        net.lab.wait_until(lambda: net.host(*login, state, check=False).strip() == "running")
+        assert net.host(*login, "echo $XDG_RUNTIME_DIR; hostname").splitlines() == ["/run/user/0", "ssh1"]
+        is_applied_read_back_and_removed(net.lab, tmp_path, [FOLDER / SSH])
+
+
 def is_applied_read_back_and_removed(lab: Lab, tmp_path: Path, given: list[str | Path]) -> None:
     vsprov = lab.vsprov
     vsprov("validate", *given)
@@ -140,6 +165,11 @@ def is_applied_read_back_and_removed(lab: Lab, tmp_path: Path, given: list[str |
     verified = vsprov("image", "verify").stdout.splitlines()
     assert verified and all(line.endswith(": ok") for line in verified)
     vsprov("destroy", "-y", *given)
+    for name in vsprov("get", "volumes", "-o", "name").stdout.split():  # they are kept, with their data
+        unprotected = read_back.read_text().replace("vsprov/deletion: prevent", "note: unprotected")
+        volumes = [each for each in unprotected.split("---\n") if "kind: Volume" in each]
+        vsprov("apply", "-y", "-", input="---\n".join(volumes))
+        vsprov("delete", name, "-y")
     assert vsprov.left() == []
 
 
@@ -187,6 +217,19 @@ def test_the_server_of_the_build_example_runs_what_its_image_says_on_what_the_st
     assert (root / "etc/site.conf").read_text() == "root=/srv/site\nlisten=8080\n"
     assert (root / "srv/site.sums").read_text().endswith(" /srv/site/index.html\n")
     assert lab.shell("site1", "id -u; pwd; stat -c %u:%g:%a index.html") == "33\n/srv/site\n33:33:644\n"
+
+
+def test_the_server_of_the_moving_example_counts_on_where_it_is_moved(lab: Lab, tmp_path: Path) -> None:
+    lab.vsprov("apply", "-y", FOLDER / "move.yaml")
+    lab.wait_until(lambda: lab.console("mover") == "1\n1\n")
+    lab.vsprov("stop", "mover")
+    lab.vsprov("export", "mover", tmp_path / "mover")
+    with own_instance() as instance:
+        new = Lab(instance)
+        new.vsprov("import", tmp_path / "mover")
+        new.vsprov("start", "mover")
+        new.wait_until(lambda: new.console("mover") == "2\n2\n")
+        assert "Nothing to do" in new.vsprov("plan", FOLDER / "move.yaml").stdout
 
 
 def test_servers_of_the_network_example_talk_and_the_host_reaches_the_published_port() -> None:
@@ -244,10 +287,14 @@ def can_be_had_at_once(lab: Lab, tmp_path: Path) -> None:
     values = ("--values", FOLDER / "template.values")
     lab.vsprov("validate", FOLDER, *values)
     local = tmp_path / "examples"
-    shutil.copytree(FOLDER, local, ignore=shutil.ignore_patterns(BOOTSTRAP, NGINX, OCI))
+    shutil.copytree(FOLDER, local, ignore=shutil.ignore_patterns(BOOTSTRAP, NGINX, OCI, SSH))
     given = (local, *values, *on_lan())
     lab.vsprov("apply", "-y", *given)
     assert "Nothing to do" in lab.vsprov("plan", *given).stdout
+    # Its volume could not be removed otherwise.
+    database = local / DATABASE
+    database.write_text(re.sub("(?m)^  annotations:.*$", "", database.read_text()))
+    lab.vsprov("apply", "-y", *given)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

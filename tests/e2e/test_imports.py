@@ -113,5 +113,5 @@ def test_an_import_that_is_ended_leaves_no_worker_and_the_next_apply_does_it(
     if number != signal.SIGKILL:
         assert os.listdir(store(lab).layers) == []
     done = lab.converge(*documents)
-    assert ("left by an interrupted apply" in done.stderr) == (number == signal.SIGKILL)
+    assert ("left by an interrupted command" in done.stderr) == (number == signal.SIGKILL)
     is_whole(lab)

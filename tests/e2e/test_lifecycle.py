@@ -128,9 +128,9 @@ def test_a_server_that_is_killed_for_lack_of_memory_is_shown_as_such(lab: Lab) -
     eats = server("a", *PYTHON, "x = b'x' * (64 << 20)", resources={"memory": {"max": "24Mi", "swapMax": 0}})
     said = lab.refused(HOST, eats, flags=("--settle", "30s"))
     assert "lack of memory" in said
-    assert state(lab, "a") == "OOM"
+    assert state(lab, "a") == "Exited (SIGKILL, out of memory)"
     assert json.loads(lab.vsprov("get", "server", "a", "-o", "json").stdout)["status"]["lastExit"]["oom"]
-    assert "OOM" in lab.vsprov("get", "servers").stdout
+    assert "out of memory" in lab.vsprov("get", "servers").stdout
 
 
 # -- stop
@@ -175,7 +175,7 @@ def test_the_init_of_busybox_shuts_down(lab: Lab, tmp_path: Path) -> None:
 def test_an_init_that_does_not_handle_its_stop_signal_is_named(lab: Lab) -> None:
     lab.apply(HOST, server("a", init={"stopTimeout": "1h"}), server("b", init={"stopTimeout": "1h"}))
     said = lab.vsprov("stop", "a").stderr
-    assert "Server/a: killed without waiting: the command, as pid 1, has no handler for SIGTERM" in said
+    assert "Server/a: killed at once: the command, as pid 1, has no handler for SIGTERM" in said
     assert "init.reaper" in said
     done = lab.apply(server("b", state="Stopped"), flags=("-o", "json"))
     assert json.loads(done.stdout)["outcome"]["unhandledSignals"] == {"b": "TERM"}

@@ -17,11 +17,16 @@ V4, V6 = "10.20.0", "fd20:"
 LAN = network("lan", f"{V4}.0/24", f"{V6}:/64")
 BACK = network("back", "10.21.0.0/24", "fd21::/64", nat=False)
 CELLS = network("cells", "10.22.0.0/24", "fd22::/64", isolated=True)
-# Asks db at once, by its own address, without waiting for anything.
+# Asks db at once, by its own address, which waits for nothing. As long as db does not listen, it asks again.
 FIRST = f"""
 import socket, subprocess, sys
 for address, own in (("{V4}.20", "{V4}.30"), ("{V6}:20", "{V6}:30")):
-    one = socket.create_connection((address, {PORT}), 20, (own, 0))
+    one = None
+    while one is None:
+        try:
+            one = socket.create_connection((address, {PORT}), 20, (own, 0))
+        except ConnectionRefusedError:
+            pass
     print("answer", one.recv(100).decode(), flush=True)
 import time
 time.sleep(1e6)

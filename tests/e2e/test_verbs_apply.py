@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import subprocess
 import time
@@ -108,13 +109,16 @@ def test_a_lock_that_is_held_ends_with_75_and_names_its_holder(lab: Lab) -> None
     lab.apply(HOST, web())
     with open(lab.vsprov.run / "lock", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("pid 1: the holder\n")
+        lock.write(f"pid {os.getpid()}: the holder\n")
         lock.flush()
         refused = lab.vsprov("apply", "-y", "-", input=to_yaml(HOST, web()), check=False)
-        assert (refused.returncode, refused.stdout) == (75, "")
-        assert "pid 1: the holder" in refused.stderr and "--lock-timeout" in refused.stderr
+        assert (refused.returncode, refused.stdout) == (75, ""), refused.stderr
+        assert f"pid {os.getpid()}: the holder" in refused.stderr and "--lock-timeout" in refused.stderr
+        lock.seek(0)
+        lock.write("pid 1: the holder before, which was killed\n")
+        lock.flush()
         waiting = lab.vsprov("stop", "--all", "--lock-timeout", "50ms", check=False)
-        assert waiting.returncode == 75
+        assert waiting.returncode == 75 and "an unknown process" in waiting.stderr
         assert lab.plan(HOST, web())["resource_changes"] == []
     assert lab.vsprov("apply", "-", "--lock-timeout", "1s", input=to_yaml(HOST, web())).returncode == 0
 

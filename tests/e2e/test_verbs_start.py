@@ -86,11 +86,12 @@ def test_servers_are_chosen_by_name_label_or_all(lab: Lab) -> None:
         "errors": [],
         "exits": {},
         "unhandledSignals": {},
+        "notReady": {},
     }
     unknown = lab.vsprov("stop", "web1", "web3", check=False)
     assert unknown.returncode == 1 and "Server/web3: not found" in unknown.stderr
     assert lab.init("web1")
-    assert "no server is selected" in lab.vsprov("stop", "-l", "tier=none").stderr
+    assert lab.vsprov("stop", "-l", "tier=none").stderr == "Nothing to stop: no server is selected.\n"
 
 
 def test_servers_start_after_what_they_depend_on_and_stop_before_it(lab: Lab) -> None:
@@ -114,9 +115,20 @@ def test_the_time_a_server_has_to_end_can_be_given(lab: Lab) -> None:
         ),
     )
     lab.wait_until(lambda: lab.console("slow") == "ready\n")
-    lab.vsprov("stop", "slow", "--timeout", "100ms")
+    said = lab.vsprov("stop", "slow", "--timeout", "100ms").stderr
+    assert "Server/slow: killed 0.1s after SIGTERM, because it was still running\n" in said
     assert lab.processes("slow") == []
     assert lab.console("slow") == "ready\nasked\n"
+    lab.vsprov("start", "slow")
+    lab.wait_until(lambda: lab.console("slow").endswith("asked\nready\n"))
+    said = lab.vsprov("stop", "slow", "--timeout", "0").stderr
+    assert "Server/slow: killed right after SIGTERM, because it was still running\n" in said
+
+
+def test_without_servers_it_is_said_that_there_are_none(lab: Lab) -> None:
+    for words in (("stop", "--all"), ("shutdown",)):
+        assert lab.vsprov(*words).stderr == "Nothing to stop: the instance has no servers.\n"
+    assert lab.vsprov("boot").stderr == "Nothing to start: no server starts with the host.\n"
 
 
 @pytest.mark.vm_subset
@@ -166,6 +178,13 @@ def test_a_server_whose_record_is_lost_can_be_stopped_and_not_started(lab: Lab) 
     assert "Server/web1: stopped" in lab.vsprov("stop", "web1").stderr
     said = lab.vsprov("start", "web1", check=False)
     assert said.returncode == 1 and "its record is lost or was edited" in said.stderr
+
+
+def test_work_that_is_done_is_not_missed_by_what_depends_on_it(lab: Lab) -> None:
+    needs = {"dependsOn": [{"name": "job", "condition": "completed"}]}
+    lab.apply(HOST, server("job", "true", init={"oneshot": True}), web("web1", **needs))
+    for words in (("restart", "web1"), ("stop", "job")):
+        assert "without Server" not in lab.vsprov(*words).stderr
 
 
 def test_a_server_that_runs_without_what_it_depends_on_is_named(lab: Lab) -> None:

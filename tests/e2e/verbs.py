@@ -67,8 +67,9 @@ def _on_a_terminal(
             when, answer = answers.pop(0)
             read = shown.index(when.encode(), read) + len(when)
             os.write(leader, answer().encode())
+    code = running.wait(SECONDS)  # before the terminal goes: that would send it SIGHUP
     os.close(leader)
-    return running.wait(SECONDS), shown.decode(errors="replace").replace("\r\n", "\n")
+    return code, shown.decode(errors="replace").replace("\r\n", "\n")
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.btrfs import btrfs_disk, quota_lab
 from tests.features import requires
 from tests.instance import own_instance
-from tests.lab import Lab, lab, loop_disk, shared_lab
+from tests.lab import Lab, image, lab, loop_disk, server, shared_lab
 
-__all__ = ["lab", "loop_disk", "shared_lab"]
+__all__ = ["btrfs_disk", "lab", "loop_disk", "quota_lab", "shared_lab"]
 
 
 @pytest.fixture
@@ -35,3 +36,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def small_lab(small_disk: Path) -> Iterator[Lab]:
     with own_instance(small_disk) as instance:
         yield Lab(instance)
+
+
+@pytest.fixture
+def written(lab: Lab) -> Lab:
+    """A lab with a server, web1, that has written each sort of file and removed one of its image."""
+    lab.apply(image(), server("web1"))
+    lab.shell("web1", "cd /srv; echo old > file; ln file twin; ln -s file link; mkfifo pipe; rm /etc/passwd")
+    return lab

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests import features
 from tests.effort import worth_trying
 from tests.fault.faults import Apply, footprint
+from tests.instance import own_instance
 from tests.lab import Document, Init, Lab, image, server, wait_until
 
 BYSTANDER = (image("other"), server("bystander", image="other"))
@@ -53,6 +57,15 @@ class Base:
             now = footprint(self.lab)
             extra, missing = set(now) - set(expected), set(expected) - set(now)
             pytest.fail(f"after step {step}: too much: {extra}; missing: {missing}", pytrace=False)
+
+
+@contextmanager
+def with_bystander(network: int | None = None, parent: Path = features.SERVERS) -> Iterator[Base]:
+    """A base in an instance of its own below `parent`, on the host or in this network namespace."""
+    with own_instance(parent, network) as instance:
+        lab = Lab(instance)
+        lab.apply(*BYSTANDER, flags=("--set-name", "elsewhere"))
+        yield Base(lab, lab.init("bystander"), footprint(lab))
 
 
 def every_step(

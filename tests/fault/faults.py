@@ -14,28 +14,20 @@ from pathlib import Path
 
 from tests import leaks, preloaded, world
 from tests.lab import Document, Lab
-from vsprov.engine.apply import changes, converge, execute
+from vsprov.engine.apply import carry_out, converge, execute
+from vsprov.engine.apply.report import Silent
 from vsprov.engine.look import situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
+from vsprov.engine.work import WorkOptions
 from vsprov.errors import VsprovError
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object
 from vsprov.plan.builder import Wanted
-from vsprov.plan.plan import Change
 from vsprov.plan.steps import Step
 from vsprov.store.instance import Instance
 
 KILLED = -9
-
-
-class Silent:
-    """A report that nobody reads."""
-
-    def started(self, change: Change) -> None: ...
-    def finished(self, change: Change, error: VsprovError | None) -> None: ...
-    def notice(self, line: str) -> None: ...
-    def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
 
 
 @functools.cache
@@ -92,15 +84,17 @@ class Apply:
             # as `destroy`: what there is of it
             observed = situation.look(instance).observed
             there = {f"Server/{name}" for name in observed.servers}
-            there |= {f"Quota/{name}" for name in observed.pools} | {
+            there |= {f"Quota/{name}" for name in observed.all_pools} | {
                 f"Image/{name}" for name in observed.images
             }
             there |= {f"Network/{name}" for name in (observed.networks.networks if observed.networks else ())}
+            volumes = frozenset(observed.more.get("Volume", ()))
+            there |= {f"Volume/{name}" for name in volumes}
             named = {f"{each['kind']}/{each['metadata']['name']}" for each in self.documents}
-            wanted = Wanted(instance.name, owner, remove=frozenset(there & named))
+            wanted = Wanted(instance.name, owner, remove=frozenset(there & named), delete_data=volumes)
         else:
             wanted = Wanted(instance.name, owner, objects)
-        outcome = converge.apply(instance, wanted, Silent(), settle_seconds=0)
+        outcome = converge.apply(instance, wanted, Silent(), work=WorkOptions(settle=0))
         for error in outcome.errors.values():
             print(error, file=sys.stderr)
         if outcome.errors:
@@ -114,7 +108,7 @@ class Apply:
         """Do it in a child that dies, as in a power cut, after so many steps; False when it ended before."""
 
         def prepare() -> None:
-            os.environ[changes.FAIL_AFTER] = str(steps)
+            os.environ[carry_out.FAIL_AFTER] = str(steps)
 
         ended = self.run(prepare)
         assert ended in (0, KILLED), (ended, steps)
@@ -166,13 +160,15 @@ def sort(step: Step) -> str:
 
 
 def footprint(lab: Lab) -> list[str]:
-    """A line for each thing the instance has on this machine; processes only by how many there are."""
+    """A line for each thing the instance has on this machine, and how many processes and loop devices."""
     found = leaks.found(lab.vsprov.name, lab.vsprov.folder, lab.vsprov.network)
     if lab.vsprov.network is not None:
         snapshot = world.snapshot(lab.vsprov.network)
         found += [f"{words}: {line}" for words, text in snapshot.items() for line in text.splitlines()]
     processes = [line for line in found if line.startswith("process ")]
-    return sorted({*found} - {*processes}) + [f"{len(processes)} processes"]
+    loops = [line for line in found if line.startswith("loop device ")]  # any of those that are free
+    counts = [f"{len(loops)} loop devices", f"{len(processes)} processes"]
+    return sorted({*found} - {*processes, *loops}) + counts
 
 
 def fill(folder: Path, free: int) -> Path:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.effort import worth_trying
-from tests.fault.crashes import BYSTANDER, Base, every_step
-from tests.fault.faults import KILLED, Apply, footprint
-from tests.instance import own_instance
-from tests.lab import Document, Lab, image, pool, server, to_yaml
+from tests.fault.crashes import Base, every_step, with_bystander
+from tests.fault.faults import KILLED, Apply
+from tests.lab import Document, image, pool, server, to_yaml
 
 BEFORE: tuple[Document, ...] = (
     image(),
@@ -32,10 +31,8 @@ RECREATED = (*AFTER[:3], server("restarted", "sleep", "123456", ephemeral=True),
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[Base]:
-    with own_instance() as instance:
-        lab = Lab(instance)
-        lab.apply(*BYSTANDER, flags=("--set-name", "elsewhere"))
-        yield Base(lab, lab.init("bystander"), footprint(lab))
+    with with_bystander() as base:
+        yield base
 
 
 @pytest.mark.slow

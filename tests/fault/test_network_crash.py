@@ -10,11 +10,10 @@ import pytest
 
 from tests import world
 from tests.e2e.networks import idle, network
-from tests.fault.crashes import BYSTANDER, Base, every_step
-from tests.fault.faults import Apply, footprint
+from tests.fault.crashes import Base, every_step, with_bystander
+from tests.fault.faults import Apply
 from tests.features import requires
-from tests.instance import own_instance
-from tests.lab import Document, Lab, image, pool
+from tests.lab import Document, image, pool
 from vsprov.kernel.links import host, interfaces
 from vsprov.plan.network import steps
 from vsprov.plan.network.state import HostLink, Interface
@@ -46,10 +45,8 @@ TWO = ("lan", {"name": "eth1", "network": "lan", "gateway": False})
 @pytest.fixture(scope="module")
 def base() -> Iterator[Base]:
     requires("overlay", "ip", "nft", "nft_bridge", "bridge", "veth")
-    with world.made() as made, own_instance(network=made.host) as instance:
-        lab = Lab(instance)
-        lab.apply(*BYSTANDER, flags=("--set-name", "elsewhere"))
-        yield Base(lab, lab.init("bystander"), footprint(lab))
+    with world.made() as made, with_bystander(made.host) as base:
+        yield base
 
 
 def test_networks_that_died_while_being_made_are_finished_by_the_next_apply(base: Base) -> None:

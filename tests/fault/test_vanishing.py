@@ -14,7 +14,7 @@ import pytest
 
 from tests import leaks
 from tests.conftest import Instance as Own
-from vsprov.engine.images import buildserver
+from vsprov.engine.images import builds
 from vsprov.engine.look import observe, situation
 from vsprov.engine.show import documents, processes
 from vsprov.kernel import cgroup
@@ -103,7 +103,7 @@ def _kill(instance: Instance) -> None:
 
 
 def _sweep(instance: Instance) -> None:
-    assert buildserver.sweep(cgroup.find().directory("", instance.name)) == []
+    assert builds.sweep(cgroup.find().directory("", instance.name)) == []
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fault.faults import Apply
-from tests.lab import SECONDS, Lab, image, server, to_yaml
+from tests.lab import SECONDS, Lab, image, server, to_yaml, wait_until
+from vsprov.engine.apply import converge
 from vsprov.engine.guests import launch
 from vsprov.engine.run import threads
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.spawn import Spawner
+from vsprov.errors import FailedError
+from vsprov.store import servers
+from vsprov.store.instance import Instance
 
 
 def stop_the_spawner() -> None:
@@ -62,6 +68,81 @@ def test_an_import_that_is_blocked_does_not_hold_up_the_end(monkeypatch: pytest.
     finally:
         os.close(source)
         os.close(end)
+
+
+def is_cancelled(operations: threads.Threads) -> bool:
+    try:
+        operations.progress("Image/a")("unpack", 1, 2)
+    except threads.Cancelled:
+        return True
+    return False
+
+
+def test_queued_operations_share_a_few_threads_and_those_not_begun_are_dropped_at_the_end() -> None:
+    operations = threads.Threads(lambda *progress: None)
+    source, end = os.pipe()
+    try:
+        found: list[int] = []
+
+        def work() -> None:
+            os.read(source, 1)
+            found.append(threading.get_ident())
+
+        waiting = [operations.queue(work) for _ in range(3 * threads.WORKERS)]
+        for each in waiting:
+            next(each)
+        os.write(end, bytes(threads.WORKERS))
+        wait_until(lambda: len(found) == threads.WORKERS)
+        assert len(set(found)) <= threads.WORKERS
+        stopping = threading.Thread(target=operations.close)
+        stopping.start()
+        wait_until(lambda: is_cancelled(operations))
+        os.write(end, bytes(3 * threads.WORKERS))
+        stopping.join(SECONDS)
+        assert not stopping.is_alive()
+        assert threads.WORKERS <= len(found) <= 2 * threads.WORKERS
+    finally:
+        os.close(source)
+        os.close(end)
+
+
+def test_the_error_of_an_operation_is_raised_where_it_is_awaited() -> None:
+    operations = threads.Threads(lambda *progress: None)
+    failing = operations.begin(lambda: os.rmdir("/proc/self/none"))
+    assert operations.begin(lambda: 7)() == 7
+    with pytest.raises(FileNotFoundError):
+        failing()
+    assert operations.close() == 0
+
+
+def test_what_was_applied_is_flushed_although_the_second_look_fails(lab: Lab, tmp_path: Path) -> None:
+    """All workers are busy, so the flush has not begun when the look fails."""
+    flushed, free = tmp_path / "flushed", threading.Event()
+
+    def prepare() -> None:
+        carry_out, flush = converge._carry_out, servers.flush
+
+        def carry_out_and_be_busy(context: ApplyContext, *more: Any) -> Any:
+            errors = carry_out(context, *more)
+            for _ in range(threads.WORKERS):
+                next(context.threads.queue(free.wait))
+            return errors
+
+        def fail(*_: Any) -> Any:
+            threading.Timer(0.2, free.set).start()
+            raise FailedError("look: nothing to be seen")
+
+        def flush_and_tell(instance: Instance) -> None:
+            flush(instance)
+            flushed.touch()
+
+        converge._carry_out, converge.check = carry_out_and_be_busy, fail
+        servers.flush = flush_and_tell
+
+    assert Apply(lab, (image(), server("a"))).run(prepare) == 1
+    assert flushed.exists()
+    assert lab.init("a")
+    lab.converge(image(), server("a"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

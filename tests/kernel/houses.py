@@ -12,7 +12,7 @@ from tests.kernel.guests import SECONDS, Guest, Workshop
 
 JOIN = """
 import ast, sys
-from vsprov.engine.guests import foreground
+from vsprov.engine.guests.commands import foreground
 from vsprov.errors import VsprovError
 request = ast.literal_eval(sys.argv[1])
 server = request.pop("server", "")
@@ -42,6 +42,7 @@ class House:
         return {
             **request,
             "cmd": "enter",
+            "own_root": True,
             "argv": list(argv),
             "home": False,
             "rlimits": [],

@@ -73,6 +73,8 @@ def test_a_minimal_system_is_installed_and_its_programs_run(
     assert [(tree / "etc" / name).read_text() for name in ("hostname", "resolv.conf")] == ["", ""]
     assert (tree / "etc/ssh/sshd_config").exists() == ("openssh-server" in packages)
     assert not list((tree / "etc/ssh").glob("ssh_host_*"))
+    unit = tree / "etc/systemd/system/ssh.service.d/host-keys.conf"
+    assert unit.exists() == ("openssh-server" in packages)
     assert sorted(os.listdir(Path(store.instance.layers) / store.keys()[0])) == ["listing", "tree"]
     assert left(store) == []
     again = store.resolve(installed(*packages), store.record())

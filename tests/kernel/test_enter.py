@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from tests.instance import CHECKOUT
 from tests.kernel.guests import KEPT, MASK, SECONDS, ended, members, open_workshop
 from tests.kernel.houses import House, join
+from vsprov.engine.run.spawn import start
+from vsprov.guest import wire
 
 NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
 
@@ -69,8 +74,9 @@ def arrived(group: Path, name: str) -> int:
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for pid in members(group):
-            if name in Path(f"/proc/{pid}/comm").read_text():
-                return pid
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that an earlier command has left
+                if name in Path(f"/proc/{pid}/comm").read_text():
+                    return pid
         time.sleep(0.01)
     raise AssertionError(f"no {name} in {group}")
 
@@ -225,6 +231,21 @@ def test_a_command_ends_when_its_client_is_killed(house: House) -> None:
         pid = arrived(house.workshop.group(1) / "exec", "sleep")
         client.kill()
     assert ended(pid)
+
+
+def test_a_command_ends_when_its_client_is_killed_before_it_has_read_that_it_runs(house: House) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        program, tree = start("enter", theirs.fileno(), session=True, stdio=(None, None, 2))
+    os.close(tree)
+    null = os.open(os.devnull, os.O_RDWR)
+    socket.send_fds(ours, [wire.encode(house.request("sleep", "1000", tty=False))], [null, null, null])
+    os.close(null)
+    assert select.select([ours], [], [], SECONDS)[0]  # the event, which stays unread
+    pid = arrived(house.workshop.group(1) / "exec", "sleep")
+    ours.close()
+    assert ended(pid)
+    os.waitpid(program, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -47,7 +47,12 @@ def test_the_topmost_of_several_layers_wins_whatever_their_names_hold(workshop: 
     for part in ("upper", "work"):
         (odd / part).mkdir(parents=True)
         os.chown(odd / part, BASE + 65536, BASE + 65536)
-    root = {"lower": [*layers, str(workshop.image)], "upper": str(odd / "upper"), "work": str(odd / "work")}
+    root = {
+        "lower": [*layers, str(workshop.image)],
+        "upper": str(odd / "upper"),
+        "work": str(odd / "work"),
+        "disk": None,
+    }
     assert (
         workshop.shell("cat /etc/probe; ls -d /only-*; touch /new", root=root) == "top,:\\/only-0\n/only-1\n"
     )

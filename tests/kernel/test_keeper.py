@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.features import requires
-from vsprov.keeper import ends
-from vsprov.keeper.connector import Exits
+from vsprov.engine.run import keeper
+from vsprov.keeper.exits import ends
+from vsprov.keeper.exits.connector import Exits
+from vsprov.keeper.kept import read_spec
+from vsprov.keeper.protocol import encode
+from vsprov.keeper.timers import Timers
 
 pytestmark = pytest.mark.kernel
 
@@ -75,3 +80,54 @@ def test_the_status_is_known_before_and_after_the_wait() -> None:
     os.waitpid(pid, 0)
     assert ends.status(pidfd, pid, start) == (7 << 8 if ends.pidfds_keep_status() else None)
     os.close(pidfd)
+
+
+def test_timers_call_in_the_order_of_their_times_and_once() -> None:
+    called: list[str] = []
+    timers = Timers()
+    assert timers.timeout() == -1
+    timers.set("b", 0.002, lambda: called.append("b"))
+    timers.set("a", 0.001, lambda: called.append("a"))
+    timers.set("c", 0.001, lambda: called.append("never"))
+    timers.set("c", 0.003, lambda: called.append("c"))
+    timers.set("d", 0.0, lambda: called.append("never"))
+    timers.cancel("d")
+    while (wait := timers.timeout()) >= 0:
+        time.sleep(wait)
+        timers.run()
+    assert called == ["a", "b", "c"]
+    assert timers.seconds("a") is None
+
+
+def test_what_a_timer_sets_is_called_in_the_next_turn() -> None:
+    timers, turns = Timers(), [0]
+
+    def again() -> None:
+        turns[0] += 1
+        timers.set("again", 0, again)
+
+    again()
+    timers.run()
+    assert turns == [2]
+
+
+def test_timers_that_are_set_again_and_again_take_no_memory() -> None:
+    timers = Timers()
+    for _ in range(1000):
+        timers.set("probe", 100, lambda: None)
+    assert len(timers._heap) < 100
+    seconds = timers.seconds("probe")
+    assert seconds is not None and 0 < seconds <= 100
+
+
+def test_a_spec_arrives_whole_however_long_it_is() -> None:
+    spec = {"command": ["x" * 100] * 5000, "restart": {"attempts": None}}
+    fd = keeper.sealed(encode(spec))
+    assert read_spec(fd) == spec
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    os.close(fd)
+    empty = os.memfd_create("spec")
+    with pytest.raises(OSError, match="its spec is incomplete"):
+        read_spec(empty)
+    os.close(empty)

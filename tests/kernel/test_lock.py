@@ -160,3 +160,54 @@ def test_ctrl_c_ends_a_command_that_waits_for_the_lock(instance: Own, mine: Inst
         waiting.send_signal(signal.SIGINT)
         assert waiting.communicate(timeout=60) == ("", "vsprov: interrupted\n")
         assert waiting.returncode == 130
+
+
+def holder_of(instance: Instance) -> int | None:
+    """The pid of the command that holds the lock."""
+    pidfd = lock.open_holder(instance)
+    if pidfd < 0:
+        return None
+    try:
+        return int(Path(f"/proc/self/fdinfo/{pidfd}").read_text().partition("Pid:")[2].split()[0])
+    finally:
+        os.close(pidfd)
+
+
+def test_the_holder_is_the_process_that_has_locked_the_file(mine: Instance) -> None:
+    assert holder_of(mine) is None
+    holder = hold(mine)
+    assert is_held(holder) and holder_of(mine) == holder.pid
+    release(holder)
+    assert holder_of(mine) is None
+    with lock.locked(mine):
+        assert holder_of(mine) == os.getpid()
+
+
+def test_a_pid_that_a_killed_command_has_left_in_the_file_names_nobody(mine: Instance) -> None:
+    """Another process may have the pid by now: here this one, and one that waits for the lock."""
+    holder = hold(mine)
+    assert is_held(holder)
+    holder.kill()
+    holder.communicate()
+    assert f"pid {holder.pid}: " in Path(mine.lock).read_text()
+    assert holder_of(mine) is None
+    Path(mine.lock).write_text(f"pid {os.getpid()}: vsprov apply since 2026-01-31 08:15:00\n")
+    assert holder_of(mine) is None
+    silent = ["flock", "-x", mine.lock, "sh", "-c", "echo held; read line"]  # does not write its name
+    other = subprocess.Popen(silent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert is_held(other) and holder_of(mine) is None
+    with pytest.raises(LockedError, match="an unknown process"), lock.locked(mine):
+        pass
+    other.communicate("\n")
+
+
+def test_what_a_killed_restart_has_left_in_the_file_is_not_waited_for(mine: Instance) -> None:
+    """A command that was not started by the keeper holds the lock: others fail at once."""
+    holder = hold(mine)
+    assert is_held(holder)
+    Path(mine.lock).write_text(f"pid {os.getpid()}: vsprov keeper act since 2026-01-31 08:15:00\n")
+    begun = time.monotonic()
+    with pytest.raises(LockedError), lock.locked(mine):
+        pass
+    assert time.monotonic() - begun < lock.SECONDS_OF_KEEPER
+    release(holder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import select
 import stat
 import subprocess
 from pathlib import Path
@@ -16,6 +18,8 @@ from tests.kernel.guests import (
     bind,
     members,
 )
+from vsprov.engine.run import spawn
+from vsprov.errors import FailedError
 from vsprov.kernel import process
 
 
@@ -173,3 +177,20 @@ def test_a_command_missing_below_the_reaper_is_named_too(workshop: Workshop) -> 
     requires("catatonit")
     event = workshop.failure(workshop.request("none", reaper="/usr/bin/catatonit"))
     assert (event["step"], event["errno"], event["path"]) == ("exec none", errno.ENOENT, "none")
+
+
+def test_one_that_was_started_ahead_ends_unused_and_what_needs_one_says_why_there_is_none() -> None:
+    with spawn.ahead() as spawner:
+        assert spawner is not None
+        pidfd = os.pidfd_open(spawner.pid)
+    assert select.select([pidfd], [], [], 0)[0]
+    os.close(pidfd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with spawn.ahead() as spawner:
+            assert spawner is None
+        with pytest.raises(FailedError, match="spawner: start: Too many open files"):
+            spawn.Spawner()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

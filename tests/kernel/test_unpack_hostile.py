@@ -131,6 +131,17 @@ def test_a_sparse_file_counts_with_its_holes(box: Box) -> None:
     assert box.refusal(path.read_bytes()) == "image.tar: 'big': makes the image larger than 1048576 bytes"
 
 
+@pytest.mark.parametrize(
+    "parts", [[(0, 4), (2, 4)], [(8, 4), (0, 4)], [(0, -4)], [(-4, 4)], [(1 << 20, 4)], [(0, 1 << 62)]]
+)
+def test_a_map_of_holes_that_makes_no_sense_is_refused(box: Box, parts: list[tuple[int, int]]) -> None:
+    numbers = [len(parts), *(number for part in parts for number in part)]
+    content = "".join(f"{number}\n" for number in numbers).encode().ljust(512, b"\0") + b"12345678"
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1000"}
+    said = box.refusal(packed(member("x", content, pax_headers=headers)))
+    assert said == "image.tar: 'x': has an invalid map of its holes"
+
+
 def test_headers_that_would_fill_the_memory_are_refused_unread(box: Box) -> None:
     header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
     for kind in (b"x", b"g", b"L", b"K"):

@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from vsprov.model.disk_backends import AUTO, BACKENDS
 from vsprov.model.limits.encodings import Host
 from vsprov.model.values import value_kinds
-from vsprov.model.values.units import LARGEST, MAX, SLOWEST_RATE, format_ids
+from vsprov.model.values.units import LARGEST, LONGEST, MAX, SLOWEST_RATE, format_ids
 from vsprov.model.values.value_kinds import MOST_IOPS, SMALLEST_CPU, ValueKind
 
 HOST = Host(4096, "0-3", "0-1", {"/dev/vda": "8:0", "/dev/vdb": "8:16", "/dev/vdc": "254:0"})
@@ -43,10 +44,12 @@ for _kind, _values in (
     (value_kinds.LIMIT_BYTES, LIMITS),
     (value_kinds.CPU, edges(0, 10**9)),
     (value_kinds.CPU_OR_MAX, edges(SMALLEST_CPU, 10**9) | st.just(MAX)),
-    (value_kinds.DURATION, SIZES),
+    (value_kinds.DURATION, edges(0, LONGEST)),
     (value_kinds.RATE, edges(SLOWEST_RATE, 2**62) | st.just(MAX)),
     (value_kinds.WEIGHT, st.integers(1, 10000)),
     (value_kinds.LIMIT_COUNT, edges(1, 2**22) | st.just(MAX)),
+    (value_kinds.NUMBER_OR_MAX, LIMITS),
+    (value_kinds.DISK_BACKEND, st.sampled_from([AUTO, *BACKENDS])),
     (value_kinds.FLAG, st.booleans()),
     (value_kinds.ID_LIST, st.sets(st.integers(0, 300), min_size=1, max_size=20).map(format_ids)),
     (value_kinds.RLIMIT, RLIMITS),

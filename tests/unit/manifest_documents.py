@@ -115,6 +115,8 @@ _BY_KIND: dict[str, list[Any]] = {
     "weight": [1, 100, 10000],
     "count": [0, 5],
     "count or max": ["max", 1, 4096],
+    "number or max": ["max", 4096, "1.5M"],
+    "choice": ["auto", "image"],
     "true or false": [True, False],
     "list of numbers": ["0", 1, "0-3,8", "8,0-3"],
     "soft and hard limit": [5, "max", {"soft": 1}, {"hard": "max"}, {"soft": 1, "hard": 2}],
@@ -150,7 +152,7 @@ def manifests(draw: st.DrawFn) -> list[Any]:
     ]
     for name, given in quotas.items():
         if name == "team":
-            given = {key: keys for key, keys in given.items() if key not in ("rlimits", "network")}
+            given = {key: keys for key, keys in given.items() if key not in ("rlimits", "network", "disk")}
         out.append(_document("Quota", name, {"scope": "pool" if name == "team" else "server", **given}))
     networks = draw(st.lists(st.sampled_from(sorted(NETWORKS)), max_size=3, unique=True))
     out += [_document("Network", name, NETWORKS[name]) for name in networks]

@@ -22,21 +22,38 @@ from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.plan.aspects.rlimits import SetLimit
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import applied
-from vsprov.plan.observed import Observed, ObservedGroup, ObservedImage, ObservedServer, Process
+from vsprov.plan.limits.disk import DiskLimit
+from vsprov.plan.observed import (
+    Observed,
+    ObservedGroup,
+    ObservedImage,
+    ObservedServer,
+    Probed,
+    Process,
+    SeenDisk,
+)
 from vsprov.plan.plan import Plan
+from vsprov.plan.servers.conditions import Await
+from vsprov.plan.servers.disk import ForgetDisk, MakeDisk, MoveDisk, MoveDiskBack, ResizeDisk
+from vsprov.plan.servers.hooks import RunHooks
 from vsprov.plan.steps import (
     DiscardUpper,
     EnableControllers,
     ImportImage,
+    InformKeeper,
+    KeepStopped,
     MakeDirectory,
     MakeGroup,
     MakePayload,
     MarkInit,
     MoveProcesses,
+    ProtectImage,
     Release,
     RemoveDirectory,
     RemoveGroup,
     RemoveImage,
+    RemoveRecord,
+    RenameDirectory,
     ShareImage,
     Spawn,
     Step,
@@ -44,6 +61,7 @@ from vsprov.plan.steps import (
     WriteApplied,
     WriteFile,
     WriteMark,
+    WriteRecord,
 )
 
 
@@ -53,6 +71,10 @@ class Directory:
     applied: str | None
     id_base: int
     written: bool = False
+    stopped: str = ""
+    disk: SeenDisk | None = None
+    former: SeenDisk | None = None  # until it is forgotten
+    loose: bool = False  # it has written where nothing limits it
 
 
 @dataclass
@@ -60,17 +82,29 @@ class World(Groups):
     instance: str = "vsprov"
     directories: dict[str, Directory] = field(default_factory=dict)
     images: dict[str, ObservedImage] = field(default_factory=dict)
+    pools: dict[str, tuple[str, str]] = field(default_factory=dict)  # (owner, record)
     networks: Networks = field(default_factory=Networks)
+
     next_pid: int = 1000
     next_base: int = 524288
 
     def copy(self) -> World:
         out = copy.copy(self)
-        for name in ("files", "owners", "marks", "subtree", "payloads", "directories", "images", "guests"):
+        for name in (
+            "files",
+            "owners",
+            "marks",
+            "subtree",
+            "payloads",
+            "directories",
+            "images",
+            "guests",
+            "pools",
+        ):
             setattr(out, name, {key: copy.copy(value) for key, value in getattr(self, name).items()})
         for guest in out.guests.values():
             guest.limits, guest.where = dict(guest.limits), dict(guest.where)
-        out.networks = self.networks.copy()
+        out.networks, out.pools = self.networks.copy(), dict(self.pools)
         return out
 
     # -- observation
@@ -91,13 +125,19 @@ class World(Groups):
         networked = any(each.applied and each.applied["spec"].get("interfaces") for each in servers.values())
         networked |= any(has_network(one) for one in wanted.objects) if wanted else False
         parent = self.group(self.instance) if (HOME, self.instance) in self.files else None
+        lost = {
+            name: ObservedGroup(f"{self.instance}/{name}", owner, applied=json.loads(text)["spec"], disk=text)
+            for name, (owner, text) in self.pools.items()
+            if name not in pools
+        }
         return Observed(
             servers,
-            pools,
+            {name: replace(pool, disk=self.pools.get(name, ("", None))[1]) for name, pool in pools.items()},
             dict(self.images),
             parent,
             frozenset(self.subtree[""]),
             networks=self.networks.observe(networked),
+            lost_pools=lost,
         )
 
     def server(self, name: str, group: ObservedGroup | None) -> ObservedServer:
@@ -121,6 +161,12 @@ class World(Groups):
             tuple(sorted(strays)),
             guest is not None,
             {"hostname": guest.hostname, "rlimits": dict(guest.limits)} if guest else {},
+            readiness=Probed(guest.ready) if guest and record and record["spec"].get("readiness") else None,
+            stopped=directory.stopped if directory else "",
+            space=replace(directory.disk, attached=guest is not None)
+            if directory and directory.disk
+            else None,
+            unlimited=bool(directory and not directory.disk and directory.loose),
         )
 
     # -- steps
@@ -156,6 +202,14 @@ class World(Groups):
                 self.enter(group.rpartition("/")[2], hierarchy, group)
             case RemoveGroup(group):
                 self.remove_group(group)
+            case WriteMark(group, "deletion", text):
+                self.protected = (self.protected - {group}) | ({group} if text else set())
+            case ProtectImage(image, sets):
+                self.images[image] = replace(self.images[image], protected=sets)
+            case RunHooks():
+                pass
+            case WriteMark(group, "hooks"):
+                self.need_group(group)
             case WriteMark(group, "applied", text):
                 self.need_group(group)
                 self.marks[group] = text
@@ -164,13 +218,18 @@ class World(Groups):
                 digest = wanted.digests[image]
                 owners = self.images[image].owners if image in self.images else ()
                 owners = tuple(dict.fromkeys((*owners, wanted.owner)))
-                self.images[image] = ObservedImage(image, digest, owners, spec)
+                protected = self.images[image].protected if image in self.images else ()
+                self.images[image] = ObservedImage(image, digest, owners, spec, protected)
             case ShareImage(image, owners):
                 self.images[image] = replace(self.images[image], owners=owners)
             case RemoveImage(image):
                 if any(guest.image.startswith(f"{image}@") for guest in self.guests.values()):
                     raise Refused(f"{step.describe()}: it is in use")
                 del self.images[image]
+            case RenameDirectory(server, new):
+                if new in self.directories or server in self.guests:
+                    raise Refused(f"{step.describe()}: it exists, or runs")
+                self.directories[new] = self.directories.pop(server)
             case MakeDirectory(server, owner, text):
                 if server in self.directories:
                     raise Refused(f"{step.describe()}: it exists")
@@ -178,12 +237,46 @@ class World(Groups):
                 self.next_base += 65536
             case WriteApplied(server, text):
                 self.directories[server].applied = text
+            case KeepStopped(server, by, before):
+                if self.directories[server].stopped != before:
+                    raise Refused(f"{step.describe()}: it is otherwise")
+                self.directories[server].stopped = by
+            case WriteRecord(kind, name, owner, text, before):
+                if before != self.records(kind).get(name, ("", ""))[1]:
+                    raise Refused(f"{step.describe()}: it is another one")
+                self.records(kind)[name] = (owner, text)
+            case RemoveRecord(kind, name):
+                self.records(kind).pop(name, None)
             case DiscardUpper(server) | RemoveDirectory(server):
                 if server in self.guests:
                     raise Refused(f"{step.describe()}: it runs")
                 self.directories[server].written = False
                 if isinstance(step, RemoveDirectory):
                     del self.directories[server]
+            case MakeDisk(server, backend, space, inodes):
+                directory = self.directories[server]
+                if backend == "image" and (server in self.guests or directory.disk):
+                    raise Refused(f"{step.describe()}: it runs, or has one")
+                directory.disk = SeenDisk(backend, space, inodes, file_system=space)
+                directory.written = False
+            case MoveDisk(server, backend, space, inodes):
+                if server in self.guests:
+                    raise Refused(f"{step.describe()}: it runs")
+                directory = self.directories[server]
+                moved = SeenDisk(backend, space, inodes, file_system=space) if backend else None
+                directory.former, directory.disk = directory.disk, moved
+                directory.loose = directory.written and not moved
+            case MoveDiskBack(server):
+                self.directories[server].disk = self.directories[server].former
+            case ForgetDisk(server):
+                self.directories[server].former = None
+            case ResizeDisk(server, "project" | "qgroup", space, inodes, (before, _)):
+                disk = self.directories[server].disk
+                assert disk and disk.space == before
+                quota = replace(disk, space=space, inodes=inodes) if space or inodes else None
+                self.directories[server].disk = quota
+            case ResizeDisk(server, _, space, _, (before, _), live):
+                self.resize(server, space, before, live)
             case SetLimit(server, limit, soft, hard):
                 self.set_limit(server, limit, (limit_value(soft), limit_value(hard)))
             case SetHostname(server, hostname):
@@ -197,10 +290,27 @@ class World(Groups):
                 self.networks.start(server, isinstance(spec, Server) and bool(spec.interfaces))
             case MarkInit(server):
                 assert not self.guests[server].released
+                self.guests[server].kept = fields.kept(want[f"Server/{server}"].spec)
+            case InformKeeper(server, spec):
+                self.guests[server].kept = spec
+            case Await(server, condition):
+                assert self.guests[server].released or condition == "completed"
             case Release(server):
                 self.guests[server].released = True
             case _ if not self.networks.do(step):
                 raise AssertionError(step)
+
+    def records(self, kind: str) -> dict[str, tuple[str, str]]:
+        return {"Network": self.networks.records, "Quota": self.pools}[kind]
+
+    def resize(self, server: str, space: int, before: int, live: bool) -> None:
+        disk = self.directories[server].disk
+        assert disk and disk.space == before
+        if live != (server in self.guests):
+            raise Refused(f"{server} runs, or does not")
+        if live and disk.file_system != space and (disk.file_system > space or self.machine.ceilings):
+            raise Refused(f"the file system of {server} is mounted")
+        self.directories[server].disk = replace(disk, space=space, file_system=space)
 
     def set_limit(self, server: str, limit: str, values: tuple[Any, Any]) -> None:
         guest = self.guests[server]
@@ -225,9 +335,12 @@ class World(Groups):
             assert isinstance(other, Server)
             if other.state == "Running" and not self.is_up(dependency.name):
                 raise Refused(f"{name} starts before {dependency.name}")
+        if bool(DiskLimit.of(spec.resources)) != bool(self.directories[name].disk):
+            raise Refused(f"{name} has a limited disk, or has none")
         if spec.ephemeral and self.directories[name].written:
             raise Refused(f"{name} would find what it wrote before")
         self.directories[name].written = True
+        self.directories[name].loose |= not self.directories[name].disk
         limits = {k.rlimit: self.machine.limits.get(k.rlimit, (MAX, MAX)) for k in RLIMITS}
         limits |= {k.rlimit: spec.resources[k.path] for k in RLIMITS if k.path in spec.resources}
         self.next_pid += 1

@@ -24,7 +24,9 @@ HOME = ""  # the name of the cgroup2 hierarchy
 
 @dataclass
 class Guest:
-    """A server's init; `where` is the group it is in, by hierarchy; it waits at its gate until `released`."""
+    """A server's init; `where` is the group it is in, by hierarchy; it waits at its gate until `released`.
+    `kept` is what the keeper knows of its spec, `ready` what its readiness probe says.
+    """
 
     pid: int
     image: str
@@ -32,6 +34,8 @@ class Guest:
     limits: dict[str, tuple[Any, Any]]
     where: dict[str, str]
     released: bool = False
+    ready: bool = True
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Groups:
     files: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # by (hierarchy, group)
     owners: dict[tuple[str, str], str] = field(default_factory=dict)  # "role owner"
     marks: dict[str, str] = field(default_factory=dict)  # the record on a home
+    protected: frozenset[str] = frozenset()  # groups of pools
     subtree: dict[str, set[str]] = field(default_factory=dict)
     payloads: dict[str, int] = field(default_factory=dict)
     guests: dict[str, Guest] = field(default_factory=dict)
@@ -170,6 +175,7 @@ class Groups:
             frozenset(controllers),
             frozenset(self.subtree[path]),
             json.loads(text) if text else None,
+            path in self.protected,
         )
 
     def hierarchy(self, controller: str) -> str:

@@ -31,11 +31,9 @@ from vsprov.plan.network.steps import (
     MountNames,
     RemoveInterface,
     RemoveLink,
-    RemoveNetwork,
     RemoveShares,
     SetSysctl,
     WriteNames,
-    WriteNetwork,
 )
 from vsprov.plan.steps import Step
 
@@ -238,12 +236,6 @@ class Networks:
                 if self.links[link.name].alias != link.alias:
                     raise Refused(f"link {link.name} is not ours")
                 self.links[link.name] = replace(link, index=7)
-            case WriteNetwork(name, owner, text, before):
-                if before != self.records.get(name, ("", ""))[1]:
-                    raise Refused(f"{name}: the record is another one")
-                self.records[name] = (owner, text)
-            case RemoveNetwork(name):
-                self.records.pop(name, None)
             case MakeInterface(server, interface):
                 self.attach(server, interface)
             case RemoveInterface(server, interface):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.effort import examples
-from vsprov.manifest.problems import compiled
+from vsprov.manifest.fits import compiled
 from vsprov.model.kinds.network import expand_port
 from vsprov.model.values import addresses, interfaces, ports
 from vsprov.model.values.patterns import Schema

@@ -20,7 +20,7 @@ import yaml
 
 from tests.unit.simulate import World, apply
 from tests.unit.simulate_groups import HOME
-from tests.unit.wishes import MACHINES
+from tests.unit.wishes import DISKS, MACHINES, V2
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object
 from vsprov.plan.builder import Wanted
@@ -32,6 +32,8 @@ from vsprov.plan.reconcile import reconcile
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))
+
+QUOTAS = replace(V2, disks=DISKS | {"project": ""})  # a host whose state root has project quotas
 
 
 def objects(described: dict[str, Any]) -> tuple[Object, ...]:
@@ -76,12 +78,18 @@ def happen(world: Situation, what: str, how: Any) -> None:
             world.write(hierarchy, group, file, text)
     elif what == "kill":
         del world.guests[how]
+    elif what == "not ready":
+        world.guests[how].ready = False
     elif what == "remove cgroup":
         for name in world.inside(HOME, how):
             del world.guests[name]
         world.forget_group(how)
     elif what == "remove directory":
         del world.directories[how]
+    elif what == "disk":
+        for name, values in how.items():
+            directory = world.directories[name]
+            directory.disk = replace(directory.disk, **values) if values else None
     elif what == "edit mark":
         world.marks[how] += " "
     elif what == "lose record":
@@ -148,7 +156,7 @@ def networks_happen(world: Situation, what: str, how: Any) -> bool:
 
 
 def situation(case: dict[str, Any]) -> Situation:
-    world = Situation(MACHINES[case["machine"]])
+    world = Situation({**MACHINES, "quotas": QUOTAS}[case["machine"]])
     world.strangers = {}
     for key, owner in (("others", "vsprov/others"), ("applied", "vsprov/mine")):
         before = wish(case, key, owner)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vsprov.errors import ManifestError, Problem
-from vsprov.manifest.checks import image, limits, manifest, objects
+from vsprov.manifest.checks import image, limits, manifest, objects, probes
 from vsprov.manifest.checks import server as of_server
 from vsprov.manifest.checks.networks import addresses, connections, firewall, interfaces, network, ports
 from vsprov.manifest.load import load, load_documents, render
@@ -261,8 +261,11 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
     text = "".join(file.read_text() for file in CASES.glob("*.yaml")) + pathlib.Path(__file__).read_text()
     words = {
         manifest.duplicates: "is already defined",
+        manifest.renames: "the manifest still has Server/b",
+        manifest.renames: "the manifest still has Server/",
         manifest.groups: "is reserved",
         manifest.idle_dependencies: "duplicate dependency",
+        probes.conditions: "cannot become healthy: it has no health",
         manifest.circular_dependencies: "circular dependency",
         manifest.circular_builds: "circular build",
         connections.overlapping_networks: "overlaps 10.20.0.0/24 of Network/lan",
@@ -287,15 +290,19 @@ def test_every_check_has_a_case_or_a_test_that_makes_it_speak() -> None:
         limits.least_memory: "a server needs memory",
         limits.one_cpu: "is the number of a CPU, not an amount of time",
         limits.pool_rlimits: "a pool cannot share this",
+        limits.disk: "is less than the minimum of 16Mi",
         objects.notes: "unknown knob",
         objects.size: "at most 32768",
         of_server.mount_targets: "cannot mount in",
         of_server.mount_kinds: "a bind mount requires a source",
         of_server.host_ids: "can make setuid programs",
         of_server.tmpfs_size: "a size of 0 would mean no limit",
+        of_server.shm_size: "spec.shmSize: a size of 0",
+        of_server.system_init: "does not apply to the style",
         of_server.working_dir: "spec.init.workingDir: '/srv/..'",
         of_server.command: "the program name is empty",
         of_server.capabilities: "is both added and dropped",
+        of_server.probes: "is below 100ms, the minimum",
         interfaces.duplicate_interfaces: "duplicate interface eth0",
         interfaces.duplicate_addresses: "duplicate address 10.20.0.9",
         interfaces.interface_mtu: "spec.interfaces[3].mtu: 1000 is too small for IPv6",

@@ -22,6 +22,16 @@ from tests.unit.cli import CHECKOUT, Cli, process
         ("vsprov get -o ", 3, {"text", "wide", "name", "json", "yaml"}),
         ("vsprov validate -o s", 3, {"sarif"}),
         ("vsprov schema s", 2, {"server"}),
+        ("vsprov explain serv", 2, {"server"}),
+        ("vsprov explain server.dn", 2, {"server.dns"}),
+        ("vsprov explain server.init.stopT", 2, {"server.init.stopTimeout"}),
+        ("vsprov explain server.init.nothing.x", 2, set()),
+        ("vsprov kill -s HU", 3, {"HUP"}),
+        ("vsprov wait --for exi", 3, {"exited"}),
+        ("vsprov get servers --sort-by mem", 4, {"memory"}),
+        ("vsprov delete netw", 2, {"networks"}),
+        ("vsprov get vol", 2, {"volumes"}),
+        ("vsprov describe qu", 2, {"quotas"}),
     ],
 )
 def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offered: set[str]) -> None:

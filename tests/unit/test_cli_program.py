@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli import CHECKOUT, NOWHERE, SERVER, Cli, ordinary_user
+from vsprov.cli.options import duration
 from vsprov.cli.program import GROUPS, VERBS, load, program
 from vsprov.cli.verb import settings
 from vsprov.errors import UsageError
@@ -21,11 +22,11 @@ from vsprov.errors import UsageError
 
 def test_help_lists_every_verb_with_what_it_does(cli: Cli) -> None:
     told = cli("--help")
-    inside = cli("image", "--help")
-    assert (told.code, inside.code) == (0, 0)
+    inside = {group: cli(group, "--help") for group in GROUPS}
+    assert {each.code for each in (told, *inside.values())} == {0}
     for name, (_, summary) in VERBS.items():
         group, space, word = name.rpartition(" ")
-        shown = inside.out if space else told.out
+        shown = inside[group].out if space else told.out
         assert re.search(rf"^  {word} +{re.escape(summary)}$", shown, re.MULTILINE), name
         assert not space or re.search(rf"^  {group} +{re.escape(GROUPS[group])}$", told.out, re.MULTILINE)
 
@@ -102,11 +103,14 @@ def test_without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_wrong_usa
         (["--show-completion", "tcsh"], "vsprov: --show-completion tcsh: unsupported shell"),
         (["schema", "pod"], "vsprov: schema pod: no such schema\n  hint: choose from manifest, image"),
         (["start"], "vsprov: specify exactly one of: names of servers, -l, --all\n"),
+        (["kill"], "vsprov: specify exactly one of: names of servers, -l, --all\n"),
+        (["kill", "-s", "FOO", "a"], "vsprov: --signal: 'FOO' is not a signal\n  hint: write TERM"),
+        (["delete"], "vsprov: Missing argument 'KIND'\n"),
+        (["delete", "server"], "vsprov: delete server: no names given\n"),
         (["destroy", "f", "--all"], "vsprov: destroy: specify either PATH or --all\n"),
         (["apply", "f", "--lock-timeout", "10"], "vsprov: --lock-timeout: '10' is not a duration\n"),
         (["apply", "f", "--parallelism", "0"], "vsprov: --parallelism 0: not a number between 1 and 1024\n"),
         (["get", "pods"], "vsprov: get pods: no such kind\n"),
-        (["get", "volumes"], "vsprov: get volumes: this version of vsprov has no volumes\n"),
         (["logs", "a", "-n", "-3"], "vsprov: --tail -3: not a number of lines\n"),
         (["exec", "a", "-e", "=2", "--", "true"], "vsprov: --env '=2': not a variable\n"),
     ],
@@ -171,6 +175,15 @@ def test_wrong_usage_is_told_before_root_is_asked_for(
     assert said in told.err
 
 
+def test_a_duration_on_the_command_line_may_be_a_plain_0() -> None:
+    assert [duration(given, "--timeout") for given in ("0", "0s", "10s")] == [0, 0, 10_000_000]
+    with pytest.raises(UsageError) as found:
+        duration("5", "--timeout")
+    assert (str(found.value), found.value.hint) == (
+        "--timeout: '5' is not a duration", "write 1m30s, 10s or 250ms"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("verb", ["plan", "diff", "apply", "destroy", "image pull"])
 def test_a_wrong_manifest_is_told_before_root_is_asked_for(cli: Cli, tmp_path: Path, verb: str) -> None:
     (tmp_path / "wrong.yaml").write_text("kind: Pod\n")
@@ -226,6 +239,7 @@ def test_an_instance_name_is_a_label(name: str) -> None:
 # -- what is loaded
 
 
+VALIDATION = {"jsonschema", "referencing", "attr"}  # only needed to say what is wrong with a manifest
 FORBIDDEN = {
     "version": {"click", "yaml", "json", "re", "vsprov.cli.app"},
     "--help": {"yaml", "rich", "pydantic", "vsprov.engine", "vsprov.manifest"},
@@ -241,9 +255,10 @@ FORBIDDEN = {
         "vsprov.engine.look",
         "vsprov.engine.run",
         "vsprov.engine.show",
+        *VALIDATION,
     },
-    "plan --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},
-    "apply --allow-empty {}": {"rich", "pydantic", "jinja2", "pyroute2"},
+    "plan {}": {"rich", "jinja2", "pyroute2", "requests", *VALIDATION},
+    "apply --allow-empty {}": {"rich", "jinja2", "pyroute2", "requests", *VALIDATION},
     "get -o json": {
         "rich",
         "pydantic",
@@ -260,7 +275,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("words", FORBIDDEN)
 def test_a_verb_loads_only_what_it_needs(words: str, tmp_path: Path) -> None:
-    (tmp_path / "m.yaml").write_text("")
+    (tmp_path / "m.yaml").write_text("" if "--allow-empty" in words else SERVER)
     command = [sys.executable, "-X", "importtime", "-m", "vsprov", *words.format(tmp_path / "m.yaml").split()]
     env = {key: text for key, text in os.environ.items() if not key.startswith("VSPROV_")} | NOWHERE
     done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, env=env)

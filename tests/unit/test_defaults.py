@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vsprov.model.defaults import init_of, with_image_defaults
-from vsprov.model.kinds.server import Init
+from vsprov.model.kinds.sections.init import Init
 from vsprov.model.sources import Defaults
 
 CONFIG = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 
 from vsprov.manifest.schema import model_schema
 from vsprov.model import fields
-from vsprov.model.fields import Path, many, one, strings, value
+from vsprov.model.fields import Path, many, mapping, one, strings, value
 from vsprov.model.kinds import network
 from vsprov.model.values.units import UnitError
-from vsprov.plan.compare import diff
+from vsprov.plan.compare import applied, diff
 
 
 def even(raw: Any) -> str:
@@ -117,3 +118,47 @@ def test_of_a_list_of_ports_or_rules_a_plan_shows_what_comes_and_goes() -> None:
     assert diff.texts("ports", ["1/tcp", "2/tcp"], ["2/tcp", "1/tcp"]) == ("1/tcp, 2/tcp", "2/tcp, 1/tcp")
     assert diff.texts("firewall.egress", None, []) == ("unrestricted", "nothing")
     assert diff.texts("firewall.egress", ["tcp 80"], None) == ("tcp 80", "unrestricted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    often: int = value(5, doc="How often.")
+    items: tuple[Item, ...] = many(Item, doc="Items.")
+    labels: Mapping[str, str] = mapping(doc="Labels.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    words: tuple[str, ...] = strings(doc="Words.")
+    once: bool = value(False, doc="Once.", kept=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    name: str = value("a", doc="Name.")
+    command: Command = one(Command, Command(), doc="Command.")
+    watched: Watched = one(Watched, Watched(), doc="Watched.", kept=True)
+    maybe: Watched | None = one(Watched, None, doc="Watched too.", kept=True)
+
+
+def test_the_keeper_gets_all_of_a_kept_key_and_only_the_kept_keys_of_others() -> None:
+    watched = {"often": 5, "items": [], "labels": {}}
+    assert fields.kept(Thing()) == {"command": {"once": False}, "watched": watched, "maybe": None}
+    item = Item(size="2")
+    changed = Thing(
+        name="b",
+        command=Command(words=("x",), once=True),
+        watched=Watched(items=(item,)),
+        maybe=Watched(labels={"a": "b"}),
+    )
+    assert fields.kept(changed) == {
+        "command": {"once": True},
+        "watched": {**watched, "items": [{"size": "2", "hostIP": None}]},
+        "maybe": {**watched, "labels": {"a": "b"}},
+    }
+
+
+def test_records_differ_for_the_keeper_in_what_it_works_by() -> None:
+    record = {"spec": {"image": "a", "init": {"oneshot": True}}}
+    assert applied.kept_changed(record, {"spec": {"image": "a", "init": {"oneshot": False}}})
+    assert not applied.kept_changed(record, {"spec": {"image": "b", "init": {"oneshot": True}}})

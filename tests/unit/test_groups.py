@@ -14,7 +14,8 @@ from tests.unit.simulate_networks import Refused
 from tests.unit.wishes import HOST, V1, V2, device, machine
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import Init, Server
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source

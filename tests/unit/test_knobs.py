@@ -158,8 +158,8 @@ def test_every_row_is_complete(knob: Knob) -> None:
     group, _, key = knob.path.partition(".")
     assert group and key and "." not in key
     assert knob.doc.endswith(".") and len(knob.doc) > 10
-    is_rate = knob.path.startswith("network.")  # a queueing discipline
-    assert bool(knob.v1 or knob.v2) + bool(knob.rlimit) + knob.admission + is_rate == 1
+    elsewhere = knob.path.startswith(("network.", "disk."))  # a queueing discipline, a file system
+    assert bool(knob.v1 or knob.v2) + bool(knob.rlimit) + knob.admission + elsewhere == 1
     assert not knob.bounds or knob.bounds in BY_PATH
     for side in (knob.v1, knob.v2):
         if side:

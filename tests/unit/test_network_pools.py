@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from tests.effort import examples
+from tests.unit import simulate
 from tests.unit.simulate import World
 from tests.unit.test_plan_converges import converge, plan_of
 from tests.unit.wishes import INSTANCE, MACHINES
@@ -15,7 +17,8 @@ from tests.unit.wishes_networks import SHARED, damage_pool
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.network import Interface, Network
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import Init, Server
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.plan.builder import Wanted
@@ -74,6 +77,19 @@ def test_the_plan_after_a_plan_is_empty(data: st.DataObject) -> None:
     assert set(shares(world)) <= {
         each.link for guest in world.networks.guests.values() for each in guest.interfaces.values()
     }
+
+
+def test_servers_keep_their_shares_when_the_record_of_their_network_is_lost() -> None:
+    world = World(next(iter(MACHINES.values())))
+    limits = {name: {"network.egress": 20_000_000} for name in POOLS}
+    first = wanted(limits, {"a": ("p", None)})
+    converge(first, world)
+    before = shares(world)
+    assert before
+    world.networks.records["lan"] = (world.networks.records["lan"][0], "")
+    only_the_image = replace(first, objects=first.objects[:1], prune=False)
+    simulate.apply(plan_of(only_the_image, world), only_the_image, world)
+    assert shares(world) == before
 
 
 def shares(world: World) -> list[str]:

@@ -16,7 +16,11 @@ from vsprov.manifest.schema import document_schema
 from vsprov.model.cost import COSTS
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import CapabilityChange, Dependency, Init, Mount, Security, Server
+from vsprov.model.kinds.sections.dependencies import Dependency
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.sections.mounts import Mount
+from vsprov.model.kinds.sections.security import CapabilityChange, Security
+from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.sources import HostSource, Source
 from vsprov.model.traits import cost_of

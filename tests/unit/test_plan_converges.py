@@ -18,6 +18,7 @@ from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import diff
+from vsprov.plan.limits.disk import DiskLimit
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
@@ -200,6 +201,10 @@ def test_a_server_is_started_anew_exactly_when_something_forces_it(
             cores = [s.resources.get("rlimits.core", machine.limits["core"])[1] for s in (was, is_now)]
             forced |= limits[1] > limits[0] or (cores[0] == 0 and cores[1] != 0)
         forced |= on_host(first, was) != on_host(second, is_now)
+        old_disk, new_disk = (DiskLimit.of(spec.resources) for spec in (was, is_now))
+        other_disk = bool(old_disk) != bool(new_disk)
+        spaces = [limit.space or 0 if limit else 0 for limit in (old_disk, new_disk)]
+        forced |= other_disk or spaces[1] < spaces[0] or (spaces[1] > spaces[0] and bool(machine.ceilings))
         event(f"forced: {forced}")
         assert (world.guests[name].pid != before[name]) == forced, (changed, costs.get(name))
         assert forced == (costs.get(name) in ("restart", "recreate"))
@@ -215,6 +220,7 @@ def test_taking_back_the_steps_of_a_live_change_leads_back(machine: Machine, dat
     converge(first, world)
     drift(data.draw, world, most=1)
     second = data.draw(changed_a_little(first, machine))
+    planned = world.copy().networks.guests
     for change in plan_of(second, world).changes:
         if change.cost != "live":
             for step in change.steps:
@@ -233,7 +239,19 @@ def test_taking_back_the_steps_of_a_live_change_leads_back(machine: Machine, dat
                 # CPUs that were not set stay written out: no kernel takes all of a process's CPUs away.
                 kept = {f: text for f, text in before.files[key].items() if text or "cpuset" not in f}
                 assert {f: tried.files[key][f] for f in kept} == kept
-            assert tried.networks.guests == before.networks.guests
+            for name, attached in before.networks.guests.items():
+                after = tried.networks.guests[name]
+                assert after.interfaces == attached.interfaces
+                for file, text in after.names.items():
+                    # Mounted files stay, see MountNames. An earlier change may have repaired what was seen.
+                    had = {
+                        each[name].names.get(file, "")
+                        for each in (planned, before.networks.guests)
+                        if name in each
+                    }
+                    assert text in had
+                assert attached.names.keys() <= after.names.keys()
+            assert tried.networks.guests.keys() == before.networks.guests.keys()
             moved = any(isinstance(step, MoveProcesses | MakeGroup) for step in done)
             assert moved or tried.guests == before.guests
             assert any(isinstance(s, WriteMark | WriteApplied) for s in done) or tried.marks == before.marks

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.test_plan import IMAGE, server
 from tests.unit.wishes import V2
 from vsprov.errors import HostError
-from vsprov.plan import ranges
+from vsprov.plan import range_problems, ranges
 from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed, ObservedServer, Parts
 from vsprov.plan.ranges import BLOCK, END, FIRST_ID, RANGE, Entry, Ranges
@@ -35,7 +35,7 @@ def seen(name: str, base: int, **parts: object) -> ObservedServer:
 
 
 def trouble(server: ObservedServer, host: Ranges, *others: ObservedServer) -> str:
-    found = ranges.problems({each.name: each for each in (server, *others)}, host).get(server.name)
+    found = range_problems.problems({each.name: each for each in (server, *others)}, host).get(server.name)
     return found.message if found else ""
 
 
@@ -186,7 +186,7 @@ def test_what_contradicts_the_record_is_named() -> None:
     base = FIRST_ID + 16 * RANGE
     host = Ranges(held=frozenset(ranges.blocks(base)))
     good = seen("a", base)
-    assert trouble(good, host) == "" and ranges.is_kept(good, host)
+    assert trouble(good, host) == "" and range_problems.is_kept(good, host)
     assert trouble(seen("a", base, upper=(base + 65535, base + 33)), host) == ""
     has = f"but the server has ids {ranges.show(base)}"
     never = "are not ids that servers may have"
@@ -214,8 +214,8 @@ def test_what_contradicts_the_record_is_named() -> None:
 
 def test_a_range_that_is_not_recorded_or_not_claimed_is_not_kept() -> None:
     host = Ranges(held=frozenset(ranges.blocks(FIRST_ID)))
-    assert not ranges.is_kept(seen("a", FIRST_ID, recorded=None), host)
-    assert not ranges.is_kept(seen("a", FIRST_ID), Ranges())
+    assert not range_problems.is_kept(seen("a", FIRST_ID, recorded=None), host)
+    assert not range_problems.is_kept(seen("a", FIRST_ID), Ranges())
 
 
 def test_the_servers_for_which_no_range_is_left_are_named_by_the_plan() -> None:

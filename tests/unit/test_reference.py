@@ -80,6 +80,7 @@ def test_what_is_no_name_is_refused_with_the_right_spelling(text: object, hint: 
 @given(st.text(alphabet="aA0.:/@-_[]é\n sha256", max_size=80) | st.text())
 @example("a" * 100_000)
 @example("a-" * 250 + "!")
+@example("A/0")
 def test_whatever_is_read_is_read_again_from_its_full_name(text: str) -> None:
     try:
         read = parse_reference(text)

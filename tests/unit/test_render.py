@@ -110,6 +110,15 @@ def test_an_empty_plan_says_so(unchanged: tuple[str, ...], text: str) -> None:
     assert plans.text(Plan((), unchanged=unchanged), PLAIN) == text
 
 
+def test_objects_that_are_not_in_the_manifest_are_named_with_what_removes_them() -> None:
+    left = ("Server/a", "Volume/b", "Server/c", "Volume/d")
+    assert plans.text(Plan((), unlisted=left), PLAIN) == (
+        "Nothing to do.\n"
+        "Not in the manifest (use --prune to remove): Server/a, Server/c\n"
+        "Not in the manifest (use --prune --volumes to remove, if empty): Volume/b, Volume/d"
+    )
+
+
 def test_values_in_a_plan_cannot_control_the_terminal_and_do_not_flood_it() -> None:
     path = PathChange("spec.init.env.A", "", "", "restart", ("\x1b[2J\n", "x" * 5000))
     shown = plans.text(Plan((Change("Server", "a", "update", "restart", "changed", (path,)),)), PLAIN)
@@ -209,7 +218,8 @@ def changed_state(before: str, after: str) -> Change:
         (RESTART, "restarted"),
         (REPLACE, "replaced"),
         (DELETE, "destroyed"),
-        (Change("Server", "a", "update", "none", "stop"), "stopped"),
+        (Change("Server", "a", "update", "none", "stop", steps=(Stop("a", "TERM", 0),)), "stopped"),
+        (Change("Server", "a", "update", "none", "stop"), "was not running, and stays so"),
         (Change("Server", "a", "update", "none", "start"), "started"),
         (changed_state("Exited (1)", "Running"), "started"),
         (changed_state("Running", "Stopped"), "stopped"),

@@ -128,6 +128,18 @@ def test_progress_is_a_line_per_object_on_standard_error(capsys: pytest.CaptureF
     assert told.err == "Server/a: created (0.0s)\nvsprov: Server/b: no\n  hint: try\\e\nremoved\\x07 it\n"
 
 
+def test_progress_that_has_not_changed_is_not_told_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsprov.render.progress.INTERVAL", 0.0)
+    report = progress(Screen(unicode=True))
+    for done in (0, 0, 0, 1 << 20, 1 << 20, 2 << 20):
+        report.progressed("Image/a", "install packages", done, 0)
+    assert capsys.readouterr().err.splitlines() == [
+        f"Image/a: install packages: {amount}" for amount in ("…", "1Mi", "2Mi")
+    ]
+
+
 def test_quiet_progress_tells_of_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     report = progress(Screen(unicode=True), quiet=True)
     report.finished(CREATE, None)

@@ -97,6 +97,19 @@ def test_sizes_are_short(count: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "count", "text"),
+    [
+        (0, 0, "0 files, 0 bytes"),
+        (1, 1, "1 file, 1 byte"),
+        (2, 12, "2 files, 12 bytes"),
+        (3, 1536, "3 files, 1.5Ki"),
+    ],
+)
+def test_an_amount_has_units(files: int, count: int, text: str) -> None:
+    assert tables.amount(files, count) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (None, "-"),

@@ -12,7 +12,8 @@ from vsprov.manifest.resolve import Item, resolve
 from vsprov.manifest.syntax.text import parse
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import Init, Server
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.server import Server
 
 
 def items(text: str, file: str = "m.yaml") -> tuple[list[Item], list[Problem]]:

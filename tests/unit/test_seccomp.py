@@ -83,6 +83,28 @@ def test_socket_families_of_the_host_are_denied(machine: str, architecture: int,
     assert answers[38] == answers[40] == errno.EAFNOSUPPORT
 
 
+IOCTL = [
+    ("x86_64", X86_64, 16),
+    ("x86_64", I386, 54),
+    ("aarch64", AARCH64, 29),
+    ("aarch64", ARM, 54),
+]
+# btrfs(5), linux/btrfs.h: snapshots and subvolumes, old and new, and their flags.
+SUBVOLUMES = (0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A)
+
+
+@pytest.mark.parametrize(("machine", "architecture", "number"), IOCTL)
+def test_requests_for_subvolumes_are_denied_and_no_others(
+    machine: str, architecture: int, number: int
+) -> None:
+    for request in SUBVOLUMES:
+        for upper in (0, 1 << 32, 0xFFFFFFFF << 32):
+            assert decide(machine, architecture, number, 3, upper | request, 1) == errno.ENOTTY
+        assert decide(machine, architecture, number, request, 0x5401, request) is None
+    for request in (0x5401, 0x40049409, 0x4020940D, 0x5000940F, 0x80089419):  # TCGETS, FICLONE, …
+        assert decide(machine, architecture, number, 3, request, 1) is None
+
+
 def test_programs_of_an_unknown_abi_can_make_no_call() -> None:
     assert decide("x86_64", X86_64, 0x40000000) == errno.ENOSYS  # x32's read
     assert decide("x86_64", X86_64, 0x40000000 + 250) == errno.ENOSYS

@@ -146,7 +146,7 @@ def test_people_are_left_out_of_passwd_and_group_and_nobody_has_a_password(
 def test_an_image_without_a_source_or_with_one_that_is_not_there_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for source, said in (
-        (Source(), "an image needs one source: host, directory, tar, oci or bootstrap"),
+        (Source(), "an image needs one source: host, directory, tar, oci, bootstrap or commit"),
         (Source(directory=""), "a path is missing"),
         (
             Source(tar=TarSource(path=f"{tmp_path}/none.tar")),

@@ -15,7 +15,11 @@ from tests.unit.simulate_networks import Networks, Refused
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
-from vsprov.model.kinds.server import Dependency, Init, Mount, Security, Server
+from vsprov.model.kinds.sections.dependencies import Dependency
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.sections.mounts import Mount
+from vsprov.model.kinds.sections.security import Security
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Host
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object
@@ -28,11 +32,12 @@ from vsprov.plan.observed import Machine
 INSTANCE = "vsprov"
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 HOST = Host(4096, "0-3", "0", {"/dev/vda": "8:0", "/dev/vdb": "8:16"})
+DISKS = {"project": "the file system has none", "qgroup": "not a btrfs", "image": ""}
 LIMITS = {"nofile": (1024, 4096), "core": (0, MAX)}
 
 
 def machine(versions: dict[str, int], **more: Any) -> Machine:
-    return Machine(HOST, versions, cpus=4, memory=2**34, limits=LIMITS, **more)
+    return Machine(HOST, versions, cpus=4, memory=2**34, limits=LIMITS, disks=DISKS, **more)
 
 
 V1 = machine(dict.fromkeys(CONTROLLERS, 1))
@@ -75,11 +80,12 @@ VALUES: dict[str, list[Any]] = {
     ],
     "hugepages.2Mi": [2 * MI, 64 * MI],
     "network.egress": [10_000_000, MAX],
+    "disk.space": [64 * MI, 64 * MI + 5, 128 * MI, MAX],
     "rlimits.nofile": [(100, 200), (1024, 4096), (50, 4000)],
     "rlimits.core": [(0, 0), (0, MAX)],
 }
 assert set(VALUES) <= set(BY_PATH)
-ALONE = ("rlimits.",)  # what a pool cannot share
+ALONE = ("rlimits.", "disk.")  # what a pool cannot share
 MOST_SERVERS = 3  # in one wish, and so in one pool
 
 
@@ -253,6 +259,16 @@ def _lose_record(draw: Draw, world: World) -> None:
         world.directories[draw(st.sampled_from(sorted(world.directories)))].applied = None
 
 
+def _change_disk(draw: Draw, world: World) -> None:
+    """The file of an image becomes longer, its file system larger, or all of it is removed."""
+    disks = [name for name, each in world.directories.items() if each.disk]
+    if disks:
+        directory = world.directories[draw(st.sampled_from(sorted(disks)))]
+        assert directory.disk
+        longer = replace(directory.disk, space=256 * MI)
+        directory.disk = draw(st.sampled_from([longer, replace(longer, file_system=256 * MI), None]))
+
+
 def _lose_directory(draw: Draw, world: World) -> None:
     if world.directories:
         del world.directories[draw(st.sampled_from(sorted(world.directories)))]
@@ -297,7 +313,7 @@ def _reboot(draw: Draw, world: World) -> None:
 
 DRIFTS = (
     _write, _write, _write, _kill, _remove_home, _remove_v1_group, _move_init, _edit_mark, _lose_record,
-    _lose_directory, _rename_host, _lower_limit, _break_image, _pass_less_down, _reboot,
+    _lose_directory, _change_disk, _rename_host, _lower_limit, _break_image, _pass_less_down, _reboot,
     *wishes_networks.DRIFTS,
 )  # fmt: skip
 

@@ -128,7 +128,7 @@ def run(
     *,
     state_disk: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    timeout: float = 1800,
+    timeout: float = 2400,
     out: IO[bytes] | None = None,
     err: IO[bytes] | None = None,
 ) -> Outcome:
@@ -234,7 +234,7 @@ def _copier(streams: Sequence[tuple[Path, IO[bytes]]]) -> Callable[[], None]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/vm/run", description="Run a command in an emulated machine.")
     parser.add_argument("--state-disk", type=Path, help="keep /var/tmp in this file; made if it is not there")
-    parser.add_argument("--timeout", type=float, default=1800, help="seconds the command may take (1800)")
+    parser.add_argument("--timeout", type=float, default=2400, help="seconds the command may take (2400)")
     parser.add_argument("--console", action="store_true", help="show what the kernel said, afterwards")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()

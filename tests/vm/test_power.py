@@ -17,8 +17,8 @@ from tests.vm import machine
 
 # The parts of tests/vm/power.py that each boot runs, and whether the power is cut in the end.
 BOOTS = (
-    (("make",), False),
-    (("start_after_a_reboot", "cut_the_power_while_servers_are_made"), True),
+    (("make", "shut_down"), False),
+    (("boot_after_a_reboot", "cut_the_power_while_servers_are_made"), True),
     (("finish_making", "cut_the_power_while_servers_are_removed"), True),
     (("finish_removing",), False),
 )
@@ -61,11 +61,15 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     return Life(disk)
 
 
-def test_after_a_reboot_every_server_is_stopped_and_an_apply_starts_it_with_what_it_wrote(life: Life) -> None:
+def test_after_a_reboot_boot_starts_every_server_with_what_it_wrote_its_limits_and_addresses(
+    life: Life,
+) -> None:
     assert life.boots(2) == ""
 
 
-def test_an_apply_whose_power_was_cut_is_finished_by_the_next_and_loses_nothing_flushed(life: Life) -> None:
+def test_after_a_power_cut_boot_starts_what_was_made_and_the_next_apply_finishes_the_rest(
+    life: Life,
+) -> None:
     assert life.boots(3) == ""
 
 

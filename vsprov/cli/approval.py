@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from vsprov.cli.verb import Settings
-from vsprov.engine import lifecycle
 from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.desired import saved
 from vsprov.engine.desired.saved import SavedPlan
@@ -41,7 +40,7 @@ class Approval:
         settings, text = self.settings, self.settings.output == "text"
         if self.saved_plan is not None:
             saved.refuse_changed_world(self.saved_plan, proposal)
-        losses = {} if self.yes else lifecycle.losses(settings.instance, proposal.plan)
+        losses = losses_of(settings, proposal, of_servers=not self.yes)
         if not self.yes or (text and not settings.quiet):
             write, screen = (out, settings.stdout) if text else (err, settings.stderr)
             write(plan_text.text(proposal.plan, screen, verbose=settings.verbose > 0, losses=losses))
@@ -55,6 +54,16 @@ class Approval:
                 return False
         self.report.expect(len(proposal.plan.changes))
         return True
+
+
+def losses_of(settings: Settings, proposal: Proposal, *, of_servers: bool = True) -> Losses:
+    """What the plan would remove for ever; see `destroy.losses`."""
+    removes = any(change.action in ("delete", "replace") for change in proposal.plan.objects)
+    if not removes or (settings.quiet and not of_servers):
+        return {}
+    from vsprov.engine import destroy
+
+    return destroy.losses(settings.instance, proposal.plan, of_servers=of_servers)
 
 
 def confirm(question: str) -> bool:

@@ -25,6 +25,20 @@ def servers(ctx: click.Context) -> list[str]:
     return _names(_instance(ctx).servers, "")
 
 
+def places(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Names of servers, as the beginning of SERVER:PATH."""
+    return [f"{name}:" for name in servers(ctx, param, typed)]
+
+
+def snapshots(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Names of the snapshots of the server that is on the command line."""
+    from vsprov.store.disk.folders import SNAPSHOTS
+
+    server = str(ctx.params.get("name", "")).rpartition("/")[2]
+    found = _names(f"{_instance(ctx).servers}/{server}/{SNAPSHOTS}", "")
+    return [name for name in found if name.startswith(typed)]
+
+
 @matching
 def images(ctx: click.Context) -> list[str]:
     """Names of the images in the store."""
@@ -35,6 +49,26 @@ def images(ctx: click.Context) -> list[str]:
 def networks(ctx: click.Context) -> list[str]:
     """Names of the networks that have a record."""
     return _names(_instance(ctx).networks, ".json")
+
+
+@matching
+def pools(ctx: click.Context) -> list[str]:
+    """Names of the pools, which are control groups."""
+    from vsprov.errors import VsprovError
+    from vsprov.kernel import cgroup
+    from vsprov.store.disk import marks
+
+    try:
+        top = cgroup.find().directory("", _instance(ctx).name)
+        return sorted(name for name in cgroup.children(top) if marks.role_of(f"{top}/{name}") == "pool")
+    except (OSError, VsprovError):
+        return []  # not root, or nothing yet
+
+
+@matching
+def volumes(ctx: click.Context) -> list[str]:
+    """Names of the volumes."""
+    return _names(_instance(ctx).volumes, "")
 
 
 @matching
@@ -50,10 +84,39 @@ def schemas(ctx: click.Context) -> tuple[str, ...]:
 
 
 def objects(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-    """Names of servers, images or networks, whichever kind is on the command line; none of other kinds."""
+    """Names of objects of the kind that is on the command line."""
     kind = str(ctx.params.get("kind", "")).lower().removesuffix("s")
-    complete = {"server": servers, "image": images, "network": networks}.get(kind)
+    known = {"server": servers, "image": images, "network": networks, "volume": volumes, "quota": pools}
+    complete = known.get(kind)
     return complete(ctx, param, typed) if complete else []
+
+
+def keys(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Kinds, and after a dot the keys of manifests."""
+    from vsprov.errors import UsageError
+    from vsprov.manifest.explain import find
+    from vsprov.model.objects import listed
+
+    before, dot, last = typed.rpartition(".")
+    if not dot:
+        return [kind.word for kind in listed() if kind.word.startswith(typed)]
+    kind, _, path = before.partition(".")
+    names = {one.word: one.name for one in listed()}
+    try:
+        found = find(names[kind.lower().removesuffix("s")], path)
+    except (UsageError, KeyError):
+        return []
+    known = found.below.get("properties", {}) if path else {**found.below["properties"]["spec"]["properties"]}
+    return [f"{before}.{name}" for name in known if name.startswith(last)]
+
+
+def described(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Kinds and names of servers for the first word, names of objects of its kind for the others."""
+    before = ctx.params.get("words") or ()
+    if not before:
+        return kinds(ctx, param, typed) + servers(ctx, param, typed)
+    ctx.params["kind"] = before[0].partition("/")[0]
+    return objects(ctx, param, typed)
 
 
 def _instance(ctx: click.Context) -> Instance:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from vsprov.cli import complete
+from vsprov.engine.work import WorkOptions
 from vsprov.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,12 +66,25 @@ def require_paths(verb: str, inputs: Inputs) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WorkOptions:
-    """The most objects changed at the same time, and the seconds to wait for the instance's lock."""
+_lock_timeout = click.option(
+    "--lock-timeout",
+    metavar="TIME",
+    default="0s",
+    show_default=True,
+    help="How long to wait for another command to finish, such as 30s or 2m. 0: do not wait.",
+)
 
-    parallelism: int
-    lock_timeout: float
+
+def lock_option(function: Function) -> Function:
+    """Add the option --lock-timeout; the verb gets it as part of `work`, a `WorkOptions`."""
+
+    @_lock_timeout
+    @wraps(function)
+    def call(lock_timeout: str, **rest: Any) -> None:
+        seconds = duration(lock_timeout, "--lock-timeout") / 1_000_000
+        function(work=WorkOptions(lock_timeout=seconds), **rest)
+
+    return call
 
 
 def work_options(function: Function) -> Function:
@@ -82,13 +97,7 @@ def work_options(function: Function) -> Function:
         show_default=True,
         help="Maximum number of objects changed at the same time.",
     )
-    @click.option(
-        "--lock-timeout",
-        metavar="TIME",
-        default="0s",
-        show_default=True,
-        help="How long to wait for another command to finish, such as 30s or 2m.",
-    )
+    @_lock_timeout
     @wraps(function)
     def call(parallelism: str, lock_timeout: str, **rest: Any) -> None:
         if not (parallelism.isascii() and parallelism.isdigit() and 1 <= int(parallelism) <= 1024):
@@ -100,7 +109,7 @@ def work_options(function: Function) -> Function:
 
 
 def settle_option(function: Function) -> Function:
-    """Add the option --settle; the verb gets `settle`, in seconds."""
+    """Add the option --settle, which becomes part of `work`; `work_options` has to be above it."""
 
     @click.option(
         "--settle",
@@ -110,11 +119,46 @@ def settle_option(function: Function) -> Function:
         "[env: VSPROV_SETTLE; default: 250ms]",
     )
     @wraps(function)
-    def call(settle: str | None, **rest: Any) -> None:
+    def call(settle: str | None, work: WorkOptions, **rest: Any) -> None:
         given = settle or os.environ.get("VSPROV_SETTLE") or "250ms"
-        function(settle=0.0 if given == "0" else duration(given, "--settle") / 1_000_000, **rest)
+        seconds = duration(given, "--settle") / 1_000_000
+        function(work=replace(work, settle=seconds), **rest)
 
     return call
+
+
+def wait_option(function: Function) -> Function:
+    """Add --wait and --wait-timeout, which become part of `work`; `work_options` has to be above."""
+
+    @click.option("--wait", is_flag=True, help="Wait until the servers are ready, see `readiness`.")
+    @_wait_timeout(
+        "How long --wait waits at most, and how long a server waits for a condition of `dependsOn`."
+    )
+    @wraps(function)
+    def call(wait: bool, work: WorkOptions, **rest: Any) -> None:
+        function(work=replace(work, wait=wait), **rest)
+
+    return call
+
+
+def condition_option(function: Function) -> Function:
+    """Add --wait-timeout alone, for conditions of dependencies; `work_options` has to be above."""
+    return _wait_timeout("How long a server waits at most for a condition of `dependsOn`.")(function)
+
+
+def _wait_timeout(text: str) -> Callable[[Function], Function]:
+    def add(function: Function) -> Function:
+        @click.option(
+            "--wait-timeout", metavar="TIME", default="5m", show_default=True, help=f"{text} 0: do not wait."
+        )
+        @wraps(function)
+        def call(wait_timeout: str, work: WorkOptions, **rest: Any) -> None:
+            seconds = duration(wait_timeout, "--wait-timeout") / 1_000_000
+            function(work=replace(work, wait_timeout=seconds), **rest)
+
+        return call
+
+    return add
 
 
 set_name_option = click.option(
@@ -145,6 +189,34 @@ locked_option = click.option(
 prune_option = click.option(
     "--prune", is_flag=True, help="Also remove objects of this set that are not in the manifest."
 )
+
+
+def volume_options(function: Function) -> Function:
+    """Add the options that let volumes be removed; the verb gets them as `volumes`, a `Volumes`."""
+
+    @click.option(
+        "--volumes",
+        "empty",
+        is_flag=True,
+        help="Also remove volumes, which are kept otherwise. --delete-data must name those that have data.",
+    )
+    @click.option(
+        "--delete-data",
+        "names",
+        metavar="VOLUME",
+        multiple=True,
+        help="Also remove this volume with all of its data; may be repeated.",
+        shell_complete=complete.volumes,
+    )
+    @wraps(function)
+    def call(empty: bool, names: tuple[str, ...], **rest: Any) -> None:
+        from vsprov.engine.desired.wanted import Volumes
+
+        function(volumes=Volumes(empty, frozenset(names)), **rest)
+
+    return call
+
+
 allow_empty_option = click.option(
     "--allow-empty",
     is_flag=True,
@@ -163,6 +235,17 @@ yes_option = click.option(
 )
 
 
+def variables(given: Iterable[str]) -> dict[str, str]:
+    """The environment variables that --env gives. Raises UsageError."""
+    out = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not key or not equals or "\0" in item:
+            raise UsageError(f"--env {item!r}: not a variable", hint="use the form KEY=VALUE")
+        out[key] = value
+    return out
+
+
 def server_name(given: str) -> str:
     """The name in `web1`, or in `Server/web1` as messages and `get -o name` have it."""
     kind, _, name = given.rpartition("/")
@@ -170,10 +253,10 @@ def server_name(given: str) -> str:
 
 
 def duration(given: str, option: str) -> int:
-    """Microseconds in an option's value. Raises UsageError."""
+    """Microseconds in an option's value, which may be a plain 0. Raises UsageError."""
     from vsprov.model.values import units
 
     try:
-        return units.parse_duration(given)
+        return 0 if given == "0" else units.parse_duration(given)
     except units.UnitError as error:
         raise UsageError(f"{option}: {error}", hint=error.hint) from error

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vsprov.errors import UsageError
-from vsprov.render.screen import Screen, err, screen_of
+from vsprov.render.screen import Screen, clean, err, screen_of
 from vsprov.store.instance import DEFAULT, Instance
 
 if TYPE_CHECKING:
@@ -48,6 +48,13 @@ class Settings:
         if not self.quiet:
             for line in lines(manifest.warnings):
                 err(line)
+
+    def note_unwatched(self, unwatched: Mapping[str, tuple[str, ...]]) -> None:
+        """Say on standard error which servers no keeper watches, if there are any."""
+        from vsprov.engine.look import watched
+
+        if unwatched and not self.quiet:
+            err(clean(watched.notice(unwatched)))
 
 
 def settings(

@@ -24,7 +24,7 @@ from _socket import (
     socketpair,
 )
 from errno import EACCES, ENXIO, ESRCH
-from stat import S_ISCHR
+from stat import S_ISCHR, S_ISFIFO
 from struct import pack, unpack
 from time import monotonic
 
@@ -36,6 +36,7 @@ from .mounts import O_PATH
 from .report import at, describe, exited, failed
 from .sys_calls import (
     CLONE_INTO_CGROUP,
+    CLONE_NEWCGROUP,
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
@@ -69,13 +70,14 @@ if TYPE_CHECKING:
     from .child.program import ChildProgram
     from .wire import Enter, Event
 
-NAMESPACES = {  # the cgroup namespace is a new one
+NAMESPACES = {
     "user": CLONE_NEWUSER,
     "mnt": CLONE_NEWNS,
     "net": CLONE_NEWNET,
     "ipc": CLONE_NEWIPC,
     "uts": CLONE_NEWUTS,
     "time": CLONE_NEWTIME,
+    "cgroup": CLONE_NEWCGROUP,
 }
 SIGHUP, SIGINT, SIGTERM = 1, 2, 15
 SECONDS_TO_END = 2.0
@@ -122,7 +124,10 @@ class Client:
 
     def read(self) -> list[Any] | None:
         """The messages completed by what can be read now; None at the end of the client."""
-        part, ancillary, _flags, _address = self.control.recvmsg(1 << 16, CMSG_SPACE(3 * 4), MSG_CMSG_CLOEXEC)
+        try:
+            part, ancillary, _, _ = self.control.recvmsg(1 << 16, CMSG_SPACE(3 * 4), MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:  # it was killed before it had read an event
+            return None
         if not part:
             return None
         for _level, _kind, content in ancillary:
@@ -148,6 +153,8 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
     pidfd = open_pidfd(pid, request["start"])
     root = os.open(f"/proc/{pid}/root", O_PATH | os.O_DIRECTORY)
     namespaces = different_namespaces(pid)
+    if request["own_root"]:
+        namespaces &= ~CLONE_NEWCGROUP
     base = first_id(pid)
     if ended(pidfd):  # if not, everything above was read from that very process
         raise OSError(ESRCH, "the server's first process has ended", str(pid))
@@ -165,7 +172,8 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
     else:
         at("streams")
         for number, fd in enumerate(client.fds, FIRST_STREAM):
-            os.fchown(fd, base + ids[0], -1)  # so that it may open /dev/stdout
+            if S_ISFIFO(os.fstat(fd).st_mode):  # what else there is may have a name on the host
+                os.fchown(fd, base + ids[0], -1)  # so that it may open /dev/stdout
             os.dup2(fd, number, False)
             os.close(fd)
     at("cgroup")

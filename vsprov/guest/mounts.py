@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .wire import Bind, File, IdMap, Mount, Root
 
 O_PATH = os.O_PATH | os.O_CLOEXEC
+BOOT_ID = b".boot_id"  # its name in /dev
 NODES = tuple(
     (name, os.makedev(major, minor))
     for name, major, minor in (
@@ -78,13 +79,17 @@ def probe_overlay() -> None:
 
 
 def layers_to_attach(root: Root) -> int:
-    """The number of layers that `make_root` leaves for the child to attach."""
+    """The number of layers that `make_root` leaves for the child to attach, with the one that is written to
+    if that is a mount of its own.
+    """
     alone = root["upper"] is None and len(root["lower"]) == 1
-    return 0 if alone or _lower_by != BY_FD else len(root["lower"])
+    return 0 if alone or _lower_by != BY_FD else len(root["lower"]) + (root["disk"] is not None)
 
 
 def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) -> bool:
-    """Set attributes on a detached mount and idmap it to `userns`; False if it cannot be idmapped."""
+    """Set attributes on a detached mount, make it private, and idmap it to `userns`; False if it cannot be
+    idmapped.
+    """
     if userns is not None:
         try:
             mount_setattr(tree, recursive, attributes | MOUNT_ATTR_IDMAP, userns)
@@ -93,8 +98,7 @@ def with_idmap(tree: int, recursive: bool, attributes: int, userns: int | None) 
                 raise
         else:
             return True
-    if attributes:
-        mount_setattr(tree, recursive, attributes)
+    mount_setattr(tree, recursive, attributes)
     return userns is None
 
 
@@ -120,9 +124,12 @@ def make_root(root: Root, base: int, userns: int | None, unmapped: list[str]) ->
                 unmapped.append(path)
         if alone:
             return trees.pop(), trees
+        layers = trees[:]
+        if root["disk"] is not None:
+            trees.append(os.open(root["disk"], O_PATH | os.O_DIRECTORY))
         if _lower_by == BY_FD:
-            return _overlay(trees, root, base, attributes), trees
-        made = _overlay_of_attached(trees, root, base, attributes)
+            return _overlay(layers, root, base, attributes), trees
+        made = _overlay_of_attached(trees, layers, root, base, attributes)
     except OSError:
         for tree in trees:
             os.close(tree)
@@ -132,8 +139,10 @@ def make_root(root: Root, base: int, userns: int | None, unmapped: list[str]) ->
     return made, []
 
 
-def _overlay_of_attached(trees: list[int], root: Root, base: int, attributes: int) -> int:
-    """As `_overlay`, for kernels that accept layers by path only: attached in a temporary namespace."""
+def _overlay_of_attached(trees: list[int], layers: list[int], root: Root, base: int, attributes: int) -> int:
+    """As `_overlay`, for kernels that accept layers by path only: with all `trees` attached in a temporary
+    namespace.
+    """
     global _lower_by
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     unshare(CLONE_NEWNS)
@@ -146,13 +155,13 @@ def _overlay_of_attached(trees: list[int], root: Root, base: int, attributes: in
         finally:
             os.close(place)
         try:
-            return _overlay(trees, root, base, attributes)
+            return _overlay(layers, root, base, attributes)
         except OSError as error:
             # An unknown option; some kernels only report it when the mount is created.
             if error.errno != EINVAL or _lower_by == JOINED:
                 raise
         _lower_by = JOINED
-        return _overlay(trees, root, base, attributes)
+        return _overlay(layers, root, base, attributes)
     finally:
         setns(home, CLONE_NEWNS)
         os.close(home)
@@ -214,15 +223,15 @@ def make_dev(base: int) -> int:
     return tree
 
 
-def write_file(dev: int, entry: File, base: int) -> None:
-    """Create the file of a mount, owned by host id `base`, in the tmpfs of /dev for the child to bind.
+def write_file(dev: int, name: bytes, content: bytes, base: int) -> None:
+    """Create a file to be mounted, owned by host id `base`, in the tmpfs of /dev for the child to bind.
 
     It is a hidden one there, which costs neither an inode on a disk nor a file system. It keeps its name: the
     kernel attaches nothing that was unlinked, and servers may bind it again.
     """
-    fd = os.open(hidden(entry), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=dev)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444, dir_fd=dev)
     try:
-        os.write(fd, entry["content"].encode())
+        os.write(fd, content)
         os.fchown(fd, base, base)
     finally:
         os.close(fd)
@@ -231,6 +240,14 @@ def write_file(dev: int, entry: File, base: int) -> None:
 def hidden(entry: File) -> bytes:
     """The name in /dev of the file of a mount."""
     return b".%s" % os.fsencode(os.path.basename(entry["target"]))
+
+
+def new_boot_id() -> bytes:
+    """A random UUID, as the kernel shows one that it chose when it booted; random(4), RFC 9562 version 4."""
+    number = int.from_bytes(os.urandom(16), "big")
+    number = number & ~(0xF << 76 | 3 << 62) | 4 << 76 | 2 << 62
+    digits = b"%032x" % number
+    return b"-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])) + b"\n"
 
 
 def make_tmpfs(options: Iterable[tuple[bytes, bytes]], attributes: int) -> int:
@@ -269,10 +286,12 @@ def make_bind(source: int, entry: Bind, userns: int | None, ids: IdMap | None, u
     fd.
 
     mount(2) with MS_BIND | MS_RDONLY would ignore the latter flag. `userns` is that of the guest, `ids` its
-    range. A source that cannot be idmapped is added to `unmapped`.
+    range. A source that cannot be idmapped is added to `unmapped`. One that is a detached mount already is
+    used itself, as Linux before 6.15 does not copy those.
     """
     recursive = entry["recursive"]
-    tree = open_tree(source, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0))
+    clone = 0 if entry.get("tree") else OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0)
+    tree = open_tree(source, b"", AT_EMPTY_PATH | clone)
     owned = None
     try:
         if ids and entry["owner"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
-from errno import EPERM
+from errno import EAGAIN, EPERM
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from struct import pack, unpack
 
@@ -27,7 +27,7 @@ CLONE_INTO_CGROUP = 0x200000000
 SIGCHLD, SIGKILL, SIG_SETMASK = 17, 9, 2
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 MNT_DETACH = 2
 
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
@@ -39,15 +39,13 @@ FSCONFIG_SET_STRING, FSCONFIG_SET_FD, FSCONFIG_CMD_CREATE = 1, 5, 6
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 
-PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 4, 15, 22, 24, 38
-PR_SET_SECUREBITS = 28
+PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 4, 15, 22, 23, 24
+PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 28, 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
-CAP_SYS_ADMIN = 21
-with open("/proc/sys/kernel/cap_last_cap", "rb") as _file:
-    CAPABILITIES = int(_file.read()) + 1  # how many this kernel knows
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
 
 MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 1, 2, 0x10
 F_ADD_SEALS, F_SEALS_ALL = 1033, 0xF  # seal, shrink, grow, write
@@ -107,6 +105,11 @@ _capget = _call("capget", c_char_p, c_void_p)
 _capset = _call("capset", c_char_p, c_char_p)
 _rt_sigaction = _raw(c_int, c_char_p, c_void_p, c_size_t)
 
+# How many this kernel knows, 41 or more since Linux 5.9. /proc/sys says it too, but may be hidden.
+CAPABILITIES = 41
+while _prctl(PR_CAPBSET_READ, CAPABILITIES, 0, 0, 0) >= 0:
+    CAPABILITIES += 1
+
 
 def open_tree(dfd: int, path: bytes, flags: int) -> int:
     """An fd of the mount at `path`, or of a detached copy of it (OPEN_TREE_CLONE); open_tree(2)."""
@@ -141,9 +144,14 @@ def fsmount(fd: int, attributes: int) -> int:
 
 
 def mount_setattr(fd: int, recursive: bool, attributes: int, userns: int = 0) -> None:
-    """Set mount attributes, and with MOUNT_ATTR_IDMAP the id map of `userns`; mount_setattr(2)."""
+    """Set attributes of a detached mount, and with MOUNT_ATTR_IDMAP the id map of `userns`, and make it
+    private; mount_setattr(2).
+
+    A copy of a shared mount is its peer: what a server with CAP_SYS_ADMIN mounts below it would be mounted on
+    the host too (mount_namespaces(7), "Shared subtrees").
+    """
     flags = AT_EMPTY_PATH | AT_RECURSIVE if recursive else AT_EMPTY_PATH
-    if _mount_setattr(442, fd, b"", flags, pack("4Q", attributes, 0, 0, userns), 32) < 0:
+    if _mount_setattr(442, fd, b"", flags, pack("4Q", attributes, 0, MS_PRIVATE, userns), 32) < 0:
         failed()
 
 
@@ -191,8 +199,13 @@ def move_high(fd: int, lowest: int) -> int:
 
 def openat2(dfd: int, path: bytes, flags: int, resolve: int, mode: int = 0) -> int:
     """open(2) with the RESOLVE_ rules of openat2(2)."""
-    fd: int = _openat2(437, dfd, path, pack("3Q", flags | os.O_CLOEXEC, mode, resolve), 24)
-    return fd if fd >= 0 else failed(path)
+    how = pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
+    fd = -1
+    while fd < 0:
+        fd = _openat2(437, dfd, path, how, len(how))
+        if fd < 0 and get_errno() != EAGAIN:  # a rename or a mount on the host met a ".."
+            failed(path)
+    return fd
 
 
 def file_system(fd: int) -> int:
@@ -222,9 +235,11 @@ def setns(fd: int, kinds: int) -> None:
 
 
 def set_file_user(uid: int) -> None:
-    """Set the user and the group that file systems see, and keep all capabilities; setfsuid(2), capset(2).
+    """Set the user and the group that file systems see; setfsuid(2), capset(2).
 
-    Changing it from 0 removes capabilities that concern files from the effective set; capabilities(7).
+    Changing it from 0 removes capabilities that concern files from the effective set (capabilities(7)). All
+    are kept but CAP_SYS_RESOURCE, which a user other than 0 lacks then: by it, ext4 gives away the blocks
+    that it reserves, and no quota is enforced.
     """
     _setfsgid(uid)
     _setfsuid(uid)
@@ -234,7 +249,8 @@ def set_file_user(uid: int) -> None:
     if _capget(header, sets) < 0:
         failed()
     _effective, low, inherited, _high_effective, high, high_inherited = unpack("6I", sets.raw)
-    if _capset(header, pack("6I", low, low, inherited, high, high, high_inherited)) < 0:
+    effective = low & ~(1 << CAP_SYS_RESOURCE) if uid else low
+    if _capset(header, pack("6I", effective, low, inherited, high, high, high_inherited)) < 0:
         failed()
     prctl(PR_SET_DUMPABLE, 0)  # the change sets it where fs.suid_dumpable is 1
 

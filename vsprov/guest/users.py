@@ -135,22 +135,27 @@ def check(place: int, path: str) -> None:
         raise OSError(EINVAL, "not a file of the image", path)
 
 
-def _lines(path: str, fields: int, root: int) -> list[list[str]]:
-    """The lines of a passwd-like file with at least `fields` fields; [] if the file is absent.
+def open_file(path: str, root: int) -> int:
+    """An fd to read a regular file of the image.
 
     A FIFO or device in its place must not block the reader (CVE-2024-9676), and magic links are not followed.
     """
+    place = openat2(root, os.fsencode(path), os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     try:
-        place = openat2(root, path.encode(), os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+        check(place, path)
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
+
+
+def _lines(path: str, fields: int, root: int) -> list[list[str]]:
+    """The lines of a passwd-like file with at least `fields` fields; [] if the file is absent."""
+    try:
+        fd = open_file(path, root)
     except OSError as error:
         if error.errno == ENOENT:
             return []
         raise
-    try:
-        check(place, path)
-        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    finally:
-        os.close(place)
     try:
         content = b""
         while len(content) <= _FILE_LIMIT:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         lower: list[str]  # topmost first
         upper: str | None
         work: str | None
+        disk: str | None  # a detached mount that both are in, as a path of the client's descriptor in /proc
         read_only: bool
         mount_at: str  # any directory; all servers may have the same
         to_layer: bool  # whether the upper directory will become a layer that has to make sense by itself
@@ -65,9 +66,11 @@ if TYPE_CHECKING:
     class Bind(MountFlags):
         type: Literal["bind"]
         source: str  # links in it are followed: a path of the client's own descriptor in /proc
+        tree: NotRequired[bool]  # the source is a detached mount, for this server alone
         recursive: bool
         idmap: bool  # ids in it are those of the host
         over_link: NotRequired[bool]  # a link at the target is replaced, not followed
+        over_kernel: NotRequired[bool]  # the target is a file of /proc or /sys; before all other mounts
         owner: tuple[int, int] | None  # host uid and gid that are the guest's root; others are not mapped
 
     class Tmpfs(MountFlags):
@@ -96,7 +99,10 @@ if TYPE_CHECKING:
         id_map: IdMap | None
         root: Root
         mounts: list[Mount]  # in this order
-        hierarchies: list[Hierarchy]  # of cgroup v1, to be mounted in /sys/fs/cgroup
+        hierarchies: list[Hierarchy]  # of cgroup v1, to be mounted too
+        systemd: bool  # the command is systemd, which decides by /sys/fs/cgroup how it uses control groups
+        shm_size: int | None  # bytes; None for the kernel's default
+        system: bool  # boots a whole system: see child/system.py
         masks: list[str]  # hidden, before the mounts are made
         read_only_paths: list[str]  # made read-only, before the mounts are made
         console: str  # the FIFO for its output
@@ -117,6 +123,7 @@ if TYPE_CHECKING:
         cmd: Literal["enter"]
         pid: int  # the server's first process, and its start time from /proc/PID/stat
         start: int
+        own_root: bool  # see its group as the root of all groups, instead of the server's
         tty: bool
         rows: int
         cols: int
@@ -133,6 +140,7 @@ if TYPE_CHECKING:
         pid: int
         start: int
         unmapped: list[str]  # layers and sources on file systems that cannot be idmapped
+        terminal: int  # the child's fd of the master of its console, open until it executes; -1 for none
 
     class Running(TypedDict):
         event: Literal["running"]

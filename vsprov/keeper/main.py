@@ -1,4 +1,5 @@
-"""Entry point of the keeper: `python -I -S -B main.py INSTANCE LISTENER CLIENT`; the last two are sockets.
+"""Entry point of the keeper: `python -I -S -B main.py INSTANCE ROOT LISTENER CLIENT`, with two sockets.
+With a fifth word, `terminals`, it is the holder of terminals instead.
 
 The modules are loaded as the package `keeper`, found beside this file, so that nothing else of vsprov is
 imported, and all at once, because an upgrade may replace them while the keeper runs.
@@ -22,22 +23,24 @@ def main() -> None:
     os.chdir("/")
     os.umask(0o077)
     sys.path.insert(0, HOME)
-    loop = __import__("keeper.loop", fromlist=["Loop"])
+    terminals = sys.argv[5:] == ["terminals"]
+    loop = __import__("keeper.terminals" if terminals else "keeper.loop", fromlist=["Loop"])
     gc.disable()  # nothing here makes reference cycles
-    write("/proc/self/comm", b"vsprov-keeper")
+    write("/proc/self/comm", b"vsprov-terminal" if terminals else b"vsprov-keeper")
     try:
         write("/proc/self/oom_score_adj", OOM_SCORE)
     except PermissionError:
         pass  # to lower it needs CAP_SYS_RESOURCE
     reset_inherited()
-    loop.Loop(int(sys.argv[2]), int(sys.argv[3])).serve()
+    instance, root, *sockets = sys.argv[1:5]
+    loop.Loop(instance, root, *map(int, sockets)).serve()
     os._exit(0)
 
 
 def reset_inherited() -> None:
     """Undo what the caller has chosen for its own processes, as far as we may, and close its descriptors."""
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and name not in sys.argv[2:4]:
+        if int(name) > 2 and name not in sys.argv[3:5]:
             try:
                 os.close(int(name))
             except OSError:  # EBADF: it was the one that listed them

@@ -24,7 +24,7 @@ _TABLE_FLAGS = re.compile(
     re.S,
 )
 FAMILIES = ("bridge", "inet")  # of the tables of an instance
-_TABLES, _CHAINS = "list tables", "-j list chains"
+_CHAINS = "-j list chains"
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
@@ -46,7 +46,8 @@ class Found:
 class Listing:
     """What nft lists of an instance; it runs while the caller does something else, until `finish`.
 
-    The tables of the instance are listed at the same time as the names of all: usually they exist.
+    The tables of the instance are listed at the same time as the chains of all: usually they exist. Tables of
+    others that have no chains do nothing.
     """
 
     def __init__(self, instance: str) -> None:
@@ -55,7 +56,7 @@ class Listing:
         self._started: dict[str, subprocess.Popen[str]] = {}
         if _program("nft"):
             own = (_list_table(family, self._name) for family in FAMILIES)
-            self._started = {words: _start("nft", *words.split()) for words in (_TABLES, _CHAINS, *own)}
+            self._started = {words: _start("nft", *words.split()) for words in (_CHAINS, *own)}
 
     def finish(self, attempts: int = 3, *, with_others: bool = False) -> Found:
         """What nft shows of the instance, and of others who may be in the way; other instances if asked."""
@@ -63,13 +64,14 @@ class Listing:
             return Found(lacking="nft is not installed; Debian has it in the package nftables")
         results = _finish_all(self._started)
         try:
-            tables, chains = _text(results[_TABLES]), _parse(_text(results[_CHAINS]))
+            chains = [each["chain"] for each in _parse(_text(results[_CHAINS])) if "chain" in each]
         except OSError as error:
             return Found(lacking=error.strerror or str(error))
-        present = sorted((line.split()[1], line.split()[2]) for line in tables.splitlines())
-        own = [place for place in present if place[1] == self._name]
+        present = sorted({(chain["family"], chain["table"]) for chain in chains})
+        own = [(family, self._name) for family in FAMILIES]
+        own = [one for one in own if one in present or isinstance(results[_list_table(*one)], str)]
         strange = [place for place in present if with_others and _is_of_another(place[1], self._name)]
-        dropping = [each["chain"] for each in chains if _may_drop(each.get("chain", {}))]
+        dropping = [chain for chain in chains if _may_drop(chain)]
         others = [(chain["family"], chain["table"]) for chain in dropping]
         try:
             more = _outputs(*(_list_table(*place) for place in (*strange, *others)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
+from errno import ENOSPC
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import syscall
 
-IN_MODIFY, IN_ATTRIB, IN_MOVED_TO = 0x2, 0x4, 0x80
-IN_CREATE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x400, 0x800
+IN_MODIFY, IN_ATTRIB, IN_MOVED_FROM, IN_MOVED_TO = 0x2, 0x4, 0x40, 0x80
+IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x4000, 0x8000, 0x40000000
 _EVENT = struct.Struct("iIII")
 _ROOM = 1 << 16
 
@@ -28,7 +30,8 @@ def watch(queue: int, path: str, mask: int) -> int:
     try:
         return syscall.inotify_add_watch(queue, path, mask)
     except OSError as error:
-        raise FailedError(f"{path}: watch: {reason(error)}") from error
+        hint = "raise fs.inotify.max_user_watches" if error.errno == ENOSPC else ""
+        raise FailedError(f"{path}: watch: {reason(error)}", hint=hint) from error
 
 
 def forget(queue: int, descriptor: int) -> None:
@@ -39,13 +42,18 @@ def forget(queue: int, descriptor: int) -> None:
         return
 
 
-def events(queue: int) -> list[tuple[int, int]]:
-    """(watch descriptor, mask) of the pending events; waits for the first one."""
-    syscall.is_ready(queue)
+def events(queue: int, *, wait: bool = True) -> list[tuple[int, int, str]]:
+    """(watch descriptor, mask, name) of the pending events; with `wait`, waits for the first one.
+
+    The name is that of an entry of the directory that is watched, "" for an event of what is watched itself.
+    """
+    if not syscall.is_ready(queue, *(() if wait else (0,))):
+        return []
     raw = os.read(queue, _ROOM)
     out, at = [], 0
     while at < len(raw):
         descriptor, mask, _cookie, length = _EVENT.unpack_from(raw, at)
-        out.append((descriptor, mask))
-        at += _EVENT.size + length
+        at += _EVENT.size
+        out.append((descriptor, mask, os.fsdecode(raw[at : at + length].rstrip(b"\0"))))
+        at += length
     return out

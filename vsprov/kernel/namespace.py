@@ -5,30 +5,42 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from vsprov.kernel import syscall
 
 
 @contextmanager
-def uts(pid: int) -> Iterator[None]:
-    """Run the block with this thread in the UTS namespace of `pid`; setns(2).
+def _entered(pid: int, name: str, kind: int) -> Iterator[None]:
+    """Run the block with this thread in a namespace of `pid`; setns(2).
 
     A thread cannot enter every kind of namespace: for the others, use a separate process.
     """
-    own = os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    own = os.open(f"/proc/thread-self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        theirs = os.open(f"/proc/{pid}/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        theirs = os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            syscall.setns(theirs, syscall.CLONE_NEWUTS)
+            syscall.setns(theirs, kind)
         finally:
             os.close(theirs)
         try:
             yield
         finally:
-            syscall.setns(own, syscall.CLONE_NEWUTS)
+            syscall.setns(own, kind)
     finally:
         os.close(own)
+
+
+def uts(pid: int) -> AbstractContextManager[None]:
+    """Run the block with this thread in the UTS namespace of `pid`."""
+    return _entered(pid, "uts", syscall.CLONE_NEWUTS)
+
+
+def net(pid: int) -> AbstractContextManager[None]:
+    """Run the block with this thread in the network namespace of `pid`, to which a socket that is made there
+    belongs.
+    """
+    return _entered(pid, "net", syscall.CLONE_NEWNET)
 
 
 def hostname(pid: int) -> str | None:

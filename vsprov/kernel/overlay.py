@@ -1,18 +1,27 @@
-"""Whether a file system can hold the upper layer of an overlay."""
+"""Overlays: whether a file system can hold the upper layer of one, and what directories contain together."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 from vsprov.kernel import proc, syscall
 
 
 def file_system(path: str) -> str:
-    """The type of the file system of a path, from mountinfo; proc_pid_mountinfo(5)."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    return next((mount.kind for mount in proc.mounts() if mount.device == number), "unknown")
+    """The type of the file system of a path, from mountinfo; proc_pid_mountinfo(5).
+
+    Found by the mount, because files of btrfs have other devices than their file system: stat(2) and
+    mountinfo differ.
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        lines = proc.lines(f"/proc/self/fdinfo/{fd}")
+    finally:
+        os.close(fd)
+    number = next((int(line.split()[1]) for line in lines if line.startswith("mnt_id:")), 0)
+    return next((mount.kind for mount in proc.mounts() if mount.number == number), "unknown")
 
 
 def refuse_upper(path: str) -> None:
@@ -25,5 +34,30 @@ def refuse_upper(path: str) -> None:
     context = syscall.fsopen("overlay")
     try:
         syscall.fsconfig(context, syscall.FSCONFIG_SET_STRING, "upperdir", os.fsencode(path))
+    finally:
+        os.close(context)
+
+
+def merged(trees: Sequence[int]) -> int:
+    """A descriptor of what two or more open directories contain together, the topmost first: a read-only
+    overlay that is mounted nowhere.
+    """
+    lower = [b"/proc/self/fd/%d" % tree for tree in trees]
+    try:
+        return _mount([("lowerdir+", path) for path in lower])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    # Before Linux 6.7, which says so only when the mount is created. A string has at most 256 bytes.
+    return _mount([("lowerdir", b":".join(lower))])
+
+
+def _mount(options: Sequence[tuple[str, bytes]]) -> int:
+    context = syscall.fsopen("overlay")
+    try:
+        for name, path in options:
+            syscall.fsconfig(context, syscall.FSCONFIG_SET_STRING, name, path)
+        syscall.fsconfig(context, syscall.FSCONFIG_CMD_CREATE)
+        return syscall.fsmount(context, syscall.MOUNT_ATTR_NODEV | syscall.MOUNT_ATTR_NOSUID)
     finally:
         os.close(context)

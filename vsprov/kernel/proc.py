@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import re
 from typing import NamedTuple
+
+from vsprov.errors import HostError
 
 _PIECE = 1 << 16
 
@@ -37,9 +41,15 @@ def lines(path: str) -> list[str]:
 
 @functools.cache
 def boot_id() -> str:
-    """A UUID that differs after each boot of the host; random(4)."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+    """A UUID that differs after each boot of the host; random(4). HostError if it is hidden."""
+    path = "/proc/sys/kernel/random/boot_id"
+    if not (text := read(path)):
+        found = os.strerror(errno.ENOENT) if text is None else "it is empty"
+        raise HostError(
+            f"{path}: read the ID of this boot: {found}",
+            hint="part of /proc is hidden on this host, as in a container without nesting; see vsprov doctor",
+        )
+    return text.strip()
 
 
 def capabilities() -> int:
@@ -52,7 +62,8 @@ def capabilities() -> int:
 
 
 class Mount(NamedTuple):
-    """A line of mountinfo, with paths escaped as there; `options` are those of the file system.
+    """A line of mountinfo, with paths escaped as there; `options` are those of the file system, `flags` those
+    of the mount, and `number` is its ID.
 
     `root` is the path in the file system that is mounted at `point`.
     """
@@ -62,6 +73,8 @@ class Mount(NamedTuple):
     point: str
     kind: str
     options: str
+    flags: str = ""
+    number: int = 0
 
 
 def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
@@ -69,10 +82,15 @@ def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
     found = []
     for line in lines(path):
         head, _, tail = line.partition(" - ")
-        _number, _parent, device, root, point, _ = head.split(" ", 5)
+        number, _parent, device, root, point, flags, *_ = head.split(" ")
         kind, _source, options = tail.split(" ", 2)
-        found.append(Mount(device, root, point, kind, options))
+        found.append(Mount(device, root, point, kind, options, flags, int(number)))
     return found
+
+
+def unescaped(path: str) -> str:
+    """A path of mountinfo, where blanks, backslashes and # are written as \\ooo, as it is."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path) if "\\" in path else path
 
 
 def first_id(pid: int) -> int | None:

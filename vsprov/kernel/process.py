@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import resource
 import signal
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vsprov.errors import NotPermittedError
@@ -141,6 +143,26 @@ def _waits_for_signals(pid: int) -> bool:
     return any(call.partition(" ")[0] in _SIGTIMEDWAIT for call in calls)
 
 
+def holds_flock(pid: int, fd: int) -> bool:
+    """Whether a process has locked this open file by flock(2); False if it does not exist or may not be read.
+
+    By its descriptors, see proc_pid_fdinfo(5): /proc/locks has the device of the inode, which is not that of
+    stat(2) on btrfs and overlayfs.
+    """
+    unreadable = (FileNotFoundError, ProcessLookupError, PermissionError)  # closed, ended, or protected
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except unreadable:
+        return False
+    ours = os.fstat(fd)
+    for number in numbers:
+        with suppress(*unreadable):
+            if " FLOCK " in (proc.read(f"/proc/{pid}/fdinfo/{number}") or ""):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), ours):
+                    return True
+    return False
+
+
 def find_init(pids: Iterable[int]) -> int | None:
     """Which of the processes is the init of the outermost pid namespace below ours; None if none is.
 
@@ -165,9 +187,13 @@ def limits(pid: int) -> dict[str, tuple[int, int]]:
 
     From /proc/PID/limits: prlimit(2) would require permission to change them.
     """
-    lines = proc.lines(f"/proc/{pid}/limits")[1:]
+    return dict(_limits_in(proc.read(f"/proc/{pid}/limits") or ""))
+
+
+@functools.lru_cache(maxsize=16)  # most servers have the same
+def _limits_in(text: str) -> Mapping[str, tuple[int, int]]:
     found = {}
-    for name, line in zip(LIMITS, lines, strict=False):
+    for name, line in zip(LIMITS, text.splitlines()[1:], strict=False):
         soft, hard = line[26:].split()[:2]
         found[name] = (_limit(soft), _limit(hard))
     return found

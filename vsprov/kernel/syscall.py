@@ -20,9 +20,10 @@ RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 OPEN_TREE_CLONE = 1
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_IDMAP = 1, 2, 4, 0x100000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
-FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 6
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 2, 4, 8, 16
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 CLONE_FS = 0x200
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -65,9 +66,12 @@ _fsopen = _Function(c_char_p, c_uint, number=430)
 _fsconfig = _Function(c_int, c_uint, c_char_p, c_char_p, c_int, number=431)
 _fsmount = _Function(c_int, c_uint, c_uint, number=432)
 _openat2 = _Function(c_int, c_char_p, c_char_p, c_size_t, number=437)
+_pidfd_getfd = _Function(c_int, c_int, c_uint, number=438)
 _clone3 = _Function(c_char_p, c_size_t, number=435)
+_quotactl_fd = _Function(c_uint, c_uint, c_uint, c_char_p, number=443)
 _mount_setattr = _Function(c_int, c_char_p, c_uint, c_char_p, c_size_t, number=442)
 _mount = _Function(c_char_p, c_char_p, c_char_p, c_ulong, c_char_p, name="mount")
+_umount2 = _Function(c_char_p, c_int, name="umount2")
 _unshare = _Function(c_int, name="unshare")
 _setns = _Function(c_int, c_int, name="setns")
 _syncfs = _Function(c_int, name="syncfs")
@@ -78,14 +82,19 @@ _inotify_add_watch = _Function(c_int, c_char_p, c_uint, name="inotify_add_watch"
 _inotify_rm_watch = _Function(c_int, c_int, name="inotify_rm_watch")
 
 
+def milliseconds(seconds: float | None) -> float | None:
+    """The timeout of a poll(2), which counts in an int: it may end after 24 days, so callers look again."""
+    return None if seconds is None else min(seconds * 1000, 2**31 - 1)
+
+
 def is_ready(fd: int, seconds: float | None = None, events: int = select.POLLIN) -> bool:
-    """Wait until one of the poll(2) events occurs; False after `seconds`.
+    """Wait until one of the poll(2) events occurs; False after `seconds`, or after 24 days.
 
     Unlike select(2), it takes descriptors above 1023.
     """
     poll = select.poll()
     poll.register(fd, events)
-    return bool(poll.poll(None if seconds is None else seconds * 1000))
+    return bool(poll.poll(milliseconds(seconds)))
 
 
 def set_effective_user(uid: int) -> None:
@@ -121,16 +130,37 @@ def fsmount(fd: int, attributes: int = 0) -> int:
     return _fsmount(fd, 1, attributes)
 
 
-def mount_setattr(fd: int, path: str, attributes: int, *, recursive: bool = False, userns: int = 0) -> None:
-    """Set attributes (MOUNT_ATTR_…) of a mount, of the fd's own when `path` is empty; mount_setattr(2)."""
+def mount_setattr(
+    fd: int,
+    path: str,
+    attributes: int,
+    *,
+    clear: int = 0,
+    recursive: bool = False,
+    userns: int = 0,
+    propagation: int = 0,
+) -> None:
+    """Set and clear attributes (MOUNT_ATTR_…) of a mount, of the fd's own when `path` is empty;
+    mount_setattr(2).
+    """
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
-    _mount_setattr(fd, os.fsencode(path), flags, pack("4Q", attributes, 0, 0, userns), 32, path=path or None)
+    wanted = pack("4Q", attributes, clear, propagation, userns)
+    _mount_setattr(fd, os.fsencode(path), flags, wanted, len(wanted), path=path or None)
 
 
 def openat2(dfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """A CLOEXEC fd of `path`, found by the RESOLVE_… rules; openat2(2)."""
     how = pack("3Q", flags | os.O_CLOEXEC, mode, resolve)
-    return _openat2(dfd, os.fsencode(path), how, len(how), path=path)
+    while True:
+        try:
+            return _openat2(dfd, os.fsencode(path), how, len(how), path=path)
+        except BlockingIOError:
+            pass  # EAGAIN: somewhere on the host a rename or a mount met a ".." of this path; try again
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A descriptor of what another process has open as `fd`; pidfd_getfd(2)."""
+    return _pidfd_getfd(pidfd, fd, 0)
 
 
 def renameat2(source: str, target: str, flags: int) -> None:
@@ -141,6 +171,13 @@ def renameat2(source: str, target: str, flags: int) -> None:
 def syncfs(fd: int) -> None:
     """Write everything on the file system of `fd` to disk; syncfs(2)."""
     _syncfs(fd)
+
+
+def quotactl_fd(fd: int, command: int, id_: int, data: bytearray) -> None:
+    """A command of quotactl(2) for the file system of `fd`; `data` is read or overwritten."""
+    buffer = ctypes.create_string_buffer(bytes(data), len(data))
+    _quotactl_fd(fd, command, id_, buffer)  # type: ignore[arg-type]
+    data[:] = buffer.raw
 
 
 def fork_into_cgroup(group: int) -> int:
@@ -166,6 +203,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     options = None if data is None else os.fsencode(data)
     kind_name = None if kind is None else kind.encode()
     _mount(os.fsencode(source), os.fsencode(target), kind_name, flags, options, path=target)
+
+
+def umount2(target: str, flags: int) -> None:
+    """umount2(2)."""
+    _umount2(os.fsencode(target), flags, path=target)
 
 
 def unshare(flags: int) -> None:

@@ -106,6 +106,14 @@ def load(
     return _manifest(items, problems, digests.full(digest.hexdigest()), tuple(names))
 
 
+def load_text(content: str, label: str) -> Manifest:
+    """The manifest in a text, where objects that others refer to may be missing. Raises ManifestError."""
+    documents, problems = text.parse(content, label)
+    items, wrong = resolve(documents)
+    problems += [*wrong, *check(items, None, references=False)]
+    return _manifest(items, problems, "", (label,))
+
+
 def load_documents(documents: Iterable[Any], *, known_images: frozenset[str] = frozenset()) -> Manifest:
     """The manifest from documents that `render` returned, as stored in a saved plan. Raises ManifestError."""
     read = [Document(document, {}) for document in documents]
@@ -130,6 +138,8 @@ def document_of(one: Object) -> dict[str, Any]:
         metadata["labels"] = dict(one.labels)
     if one.annotations:
         metadata["annotations"] = dict(one.annotations)
+    if one.renamed_from is not None:
+        metadata["renamedFrom"] = one.renamed_from
     return {"apiVersion": API_VERSION, "kind": one.kind, "metadata": metadata, "spec": fields.write(one.spec)}
 
 

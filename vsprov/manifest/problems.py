@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain, islice
 from typing import Any
 
 from vsprov.errors import Position, Problem
-from vsprov.manifest.other_tools import key_hint, value_hint
+from vsprov.manifest.fits import compiled, fits
 from vsprov.manifest.schema import OPEN, document_schema
 from vsprov.manifest.syntax.text import Document
 from vsprov.model import objects
@@ -29,9 +28,8 @@ LATER = "is not supported by this version of vsprov"
 
 Parse = Callable[[Any], Any]
 
-# Keys and values of the format that this version does not support yet.
-LATER_KEYS = frozenset("readiness restart boot hooks profile seccomp sysctls devices disk".split())
-LATER_VALUES = frozenset(("systemd", "volume", "ready"))
+# Keys of the format that this version does not support yet.
+LATER_KEYS = frozenset("profile seccomp sysctls devices".split())
 
 _TYPES = {
     "object": "a map",
@@ -52,6 +50,8 @@ def validate(document: Document) -> tuple[list[Problem], dict[str, Any] | None]:
     kind = raw.get("kind")
     if not isinstance(kind, str) or kind not in objects.KINDS:
         return _unknown_kind(document, raw), None
+    if fits(raw, document_schema(kind)):
+        return [], raw
     errors = list(islice(_validator(objects.KINDS[kind]).iter_errors(raw), MOST_LINES))
     if not errors:
         return [], raw
@@ -130,8 +130,6 @@ def _unknown_kind(document: Document, raw: dict[str, Any]) -> list[Problem]:
     choices = ", ".join(objects.KINDS)
     if "kind" not in raw:
         out.append(problem_at(document, ("kind",), MISSING, f"known kinds: {choices}"))
-    elif kind in objects.LATER_KINDS:
-        out.append(problem_at(document, ("kind",), f"{quoted(kind)} {LATER}"))
     elif isinstance(kind, str):
         close = did_you_mean(kind, objects.KINDS) or f"; known kinds: {choices}"
         out.append(problem_at(document, ("kind",), f"unknown kind {quoted(kind)}{close}"))
@@ -149,12 +147,6 @@ def _wrong_version(raw: Mapping[str, Any]) -> tuple[str, str]:
     if "apiVersion" not in raw:
         return MISSING, hint
     return f"unsupported version {quoted(raw['apiVersion'])}", hint
-
-
-@cache
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A pattern of a schema. Its `$` matches only at the end; in Python it also matches before a newline."""
-    return re.compile(pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern)
 
 
 @cache
@@ -221,6 +213,8 @@ def _unknown_key(key: str, value: Any, properties: Mapping[str, Any]) -> tuple[s
     if key in LATER_KEYS:
         return f"this key {LATER}", ""
     inside = [name for name, schema in properties.items() if key in schema.get("properties", ())]
+    from vsprov.manifest.other_tools import key_hint
+
     hint = key_hint(key, value, properties)
     if inside and (isinstance(value, dict) or not hint):
         return f"unknown key; it belongs in '{inside[0]}'", ""
@@ -232,6 +226,8 @@ def _unknown_key(key: str, value: Any, properties: Mapping[str, Any]) -> tuple[s
 
 def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[str, str]:
     """Message and hint for an invalid value. `source`: its text if that is not the printed value."""
+    from vsprov.manifest.other_tools import value_hint
+
     value, wanted, schema = error.instance, error.validator_value, error.schema
     parse = parsers(kind).get(tuple(ITEM if isinstance(part, int) else part for part in path))
     quantity = isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -255,6 +251,8 @@ def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[s
             return f"{shown} is less than the minimum of {wanted}", ""
         case "maximum":
             return f"{shown} is more than the maximum of {wanted}", ""
+        case "const":
+            return f"expected {_yaml(wanted)}, got {_type_of(value, source)}", hint
         case "maxLength":
             return f"too long: {len(value)} characters, at most {wanted}", ""
         case "minItems":
@@ -299,6 +297,8 @@ def _wrong_type(value: Any, schema: Mapping[str, Any], source: str | None) -> tu
 
 def _words(text: str) -> list[str]:
     """The words of a command line, as a shell divides it."""
+    import shlex
+
     try:
         return shlex.split(text)
     except ValueError:  # an unclosed quote
@@ -306,8 +306,6 @@ def _words(text: str) -> list[str]:
 
 
 def _not_a_choice(value: Any, choices: Sequence[str], shown: str) -> tuple[str, str]:
-    if isinstance(value, str) and value in LATER_VALUES:
-        return f"{shown} {LATER}", f"supported: {', '.join(choices)}"
     close = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"{shown} is not one of {', '.join(choices)}{close}", ""
 

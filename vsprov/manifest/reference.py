@@ -46,7 +46,8 @@ the knob.
 _RESOURCES = """## Resources
 
 The keys of a Quota's `spec` and of a Server's `spec.resources`, with the files that hold them in cgroup v1
-and v2. Changes take effect without a restart. A dash means that this cgroup version does not support the key.
+and v2. Changes take effect without a restart, except [some of disks](../howto/disk.md#change-a-limit). A dash
+means that this cgroup version does not support the key.
 
 | key | value | cgroup v1 | cgroup v2 | description |
 |---|---|---|---|---|
@@ -122,6 +123,8 @@ def _knob(knob: Knob) -> str:
         files = ["by weight"] * 2
     elif knob.v1 or knob.v2:
         files = [_files(side) for side in (knob.v1, knob.v2)]
+    elif knob.path.startswith("disk."):
+        files = ["file system"] * 2
     else:
         files = ["queueing discipline"] * 2
     return f"| `{knob.path}` | {knob.kind.name} | {files[0]} | {files[1]} | {_cell(knob.doc)} |\n"

@@ -19,6 +19,7 @@ from vsprov.model.limits.knobs import KNOBS
 from vsprov.model.objects import Object, Spec, read_spec
 from vsprov.model.traits import replaced
 from vsprov.model.values import units
+from vsprov.model.values.styles import EXEC, SYSTEM_DEFAULTS, is_system
 from vsprov.model.values.units import UnitError
 from vsprov.model.values.value_kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
 
@@ -196,7 +197,10 @@ def _item(
     if spec is not None:
         metadata = value["metadata"]
         labels, annotations = metadata.get("labels", {}), metadata.get("annotations", {})
-        read = Object(kind=value["kind"], name=name, spec=spec, labels=labels, annotations=annotations)
+        read = Object(
+            kind=value["kind"], name=name, spec=spec, labels=labels, annotations=annotations,
+            renamed_from=metadata.get("renamedFrom"),
+        )  # fmt: skip
     return Item(document, address, read, quota if merged else None, sound, partial)
 
 
@@ -206,7 +210,7 @@ def _server(
     """The spec, and whether the resources of the quota were merged."""
     given = quota.object.spec if quota is not None and quota.object is not None else None
     merged = isinstance(given, Quota) and given.scope == "server"
-    spec = read_spec("Server", {"hostname": name, **raw}, report)
+    spec = read_spec("Server", _with_defaults(raw, name), report)
     if not isinstance(spec, Server):
         return None, merged
     resources = dict(spec.resources)
@@ -218,10 +222,24 @@ def _server(
     return replace(spec, resources=ordered, mounts=mounts), merged
 
 
+def _with_defaults(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A spec with the defaults that depend on the server's name and on other keys."""
+    given = {"hostname": name, **raw}
+    if is_system(raw.get("init", {}).get("style", EXEC)):
+        for section, defaults in SYSTEM_DEFAULTS.items():
+            given[section] = {**defaults, **raw.get(section, {})}
+    return given
+
+
 def _with_absolute_paths(spec: Spec, document: Document) -> Spec:
-    where = document.positions.get(())
-    directory = os.path.realpath(os.path.dirname(where.file) if where else "")
-    return replaced(spec, "relative", lambda path: os.path.normpath(os.path.join(directory, path)))
+    def absolute(path: str) -> str:
+        if os.path.isabs(path):
+            return os.path.normpath(path)
+        where = document.positions.get(())
+        directory = os.path.realpath(os.path.dirname(where.file) if where else "")
+        return os.path.normpath(os.path.join(directory, path))
+
+    return replaced(spec, "relative", absolute)
 
 
 def _decimal_sizes(document: Document, value: Mapping[str, Any]) -> Iterator[Problem]:

@@ -32,7 +32,10 @@ def document_schema(kind: str) -> Schema:
 def _document_schema(kind: ObjectKind) -> Schema:
     hints = get_type_hints(objects.Object)
     about = keys(objects.Object)
-    metadata = {name: _property(about[name], hints[name]) for name in ("name", "labels", "annotations")}
+    names = {"name": "name", "labels": "labels", "annotations": "annotations"}
+    if kind.name in ("Server", "Volume"):
+        names["renamedFrom"] = "renamed_from"
+    metadata = {name: _property(about[name], hints[field]) for name, field in names.items()}
     properties = {
         "apiVersion": {
             "description": f"Version of the format, {objects.API_VERSION}.",

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model.kinds.server import Init
+from vsprov.model.kinds.sections.init import Init
 from vsprov.model.sources import Defaults
 from vsprov.model.values.names import parse_signal
+from vsprov.model.values.styles import COMMANDS, STOP_SIGNALS, is_system
 
 
 def init_of(init: Init, config: Mapping[str, Any]) -> Init:
@@ -20,6 +21,8 @@ def init_of(init: Init, config: Mapping[str, Any]) -> Init:
 
     `command` replaces the entrypoint and the command of the image; `args` alone replaces its command only.
     """
+    if is_system(init.style):
+        return _of_system(init, config)
     own = init.command or tuple(config.get("entrypoint", ()))
     args = init.args or (() if init.command else tuple(config.get("command", ())))
     return replace(
@@ -30,6 +33,21 @@ def init_of(init: Init, config: Mapping[str, Any]) -> Init:
         working_dir=init.working_dir or config.get("workingDir") or "/",
         user=init.user or config.get("user") or "0:0",
         stop_signal=init.stop_signal or parse_signal(config.get("stopSignal") or "TERM"),
+    )
+
+
+def _of_system(init: Init, config: Mapping[str, Any]) -> Init:
+    """As `init_of`, for a server that boots the init of its image; what the image runs by itself does not
+    apply.
+    """
+    return replace(
+        init,
+        command=(*(init.command or COMMANDS[init.style]), *init.args),
+        args=(),
+        env={**config.get("env", {}), **init.env},
+        working_dir=init.working_dir or "/",
+        user=init.user or "0:0",
+        stop_signal=init.stop_signal or STOP_SIGNALS[init.style],
     )
 
 

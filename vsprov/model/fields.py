@@ -35,8 +35,9 @@ if TYPE_CHECKING:  # creating the class takes 0.3 ms
         choice: bool
         refers: str
         relative: bool
-        only: tuple[str, str]
+        only: tuple[str, ...]
         name: str
+        kept: bool
 
 
 class Key(NamedTuple):
@@ -46,7 +47,8 @@ class Key(NamedTuple):
     `cost`: cost of a change to a running server; None inherits that of the enclosing key. `required`: a
     manifest must set the key; by default, if the field has no default. `choice`: exactly one of the keys with
     this flag must be set. `refers`: kind of the object that the value names. `relative`: the value is a path
-    relative to the manifest. `only`: (key, value) of a sibling without which this key does not apply.
+    relative to the manifest. `only`: key of a sibling, and its values with which alone this key applies.
+    `kept`: the keeper works by this key, and is told of its changes while the server runs.
 
     `one`, `many`: class of the object, or of the objects in the list. `by`: key that identifies items of the
     list; "" identifies them by position. `text`: makes the short text of an item; plans show such lists as
@@ -65,7 +67,8 @@ class Key(NamedTuple):
     choice: bool = False
     refers: str = ""
     relative: bool = False
-    only: tuple[str, str] | None = None
+    only: tuple[str, ...] | None = None
+    kept: bool = False
     kind: ValueKind | None = None
     parse: Callable[[Any], Any] | None = None
     dump: Callable[[Any], Any] | None = None
@@ -243,3 +246,37 @@ def write(obj: Any) -> dict[str, Any]:
 
 
 _EMPTY: tuple[Any, ...] = ((), {})
+
+
+def kept(obj: Any) -> dict[str, Any]:
+    """What the keeper works by: {name in JSON: value} of the keys with the flag `kept`, whole, and of the
+    objects that have such keys inside, these alone.
+
+    No such key is left out, and values are as in the model: durations in microseconds, sizes in bytes.
+    """
+    out: dict[str, Any] = {}
+    for name, key in keys(type(obj)).items():
+        if key.kept:
+            out[name] = _plain(getattr(obj, key.field))
+        elif is_kept(key):
+            inner = getattr(obj, key.field)
+            out[name] = None if inner is None else kept(inner)
+    return out
+
+
+@cache
+def _has_kept(kind: type) -> bool:
+    return any(is_kept(key) for key in keys(kind).values())
+
+
+def is_kept(key: Key) -> bool:
+    """Whether the keeper works by a key, or by a key inside its object."""
+    return key.kept or (key.one is not None and _has_kept(key.one))
+
+
+def _plain(current: Any) -> Any:
+    if dataclasses.is_dataclass(current):
+        return {name: _plain(getattr(current, key.field)) for name, key in keys(type(current)).items()}
+    if isinstance(current, tuple):
+        return [_plain(item) for item in current]
+    return dict(current) if isinstance(current, Mapping) else current

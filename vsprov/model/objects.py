@@ -16,13 +16,15 @@ from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
+from vsprov.model.kinds.volume import Volume
 from vsprov.model.values import patterns
 
 API_VERSION = "vsprov/v1"
 IGNORE = "vsprov/ignore"
 REQUIRE = "vsprov/require"
+DELETION, PREVENT = "vsprov/deletion", "prevent"
 
-Spec = Image | Quota | Network | Server
+Spec = Image | Quota | Network | Volume | Server
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class ObjectKind:
     """A kind of object that a manifest can describe.
 
     `doc` describes it and `keys_doc` introduces its keys in the reference. `costs`: its keys have costs,
-    because a change may disturb something that runs.
+    because a change may disturb something that runs. `kept`: destroy and --prune keep its objects, unless
+    their removal is requested explicitly.
     """
 
     name: str
@@ -38,6 +41,7 @@ class ObjectKind:
     doc: str
     keys_doc: str = "The keys of its `spec`:"
     costs: bool = False
+    kept: bool = False
 
     @property
     def word(self) -> str:
@@ -70,6 +74,12 @@ KINDS: dict[str, ObjectKind] = {
             "A network that servers are connected to.",
         ),
         ObjectKind(
+            "Volume",
+            Volume,
+            "A directory for files that outlive servers, and that several servers can share.",
+            kept=True,
+        ),
+        ObjectKind(
             "Server",
             Server,
             "A virtual server.",
@@ -80,7 +90,9 @@ KINDS: dict[str, ObjectKind] = {
 }
 
 
-LATER_KINDS = ("Volume",)  # kinds of the format that this version does not support yet
+def prevents_deletion(annotations: Mapping[str, str]) -> bool:
+    """Whether annotations say that their object must not be removed."""
+    return annotations.get(DELETION) == PREVENT
 
 
 def require_rows(rows: Container[str], place: str) -> None:
@@ -111,9 +123,18 @@ class Object:
     )
     annotations: Mapping[str, str] = mapping(
         doc=f"Arbitrary notes. {IGNORE}: knobs that vsprov does not manage, separated by commas. "
-        f"{REQUIRE}: hard makes unsupported settings an error.",
+        f"{REQUIRE}: hard makes unsupported settings an error. {DELETION}: {PREVENT} makes "
+        "a plan that would remove the object, or the files of a server, an error.",
         schema=patterns.ANNOTATIONS,
         cost="live",
+    )
+
+    renamed_from: str | None = value(
+        None,
+        doc="The name that a server or volume had before. Its files are kept, and the IDs and addresses of a "
+        "server. A running server is restarted if it gets another name, not if its volumes do. The key has "
+        "no effect once the object has its new name.",
+        schema=patterns.NAME,
     )
 
     @property

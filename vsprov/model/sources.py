@@ -13,6 +13,10 @@ from vsprov.model.values.names import parse_signal, parse_user
 from vsprov.model.values.units import UnitError
 
 SHELL = ("/bin/sh", "-ec")  # runs a step that is a command line
+_DIGEST: patterns.Schema = {
+    "pattern": "^sha256:[0-9a-f]{64}$",
+    "patternErrorMessage": "is not a digest: sha256: followed by 64 hexadecimal digits in lower case",
+}
 
 
 def parse_mode(raw: Any) -> str:
@@ -36,6 +40,8 @@ def parse_owner(raw: Any) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSource:
+    """Programs and libraries of the host."""
+
     paths: tuple[str, ...] = strings(
         doc="Additional directories of the host to mount read-only.", schema={"items": patterns.ABSOLUTE}
     )
@@ -43,6 +49,8 @@ class HostSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TarSource:
+    """An archive."""
+
     path: str = value(
         doc="Path of the archive, relative to the manifest.", schema=patterns.PATH, relative=True
     )
@@ -58,6 +66,8 @@ class TarSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OciSource:
+    """An image of a registry, or of a directory in the OCI layout."""
+
     ref: str | None = value(
         None,
         doc="Image in a registry, such as docker.io/library/debian:12.",
@@ -94,16 +104,15 @@ class OciSource:
     digest: str | None = value(
         None,
         doc="Digest that the reference must resolve to, whatever its tag points to.",
-        schema={
-            "pattern": "^sha256:[0-9a-f]{64}$",
-            "patternErrorMessage": "is not a digest: sha256: followed by 64 hexadecimal digits in lower case",
-        },
+        schema=_DIGEST,
     )
     insecure: bool = value(False, doc="Allow a registry without TLS or with an untrusted certificate.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapSource:
+    """A Debian system, made from packages."""
+
     suite: str = value(
         doc="Release to install: bookworm, stable, noble, …",
         schema={
@@ -150,6 +159,8 @@ _MODE = patterns.file_mode("0644")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyStep:
+    """A file or directory that is copied into an image."""
+
     source: str = value(
         doc="File or directory to copy, relative to the manifest.", schema=patterns.PATH, relative=True
     )
@@ -166,6 +177,8 @@ class CopyStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteStep:
+    """A file with a given text."""
+
     path: str = value(doc="Path of the file in the image.", schema=patterns.ABSOLUTE)
     content: str = value(doc="Content of the file.", schema={**patterns.TEXT, "maxLength": 1 << 20})
     owner: str = value("0:0", doc=_OWNER_DOC, schema=_OWNER, parse=parse_owner)
@@ -178,6 +191,8 @@ def _parse_command(raw: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStep:
+    """A command that is run in a server made from the image so far."""
+
     command: tuple[str, ...] = value(
         (),
         doc="A command line for /bin/sh -ec, or a program and its arguments.",
@@ -255,6 +270,8 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSource:
+    """Another image and steps that change it."""
+
     from_: str = value(doc="Image to build on.", schema=patterns.NAME, refers="Image")
     steps: tuple[Step, ...] = many(
         Step,
@@ -262,6 +279,16 @@ class BuildSource:
         schema={"maxItems": 500},
     )
     defaults: Defaults = one(Defaults, Defaults(), doc="Defaults for servers that use the image.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitSource:
+    """An image that was made of a server, by the verb `commit`."""
+
+    server: str = value(doc="Server whose files were added to its image.", schema=patterns.NAME)
+    digest: str = value(doc="Digest of the image, which has to be in the store.", schema=_DIGEST)
+    message: str | None = value(None, doc="Why it was made.", schema={**patterns.TEXT, "maxLength": 1000})
+    author: str | None = value(None, doc="Who made it.", schema={**patterns.TEXT, "maxLength": 200})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +322,13 @@ class Source:
     )
     build: BuildSource | None = one(
         BuildSource, None, doc="Another image with additional layers.", choice=True
+    )
+    commit: CommitSource | None = one(
+        CommitSource,
+        None,
+        doc="An image in the store that the verb `commit` has made of a server. It cannot be made again from "
+        "a manifest.",
+        choice=True,
     )
 
     @property

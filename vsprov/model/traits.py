@@ -24,7 +24,8 @@ def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
 
 def applicable_keys(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a `kind` without keys that do not apply to it, such as `size` of a bind mount."""
-    foreign = {key.name for key in keys(kind).values() if key.only and item.get(key.only[0]) != key.only[1]}
+    limited = ((key.name, key.only) for key in keys(kind).values() if key.only)
+    foreign = {name for name, only in limited if item.get(only[0]) not in only[1:]}
     return {name: value for name, value in item.items() if name not in foreign}
 
 

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Literal
 from vsprov.errors import Problem
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
-from vsprov.model.objects import REQUIRE, Object
-from vsprov.plan import ranges
+from vsprov.model.objects import DELETION, KINDS, PREVENT, REQUIRE, Object
+from vsprov.plan import range_problems
 from vsprov.plan.limits import groups
-from vsprov.plan.observed import Machine, Observed, is_of
+from vsprov.plan.observed import Machine, Observed, ObservedServer, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
 
 if TYPE_CHECKING:
     from vsprov.plan.network.desired.result import Desired
 
+PROTECTED, UNPROTECT = (
+    f"{DELETION}: {PREVENT}",
+    "remove the annotation from its manifest, and apply that first",
+)
 EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
 RequestedAction = Literal["start", "stop", "restart"]
 
@@ -29,13 +33,17 @@ class Request:
 
     `servers` are their names. Servers without a record are not among the wanted objects and can only be
     stopped. `timeout`, in microseconds, overrides the stop timeout of each server. `checks`: it was carried
-    out; servers that were meant to end, and have, do not start again.
+    out; servers that were meant to end, and have, do not start again. `host`: because the host starts or
+    shuts down, so in the order of priorities, and with no effect on what happens when it starts again.
+    `rescue`: start them for their repair, with a shell instead of their own init.
     """
 
     action: RequestedAction
     servers: frozenset[str]
     timeout: int | None = None
     checks: bool = False
+    host: bool = False
+    rescue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,10 @@ class Wanted:
     sources, by name of the image. `prune`: remove objects of this owner that are not among `objects`.
     `selected`: `objects` are only a part of the manifest. `remove` are the addresses of objects to remove in
     any case (destroy). `refresh`: query registries and mirrors again. With a `request`, `objects` are servers
-    as they were last applied, in the requested state.
+    as they were last applied, in the requested state. `pinned` are the digests of the images that servers, by
+    name, start with, whatever image has the name now. `automatic`: the keeper requests it, not a person.
+    `volumes`: remove volumes too, as far as they are empty; `delete_data` are the names of volumes that are
+    removed with their data.
     """
 
     instance: str
@@ -58,6 +69,10 @@ class Wanted:
     remove: frozenset[str] = frozenset()
     refresh: bool = False
     request: Request | None = None
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    automatic: bool = False
+    volumes: bool = False
+    delete_data: frozenset[str] = frozenset()
 
     def again(self) -> Wanted:
         """The wanted state after this was applied: the second plan for it must be empty."""
@@ -65,11 +80,27 @@ class Wanted:
         if request:
             action = "start" if request.action == "restart" else request.action
             request = replace(request, action=action, checks=True)
-        return replace(self, refresh=False, request=request)
+        return replace(self, refresh=False, request=request, delete_data=frozenset())
 
     def owns(self, owner: str | None) -> bool:
         """Whether an owner mark is of the set that is applied, or of the instance for `EVERY_SET`."""
-        return owner == self.owner or (self.owner.endswith(f"/{EVERY_SET}") and is_of(owner, self.instance))
+        return owner == self.owner or (self.of_every_set and is_of(owner, self.instance))
+
+    @property
+    def verb(self) -> str:
+        """The verb that people used, or "keeper" if nobody did."""
+        if self.automatic:
+            return "keeper"
+        if self.request and self.request.host:
+            return "boot" if self.request.action == "start" else "shutdown"
+        if self.request:
+            return self.request.action
+        return "rename" if self.of_every_set and self.objects else "apply"
+
+    @property
+    def of_every_set(self) -> bool:
+        """Whether it is of no manifest: objects are as they were last applied."""
+        return self.owner.endswith(f"/{EVERY_SET}")
 
 
 @dataclass(slots=True)
@@ -80,6 +111,7 @@ class PlanBuilder:
     defines any group. `weights` are the CPU weights to write, by address. `pools` are the wanted quotas of
     scope pool; those of scope server are merged into their servers. `networks` is the wanted state of all
     networks, None if there are none. `range_problems` are the problems of id ranges, by name of the server.
+    `renamed` are the servers that get other names, as they are observed, by their new names.
     """
 
     wanted: Wanted
@@ -96,10 +128,11 @@ class PlanBuilder:
     by_kind: dict[str, dict[str, Object]] = field(default_factory=dict)
     pools: dict[str, Object] = field(default_factory=dict)
     networks: Desired | None = None
+    renamed: Mapping[str, ObservedServer] = field(default_factory=dict)
     range_problems: Mapping[str, Problem] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.range_problems = ranges.problems(self.observed.servers, self.machine.ranges)
+        self.range_problems = range_problems.problems(self.observed.servers, self.machine.ranges)
         for want in self.wanted.objects:
             self.by_kind.setdefault(want.kind, {})[want.name] = want
             if isinstance(want.spec, Quota) and want.spec.scope == "pool":
@@ -158,8 +191,16 @@ class PlanBuilder:
 
     def removes(self, kind: str, name: str, owner: str | None) -> bool:
         """Whether the plan removes an observed object that is not in the manifest."""
+        return self.asks_to_remove(kind, name, owner) and not self.keeps(kind, name)
+
+    def asks_to_remove(self, kind: str, name: str, owner: str | None) -> bool:
+        """Whether it is to be removed, if objects of its kind may be."""
         pruned = self.wanted.prune and self.wanted.owns(owner)
         return f"{kind}/{name}" in self.wanted.remove or pruned
+
+    def keeps(self, kind: str, name: str) -> bool:
+        """Whether an object is of a kind that is kept unless its removal is requested explicitly."""
+        return KINDS[kind].kept and not (self.wanted.volumes or name in self.wanted.delete_data)
 
     def note_lacking(self, want: Object) -> None:
         """Add a note for each knob that this host does not support; a problem if the object requires it."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost
 from vsprov.model.values import digests
-from vsprov.plan.steps import Step
+from vsprov.plan.step import Step
 
 FORMAT_VERSION = "1.0"
 Action = Literal["no-op", "create", "update", "replace", "delete"]
@@ -130,6 +130,10 @@ class Plan:
     @property
     def empty(self) -> bool:
         return not self.changes
+
+    def without(self, keys: Container[str]) -> Plan:
+        """The plan without the changes that have these keys."""
+        return replace(self, changes=tuple(change for change in self.changes if change.key not in keys))
 
     def unchanged_notes(self) -> dict[str, tuple[str, ...]]:
         """The notes on objects that do not change, by address."""

@@ -11,6 +11,7 @@ from vsprov.plan.kinds.planner import ordered
 from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Action, Change, Plan
+from vsprov.plan.servers import renames
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step, WriteFile
 
 
@@ -19,7 +20,15 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
 
     Its `problems` are all the reasons why it cannot be applied.
     """
-    builder = PlanBuilder(wanted, observed, machine)
+    renamed = renames.carry_over(wanted, observed)
+    observed, problems = renamed.observed, [*renamed.problems]
+    if moved := [want for want in wanted.objects if want.renamed_from and want.kind == "Volume"]:
+        from vsprov.plan.volumes.renames import carry_over
+
+        observed, more = carry_over(wanted, observed, moved)
+        problems += more
+    builder = PlanBuilder(wanted, observed, machine, renamed=renamed.servers)
+    builder.problems += problems
     for planner in ordered():
         planner.plan(builder)
     removals.plan(builder)
@@ -29,7 +38,7 @@ def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:
         host.plan(builder, builder.networks)
     _parent(builder)
     return Plan(
-        _serialize_restarts(_sorted(builder.changes)),
+        _serialize_restarts(in_order(builder.changes)),
         tuple(builder.problems),
         builder.notes,
         tuple(builder.unchanged),
@@ -86,13 +95,14 @@ def _parent_steps(builder: PlanBuilder) -> list[Step]:
 def _serialize_restarts(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     """Make servers that a new digest of the same image restarts wait for each other.
 
-    If one of them fails to start, the servers after it are not restarted and keep running.
+    If one of them fails to start, the servers after it are not restarted and keep running. Those with an
+    update strategy wait for each other anyway.
     """
     last: dict[str, str] = {}
     out = []
     for change in changes:
         restarts = any(path.path == "spec.image" and path.cost == "restart" for path in change.paths)
-        if restarts and change.desired is not None:
+        if restarts and change.desired is not None and not change.desired.get("updateStrategy"):
             image = change.desired["image"]
             if image in last and last[image] not in change.after:
                 change = replace(change, after=(*change.after, last[image]))
@@ -101,7 +111,7 @@ def _serialize_restarts(changes: tuple[Change, ...]) -> tuple[Change, ...]:
     return tuple(out)
 
 
-def _sorted(changes: Mapping[str, Change]) -> tuple[Change, ...]:
+def in_order(changes: Mapping[str, Change]) -> tuple[Change, ...]:
     """The changes in topological order, without predecessors that have no change or close a cycle.
 
     Servers that were applied separately may depend on each other and must still be removable. graphlib

@@ -10,35 +10,11 @@ To add a step, define a class here or in the module of its aspect, and a functio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The interface of all steps."""
-
-    def describe(self) -> str:
-        """One line for -v and error messages."""
-        raise NotImplementedError
-
-    def undo(self) -> Step | None:
-        """The step that undoes this one; None if nothing has to be or can be undone."""
-        return None
-
-    def to_json(self) -> dict[str, Any]:
-        """The step in the JSON of the plan: the name of its class at "step", and its fields."""
-        return {"step": type(self).__name__, **_plain(self)}
-
-
-def _plain(value: Any) -> Any:
-    """A value in JSON: objects for dataclasses, sorted lists for sets."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, frozenset):
-        return [_plain(each) for each in sorted(value)]
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
+from vsprov.plan.step import Step as Step
 
 # -- control groups
 
@@ -168,6 +144,21 @@ class ShareImage(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectImage(Step):
+    """Record the names of the sets whose manifests say that an image must not be removed."""
+
+    image: str
+    sets: tuple[str, ...]
+    before: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"image {self.image}: {'protect it from removal' if self.sets else 'allow its removal'}"
+
+    def undo(self) -> Step | None:
+        return ProtectImage(self.image, self.before, self.sets)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveImage(Step):
     """Remove the record of an image. Its layers are collected at the end if they are unused."""
 
@@ -196,6 +187,20 @@ class MakeDirectory(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class RenameDirectory(Step):
+    """Give the directory of a stopped server, with everything in it, another name."""
+
+    server: str
+    new: str
+
+    def describe(self) -> str:
+        return f"rename the directory of {self.server} to {self.new}"
+
+    def undo(self) -> Step | None:
+        return RenameDirectory(self.new, self.server)
+
+
+@dataclass(frozen=True, slots=True)
 class RepairDirectory(Step):
     """Create the parts of the server's directory that are missing; record and claim its id range."""
 
@@ -221,6 +226,24 @@ class WriteApplied(Step):
 
 
 @dataclass(frozen=True, slots=True)
+class KeepStopped(Step):
+    """Record who wants the server to stay stopped when the host starts: "manifest", "command", "" for nobody.
+
+    `before` is what is recorded now.
+    """
+
+    server: str
+    by: str
+    before: str
+
+    def describe(self) -> str:
+        return f"record that {self.server} {'stays stopped' if self.by else 'starts'} when the host starts"
+
+    def undo(self) -> Step | None:
+        return KeepStopped(self.server, self.before, self.by)
+
+
+@dataclass(frozen=True, slots=True)
 class DiscardUpper(Step):
     """Delete all data that the server has written."""
 
@@ -238,6 +261,38 @@ class RemoveDirectory(Step):
 
     def describe(self) -> str:
         return f"remove the directory of {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRecord(Step):
+    """Write the record of a network or pool; `before` is the current one, "" if there is none or it is
+    unreadable.
+    """
+
+    kind: str
+    name: str
+    owner: str
+    applied: str
+    before: str
+
+    def describe(self) -> str:
+        return f"write the record of {self.kind}/{self.name}"
+
+    def undo(self) -> Step | None:
+        if not self.before:
+            return RemoveRecord(self.kind, self.name)
+        return WriteRecord(self.kind, self.name, self.owner, self.before, self.applied)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRecord(Step):
+    """Remove the record of a network or pool."""
+
+    kind: str
+    name: str
+
+    def describe(self) -> str:
+        return f"remove the record of {self.kind}/{self.name}"
 
 
 # -- processes of servers
@@ -259,11 +314,12 @@ class Stop(Step):
 class Spawn(Step):
     """Create the server's namespaces, mounts and init process. Init waits at its gate for `Release`.
 
-    `host_network`: it has no network namespace of its own.
+    `host_network`: it has no network namespace of its own. `rescue`: a shell waits instead of its own init.
     """
 
     server: str
     host_network: bool = False
+    rescue: bool = False
 
     def describe(self) -> str:
         return f"prepare {self.server}"
@@ -284,19 +340,39 @@ class KillUnstarted(Step):
 
 @dataclass(frozen=True, slots=True)
 class MarkInit(Step):
-    """Set the mark `init` on the home group: the process that waits at the gate."""
+    """Set the mark `init` on the home group: the process that waits at the gate. `rescue` as in `Spawn`."""
 
     server: str
+    rescue: bool = False
 
     def describe(self) -> str:
         return f"record the init of {self.server}"
 
 
 @dataclass(frozen=True, slots=True)
-class Release(Step):
-    """Open the gate: init executes the server's command."""
+class InformKeeper(Step):
+    """Tell the keeper the part of a running server's spec that it works by; `before` is the current one."""
 
     server: str
+    spec: Mapping[str, Any]
+    before: Mapping[str, Any]
+
+    def describe(self) -> str:
+        return f"tell the keeper of {self.server}"
+
+    def undo(self) -> Step | None:
+        return InformKeeper(self.server, self.before, self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Step):
+    """Open the gate: init executes the server's command. `stop` undoes it, if a later step can fail."""
+
+    server: str
+    stop: Stop | None = None
 
     def describe(self) -> str:
         return f"start {self.server}"
+
+    def undo(self) -> Step | None:
+        return self.stop

@@ -11,11 +11,17 @@ from vsprov.render.screen import Screen, clean
 
 
 def unified(
-    address: str, observed: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None, screen: Screen
+    before: str,
+    observed: Mapping[str, Any] | None,
+    address: str,
+    wanted: Mapping[str, Any] | None,
+    screen: Screen,
 ) -> list[str]:
-    """The lines of a unified diff from one document to the other; [] when they are equal."""
+    """The lines of a unified diff from the observed document of an object to the wanted one, each with the
+    address of the object; [] when they are equal.
+    """
     lines = difflib.unified_diff(
-        _text(observed), _text(wanted), f"observed/{address}", f"wanted/{address}", lineterm=""
+        _text(observed), _text(wanted), f"observed/{before}", f"wanted/{address}", lineterm=""
     )
     return [_painted(line, screen) for line in lines]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from vsprov.plan.compare.diff import flatten
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.plan import Change, PathChange, Plan, show
+from vsprov.plan.steps import Stop
 from vsprov.render.problems import count_kinds, counted
 from vsprov.render.screen import Screen, clean
 from vsprov.render.tables import size
@@ -61,10 +61,16 @@ def grouped_notes(notes: Mapping[str, Iterable[str]]) -> list[str]:
 
 def _unlisted(plan: Plan) -> list[str]:
     """The objects of this set that are not in the manifest and are kept."""
-    if not plan.unlisted:
-        return []
-    names = ", ".join(plan.unlisted[:5]) + (", …" if len(plan.unlisted) > 5 else "")
-    return [f"Not in the manifest (use --prune to remove): {names}"]
+    volumes = [one for one in plan.unlisted if one.startswith("Volume/")]
+    others = [one for one in plan.unlisted if one not in volumes]
+    return [
+        f"Not in the manifest ({how}): {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+        for how, names in (
+            ("use --prune to remove", others),
+            ("use --prune --volumes to remove, if empty", volumes),
+        )
+        if names
+    ]
 
 
 def nothing_to_do(plan: Plan) -> str:
@@ -103,8 +109,12 @@ _REQUESTED = {"start": "started", "stop": "stopped", "restart": "restarted"}
 
 def done(change: Change) -> str:
     """The word for a completed change: "created", "restarted"."""
+    if change.reason == "stop" and not any(isinstance(step, Stop) for step in change.steps):
+        return "was not running, and stays so"
     if change.reason in _REQUESTED:
         return _REQUESTED[change.reason]
+    if any(path.path == "metadata.name" for path in change.paths):
+        return "renamed"
     if change.action == "update" and change.cost == "restart":
         return "restarted"
     if change.action == "update" and [path.path for path in change.paths] == ["spec.state"]:
@@ -126,7 +136,8 @@ def _change(change: Change, screen: Screen, verbose: bool, lost: int | None = No
     if change.reason == "drift":
         head += f"  {screen.paint(f'({change.reason})', 'dim')}"
     if lost and change.of_manifest:
-        head += f"  ({size(lost)} of written files will be lost)"
+        what = "data" if change.kind == "Volume" else "written files"
+        head += f"  ({size(lost)} of {what} will be lost)"
     lines = [head, *(f"      {_path(path, screen, verbose)}" for path in change.paths)]
     lines += [f"      {screen.paint(f'note: {clean(note)}', 'dim')}" for note in change.notes]
     if verbose:
@@ -147,6 +158,8 @@ def _path(path: PathChange, screen: Screen, verbose: bool) -> str:
     shown = _quoted(path.shown)
     excerpts = shown if verbose else _excerpts(shown)
     before, after = map(_visible, excerpts)
+    import unicodedata
+
     if unicodedata.normalize("NFKC", before) == unicodedata.normalize("NFKC", after):
         before, after = map(json.dumps, excerpts)  # they look the same: a newline and \n, é in its two forms
     if not screen.unicode:

@@ -28,6 +28,7 @@ class Lines:
         self.screen, self.quiet = screen, quiet
         self.since: dict[str, float] = {}  # when each change was started
         self.printed: dict[str, float] = {}  # when progress of each object was last printed
+        self.reported: dict[str, str] = {}  # what it was
         self.lock = threading.Lock()
         self.writable = True
 
@@ -71,8 +72,10 @@ class Lines:
             due = now - self.printed.setdefault(address, now) >= INTERVAL
             if due:
                 self.printed[address] = now
-        if due:
-            self.line(clean(f"{address}: {what}: {amount(done, total)}"))
+        text = f"{what}: {amount(done, total)}"
+        if due and self.reported.get(address) != text:
+            self.reported[address] = text
+            self.line(clean(f"{address}: {text}"))
 
     def line(self, text: str) -> None:
         """Print a line; a reader that has gone does not stop the work."""

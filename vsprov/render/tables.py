@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +14,13 @@ from vsprov.render.screen import Screen, clean
 
 _COLORS = {
     "Running": "green",
+    "Ready": "green",
+    "Starting": "yellow",
+    "NotReady": "yellow",
+    "Unhealthy": "red",
     "Stopped": "yellow",
     "Frozen": "yellow",
+    "Rescue": "yellow",
     "ok": "green",
     "degraded": "yellow",
     "missing": "red",
@@ -80,8 +84,10 @@ def _narrow(widths: dict[str, int], right: frozenset[str], limit: int) -> None:
 
 def _lines(cells: Mapping[str, str], widths: Mapping[str, int], right: frozenset[str]) -> list[str]:
     """A row of the table: one line, or more where text has to be wrapped."""
+    from textwrap import wrap
+
     wrapped = [
-        textwrap.wrap(word, widths[name], break_on_hyphens=False) if len(word) > widths[name] else [word]
+        wrap(word, widths[name], break_on_hyphens=False) if len(word) > widths[name] else [word]
         for name, word in cells.items()
     ]
     return [
@@ -140,7 +146,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     spec, status = document["spec"], document["status"]
     row = (
         document["metadata"]["name"],
-        _state(status),
+        state(status),
         _or_dash(status["pid"]),
         _or_dash(spec.get("image")),
         _or_dash(spec.get("quota")),
@@ -156,7 +162,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
         *row,
         _listed([_without_prefix(one) for one in status.get("addresses", ())]),
         _listed([port_text(one) for one in status.get("ports", ())]),
-        size(status["usage"].get("diskBytes")),
+        _of(size(status["usage"].get("diskBytes")), (status["disk"] or {}).get("spaceBytes"), size),
         _or_dash(spec.get("hostname")),
         _or_dash(status["set"]),
         span,
@@ -178,13 +184,27 @@ def port_text(port: Mapping[str, Any]) -> str:
     return f"{front}{port['hostPort']}:{inner}" + ("" if protocol == "tcp" else f"/{protocol}")
 
 
-def _state(status: Mapping[str, Any]) -> str:
+def state(status: Mapping[str, Any]) -> str:
     """The state of a server, and if it ended by itself, how long ago: "Exited (3) 2m5s ago"."""
-    last = status["lastExit"]
+    last, restart = status["lastExit"], status["restart"]
+    if restart and restart["state"] == "Waiting":
+        return _restarting(status["state"], restart)
     if status["state"] in ("Running", "Frozen", "Stopped") or not last:
         return str(status["state"])
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(last["at"])).total_seconds()
-    return f"{status['state']} {duration(seconds)} ago"
+    gave_up = ", gave up" if restart else ""
+    return f"{status['state']} {duration(-_until(last['at']))} ago{gave_up}"
+
+
+def _restarting(state: str, restart: Mapping[str, Any]) -> str:
+    """When a server is started again, and how often it was within the interval: "Restarting in 4s (2/5)"."""
+    seconds = _until(restart["at"])
+    when = f" in {duration(seconds)}" if seconds > 0 else ""
+    most = "" if restart["attempts"] == "max" else f"/{restart['attempts']}"
+    return f"{state}{when} ({restart['count']}{most})"
+
+
+def _until(time: str) -> float:
+    return (datetime.fromisoformat(time) - datetime.now(UTC)).total_seconds()
 
 
 def _image(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
@@ -216,11 +236,11 @@ def images(items: Sequence[Mapping[str, Any]], *, wide: bool = False) -> Table:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    """A source in short: its kind, and its path, reference or suite."""
+    """A source in short: its kind, and its path, reference, suite, image or server."""
     for kind, value in source.items():
         if isinstance(value, str):
             return f"{kind} {value}"
-        keys = ("path", "ref", "layout", "archive", "suite", "from")
+        keys = ("name", "path", "ref", "layout", "archive", "suite", "from", "server")
         return f"{kind} {next((value[key] for key in keys if key in value), '')}".rstrip()
     return "-"
 
@@ -261,6 +281,14 @@ def size(count: Any) -> str:
     return str(count)
 
 
+def amount(files: int, count: int) -> str:
+    """What was copied, for a sentence: `1 file, 12 bytes`, `3 files, 12.3Mi`."""
+    told = size(count)
+    if told.isdigit():
+        told += " byte" if count == 1 else " bytes"
+    return f"{files} {'file' if files == 1 else 'files'}, {told}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the two largest units: `3d4h`, `5m12s`, `8s`; "-" for None."""
     if seconds is None:
@@ -288,6 +316,23 @@ def _network(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     return (*row, link, _listed(status.get("servers", ())), _or_dash(status.get("set")))
 
 
+def _volume(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
+    spec, status = document["spec"], document["status"]
+    disk = status["disk"] or {}
+    row = (
+        document["metadata"]["name"],
+        _of(size(status["usage"].get("diskBytes")), disk.get("spaceBytes") or None, size),
+        _listed(status["usedBy"]),
+        duration(status["ageSeconds"]),
+    )
+    if not wide:
+        return row
+    inodes = _of(_or_dash(disk.get("usedInodes")), disk.get("inodes") or None, str)
+    sharing = "exclusive" if spec.get("exclusive") else "shared"
+    source = _source(spec.get("source", {}))
+    return (*row, inodes, _or_dash(disk.get("backend")), source, sharing, _or_dash(status["set"]))
+
+
 _NUMBERS = frozenset(("PID", "CPU", "MEMORY", "PIDS", "UPTIME", "DISK"))
 TABLES["Server"] = KindTable(
     ("NAME", "STATE", "PID", "IMAGE", "QUOTA", "CPU", "MEMORY", "PIDS", "UPTIME"),
@@ -301,6 +346,12 @@ TABLES["Quota"] = KindTable(
     ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
 )
 TABLES["Network"] = KindTable(("NAME", "TYPE", "SUBNETS"), ("LINK", "SERVERS", "SET"), _network)
+TABLES["Volume"] = KindTable(
+    ("NAME", "SIZE", "USED-BY", "AGE"),
+    ("INODES", "BACKEND", "SOURCE", "SHARING", "SET"),
+    _volume,
+    frozenset(("SIZE", "AGE", "INODES")),
+)
 
 
 require_rows(TABLES, __name__)

@@ -19,6 +19,7 @@ from typing import Any
 
 from vsprov.errors import ConflictError, FailedError, ImageError, reason
 from vsprov.model.values import digests
+from vsprov.plan.observed import PROTECTION_MARK
 from vsprov.store.disk import durable, folders, marks, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import Bind
@@ -45,9 +46,10 @@ class Contents:
 class ImageRecord:
     """An image as imported.
 
-    `owners` are the sets that have it in their manifests, () without a valid mark. `spec` is the spec at the
-    time of the import. `problem` is "" if the record is readable and its contents
-    are complete. `contents` is None if they are not, `digest` is "" if the record is not readable.
+    `owners` are the sets that have it in their manifests, () without a valid mark, `protected` the names
+    of those that protect it from removal. `spec` is the spec at the time of the import. `problem` is "" if
+    the record is readable and its contents are complete. `contents` is None if they are not, `digest` is ""
+    if the record is not readable.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ImageRecord:
     fingerprint: str = ""
     contents: Contents | None = None
     problem: str = ""
+    protected: tuple[str, ...] = ()
 
 
 def observe(instance: Instance, known: Mapping[str, Contents | None] | None = None) -> dict[str, ImageRecord]:
@@ -95,7 +98,8 @@ def _observe(
     damaged = [key for key in made_of.layers if layers.is_damaged(instance, key)] if made_of else []
     problems = [f"layer {key} is missing" for key in missing] + [f"layer {key} is damaged" for key in damaged]
     problem = problem or "; ".join(problems)
-    return ImageRecord(name, owners, str(digest), spec, fingerprint, made_of, problem)
+    protected = _protected(path, owners)
+    return ImageRecord(name, owners, str(digest), spec, fingerprint, made_of, problem, protected)
 
 
 def contents(instance: Instance, digest: str) -> Contents:
@@ -160,9 +164,18 @@ def write(
         "config": dict(made_of.config),
     }
     record = {"digest": digest, "spec": dict(spec), "fingerprint": fingerprint}
+    where = f"{instance.manifests}/{digest}{_SUFFIX}"
     with _writing:
-        durable.write_file(f"{instance.manifests}/{digest}{_SUFFIX}", sealed.seal(manifest))
-        durable.write_file(path, sealed.seal(record), owner=marks.of_owners(owners))
+        # Nothing is lost if new files are damaged by a power failure: one wait for the disk instead of four.
+        replaces = os.path.lexists(where) or os.path.lexists(path)
+        durable.write_file(where, sealed.seal(manifest), flush=replaces)
+        kept = marks.find_mark(path, PROTECTION_MARK)
+        more = {PROTECTION_MARK: kept} if kept else {}
+        durable.write_file(
+            path, sealed.seal(record), owner=marks.of_owners(owners), more=more, flush=replaces
+        )
+        if not replaces:
+            durable.flush_all(instance.images)
 
 
 def refuse_foreign(instance: Instance, name: str, owner: Owner, spec: Mapping[str, Any]) -> tuple[Owner, ...]:
@@ -202,6 +215,18 @@ def write_owners(instance: Instance, name: str, owners: tuple[Owner, ...]) -> No
             os.close(fd)
     except OSError as error:
         raise durable.failed(path, "change its owner mark", error) from error
+
+
+def write_protection(instance: Instance, name: str, sets: Iterable[str]) -> None:
+    """Record the names of the sets that protect an image from removal."""
+    path = folders.place(instance.images, name, _SUFFIX)
+    marks.write_mark(path, PROTECTION_MARK, ",".join(sets))
+
+
+def _protected(path: str, owners: tuple[Owner, ...]) -> tuple[str, ...]:
+    """The sets in the mark, without those that no longer have the image."""
+    sets = (marks.find_mark(path, PROTECTION_MARK) or "").split(",")
+    return tuple(sorted({owner.set for owner in owners}.intersection(sets)))
 
 
 def remove(instance: Instance, name: str) -> None:

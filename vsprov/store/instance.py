@@ -14,6 +14,8 @@ SLOTS = 16
 # In the directory of a layer: the tree that servers see, the listing of what it contained when it was made,
 # and during a dedupe a mark that the mtimes of its directories are changing.
 TREE, LISTING, LINKING = "tree", "listing", "linking"
+# In the directory of a server with a disk limit, see `store.space`. A server that has both uses the image.
+DISK_IMAGE, DISK_SUBVOLUME = "disk.img", "disk"
 LOCK = "lock"  # in the run directory
 
 
@@ -49,13 +51,30 @@ class Instance:
         return f"{self.root}/networks"
 
     @property
+    def pools(self) -> str:
+        return f"{self.root}/pools"
+
+    @property
+    def volumes(self) -> str:
+        return f"{self.root}/volumes"
+
+    @property
+    def copies(self) -> str:
+        return f"{self.root}/copies"
+
+    @property
     def downloads(self) -> str:
         return f"{self.root}/downloads"
 
     @property
+    def transfers(self) -> str:
+        return f"{self.root}/transfers"
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """The directories of the state root."""
-        return *self.usual_folders, self.networks, self.downloads
+        others = self.networks, self.pools, self.volumes, self.copies, self.transfers, self.downloads
+        return *self.usual_folders, *others
 
     @property
     def usual_folders(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ image: servers of one image would otherwise share its ID, or have none.
 from __future__ import annotations
 
 import re
-import uuid
 
 from vsprov.store.disk import marks
 
@@ -18,8 +17,21 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 def provide(directory: str) -> str:
     """The ID of the server with this directory; it is given one at its first start."""
-    found = marks.find_mark(directory, _MARK)
-    if found is None or not _ID.fullmatch(found):
+    found = find(directory)
+    if not found:
+        import uuid  # loads what it may ask for the address of a network card
+
         found = uuid.uuid4().hex
-        marks.write_mark(directory, _MARK, found)
+        write(directory, found)
     return found
+
+
+def find(directory: str) -> str:
+    """The ID of the server with this directory; "" if it has none yet."""
+    found = marks.find_mark(directory, _MARK)
+    return found if found is not None and _ID.fullmatch(found) else ""
+
+
+def write(directory: str, number: str) -> None:
+    """Give the server with this directory an ID."""
+    marks.write_mark(directory, _MARK, number)

@@ -4,8 +4,12 @@
         server.json                  the spec as last applied and the id range, sealed
         upper/                       what the server has written; owned by its id range
         work/                        for overlay; owned by the first id of the range
+        disk.img, disk/              what the server has written, if its disk is limited by an image or by a
+                                     subvolume: see vsprov/store/space/
         console                      the FIFO that the server writes its output to
-        console.log                  what the keeper has copied from it
+        snapshots/                   see store/written/snapshots.py
+        console.log, console.log.N   what the keeper has copied from it, see vsprov/keeper/subjects/log.py
+        console.times.N              when lines of it were written
         hosts                        its /etc/hosts, created when it starts
 
 The id range is the one in server.json. Version 0.1.0 did not record it: the owner of work/ was the record.
@@ -16,21 +20,28 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.errors import ConflictError, FailedError, reason
 from vsprov.plan.observed import Parts
 from vsprov.plan.ranges import FIRST_ID, RANGE
 from vsprov.store import claims
-from vsprov.store.disk import durable, folders, marks, ownership, sealed
+from vsprov.store.disk import durable, exchange, folders, marks, ownership, sealed
+from vsprov.store.disk.exchange import Pair
 from vsprov.store.disk.folders import sweep as sweep
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance
+from vsprov.store.space.disks import has_image, place
+from vsprov.store.space.parts import MODES, make_part
+
+if TYPE_CHECKING:
+    from vsprov.store.space.filled import Limit
 
 _RANGE = "idBase"  # in server.json, beside the keys of the spec as last applied
+_STOPPED = "stopped"  # a mark: written without another file, and in the inode even if the disk is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +51,7 @@ class ServerDirectory:
     `owner` is None for a directory (or a file) that vsprov did not create. `id_base` is the first host id of
     the server's range of 65536, 0 if unknown. `applied` is what was last passed to `make` or `write_applied`,
     None if it is not readable. `problem` describes any damage; "" if there is none. `roots` identify the
-    directories that exist, by name, as `identity` does.
+    directories that exist, by name, as `identity` does. `stopped` is what was last passed to `keep_stopped`.
     """
 
     name: str
@@ -51,6 +62,7 @@ class ServerDirectory:
     problem: str
     parts: Parts = Parts()
     roots: Mapping[str, str] = field(default_factory=dict)
+    stopped: str = ""
 
 
 def observe(instance: Instance, without: Container[str] = ()) -> dict[str, ServerDirectory]:
@@ -67,13 +79,15 @@ def find(instance: Instance, name: str) -> ServerDirectory | None:
 
 def _observe(name: str, path: str) -> ServerDirectory:
     problems = []
-    owner = None
+    owner, stopped = None, ""
     found: dict[str, os.stat_result] = {}
     with suppress(OSError):  # it was removed meanwhile; the directories in it are then missing as well
         owner = marks.read_owner(path)
+        stopped = marks.read_mark(path, _STOPPED) or ""
+    written = place(path)
     for part in ("work", "upper"):
         try:
-            status = os.lstat(f"{path}/{part}")
+            status = os.lstat(f"{written}/{part}")
             if not stat.S_ISDIR(status.st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             found[part] = status
@@ -88,7 +102,8 @@ def _observe(name: str, path: str) -> ServerDirectory:
         **{part: (status.st_uid, status.st_gid) for part, status in found.items()},
     )
     roots = {part: identity(status) for part, status in found.items()}
-    return ServerDirectory(name, path, owner, _base(parts), applied, "; ".join(problems), parts, roots)
+    problem = "; ".join(problems)
+    return ServerDirectory(name, path, owner, _base(parts), applied, problem, parts, roots, stopped)
 
 
 def _base(parts: Parts) -> int:
@@ -107,13 +122,22 @@ def identity(status: os.stat_result) -> str:
     return f"{status.st_dev}:{status.st_ino}"
 
 
-def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dict[str, Any]) -> None:
+def make(
+    instance: Instance,
+    name: str,
+    owner: Owner,
+    id_base: int,
+    applied: dict[str, Any],
+    fill: Callable[[str], None] | None = None,
+) -> None:
     """Create the directory of a server, atomically. ConflictError if the path exists.
 
-    It is safe from power failure only after `flush`: one wait for many servers.
+    `fill` makes what the server writes to in the directory that it is called with, as `filled.make` does;
+    without it, that is empty and has no limit. It is safe from power failure only after `flush`: one wait for
+    many servers.
     """
     path = folders.place(instance.servers, name)
-    making = f"{instance.servers}/{durable.MAKING}{name}"
+    making = _making(instance, name)
     try:
         try:
             os.mkdir(making, 0o700)
@@ -125,30 +149,21 @@ def make(instance: Instance, name: str, owner: Owner, id_base: int, applied: dic
             os.mkdir(making, 0o700)
         try:
             marks.write_owner(making, owner)
-            _make_disk(making, id_base)
+            if fill is None:
+                for part in MODES:
+                    make_part(making, part, id_base)
+            else:
+                fill(making)
+                durable.flush_all(making)  # a server without its files must never have its name
             _write_record(making, applied, id_base, flush=False)
             durable.rename_new(making, path)
         except BaseException:
-            durable.remove_tree(making)
+            _forget(instance, making)
             raise
     except FileExistsError as error:
         raise ConflictError(f"Server/{name}: make {path}: something else already exists there") from error
     except OSError as error:
         raise durable.failed(path, "make", error) from error
-
-
-def _make_disk(folder: str, id_base: int) -> None:
-    for name in _MODES:
-        _make_part(folder, name, id_base)
-
-
-_MODES = {"upper": 0o755, "work": 0o700}
-
-
-def _make_part(folder: str, name: str, id_base: int) -> None:
-    os.mkdir(f"{folder}/{name}", _MODES[name])
-    os.chmod(f"{folder}/{name}", _MODES[name])  # whatever the umask
-    os.chown(f"{folder}/{name}", id_base, id_base)
 
 
 def _write_record(path: str, applied: Mapping[str, Any], id_base: int, *, flush: bool) -> None:
@@ -168,6 +183,30 @@ def write_applied(instance: Instance, name: str, applied: dict[str, Any], *, flu
     _write_record(path, applied, id_base(instance, name), flush=flush)
 
 
+def keep_stopped(instance: Instance, name: str, by: str) -> None:
+    """Record who wants the server to stay stopped when the host starts; "" if nobody does.
+
+    It is safe from power failure only after `flush_stopped`.
+    """
+    path = _ours(instance, name)
+    if by:
+        marks.write_mark(path, _STOPPED, by)
+    else:
+        marks.remove_mark(path, _STOPPED)
+
+
+def flush_stopped(instance: Instance, names: Iterable[str]) -> None:
+    """Write to disk what `keep_stopped` has recorded, without all else that the file system has to write."""
+    for name in names:
+        path = f"{instance.servers}/{name}"
+        try:
+            durable.flush_folder(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise durable.failed(path, "fsync", error) from error
+
+
 def repair(instance: Instance, name: str, id_base: int) -> None:
     """Create the parts of a server's directory that are missing, and record its id range.
 
@@ -177,7 +216,7 @@ def repair(instance: Instance, name: str, id_base: int) -> None:
     found = _observe(name, path)
     try:
         for part in found.parts.missing():
-            _make_part(path, part, id_base)
+            make_part(place(path), part, id_base)
     except OSError as error:
         raise durable.failed(path, "create what is missing", error) from error
     if found.applied is not None and found.parts.recorded != id_base:
@@ -185,47 +224,141 @@ def repair(instance: Instance, name: str, id_base: int) -> None:
 
 
 def discard_upper(instance: Instance, name: str) -> None:
-    """Replace upper/ and work/ of a stopped server by empty ones; each exists at any moment."""
+    """Replace upper/ and work/ of a stopped server by empty ones, or its image; each exists at any moment."""
     path = _ours(instance, name)
+    if has_image(path):
+        from vsprov.store.space import image
+
+        image.remake(path)
+        return
     durable.refuse_mounts(path)
-    making = f"{instance.servers}/{durable.MAKING}{name}"
+    base = id_base(instance, name)
+    prepare_disk(instance, name, base, lambda making: make_part(making, "upper", base), flush=False)
+    exchange_disk(instance, name, flush=False)
+    forget_disk(instance, name)
+
+
+def prepare_disk(
+    instance: Instance,
+    name: str,
+    base: int,
+    fill: Callable[[str], None],
+    limit: Limit | None = None,
+    *,
+    flush: bool = True,
+) -> None:
+    """Make what a server could write to, beside what it has: limited as that, or by `limit`; `flush`: safe
+    from power failure.
+
+    `fill` makes the upper/ in the directory that it is called with. A crash leaves what `sweep` removes.
+    """
+    from vsprov.store.space import filled
+
+    path, making = _ours(instance, name), _making(instance, name)
     try:
-        base = id_base(instance, name)
         durable.remove_tree(making)
         os.mkdir(making, 0o700)
-        _make_disk(making, base)
-        for part in ("upper", "work"):
-            try:
-                durable.exchange(f"{making}/{part}", f"{path}/{part}")
-            except FileNotFoundError:
-                durable.rename_new(f"{making}/{part}", f"{path}/{part}")
+        try:
+            filled.make(making, base, fill, limit or filled.limit_of(path))
+            if flush:
+                durable.flush_all(making)
+        except BaseException:
+            forget_disk(instance, name)
+            raise
     except OSError as error:
-        raise durable.failed(path, "discard what the server has written", error) from error
-    durable.remove_unmounted(making)
+        raise durable.failed(making, "make", error) from error
+
+
+def exchange_disk(instance: Instance, name: str, also: Iterable[Pair] = (), *, flush: bool = True) -> None:
+    """Exchange what a stopped server has written with what `prepare_disk` has made, if it has, and the paths
+    of `also`; it has the one or the other at any moment.
+
+    Doing it again brings them back. With `flush`, all or none are exchanged, even after a power failure.
+    """
+    from vsprov.store.space import filled
+
+    path, making = _ours(instance, name), _making(instance, name)
+    durable.refuse_mounts(path)
+    pairs = filled.pairs(path, making) if os.path.lexists(making) else []
+    if flush:
+        exchange.exchange(instance.root, (*pairs, *also))
+        return
+    try:
+        for pair in pairs:
+            exchange.exchange_one(pair)
+    except OSError as error:
+        raise durable.failed(path, "exchange what the server has written", error) from error
+
+
+def forget_disk(instance: Instance, name: str) -> None:
+    """Remove what `prepare_disk` has made, or what was exchanged for it, with its limit."""
+    from vsprov.store.space import project
+
+    path = f"{instance.servers}/{name}"
+    _forget(instance, _making(instance, name), keep=project.find(path))
+
+
+def _forget(instance: Instance, making: str, keep: int = 0) -> None:
+    """Remove a directory of a server that is not in its place, and its quota, unless that is `keep`."""
+    from vsprov.store.space import project
+
+    quota = project.find(making)
+    if has_image(making):
+        from vsprov.store.space import image
+
+        image.wait_until_detached(making)
+    durable.remove_tree(making)
+    if quota not in (0, keep):
+        project.release(instance.servers, quota)
+
+
+def path_of(instance: Instance, name: str) -> str:
+    """The directory of a server of this instance. FailedError if it has none, or if it is not ours."""
+    return _ours(instance, name)
+
+
+def _making(instance: Instance, name: str) -> str:
+    return f"{instance.servers}/{durable.MAKING}{name}"
+
+
+def rename(instance: Instance, old: str, new: str) -> None:
+    """Give the directory of a stopped server another name, atomically, and safe from power failure.
+
+    ConflictError if something else has that name.
+    """
+    path, target = _ours(instance, old), folders.place(instance.servers, new)
+    durable.refuse_mounts(path)
+    try:
+        durable.rename_new(path, target)
+        durable.flush_folder(instance.servers)
+    except FileExistsError as error:
+        raise ConflictError(f"Server/{new}: rename {path}: something else already exists there") from error
+    except OSError as error:
+        raise durable.failed(path, f"rename it to {new}", error) from error
 
 
 def remove(instance: Instance, name: str) -> None:
     """Remove the directory of a server with all that it has written, if it exists."""
-    if not os.path.lexists(folders.place(instance.servers, name)):
-        return
-    path = _ours(instance, name)
-    durable.refuse_mounts(path)
-    try:
-        aside = durable.set_aside(path)
-    except OSError as error:
-        raise durable.failed(path, "remove", error) from error
+    aside = set_aside(instance, name)
     if aside is not None:
         durable.remove_unmounted(aside)
 
 
+def set_aside(instance: Instance, name: str) -> str | None:
+    """Rename the directory of a server for `durable.remove_unmounted`; its new path, None without one."""
+    if not os.path.lexists(folders.place(instance.servers, name)):
+        return None
+    path = _ours(instance, name)
+    durable.refuse_mounts(path)
+    try:
+        return durable.set_aside(path)
+    except OSError as error:
+        raise durable.failed(path, "remove", error) from error
+
+
 def _ours(instance: Instance, name: str) -> str:
     """The path of a server that this instance owns. ConflictError if it belongs to another owner."""
-    path = folders.place(instance.servers, name)
-    try:
-        ownership.refuse_foreign(path, instance.name, f"Server/{name}")
-    except FileNotFoundError as error:
-        raise durable.failed(path, "read its owner mark", error) from error
-    return path
+    return ownership.owned(folders.place(instance.servers, name), instance.name, f"Server/{name}")
 
 
 def id_base(instance: Instance, name: str) -> int:

@@ -1,25 +1,31 @@
-"""`vsprov get`: servers, images and quotas in their current state."""
+"""`vsprov get`: objects in their current state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from vsprov.cli import complete, options
+from vsprov.cli.kinds import chosen
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired import selector
 from vsprov.engine.show import documents
 from vsprov.errors import UsageError
 from vsprov.kernel import process
-from vsprov.model.objects import KINDS, LATER_KINDS, listed
-from vsprov.model.suggest import closest, not_found
+from vsprov.model.objects import listed
+from vsprov.model.suggest import not_found
 from vsprov.plan.kinds.planner import PLANNERS
-from vsprov.render import tables
+from vsprov.render import columns, tables
 from vsprov.render.plan import grouped_notes
 from vsprov.render.problems import dump
 from vsprov.render.screen import Screen, clean, err, out
+
+
+def _complete_field(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    return [name for name in columns.SHORT if name.startswith(typed)]
 
 
 @verb(
@@ -27,6 +33,7 @@ from vsprov.render.screen import Screen, clean, err, out
 vsprov get                                  # everything
 vsprov get servers -o wide
 vsprov get server web1 -o json
+vsprov get servers --sort-by -memory --columns NAME,STATE,MEMORY,status.usage.diskBytes
 vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml` has nothing to do
 """,
     outputs=("text", "wide", "name", "json", "yaml"),
@@ -42,30 +49,65 @@ vsprov get -o yaml > now.yaml               # a manifest; `vsprov plan now.yaml`
     "names", metavar="[NAME...]", nargs=-1, help="Names of objects.", shell_complete=complete.objects
 )
 @options.server_selector_option
-def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | None) -> None:
-    """Shows servers, images and quotas as they are now in the kernel and on disk, not as they were last
-    applied.
+@click.option("--show-labels", is_flag=True, help="Add a column with the labels.")
+@click.option(
+    "--sort-by",
+    "field",
+    metavar="FIELD",
+    help=f"{', '.join(columns.SHORT)}, or a path in the JSON, such as status.usage.pids. "
+    "-FIELD sorts from high to low. [default: name]",
+    shell_complete=_complete_field,
+)
+@click.option(
+    "--columns",
+    "given",
+    metavar="COLUMNS",
+    help="Columns to print: titles of -o wide, or paths in the JSON, separated by commas.",
+)
+def get(
+    settings: Settings,
+    kind: str,
+    names: tuple[str, ...],
+    labels: str | None,
+    show_labels: bool,
+    field: str | None,
+    given: str | None,
+) -> None:
+    """Shows servers, images, quotas, networks and volumes as they are now in the kernel and on disk, not as
+    they were last applied. Sizes on disk are measured for -o wide, for volumes, and for --columns and
+    --sort-by that name them.
     """
     form = settings.output
-    wanted = _wanted(kind, names)
+    wanted = chosen("get", kind, names)
     match = selector.parse(labels) if labels is not None else None
     if match is not None and "Server" not in wanted:
         raise UsageError(f"get {clean(kind)}: -l selects servers only", hint="vsprov get servers -l LABELS")
+    shape = _Shape(form == "wide", show_labels, given.split(",") if given else [])
+    if (given or show_labels) and form not in ("text", "wide"):
+        raise UsageError(f"get -o {form}: --columns and --show-labels are for tables")
+    if given and (len(wanted) > 1 or form == "wide"):
+        raise UsageError("get --columns: takes a single kind, and not -o wide", hint="vsprov get servers …")
+    sort = columns.sorting(field) if field else list
+    disk = any("disk" in word.lower() for word in (field or "", *shape.columns))
     process.require_root("get: reading the state of servers")
-    now = documents.look(settings.instance)
+    now = documents.look(settings.instance, ask_keeper="Server" in wanted)
     items: dict[str, list[dict[str, Any]]] = {}
-    for each, chosen in wanted.items():
+    for each, chosen_names in wanted.items():
         made = []
-        for name in _names(each, chosen, documents.names(each, now)):
+        for name in _names(each, chosen_names, documents.names(each, now)):
             # In a manifest, fields that other programs may change keep the applied value.
             ignore = documents.left_to_others(each, name, now) if form == "yaml" else frozenset[str]()
-            measured = settings.instance if form == "wide" or (form == "json" and chosen) else None
+            of_volumes = each == "Volume" and len(wanted) == 1
+            asked = disk or form == "wide" or of_volumes or (form == "json" and chosen_names)
+            measured = settings.instance if asked else None
             made.append(documents.document(each, name, now, ignore, measured=measured))
-        items[each] = [
-            one
-            for one in made
-            if match is None or (each == "Server" and match(one["metadata"].get("labels", {})))
-        ]
+        items[each] = sort(
+            [
+                one
+                for one in made
+                if match is None or (each == "Server" and match(one["metadata"].get("labels", {})))
+            ]
+        )
     flat = [one for made in items.values() for one in made]
     match form:
         case "json":
@@ -79,7 +121,9 @@ def get(settings: Settings, kind: str, names: tuple[str, ...], labels: str | Non
             for one in flat:
                 out(f"{one['kind']}/{one['metadata']['name']}")
         case _ if flat or not labels:
-            _tables(items, settings.stdout, form == "wide")
+            _tables(items, settings.stdout, shape)
+            shown = {one["metadata"]["name"] for one in items.get("Server", ())}
+            settings.note_unwatched({name: now.unwatched[name] for name in shown & now.unwatched.keys()})
         case _:
             err(f"No server matches the labels {clean(labels)}.")
 
@@ -90,47 +134,37 @@ def _as_manifest(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != "status"} | {"spec": spec}
 
 
-def _wanted(kind: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """{kind: names to show, empty for all} from the command line; KIND/NAME gives both in one word."""
-    if "/" not in kind:
-        return {one: list(names) for one in _kinds(kind)}
-    found: dict[str, list[str]] = {}
-    for word in (kind, *names):
-        before, _, name = word.rpartition("/")
-        for one in _kinds(before or kind):
-            found.setdefault(one, []).append(name)
-    return found
-
-
-def _kinds(word: str) -> tuple[str, ...]:
-    """The kinds that a word of the command line stands for. Raises UsageError."""
-    if not word or word.lower() == "all":
-        return tuple(KINDS)
-    name = word.partition("/")[0].lower().removesuffix("s")
-    known = {kind.word: kind.name for kind in listed()}
-    if name in known:
-        return (known[name],)
-    if name.capitalize() in LATER_KINDS:
-        raise UsageError(f"get {word}: this version of vsprov has no {name}s")
-    close = closest(name, known)
-    hint = f"did you mean {close}s?" if close else f"vsprov get servers {word} shows a server of that name"
-    raise UsageError(f"get {word}: no such kind", hint=hint)
-
-
-def _names(kind: str, chosen: list[str], known: list[str]) -> list[str]:
-    """The chosen names, or all. Raises FailedError for a name that does not exist."""
-    for name in chosen:
+def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
+    """The given names, or all. Raises FailedError for a name that does not exist."""
+    for name in given:
         if name not in known:
             raise not_found(kind, name, known)
-    return chosen or known
+    return given or known
 
 
-def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, wide: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The form of the tables: all columns, the labels, only some columns."""
+
+    wide: bool
+    labels: bool
+    columns: Sequence[str]
+
+    def table(self, kind: str, documents: Sequence[Mapping[str, Any]]) -> tables.Table:
+        """The table for documents of one kind."""
+        if self.columns:
+            table = columns.choose(kind, documents, self.columns)
+        else:
+            table = tables.objects(kind, documents, wide=self.wide)
+        return columns.with_labels(table, documents) if self.labels else table
+
+
+def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, shape: _Shape) -> None:
     order = [kind.name for kind in listed() if kind.name in items]
     parts = []
     for kind in order:
         if items[kind] or len(order) == 1:
-            parts.append(tables.text(tables.objects(kind, items[kind], wide=wide), screen))
+            parts.append(tables.text(shape.table(kind, items[kind]), screen))
     notes = {
         f"{kind}/{one['metadata']['name']}": [
             f"{each['path']} is not enforced: {each['reason']}"

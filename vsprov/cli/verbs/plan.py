@@ -1,15 +1,19 @@
-"""Verbs that compare the manifest with the current state and change nothing: plan, diff."""
+"""Verbs that compare the manifest with the current state and change nothing: plan, show, diff."""
 
 from __future__ import annotations
+
+import os
 
 import click
 
 from vsprov.cli import options
+from vsprov.cli.approval import losses_of
 from vsprov.cli.verb import Settings, verb
-from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.desired import saved, wanted
 from vsprov.engine.desired.inputs import Inputs
+from vsprov.engine.desired.wanted import Volumes
+from vsprov.engine.look import watched
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.render import plan as plan_text
@@ -34,6 +38,7 @@ vsprov plan servers/ -o json --detailed-exitcode
 @options.detailed_exitcode_option
 @options.selector_option
 @options.prune_option
+@options.volume_options
 @options.allow_empty_option
 @options.set_name_option
 @options.locked_option
@@ -48,6 +53,7 @@ def plan(
     allow_empty: bool,
     set_name: str | None,
     must_be_locked: bool,
+    volumes: Volumes,
 ) -> None:
     """Compares the manifest with the current state of the kernel, field by field, and shows what apply would
     change and what each change costs: live (no interruption), restart (the server is restarted and
@@ -61,11 +67,12 @@ def plan(
         raise UsageError(f"--out {file!r}: not a file", hint=hint)
     desired = wanted.to_apply(
         settings.instance, inputs, set_name=set_name, labels=labels,
-        prune=prune, allow_empty=allow_empty, must_be_locked=must_be_locked,
+        prune=prune, allow_empty=allow_empty, must_be_locked=must_be_locked, volumes=volumes,
     )  # fmt: skip
     settings.warn(desired.manifest)
     process.require_root("plan: reading the state of servers")
     proposal = converge.propose(settings.instance, desired.wanted)
+    settings.note_unwatched(watched.unwatched(settings.instance, proposal.now.observed))
     kept = False
     if file or settings.output == "json":
         document = saved.document(proposal, desired.manifest, desired.set_name)
@@ -75,7 +82,7 @@ def plan(
         if settings.output == "json":
             out(dump(document))
     if settings.output == "text" and (proposal.plan.changes or not proposal.plan.problems):
-        losses = lifecycle.losses(settings.instance, proposal.plan)
+        losses = losses_of(settings, proposal)
         out(plan_text.text(proposal.plan, settings.stdout, verbose=settings.verbose > 0, losses=losses))
     if proposal.plan.problems:
         error = wanted.with_positions(converge.PlanError(proposal.plan.problems), desired.manifest)
@@ -86,6 +93,35 @@ def plan(
         err(f"Saved to {clean(file)}; to apply it: vsprov apply {clean(file)}")
     if detailed_exitcode and not proposal.plan.empty:
         raise click.exceptions.Exit(2)
+
+
+@verb(
+    """
+vsprov show tonight.plan
+vsprov show tonight.plan -o json | jq .summary
+""",
+    outputs=("text", "json"),
+)
+@click.argument("path", metavar="PLANFILE", help="A plan that was saved by `vsprov plan --out`.")
+def show(settings: Settings, path: str) -> None:
+    """Prints a saved plan as `plan` printed it, with -v also its steps. It does not need root, and does not
+    check whether the plan still fits: `vsprov apply PLANFILE` does.
+    """
+    if not saved.is_plan(path):
+        hint = "vsprov plan PATH --out FILE saves one"
+        raise UsageError(
+            f"{path}: not a saved plan" if os.path.exists(path) else f"{path}: not found", hint=hint
+        )
+    content = saved.read(path, settings.instance).content
+    if settings.output == "json":
+        hidden = ("options", "documents", "shown")
+        out(dump({key: value for key, value in content.items() if key not in hidden}))
+        return
+    if not settings.quiet:
+        made = f"made on {content['host']} at {content['timestamp']} by vsprov {content['vsprov_version']}"
+        head = clean(f"Plan for set {content['set']} of instance {settings.instance.name}, {made}")
+        out(f"{head}\n\n")
+    out(plan_text.text(saved.as_plan(content), settings.stdout, verbose=settings.verbose > 0))
 
 
 @verb(
@@ -101,7 +137,8 @@ def diff(settings: Settings, inputs: Inputs, labels: str | None, set_name: str |
     """Prints a unified diff from the current state, written as a manifest, to the given manifest, with values
     rounded as the kernel rounds them.
 
-    Exit code 0 if there is no difference, 1 if there is one, above 1 on errors.
+    Exit code 0 if there is no difference, 1 if there is one, above 1 on errors. Which files a server has
+    changed is what `vsprov changes` lists.
     """
     from vsprov.engine.show.compare import compare
     from vsprov.render.diff import unified
@@ -113,7 +150,7 @@ def diff(settings: Settings, inputs: Inputs, labels: str | None, set_name: str |
     lines = [
         line
         for one in compare(settings.instance, desired.wanted.objects)
-        for line in unified(one.address, one.observed, one.wanted, settings.stdout)
+        for line in unified(one.before, one.observed, one.address, one.wanted, settings.stdout)
     ]
     if lines:
         out("\n".join(lines))

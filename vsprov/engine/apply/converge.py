@@ -7,13 +7,14 @@ the wanted state, which is an error.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import changes, preflight, recover, settle
-from vsprov.engine.apply.report import Report
+from vsprov.engine.apply import preflight, recover, settle
+from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
 from vsprov.engine.look.observe import Since
@@ -21,22 +22,30 @@ from vsprov.engine.look.situation import Situation
 from vsprov.engine.run import intent, lock
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.threads import Threads
+from vsprov.engine.run.waits import Waits
+from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError, HostError, Problem, VsprovError
 from vsprov.kernel import process
 from vsprov.model.kinds.server import Server
-from vsprov.plan.builder import Wanted
-from vsprov.plan.plan import Plan
-from vsprov.plan.reconcile import reconcile
-from vsprov.plan.steps import MakeDirectory, MakeGroup, Spawn, WriteApplied
-from vsprov.store import servers
+from vsprov.model.values.styles import is_system
+from vsprov.plan.aspects.mounts import MOUNTS
+from vsprov.plan.builder import EVERY_SET, Wanted
+from vsprov.plan.observed import Observed
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.step import Step
+from vsprov.plan.steps import (
+    KeepStopped,
+    MakeDirectory,
+    MakeGroup,
+    RenameDirectory,
+    Spawn,
+    Stop,
+    WriteApplied,
+)
+from vsprov.store import renaming, servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
-
-PARALLELISM = 32
-# A generous bound of the open files of a command, and of each change that is under way, besides those of its
-# bind mounts.
-FILES, FILES_PER_CHANGE = 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +57,34 @@ class Proposal:
     now: Situation
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
 
+    def with_steps(self, key: str, steps: Callable[[tuple[Step, ...]], tuple[Step, ...]]) -> Proposal:
+        """The same proposal, in which `steps` has replaced the steps of the change with this key, if any."""
+        changes = tuple(
+            replace(change, steps=steps(change.steps)) if change.key == key else change
+            for change in self.plan.changes
+        )
+        return replace(self, plan=replace(self.plan, changes=changes))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of an apply.
 
     `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,
-    None if a change failed. `exits` is {server: how its init exited}, for those that exited during the apply
+    None if a change failed. `later` are the keys of the changes that wait for conditions of servers, and were
+    not carried out. `exits` is {server: how its init exited}, for those that exited during the apply
     and were not meant to. `unhandled` is {server: its stop signal}, for those whose init did not handle it.
+    `unready` is {server: why it is not ready}, if that was waited for.
     """
 
     proposal: Proposal
     approved: bool = True
     errors: Mapping[str, VsprovError] = field(default_factory=dict)
     left: Plan | None = None
+    later: frozenset[str] = frozenset()
     exits: Mapping[str, str] = field(default_factory=dict)
     unhandled: Mapping[str, str] = field(default_factory=dict)
+    unready: Mapping[str, str] = field(default_factory=dict)
 
 
 Approve = Callable[[Proposal], bool]
@@ -82,7 +103,7 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
         stored = now.observed.images.get(name)
         digests[name] = stored.digest if stored else ""
     wanted = replace(wanted, digests=digests)
-    plan = reconcile(wanted, now.observed, now.machine)
+    plan = preflight.plan(wanted, now)
 
     def image_config(image: str) -> Mapping[str, Any] | None:
         if image in resolved:
@@ -106,22 +127,55 @@ def apply(
     report: Report,
     *,
     approve: Callable[[Proposal], bool] = lambda proposal: True,
-    parallelism: int = PARALLELISM,
-    lock_timeout: float = 0.0,
-    settle_seconds: float = settle.SECONDS,
+    work: WorkOptions = DEFAULT,
     asks: bool = False,
 ) -> Outcome:
-    """Plan and carry out what is wanted; see `settle.watch` for `settle_seconds`.
+    """Plan and carry out what is wanted.
 
-    Raises PlanError if the plan has problems. Failures of single objects are in the outcome.
+    Raises PlanError if the plan has problems. Failures of single objects are in the outcome. The lock is free
+    while conditions of dependencies are waited for.
     """
-    with approved(instance, lambda: propose(instance, wanted), report, approve, lock_timeout, asks) as (
-        first,
-        approve,
-    ):
-        return perform(
-            instance, first, report, approve=approve, parallelism=parallelism, settle_seconds=settle_seconds
-        )
+
+    def plan() -> Proposal:
+        return propose(instance, wanted)
+
+    with approved(instance, plan, report, approve, work, asks) as (first, approve):
+        outcome = perform(instance, first, report, approve=approve, work=work, waits=Waits())
+    return finished(instance, outcome, plan, report, work)
+
+
+def finished(
+    instance: Instance, begun: Outcome, plan: Callable[[], Proposal], report: Report, work: WorkOptions
+) -> Outcome:
+    """The outcome once everything is done that was left because it waits for conditions of servers, and the
+    servers are ready, if that is waited for. Call it without the lock.
+
+    `plan` makes the plan again, of which only what has been left is carried out.
+    """
+    outcome = begun
+    if outcome.later:
+        from vsprov.engine.apply import rounds
+
+        outcome = rounds.finish(instance, begun, plan, report, work)
+    return waited(instance, outcome, report, work)
+
+
+def waited(instance: Instance, outcome: Outcome, report: Report, work: WorkOptions) -> Outcome:
+    """The outcome with the servers that did not become ready, if that is waited for; without the lock."""
+    if not work.wait or not outcome.approved:
+        return outcome
+    from vsprov.engine.apply import ready
+
+    failed = {key.partition("#")[0] for key in outcome.errors} | {f"Server/{name}" for name in outcome.exits}
+    wanted = [each for each in outcome.proposal.wanted.objects if each.address not in failed]
+    return replace(outcome, unready=ready.wait(instance, wanted, work.wait_timeout, report))
+
+
+def keep(instance: Instance, report: Report) -> None:
+    """See that there is a keeper that keeps all servers."""
+    with exclusive(instance, DEFAULT, report):
+        nothing = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True)
+        perform(instance, propose(instance, nothing), report)
 
 
 @contextmanager
@@ -130,7 +184,7 @@ def approved(
     plan: Callable[[], Proposal],
     report: Report,
     approve: Approve,
-    lock_timeout: float,
+    work: WorkOptions,
     asks: bool,
 ) -> Iterator[tuple[Proposal, Approve]]:
     """Hold the lock, with a plan that was made under it and the function that still has to approve it.
@@ -144,13 +198,13 @@ def approved(
         if not approve(asked):
             yield asked, lambda proposal: False
             return
-        with exclusive(instance, lock_timeout, report):
+        with exclusive(instance, work, report):
             first = plan()
             if _is_same(asked.plan, first.plan):
                 yield first, lambda proposal: True
                 return
         report.notice("The plan has changed since it was shown.")
-    with exclusive(instance, lock_timeout, report):
+    with exclusive(instance, work, report):
         yield plan(), approve
 
 
@@ -162,12 +216,18 @@ def _is_same(one: Plan, other: Plan) -> bool:
 
 
 @contextmanager
-def exclusive(instance: Instance, lock_timeout: float, report: Report) -> Iterator[None]:
-    """Hold the lock of the instance, after cleaning up. At the end remove the files of an empty instance."""
+def exclusive(instance: Instance, work: WorkOptions, report: Report) -> Iterator[None]:
+    """Hold the lock of the instance, after cleaning up, and after finishing a rename that was interrupted. At
+    the end remove the files of an empty instance.
+    """
     process.require_root("making servers")
-    with lock.locked(instance, lock_timeout):
+    with lock.locked(instance, work.lock_timeout):
         try:
             recover.sweep(instance, report.notice)
+            if renaming.read(instance):
+                from vsprov.engine.servers import rename
+
+                rename.resume(instance, report, work)
             yield
         finally:
             recover.withdraw(instance)
@@ -179,13 +239,23 @@ def perform(
     report: Report,
     *,
     approve: Callable[[Proposal], bool] = lambda proposal: True,
-    parallelism: int = PARALLELISM,
-    settle_seconds: float = settle.SECONDS,
+    work: WorkOptions = DEFAULT,
+    waits: Waits | None = None,
 ) -> Outcome:
-    """Carry out a plan that was made under the lock, and plan again. PlanError if it has problems."""
+    """Carry out a plan that was made under the lock, and plan again. PlanError if it has problems.
+
+    With `waits`, what has to wait long for conditions of servers is left for `finished`, and then it is not
+    planned again.
+    """
     refuse_problems(first.plan)
     if not approve(first):
         return Outcome(first, approved=False)
+    plan, later = first.plan, frozenset[str]()
+    if waits is not None and work.wait_timeout and any(change.action == "no-op" for change in plan.changes):
+        from vsprov.engine.apply import rounds
+
+        later = rounds.later(first, waits)
+        plan = plan.without(later)
     context = ApplyContext(
         instance,
         first.now.hierarchies,
@@ -196,32 +266,44 @@ def perform(
         first.resolved,
         report.notice,
         Threads(report.progressed),
+        work=work,
+        stop_by=None if work.stop_within is None else time.monotonic() + work.stop_within,
+        pinned=dict(first.wanted.pinned),
+        verb=first.wanted.verb,
+        automatic=first.wanted.automatic,
+        restarting=frozenset(each.name for each in plan.changes if _restarts(each)),
+        waiting_since=waits.since if waits else {},
     )
     with closing(context):
         errors: dict[str, VsprovError] = {}
         exits: dict[str, str] = {}
-        second: Proposal | None = first
-        if first.plan.empty and context.inits:
+        second: Proposal | None = None if later else first
+        if plan.empty and (context.inits or context.waits()):
             context.start_keeper()
-        if not first.plan.empty:
-            errors = _carry_out(context, first.plan, report, parallelism)
-            touched = frozenset(change.name for change in first.plan.changes if change.kind == "Server")
-            since = Since(first.now.observed, touched)
-            again = None if errors else first.wanted.again()
-            second = check(context, again, since, settle_seconds)
-            exits = settle.record(context)
-    if context.unhandled:
-        _report_unhandled(context.unhandled, report)
+        if not plan.empty:
+            errors = _carry_out(context, plan, report, work.parallelism)
+            flushed = context.threads.begin(lambda: _flush(context, plan))
+            since = Since(first.now.observed, _touched(plan, first.now.observed))
+            again = None if errors or later else first.wanted.again()
+            try:
+                second = check(context, again, since, work.settle)
+                exits = settle.record(context)
+            finally:
+                flushed()
+    report_killed(context.overdue, context.unhandled, report)
     if second:
         intent.forget(instance)  # for an empty plan, one of a failed apply: `sweep` has cleaned up
         recover.collect(instance, second.now.observed)
         servers.tidy(instance)
     left = second.plan if second and second is not first else None
-    return Outcome(first, errors=errors, left=left, exits=exits, unhandled=context.unhandled)
+    return Outcome(first, errors=errors, left=left, later=later, exits=exits, unhandled=context.unhandled)
 
 
 def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: int) -> dict[str, VsprovError]:
-    """Carry out all changes, with the spawner and the keeper if they are needed; as `changes.run`."""
+    """Carry out all changes, with the spawner and the keeper if they are needed; as `carry_out.run`."""
+    from vsprov.engine.apply import carry_out
+    from vsprov.engine.run.schedule import FILES_PER_CHANGE, affordable
+
     steps = [step for change in plan.changes for step in change.steps]
     groups = dict.fromkeys(step.group for step in steps if isinstance(step, MakeGroup))
     intent.write(context.instance, groups, networks=context.observed.networks is not None)
@@ -230,12 +312,14 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     spawns = any(isinstance(step, Spawn) for step in steps)
     if spawns:
         context.start_spawner()  # it starts while images and groups are created
-    if spawns or context.inits:
+    if spawns or context.inits or context.waits():
         context.start_keeper()
+    if any(isinstance(step, Spawn) and _is_system(context, step.server) for step in steps):
+        context.start_terminals()
     specs = (want.spec for want in context.wanted.values() if isinstance(want.spec, Server))
     binds = max((len(spec.mounts) for spec in specs), default=0)
     most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
-    errors = changes.run(context, plan.changes, report, most)
+    errors = carry_out.run(context, plan.changes, report, most)
     if context.dying or context.orphans:
         from vsprov.engine.networks import vanish
 
@@ -244,28 +328,41 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
         from vsprov.engine.networks import after_failure
 
         after_failure.settle(context, plan, errors.values())
-    if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
-        servers.flush(context.instance)
     return errors
 
 
-def affordable(parallelism: int, files_per_change: int) -> int:
-    """The number of concurrent changes, at most `parallelism`, that the limit of open files permits.
+def _is_system(context: ApplyContext, server: str) -> bool:
+    spec = context.wanted[f"Server/{server}"].spec
+    return isinstance(spec, Server) and is_system(spec.init.style)
 
-    Raises the soft limit of this process as far as that helps.
+
+def _flush(context: ApplyContext, plan: Plan) -> None:
+    """Make what the plan has written about servers safe from a power failure: one wait for all of them."""
+    steps = [step for change in plan.changes for step in change.steps]
+    if any(isinstance(step, MakeDirectory | WriteApplied) for step in steps):
+        servers.flush(context.instance)
+    else:
+        kept = (step.server for step in steps if isinstance(step, KeepStopped))
+        servers.flush_stopped(context.instance, kept)
+
+
+def _restarts(change: Change) -> bool:
+    kinds = {type(step) for step in change.steps}
+    return change.kind == "Server" and Stop in kinds and Spawn in kinds
+
+
+def _touched(plan: Plan, observed: Observed) -> frozenset[str]:
+    """The names of the servers that a plan changes, also those that they had before; and of those that have
+    volumes mounted, if it changes any: the mount of a volume that is renamed shows another name.
     """
-    files = process.raise_open_files(FILES + files_per_change * parallelism)
-    return max(1, min(parallelism, (files - FILES) // files_per_change))
-
-
-def _report_unhandled(unhandled: Mapping[str, str], report: Report) -> None:
-    names = [f"Server/{name}" for name in sorted(unhandled)]
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    signals = ", ".join(f"SIG{name}" for name in sorted(set(unhandled.values())))
-    report.notice(f"{shown}: killed without waiting: the command, as pid 1, has no handler for {signals}")
-    report.notice(
-        "  hint: handle the signal, set init.stopSignal to one that is handled, or init.reaper: true"
+    servers = [change for change in plan.changes if change.kind == "Server"]
+    renamed = (
+        step.server for change in servers for step in change.steps if isinstance(step, RenameDirectory)
     )
+    mounting: Iterable[str] = ()
+    if any(change.kind == "Volume" for change in plan.changes):
+        mounting = (name for name, seen in observed.servers.items() if seen.live.get(MOUNTS))
+    return frozenset((*(change.name for change in servers), *renamed, *mounting))
 
 
 def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: float) -> Proposal | None:

@@ -9,7 +9,7 @@ from vsprov.engine import steps as _steps  # noqa: F401
 from vsprov.engine.apply.register import function_of, refuse_missing
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
-from vsprov.errors import StepError, reason
+from vsprov.errors import StepError, path_of, reason
 from vsprov.kernel import cgroup
 from vsprov.model.values.units import format_bytes
 from vsprov.plan.steps import Step, WriteFile
@@ -24,7 +24,7 @@ def do(context: ApplyContext, step: Step) -> Work:
         if waiting is not None:
             yield from waiting
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
+        where = f": {path_of(error)}" if path_of(error) else ""
         raise StepError(
             f"{step.describe()}{where}: {reason(error)}", hint=_hint(context, step, error)
         ) from error

@@ -6,15 +6,29 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
-from vsprov.engine.guests import host_sources
-from vsprov.engine.guests.request import find_reaper
+from vsprov.engine.look.situation import Situation
 from vsprov.errors import Problem, reason
-from vsprov.kernel import overlay, paths
+from vsprov.kernel import paths
 from vsprov.model.defaults import init_of, lacks_command
+from vsprov.model.kinds.sections.mounts import Mount
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
-from vsprov.plan.plan import Plan
+from vsprov.plan.aspects.mounts import ChangeVolume
+from vsprov.plan.builder import Wanted
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Spawn
+
+
+def plan(wanted: Wanted, now: Situation) -> Plan:
+    """The plan for the wanted state, with restarts where a process keeps a volume from being unmounted."""
+    made = reconcile(wanted, now.observed, now.machine)
+    if any(map(_unmounts_volumes, made.changes)):
+        from vsprov.engine.volumes import in_use
+
+        if marked := in_use.mark(made, now):
+            return reconcile(wanted, marked, now.machine)
+    return made
 
 
 def problems(
@@ -28,14 +42,25 @@ def problems(
     `image_config` returns the defaults of an image by its name; None if they are not known yet.
     """
     starting = {step.server for change in plan.changes for step in change.steps if isinstance(step, Spawn)}
+    for change in plan.changes:
+        if change.kind == "Server" and any(path.path == "spec.resources.disk.space" for path in change.paths):
+            yield from _of_disk(root, change)
     servers = [
         (want, want.spec) for want in objects if isinstance(want.spec, Server) and want.name in starting
     ]
+    mounts_volumes = any(mount.type == "volume" for _, spec in servers for mount in spec.mounts)
+    if mounts_volumes or any(map(_is_of_volumes, plan.changes)):
+        from vsprov.engine.volumes import preflight
+
+        yield from preflight.problems(root, plan, objects)
+    if not servers:
+        return
+    from vsprov.engine.guests import host_sources
+
     silent = host_sources.unanswered(
-        [mount.source for _, spec in servers for mount in spec.mounts if mount.source is not None]
+        [mount.source for _, spec in servers for mount in spec.mounts if _is_bind(mount) and mount.source]
     )
-    if servers:
-        yield from _of_root(root)
+    yield from _of_root(root)
     for want, spec in servers:
         yield from _of_server(want.address, spec, silent)
         config = image_config(spec.image)
@@ -44,7 +69,24 @@ def problems(
             yield Problem(lacks_command(spec.image), None, "spec.init.command", want.address, hint)
 
 
+def _is_of_volumes(change: Change) -> bool:
+    """Whether a change creates or changes a volume, or mounts one in a running server."""
+    changes = change.kind == "Volume" and change.action in ("create", "update")
+    return changes or any(isinstance(step, ChangeVolume) and step.after for step in change.steps)
+
+
+def _unmounts_volumes(change: Change) -> bool:
+    """Whether a change takes a volume from a running server."""
+    return any(isinstance(step, ChangeVolume) and step.before for step in change.steps)
+
+
+def _is_bind(mount: Mount) -> bool:
+    return mount.type == "bind"
+
+
 def _of_root(root: str) -> Iterator[Problem]:
+    from vsprov.kernel import overlay
+
     place = paths.existing(root)
     if os.statvfs(place).f_flag & os.ST_RDONLY:
         return  # the kernel answers EINVAL; an apply says that it is read-only, before it stops anything
@@ -55,12 +97,31 @@ def _of_root(root: str) -> Iterator[Problem]:
         yield Problem(message, None, "", "Host", "choose another --root; see vsprov doctor", lack=True)
 
 
+def _of_disk(root: str, change: Change) -> Iterator[Problem]:
+    """Whether what a server has written fits in the disk that it is moved to. If it is limited, the plan
+    knows what it uses.
+    """
+    from vsprov.plan.servers import disk
+    from vsprov.store.layers import sizes
+    from vsprov.store.space.disks import has_image, place
+
+    folder = f"{os.path.realpath(root)}/servers/{change.name}"
+    for step in change.steps:
+        if isinstance(step, disk.MoveDisk) and step.space and not has_image(folder):
+            used = sizes.written_size(f"{place(folder)}/upper")
+            if used > step.space:
+                yield disk.too_small(change.address, step.space, used)
+
+
 def _of_server(address: str, spec: Server, silent: Container[str]) -> Iterator[Problem]:
+    from vsprov.engine.guests import host_sources
+    from vsprov.engine.guests.request import find_reaper
+
     if spec.init.reaper and find_reaper() is None:
         message = "neither catatonit nor tini is installed on the host"
         yield Problem(message, None, "spec.init.reaper", address, "apt install catatonit")
     for index, mount in enumerate(spec.mounts):
-        if mount.source is None:
+        if not _is_bind(mount) or mount.source is None:
             continue
         refused = (
             host_sources.no_answer(mount.source) if mount.source in silent else host_sources.problem(mount)

@@ -9,20 +9,20 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from vsprov.engine.images import buildserver
+from vsprov.engine.images import builds
 from vsprov.engine.look import observe
 from vsprov.engine.run import intent, keeper
 from vsprov.engine.run.context import SECONDS_TO_DIE
-from vsprov.engine.run.spawn import is_at_gate
 from vsprov.errors import FailedError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.plan.observed import Observed
+from vsprov.plan.observed import HOOK_GROUPS, Observed
 from vsprov.store import images, servers
-from vsprov.store.disk import folders
+from vsprov.store.disk import exchange, folders
 from vsprov.store.images import Unused
 from vsprov.store.instance import Instance
 from vsprov.store.layers import layers
+from vsprov.store.written import snapshots, staging
 
 
 def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
@@ -35,7 +35,12 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
         notice(f"{one.path}: {one.message}: restricted to root")
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
-    for directory in buildserver.sweep(hierarchies.directory("", instance.name)):
+    top = hierarchies.directory("", instance.name)
+    if any(name.startswith(HOOK_GROUPS) for name in cgroup.children(top)):
+        from vsprov.engine import hooks
+
+        hooks.sweep(top, notice)
+    for directory in builds.sweep(top):
         notice(f"removed {directory}, left by an interrupted apply")
     for group in reversed(intent.read(instance).groups):
         for controller in ("", *hierarchies.v1):
@@ -55,8 +60,20 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
             notice(f"repaired {path}, left by an interrupted dedupe")
     except FailedError as error:
         keep(error)
+    if exchange.resume(instance.root):  # the other files are among what is swept
+        notice(f"{instance.root}: completed the exchange of files of an interrupted command")
+    if os.path.isdir(instance.volumes):
+        from vsprov.store.volumes import changes
+
+        try:
+            for path in changes.settle_imports(instance):
+                notice(f"removed {path}, left by an interrupted import")
+        except FailedError as error:
+            keep(error)
     for path in servers.sweep(instance, keep):
-        notice(f"removed {path}, left by an interrupted apply")
+        notice(f"removed {path}, left by an interrupted command")
+    for path in staging.sweep(instance, keep):
+        notice(f"removed {path}, left by an interrupted copy")
 
 
 def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
@@ -67,6 +84,8 @@ def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
     spawner = intent.spawner(instance)
     if spawner is None:
         return
+    from vsprov.engine.run.spawn import is_at_gate
+
     _kill(spawner.pid, spawner.start)
     for group in cgroup.walk(hierarchies.directory("", instance.name)):
         pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
@@ -89,6 +108,10 @@ def unused(instance: Instance, observed: Observed, without: Iterable[str] = ()) 
     if any(seen.applied is None for seen in observed.servers.values()):
         return Unused()
     used = {seen.applied["image"] for seen in observed.servers.values() if seen.applied}
+    snapped = snapshots.images(instance, observed.servers)
+    if snapped is None:
+        return Unused()
+    used |= snapped
     return images.unused(instance, used, without)
 
 
@@ -113,8 +136,9 @@ def withdraw(instance: Instance) -> None:
     if not os.path.isdir(cgroup.find().directory("", instance.name)):
         servers.tidy(instance)
         if not os.path.isdir(instance.root):
-            with suppress(FileNotFoundError):
-                os.unlink(keeper.address(instance))
+            for program in (keeper.KEEPER, keeper.TERMINALS):
+                with suppress(FileNotFoundError):
+                    os.unlink(keeper.address(instance, program))
             with suppress(FileNotFoundError):
                 os.unlink(instance.lock)
             with suppress(OSError):

@@ -7,18 +7,26 @@ from importlib import import_module
 from sys import modules
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from vsprov.engine.run.schedule import Work
-from vsprov.plan.steps import Step
+from vsprov.plan.step import Step
 
 if TYPE_CHECKING:  # read-only commands do not need the imports of an apply
     from vsprov.engine.run.context import ApplyContext
+    from vsprov.engine.run.schedule import Work
 
-Function = Callable[["ApplyContext", Any], Work | None]
+Function = Callable[["ApplyContext", Any], "Work | None"]
 F = TypeVar("F", bound=Function)
 
 FUNCTIONS: dict[type[Step], Function] = {}
 # Modules of steps that few plans have, and those of their functions, loaded with the first such step.
-LATE = {"vsprov.plan.network.steps": "vsprov.engine.networks.steps"}
+LATE = {
+    "vsprov.plan.network.steps": "vsprov.engine.networks.steps",
+    "vsprov.plan.servers.disk": "vsprov.engine.disks",
+    "vsprov.plan.volumes.steps": "vsprov.engine.volumes.steps",
+    "vsprov.plan.servers.hooks": "vsprov.engine.hooks",
+    "vsprov.plan.servers.files": "vsprov.engine.servers.files.steps",
+    "vsprov.plan.servers.imports": "vsprov.engine.transfer.steps",
+    "vsprov.plan.servers.conditions": "vsprov.engine.apply.patience",
+}
 
 
 def carries_out(kind: type[Step]) -> Callable[[F], F]:

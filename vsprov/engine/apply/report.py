@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from vsprov.errors import VsprovError
@@ -19,3 +20,35 @@ class Report(Protocol):
     def finished(self, change: Change, error: VsprovError | None) -> None: ...
     def notice(self, line: str) -> None: ...
     def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def started(self, change: Change) -> None: ...
+    def finished(self, change: Change, error: VsprovError | None) -> None: ...
+    def notice(self, line: str) -> None: ...
+    def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
+
+
+def few(names: Iterable[str]) -> str:
+    """The addresses of servers in a message, of three at most: "Server/a, Server/b, Server/c and 2 more"."""
+    found = [f"Server/{name}" for name in sorted(names)]
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def report_killed(overdue: Mapping[str, str], unhandled: Mapping[str, str], report: Report) -> None:
+    """Say which servers were killed, because their stop signal had no effect, or not in time; both are as in
+    `ApplyContext`.
+    """
+    for how in sorted(set(overdue.values())):
+        names = (name for name, killed in overdue.items() if killed == how)
+        report.notice(f"{few(names)}: killed {how}, because it was still running")
+    if unhandled:
+        signals = ", ".join(f"SIG{name}" for name in sorted(set(unhandled.values())))
+        report.notice(
+            f"{few(unhandled)}: killed at once: the command, as pid 1, has no handler for {signals}"
+        )
+        report.notice(
+            "  hint: handle the signal, set init.stopSignal to one that is handled, or init.reaper: true"
+        )

@@ -10,8 +10,6 @@ from vsprov.kernel import cgroup, syscall
 from vsprov.kernel.process import ExitInfo
 from vsprov.model.kinds.server import Server
 
-SECONDS = 0.25
-
 
 def watch(context: ApplyContext, seconds: float) -> None:
     """Wait until every started server has run for so long, or has ended: all at once.
@@ -40,19 +38,24 @@ def record(context: ApplyContext) -> dict[str, str]:
     """Record the last exits of servers that have ended. Returns {server: how it ended}, without those that
     were meant to end and did so with exit code 0.
     """
-    found = {}
-    for name, number in context.spawned.items():
-        event = context.exits.get(number)
-        if event is None or event["event"] != "exited":
-            continue
-        how = ExitInfo(event.get("code"), event.get("signal"))
-        home = context.directory("", context.groups[name])
-        kills = cgroup.oom_kills(context.directory("memory", context.groups[name]))
-        last_exit.record(home, how, oom=kills > context.oom_kills[name])
-        spec = context.wanted[f"Server/{name}"].spec
-        if not (isinstance(spec, Server) and spec.init.oneshot and how.code == 0):
-            found[name] = _explain(how, home)
-    return found
+    found = {name: record_one(context, name) for name in context.spawned}
+    return {name: how for name, how in found.items() if how}
+
+
+def record_one(context: ApplyContext, name: str) -> str:
+    """Record the last exit of one server, if we have started it and it has ended. Returns how it ended; "" if
+    it has not, or was meant to end and did so with exit code 0.
+    """
+    event = context.exits.get(context.spawned.get(name, -1))
+    if event is None or event["event"] != "exited":
+        return ""
+    how = ExitInfo(event.get("code"), event.get("signal"))
+    home = context.directory("", context.groups[name])
+    kills = cgroup.oom_kills(context.directory("memory", context.groups[name]))
+    last_exit.record(home, how, oom=kills > context.oom_kills[name])
+    spec = context.wanted[f"Server/{name}"].spec
+    once = isinstance(spec, Server) and spec.init.oneshot and how.code == 0
+    return "" if once else _explain(how, home)
 
 
 def _explain(how: ExitInfo, home: str) -> str:

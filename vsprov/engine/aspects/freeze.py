@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.aspects.observer import observes
+from vsprov.engine.aspects.observer import RunningServer, observes
 from vsprov.kernel import cgroup
 from vsprov.plan.aspects.freeze import Thaw
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 @observes("freeze")
-def is_frozen(pid: int, home: str) -> bool:
+def is_frozen(server: RunningServer) -> bool:
     """Whether the server's processes are frozen, by its own group or one that it is in."""
-    return cgroup.frozen(f"{home}/payload")
+    return cgroup.frozen(f"{server.home}/payload")
 
 
 @carries_out(Thaw)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.aspects.observer import observes
+from vsprov.engine.aspects.observer import RunningServer, observes
 from vsprov.kernel import namespace
 from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.store import hosts_file
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @observes("hostname")
-def hostname(pid: int, home: str) -> str | None:
+def hostname(server: RunningServer) -> str | None:
     """The hostname that the server has now."""
-    return namespace.hostname(pid)
+    return namespace.hostname(server.pid)
 
 
 @carries_out(SetHostname)

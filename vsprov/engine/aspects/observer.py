@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from vsprov.plan import aspects as _aspects  # noqa: F401
 from vsprov.plan.aspects.aspect import ASPECTS
 
-# Takes the pid of a server's init and the server's home group; returns None if the process has just exited.
-Observer = Callable[[int, str], Any]
+if TYPE_CHECKING:
+    from vsprov.engine.volumes.mounted import VolumeMounts
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A running server to observe: the pid of its init, its home group and its recorded spec, {} without a
+    record. `volumes` recognizes what is mounted in it.
+    """
+
+    pid: int
+    home: str
+    spec: Mapping[str, Any]
+    volumes: VolumeMounts
+
+
+# Returns None if the process has just exited.
+Observer = Callable[[RunningServer], Any]
 
 OBSERVERS: dict[str, Observer] = {}
 
@@ -24,9 +41,9 @@ def observes(aspect: str) -> Callable[[Observer], Observer]:
     return register
 
 
-def observe(pid: int, home: str) -> dict[str, Any]:
-    """{aspect: observed value} of the running server whose init has this pid, in its home group."""
-    found = {name: observer(pid, home) for name, observer in OBSERVERS.items()}
+def observe(server: RunningServer) -> dict[str, Any]:
+    """{aspect: observed value} of a running server."""
+    found = {name: observer(server) for name, observer in OBSERVERS.items()}
     return {name: seen for name, seen in found.items() if seen is not None}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.aspects.observer import observes
+from vsprov.engine.aspects.observer import RunningServer, observes
 from vsprov.engine.look.machine import limits_of
 from vsprov.kernel import cgroup, process
 from vsprov.model.values.units import MAX
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 @observes("rlimits")
-def limits(pid: int, home: str) -> dict[str, tuple[Any, Any]]:
+def limits(server: RunningServer) -> dict[str, tuple[Any, Any]]:
     """The limits of the server's init."""
-    return limits_of(pid)
+    return limits_of(server.pid)
 
 
 @carries_out(SetLimit)

@@ -17,7 +17,6 @@ from vsprov.model.objects import Object
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
-from vsprov.store.disk.output_file import write_output
 
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 
@@ -31,6 +30,7 @@ def write_lock(manifest: Manifest) -> tuple[str, dict[str, str]]:
     """
     import yaml
 
+    from vsprov.store.disk.output_file import write_output
     from vsprov.store.registry.parts import RegistryParts  # loads a library for HTTP
 
     path = _shown(os.path.join(_place(manifest.files), LOCK))

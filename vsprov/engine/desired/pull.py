@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from vsprov.engine.desired.inputs import Inputs, read, stored_images
 from vsprov.engine.desired.lockfile import locked
@@ -14,7 +15,8 @@ from vsprov.kernel import process
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.model.kinds.image import Image
-from vsprov.model.objects import API_VERSION, Object
+from vsprov.model.objects import API_VERSION, DELETION, PREVENT, Object
+from vsprov.plan.observed import set_of
 from vsprov.store import images
 from vsprov.store.instance import Instance
 
@@ -54,9 +56,9 @@ def to_pull(
                 f"image pull {references[0]}: an image from a registry needs --name, and is pulled alone",
                 hint=f"vsprov image pull {references[0]} --name NAME; if it is a file: it does not exist",
             )
-        return ImagesToPull(
-            f"{instance.name}/{owner_set(set_name, ())}", (_from_registry(references[0], name, insecure),)
-        )
+        owner = f"{instance.name}/{owner_set(set_name, ())}"
+        image = _from_registry(references[0], name, insecure)
+        return ImagesToPull(owner, _protected(instance, owner, (image,)))
     if name is not None or insecure:
         raise UsageError("--name and --insecure: only with the reference of an image")
     if paths and names:
@@ -81,7 +83,18 @@ def _from_store(instance: Instance, names: list[str]) -> ImagesToPull:
     if not (common := frozenset.intersection(*owners)):
         every = sorted(frozenset.union(*owners))
         raise UsageError(f"image pull: the images belong to different sets: {', '.join(every)}")
-    return ImagesToPull(min(common), objects)
+    return ImagesToPull(min(common), _protected(instance, min(common), objects))
+
+
+def _protected(instance: Instance, owner: str, objects: Iterable[Object]) -> tuple[Object, ...]:
+    """The images with the annotation by which the set protects them now: a pull leaves it as it is."""
+    records = images.observe(instance)
+    return tuple(
+        replace(one, annotations={DELETION: PREVENT})
+        if one.name in records and set_of(owner) in records[one.name].protected
+        else one
+        for one in objects
+    )
 
 
 def _from_manifest(instance: Instance, given: Inputs, set_name: str | None) -> ImagesToPull:

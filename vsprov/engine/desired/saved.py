@@ -21,8 +21,7 @@ from vsprov.errors import StalePlanError, UsageError
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.plan.builder import Wanted
-from vsprov.plan.plan import FORMAT_VERSION, digest, to_document
-from vsprov.store.disk.output_file import write_output
+from vsprov.plan.plan import FORMAT_VERSION, Change, PathChange, Plan, digest, to_document
 from vsprov.store.instance import Instance
 
 LARGEST = 256 << 20
@@ -53,13 +52,68 @@ def recorded(proposal: Proposal, given: Inputs) -> dict[str, Any]:
     options = {
         "instance": wanted.instance,
         "prune": wanted.prune,
+        "volumes": wanted.volumes,
+        "delete_data": sorted(wanted.delete_data),
         "selected": wanted.selected,
         "inputs": asdict(places),
     }
     return {
         "options": options,
+        "shown": {
+            change.key: {
+                "paths": [[path.path, *path.shown] for path in change.paths],
+                "steps": [step.describe() for step in change.steps],
+            }
+            for change in proposal.plan.objects
+        },
         "documents": [manifests.document_of(one) for one in proposal.wanted.objects],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """A step of a saved plan, as its plan describes it."""
+
+    text: str
+
+    def describe(self) -> str:
+        """One line for -v."""
+        return self.text
+
+
+def as_plan(content: Mapping[str, Any]) -> Plan:
+    """The plan that a saved one was made from, as far as it is shown. UsageError if the file is damaged."""
+    try:
+        return Plan(
+            tuple(_change(each, content["shown"][each["address"]]) for each in content["resource_changes"]),
+            notes={address: tuple(notes) for address, notes in content["notes"].items()},
+            unchanged=tuple(content["unchanged"]),
+            unlisted=tuple(content["unlisted"]),
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        hint = "create it again: vsprov plan PATH --out FILE"
+        raise UsageError(f"the saved plan cannot be shown: {error!r} is missing", hint=hint) from error
+
+
+def _change(each: Mapping[str, Any], shown: Mapping[str, Any]) -> Change:
+    actions = each["change"]["actions"]
+    paths = tuple(
+        PathChange(path, one["before"], one["after"], one["disruption"], (before, after))
+        for one, (path, before, after) in zip(each["paths"], shown["paths"], strict=True)
+    )
+    steps: Any = tuple(map(RecordedStep, shown["steps"]))
+    return Change(
+        each["kind"],
+        each["name"],
+        "replace" if len(actions) > 1 else actions[0],
+        each["disruption"],
+        each["action_reason"],
+        paths,
+        each["change"]["before"],
+        each["change"]["after"],
+        steps,
+        notes=tuple(each["notes"]),
+    )
 
 
 def write(path: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> bool:
@@ -68,6 +122,8 @@ def write(path: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> boo
     It replaces only a saved plan, and none of the files `inputs`, which it was made from. A device or pipe is
     written to. Raises UsageError and FailedError.
     """
+    from vsprov.store.disk.output_file import write_output
+
     data = (json.dumps(made, indent=1) + "\n").encode()
     return write_output(path, data, "the plan", mode=0o600, replaces=is_plan, inputs=inputs)
 
@@ -105,6 +161,7 @@ def read(path: str, instance: Instance) -> SavedPlan:
         made_for = str(options["instance"])
         inputs = Inputs(**{key: _frozen(value) for key, value in options["inputs"].items()})
         prune, selected = bool(options["prune"]), bool(options.get("selected"))
+        volumes, delete_data = bool(options.get("volumes")), frozenset(options.get("delete_data", ()))
         known = frozenset(name for one in documents if (name := one["spec"].get("image")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         hint = "create it again: vsprov plan PATH --out FILE"
@@ -114,7 +171,10 @@ def read(path: str, instance: Instance) -> SavedPlan:
     manifest = manifests.load_documents(documents, known_images=known)
     name = str(content["set"])
     owner = f"{instance.name}/{name}"
-    wanted = Wanted(instance.name, owner, manifest.objects, prune=prune, selected=selected)
+    wanted = Wanted(
+        instance.name, owner, manifest.objects, prune=prune, selected=selected,
+        volumes=volumes, delete_data=delete_data,
+    )  # fmt: skip
     return SavedPlan(path, content, inputs, Desired(manifest, name, wanted), known)
 
 

@@ -24,6 +24,20 @@ class Desired:
     wanted: Wanted
 
 
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """Which volumes may be removed: those that are `empty`, and with their data those of these names."""
+
+    empty: bool = False
+    with_data: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.empty or bool(self.with_data)
+
+
+KEEP_VOLUMES = Volumes()
+
+
 def to_apply(
     instance: Instance,
     given: Inputs,
@@ -33,6 +47,7 @@ def to_apply(
     prune: bool = False,
     allow_empty: bool = False,
     must_be_locked: bool = False,
+    volumes: Volumes = KEEP_VOLUMES,
 ) -> Desired:
     """What an apply of the manifest asks for; of its servers only those that the selector `labels` selects.
 
@@ -43,6 +58,11 @@ def to_apply(
     if prune and labels is not None:
         raise UsageError(
             "--prune: cannot be combined with -l", hint="a selection must not determine what is removed"
+        )
+    if volumes and not prune:
+        raise UsageError(
+            "--volumes, --delete-data: nothing is removed without --prune",
+            hint="vsprov delete volume NAME removes a single volume",
         )
     manifest = inputs.read(given, instance)
     name = owner_set(set_name, manifest.files)
@@ -60,16 +80,23 @@ def to_apply(
         selector.select(locked, labels),
         prune=prune,
         selected=labels is not None,
+        volumes=volumes.empty,
+        delete_data=volumes.with_data,
     )
     return Desired(manifest, name, wanted)
 
 
 def to_remove(
-    instance: Instance, given: Inputs, *, set_name: str | None = None, labels: str | None = None
+    instance: Instance,
+    given: Inputs,
+    *,
+    set_name: str | None = None,
+    labels: str | None = None,
+    volumes: Volumes = KEEP_VOLUMES,
 ) -> Desired:
     """The removal of the manifest's objects, or of those of its servers that the selector `labels` selects.
 
-    Raises ManifestError and UsageError.
+    Volumes are kept, except for `volumes`. Raises ManifestError and UsageError.
     """
     manifest = inputs.read(given, instance, references=False)
     name = owner_set(set_name, manifest.files)
@@ -80,7 +107,14 @@ def to_remove(
         for one in manifest.objects
         if selected is None or (one.kind == "Server" and selected(one.labels))
     )
-    return Desired(manifest, name, Wanted(instance.name, f"{instance.name}/{name}", remove=addresses))
+    wanted = Wanted(
+        instance.name,
+        f"{instance.name}/{name}",
+        remove=addresses,
+        volumes=volumes.empty,
+        delete_data=volumes.with_data,
+    )
+    return Desired(manifest, name, wanted)
 
 
 def _refuse_empty(manifest: Manifest, hint: str = "") -> None:

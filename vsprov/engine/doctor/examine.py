@@ -15,8 +15,9 @@ from vsprov.engine.doctor.limits import knobs, limits
 from vsprov.engine.doctor.networks import networks
 from vsprov.engine.doctor.privileges import privileges
 from vsprov.engine.doctor.programs import programs
-from vsprov.engine.doctor.servers import id_ranges, keeper
+from vsprov.engine.doctor.servers import consoles, id_ranges, keeper
 from vsprov.engine.doctor.system_calls import system_calls
+from vsprov.engine.doctor.systems import inside, systems
 from vsprov.engine.look import machine as machines
 from vsprov.errors import HostError
 from vsprov.kernel import cgroup
@@ -27,6 +28,7 @@ PROBES: tuple[Callable[[Instance], Iterator[Finding]], ...] = (
     privileges,
     system_calls,
     file_systems,
+    inside,
 )
 
 
@@ -45,7 +47,9 @@ def examine(instance: Instance) -> list[Finding]:
         *id_ranges(instance, hierarchies, machine),
         *limits(hierarchies, machine),
         *keeper(instance),
+        *consoles(instance, hierarchies, machine),
         *networks(instance),
+        *systems(machine),
         *programs(),
         *knobs(machine),
     ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from vsprov.engine.doctor.finding import Finding, attempt, in_child
-from vsprov.kernel import overlay, paths, syscall
+from vsprov.kernel import idmap, overlay, paths, syscall
+from vsprov.model.disk_backends import BACKENDS, QGROUP
 from vsprov.store.instance import Instance
+from vsprov.store.space import disks, subvolume
 
 
 def file_systems(instance: Instance) -> Iterator[Finding]:
@@ -18,10 +18,11 @@ def file_systems(instance: Instance) -> Iterator[Finding]:
     folder = paths.existing(instance.root)
     yield _overlay()
     yield _lower_layers()
-    yield _idmap("state root", folder)
+    yield _idmap("state root", folder, "; there can be no volumes")
     yield _idmap("/usr", "/usr")
     yield _trusted(folder)
     yield _upper(folder)
+    yield _disk_limits(instance.root)
 
 
 def _overlay() -> Finding:
@@ -52,52 +53,12 @@ def _lower_layers() -> Finding:
     return attempt("overlay lowerdir+", probe, cost, "degraded")
 
 
-@contextmanager
-def _mapped_process() -> Iterator[int]:
-    """The pid of a child process in a user namespace of its own with mapped ids, until the context exits."""
-    ready, ready_end = os.pipe()
-    gate, gate_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(gate_end)
-            syscall.unshare(syscall.CLONE_NEWUSER)
-            os.write(ready_end, b"1")
-            os.read(gate, 1)
-        finally:
-            os._exit(0)
-    os.close(ready_end)
-    os.close(gate)
-    try:
-        if not os.read(ready, 1):
-            raise OSError(errno.EPERM, "no user namespace")
-        for kind in ("uid", "gid"):
-            with open(f"/proc/{pid}/{kind}_map", "w") as file:
-                file.write("0 524288 65536")
-        yield pid
-    finally:
-        os.close(gate_end)
-        os.close(ready)
-        os.waitpid(pid, 0)
-
-
-def _idmap(what: str, path: str) -> Finding:
+def _idmap(what: str, path: str, more: str = "") -> Finding:
     """Whether the file system of a path supports idmapped mounts, tested with a detached mount."""
     kind = overlay.file_system(path)
 
-    def probe() -> None:
-        with _mapped_process() as pid:
-            users = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            tree = syscall.open_tree(syscall.AT_FDCWD, path, syscall.OPEN_TREE_CLONE)
-            try:
-                syscall.mount_setattr(tree, "", syscall.MOUNT_ATTR_IDMAP, userns=users)
-            finally:
-                os.close(tree)
-                os.close(users)
-
-    finding = attempt(
-        f"idmapped mounts of {what}", probe, f"{path}: files appear as owned by nobody in servers", "degraded"
-    )
+    cost = f"{path}: files appear as owned by nobody in servers{more}"
+    finding = attempt(f"idmapped mounts of {what}", lambda: idmap.refuse_unmappable(path), cost, "degraded")
     return Finding(finding.feature, finding.state, f"{kind} {finding.found}".strip(), finding.cost)
 
 
@@ -120,3 +81,15 @@ def _upper(folder: str) -> Finding:
     cost = f"{folder}: required for what servers write; choose another --root"
     finding = attempt("upper layers in state root", lambda: overlay.refuse_upper(folder), cost)
     return replace(finding, found=f"{overlay.file_system(folder)} {finding.found}".strip())
+
+
+def _disk_limits(root: str) -> Finding:
+    """The backend that `auto` chooses, and why not a better one."""
+    lacks = disks.lacks(root)
+    chosen = next((name for name in BACKENDS if not lacks[name]), None)
+    whys = "; ".join(f"{name}: {lack}" for name, lack in lacks.items() if lack)
+    if chosen == QGROUP and (doubt := subvolume.doubt(root)):
+        return Finding("disk limits", "degraded", f"backend {chosen}", doubt)
+    if chosen is None:
+        return Finding("disk limits", "degraded", whys, "disk.space and disk.inodes cannot be used")
+    return Finding("disk limits", "ok", f"backend {chosen}" + (f" ({whys})" if whys else ""))

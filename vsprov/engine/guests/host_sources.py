@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from errno import EACCES, ENOENT, ENOTDIR, ENOTSUP, EPERM, EROFS
 from typing import Any
@@ -20,8 +20,11 @@ from typing import Any
 from vsprov.errors import EXHAUSTED, Problem, StepError, reason
 from vsprov.kernel import paths, proc, syscall
 from vsprov.kernel.paths import UnsafePathError, walk_host
-from vsprov.model.kinds.server import Mount
+from vsprov.model.kinds.sections.mounts import Mount
+from vsprov.model.kinds.server import Server
 from vsprov.store.hostimage import Bind as HostBind
+from vsprov.store.instance import Instance
+from vsprov.store.space.disks import has_image, has_subvolume
 
 SECONDS_TO_ANSWER = 5.0  # of a file system whose server may be gone
 # File systems that another process or host serves: a system call may wait for it for ever.
@@ -59,12 +62,15 @@ class OpenSources:
 
     def __init__(self) -> None:
         self._fds: list[int] = []
+        self._held = ExitStack()
         self._names: dict[str, str] = {}
+        self._ready: dict[str, str] = {}
+        self.disk: str | None = None  # the file system that holds what the server writes, if it has its own
 
     def image(self, bind: HostBind) -> str:
         """Where the spawner finds a folder of an image that consists of the host's own files."""
         try:
-            return self._keep(walk_host(bind.source, links=False, owners=False).fd, bind.source)
+            return self.keep(walk_host(bind.source, links=False, owners=False).fd, bind.source)
         except OSError as error:
             raise _refused(_cannot_open(bind.source, error)) from error
 
@@ -76,7 +82,7 @@ class OpenSources:
             raise _refused(no_answer(mount.source))
         try:
             found = walk_host(mount.source)
-            path = self._keep(found.fd, mount.source)
+            path = self.keep(found.fd, mount.source)
             status = os.fstat(found.fd)
             if why := refusal(mount, status, found.private):
                 raise _refused(why)
@@ -86,19 +92,70 @@ class OpenSources:
             raise _refused(_cannot_open(mount.source, error)) from error
         return Opened(path, id_map(mount, status))
 
+    def volume(self, instance: Instance, name: str) -> str:
+        """Where the spawner finds a mount of a volume, whose ids are those that servers see.
+
+        Each use of it is a mount of its own. If the volume has a file system of its own, that is mounted now.
+        """
+        from vsprov.store.volumes import directory
+
+        if ready := self._ready.pop(name, None):
+            return ready
+        try:
+            return self.keep(directory.tree(instance, name), f"volume {name}")
+        except OSError as error:
+            raise _refused(_cannot_open(f"volume {name}", error)) from error
+
+    def mount_volumes(self, instance: Instance, spec: Server) -> None:
+        """Mount the volumes of a server ahead whose file system may keep us waiting."""
+        for name in images_of(instance, spec):
+            self._ready[name] = self.volume(instance, name)
+
+    def attach_disk(self, folder: str, base: int) -> None:
+        """Mount what the server with this directory writes to, if that has a file system of its own. Its last
+        user may not be done yet. If it is a subvolume that is full, it has some room until `mounted`.
+        """
+        if has_image(folder):
+            from vsprov.store.space import image, image_state
+
+            self.disk = self.keep(image.attach(folder, base), image_state.path(folder))
+        elif has_subvolume(folder):
+            from vsprov.store.space import subvolume
+
+            try:
+                self._held.enter_context(subvolume.room_to_start(folder))
+            except OSError as error:
+                raise _refused(_cannot_open(subvolume.path(folder), error)) from error
+
     def name(self, path: str) -> str:
         """The source that the spawner knows by `path`."""
         return self._names.get(path, path)
 
+    def mounted(self) -> None:
+        """The server has its root: its disk is limited again as it was."""
+        self._held.close()
+
     def close(self) -> None:
+        self.mounted()
         while self._fds:
             os.close(self._fds.pop())
 
-    def _keep(self, fd: int, source: str) -> str:
+    def keep(self, fd: int, source: str) -> str:
+        """Take over the fd of a source; the path where the spawner finds it."""
         self._fds.append(fd)
         path = f"/proc/{os.getpid()}/fd/{fd}"
         self._names[path] = source
         return path
+
+
+def images_of(instance: Instance, spec: Server) -> list[str]:
+    """The volumes of a server that have a file system of their own."""
+    names = {mount.source for mount in spec.mounts if mount.type == "volume" and mount.source}
+    if not names:
+        return []
+    from vsprov.store.volumes import directory
+
+    return sorted(name for name in names if directory.has_image(instance, name))
 
 
 @contextmanager

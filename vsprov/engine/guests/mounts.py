@@ -6,31 +6,65 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vsprov.engine.guests.host_sources import OpenSources
-from vsprov.model.kinds.server import Mount as MountSpec
+from vsprov.engine.guests import lxcfs
+from vsprov.model.kinds.sections.mounts import Mount as MountSpec
 from vsprov.model.kinds.server import Server
+from vsprov.model.values.styles import is_system
 from vsprov.store import machine_id, names_files
 from vsprov.store.hostimage import Bind as HostBind
+from vsprov.store.instance import Instance
 
 if TYPE_CHECKING:
-    from vsprov.guest.wire import Bind, File, Mount
+    from vsprov.engine.guests.host_sources import OpenSources
+    from vsprov.guest.wire import Bind, File, Mount, Tmpfs
 
 
 RESOLVER = "/etc/resolv.conf"
+# What is left of an earlier boot in /run would mislead the init of a system server.
+_RUN: Tmpfs = {
+    "type": "tmpfs",
+    "target": "/run",
+    "read_only": False,
+    "nosuid": True,
+    "nodev": True,
+    "size": None,
+    "mode": 0o755,
+}
 
 
 def of_server(
-    spec: Server, binds: Sequence[HostBind], sources: OpenSources, *, folder: str, base: int, own_id: str
+    spec: Server,
+    binds: Sequence[HostBind],
+    sources: OpenSources,
+    instance: Instance,
+    *,
+    folder: str,
+    base: int,
+    own_id: str,
 ) -> list[Mount]:
     """The mounts of a server, in their order; `binds` are those of its image.
 
     `folder`: its directory; `base`: its first host id; `own_id`: its machine ID.
     """
     return [
+        *(_virtual_files() if spec.virtualize.proc is None else ()),
         *_image_binds(binds, sources),
+        *([_RUN] if is_system(spec.init.style) else ()),
         *_names_files(folder, spec, base),
+        *_hostname(spec),
         _machine_id(own_id),
-        *(_mount(mount, sources) for mount in spec.mounts),
+        *(_mount(mount, sources, instance) for mount in spec.mounts),
+    ]
+
+
+def _virtual_files() -> list[Bind]:
+    """The mounts of what lxcfs shows of the server in place of the host."""
+    return [
+        {
+            **_bind(source, target, read_only=True, recursive=False, idmap=False),
+            "over_kernel": True,
+        }
+        for source, target in lxcfs.files()
     ]
 
 
@@ -92,13 +126,12 @@ def _names_files(folder: str, spec: Server, base: int) -> list[Bind]:
     They replace links: an image with systemd-resolved has one to /run, which may be covered.
     """
     files = names_files.prepare(folder, spec.hostname, base, interfaces=bool(spec.interfaces))
-    read_only = spec.security.read_only_root
     return [
         {
             **_bind(
                 f"{folder}/{file}",
                 names_files.TARGETS[file],
-                read_only=read_only,
+                read_only=spec.names_files_are_read_only,
                 recursive=False,
                 idmap=False,
             ),
@@ -106,6 +139,15 @@ def _names_files(folder: str, spec: Server, base: int) -> list[Bind]:
         }
         for file in files
     ]
+
+
+def _hostname(spec: Server) -> list[File]:
+    """The mount of /etc/hostname, where an init would set another name by that of the image. Servers with
+    interfaces have a file of their own there.
+    """
+    if spec.interfaces or not is_system(spec.init.style):
+        return []
+    return [_file("/etc/hostname", f"{spec.hostname}\n")]
 
 
 def _machine_id(own: str) -> File:
@@ -124,7 +166,7 @@ def _file(target: str, content: str) -> File:
     }
 
 
-def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
+def _mount(mount: MountSpec, sources: OpenSources, instance: Instance) -> Mount:
     if mount.type == "tmpfs":
         return {
             "type": "tmpfs",
@@ -135,6 +177,10 @@ def _mount(mount: MountSpec, sources: OpenSources) -> Mount:
             "size": mount.size,
             "mode": int(mount.mode, 8),
         }
+    if mount.type == "volume":
+        source = sources.volume(instance, mount.source or "")
+        bind = _bind(source, mount.target, read_only=mount.read_only, recursive=False, idmap=True)
+        return {**bind, "tree": True}
     opened = sources.mount(mount)
     return _bind(
         opened.path,

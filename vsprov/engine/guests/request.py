@@ -6,22 +6,21 @@ One function fills in the confinement that all three have, another what a server
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.guests import mounts, seccomp
-from vsprov.engine.guests.host_sources import OpenSources
-from vsprov.engine.run.context import ApplyContext
 from vsprov.errors import HostError, StepError
 from vsprov.kernel import cgroup, process
 from vsprov.model.defaults import init_of, lacks_command
-from vsprov.model.kinds.server import Init, Server
+from vsprov.model.kinds.sections.init import Init
+from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import RLIMITS
 from vsprov.model.objects import Object
 from vsprov.model.sources import RunStep
 from vsprov.model.values.names import CAPABILITIES, DEFAULT_CAPABILITIES
+from vsprov.model.values.styles import CONTAINER, is_system
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
@@ -30,8 +29,11 @@ from vsprov.store import machine_id
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers import layers
+from vsprov.store.space.disks import place
 
 if TYPE_CHECKING:
+    from vsprov.engine.guests.host_sources import OpenSources
+    from vsprov.engine.run.context import ApplyContext
     from vsprov.guest.wire import Enter, Groups, Guest, Mount, Process
 
 # Files of /proc and /sys that concern the host, beyond what the kernel denies to an unprivileged root; the
@@ -67,21 +69,30 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         "payload": f"{context.directory('', group)}/payload",
         "attach": [directory for directory in v1 if os.path.isdir(directory)],
     }
+    own_id = machine_id.provide(path)
+    if is_system(init.style):
+        init = replace(init, env={**_boot_variables(init.style, own_id), **init.env})
+    if spec.readiness and spec.readiness.notify:
+        address = notify_address(context.instance.name, server.name)
+        init = replace(init, env={**init.env, "NOTIFY_SOCKET": f"@{address}"})
+    written = sources.disk or place(path)
     guest = _guest(
         _server_process(spec, init, init.command, groups, context.machine),
         hostname=spec.hostname,
         base=context.bases[server.name],
         lower=[layers.tree(context.instance, key) for key in reversed(image.layers)],
-        upper=f"{path}/upper",
-        work=f"{path}/work",
+        upper=f"{written}/upper",
+        work=f"{written}/work",
+        disk=sources.disk,
         mount_at=context.instance.run,
         mounts=mounts.of_server(
             spec,
             image.binds,
             sources,
+            context.instance,
             folder=path,
             base=context.bases[server.name],
-            own_id=machine_id.provide(path),
+            own_id=own_id,
         ),
         console=f"{path}/console",
     )
@@ -93,7 +104,39 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
     guest["root"]["read_only"] = spec.security.read_only_root
     guest["host_network"] = any(context.network(one.network).type == "host" for one in spec.interfaces)
     guest["reaper"] = _reaper() if spec.init.reaper else None
+    guest["shm_size"] = _shm_size(spec)
+    if is_system(init.style):
+        guest["system"], guest["systemd"] = True, init.style == "systemd"
+        # The kernel lets a server write only to what belongs to its own namespaces. That includes the limit
+        # by which one without SYS_ADMIN may make no user namespaces.
+        guest["read_only_paths"].remove("/proc/sys")
+        if "SYS_ADMIN" not in spec.security.kept(init.style):
+            guest["read_only_paths"].append("/proc/sys/user")
     return guest
+
+
+def _shm_size(spec: Server) -> int | None:
+    """The size of /dev/shm: by default half of the memory that the server may use, or of the host's."""
+    limit = spec.resources.get("memory.max", MAX)
+    return spec.shm_size or (None if limit == MAX else int(limit) // 2)
+
+
+def notify_address(instance: str, name: str) -> str:
+    """The abstract address, in its network namespace, to which a server reports that it is ready; unix(7).
+
+    It names the server, because several may share the network namespace of the host.
+    """
+    return f"vsprov/{instance}/{name}/notify"
+
+
+def _boot_variables(style: str, machine: str) -> dict[str, str]:
+    """What an init is told of the machine that it boots, of this ID; systemd.io/CONTAINER_INTERFACE.
+
+    Its console is a log, so it need not be coloured.
+    """
+    parts = (machine[:8], machine[8:12], machine[12:16], machine[16:20], machine[20:])
+    name = CONTAINER.get(style, "vsprov")
+    return {"container": name, "container_uuid": "-".join(parts), "TERM": "dumb"}
 
 
 def for_build(
@@ -173,6 +216,7 @@ def for_command(
         "cmd": "enter",
         "pid": init.pid,
         "start": init.start,
+        "own_root": not is_system(spec.init.style),
         "tty": command.tty,
         "rows": 0,
         "cols": 0,
@@ -190,7 +234,7 @@ def _server_process(
         env=init.env,
         cwd=init.working_dir,
         user=init.user,
-        capabilities=spec.security.kept(),
+        capabilities=spec.security.kept(spec.init.style),
         no_new_privs=spec.security.no_new_privileges,
         limits=rlimits(spec.resources, machine),
         groups=groups,
@@ -231,6 +275,7 @@ def _guest(
     lower: list[str],
     upper: str,
     work: str,
+    disk: str | None = None,
     mount_at: str,
     mounts: list[Mount],
     console: str,
@@ -246,12 +291,16 @@ def _guest(
             "lower": lower,
             "upper": upper,
             "work": work,
+            "disk": disk,
             "read_only": False,
             "mount_at": mount_at,
             "to_layer": False,
         },
         "mounts": mounts,
         "hierarchies": [],
+        "systemd": False,
+        "system": False,
+        "shm_size": None,
         "masks": list(MASKED),
         "read_only_paths": list(READ_ONLY),
         "console": console,
@@ -287,6 +336,8 @@ def rlimits(resources: Mapping[str, Any], machine: Machine) -> list[tuple[int, i
 
 def find_reaper() -> str | None:
     """The path of a static catatonit or tini on the host; None if neither is installed."""
+    import shutil  # loads all that it can compress with
+
     path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
     return next((found for name in REAPERS if (found := shutil.which(name, path=path))), None)
 

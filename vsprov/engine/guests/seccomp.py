@@ -7,6 +7,9 @@ Capabilities, namespaces and control groups contain the rest. These calls reach 
   idmapped mount, and an owner's lease stops everybody else who opens the file (fcntl(2), "Leases");
 - AF_VSOCK, which belongs to the host in every network namespace, and AF_ALG, the host's cryptography;
 - io_uring, which creates sockets past a filter, and has often been a way to the host;
+- ioctl with the requests of btrfs that make subvolumes, which anybody may in their own directories, as in a
+  volume: the limit of the directory does not hold for what is in one, and nothing copies it; and the one that
+  makes a subvolume read-only, for the host, too;
 - bpf, perf_event_open and userfaultfd, which attacks on the kernel use most.
 
 On a 64-bit kernel also 32-bit programs are filtered; except that their socketcall(2) passes its arguments in
@@ -28,6 +31,8 @@ LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06  # linux/bpf_common.h
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 X32 = 0x40000000  # of x86_64: 32-bit programs that use the 64-bit calls
 F_SETLEASE, F_SETDELEG, AF_ALG, AF_VSOCK = 1024, 1040, 38, 40
+# linux/btrfs.h: BTRFS_IOC_SNAP_CREATE, _SUBVOL_CREATE, _SNAP_CREATE_V2, _SUBVOL_CREATE_V2, _SUBVOL_SETFLAGS
+SUBVOLUMES = (0x50009401, 0x5000940E, 0x50009417, 0x50009418, 0x4008941A)
 
 # Calls by their numbers on x86_64, i386, arm, and the architectures added later; None if there is none.
 ABIS = ("x86_64", "i386", "arm", "generic")
@@ -43,12 +48,14 @@ DENIED = {
     "userfaultfd": ((323, 374, 388, 282), errno.EPERM),
 }
 # Calls that are denied with some values of an argument: where it is, and the error for each value. The error
-# of F_SETLEASE is the one for a file of another user; of the others the one of a kernel without them.
+# of F_SETLEASE is the one for a file of another user; of the others the one of a kernel without them, or of
+# another file system.
 LEASES = (SECOND, {F_SETLEASE: errno.EACCES, F_SETDELEG: errno.EINVAL})
 FAMILIES = (FIRST, {AF_VSOCK: errno.EAFNOSUPPORT, AF_ALG: errno.EAFNOSUPPORT})
 DENIED_WITH = {
     "fcntl": ((72, 55, 55, 25), LEASES),
     "fcntl64": ((None, 221, 221, None), LEASES),
+    "ioctl": ((16, 54, 54, 29), (SECOND, dict.fromkeys(SUBVOLUMES, errno.ENOTTY))),
     "socket": ((41, 359, 281, 198), FAMILIES),
 }
 # The ABIs of a machine, with the numbers of linux/audit.h by which the kernel tells them apart.

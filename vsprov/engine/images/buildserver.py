@@ -7,25 +7,23 @@ one removes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
-from vsprov.engine.guests import host_sources, launch, payload, request
+from vsprov.engine.guests import host_sources, launch, request
+from vsprov.engine.images import builds
 from vsprov.engine.images.output import Output
-from vsprov.engine.run import intent
-from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
+from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Wait
 from vsprov.errors import StepError
-from vsprov.kernel import cgroup
 from vsprov.model.sources import RunStep
-from vsprov.store.disk import durable, marks
+from vsprov.store.disk import durable
 from vsprov.store.disk.limits import Limits
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers.layers import Batch
 
-ROLE, PREFIX = "build", ".build-"  # names of servers and pools do not begin with a dot
 OUTPUT_LINES = 20  # shown in an error
 
 
@@ -38,8 +36,7 @@ def make(
     """
     base = context.next_range()
     folder = batch.begin(lambda into: _prepare(into, base))
-    group = _make_group(context, image, base)
-    context.builds.append(group)
+    group = builds.make(context, image, base)
     output = Output(f"{folder}/console")
     try:
         lower = [batch.tree(one) for one in reversed(below.layers)]
@@ -56,12 +53,8 @@ def make(
             raise StepError(f"it ended with {code}{_last_lines(output.close())}")
     finally:
         output.close()
-        cgroup.end(group, SECONDS_TO_DIE)
-        context.builds.remove(group)
-        if context.made_parent:
-            with suppress(OSError):  # another build is still in it, and will remove it
-                os.rmdir(os.path.dirname(group))
-    yield from context.threads.run(lambda: _keep(batch, key, folder, base, limits))
+        builds.end(context, group)
+    yield from context.threads.run(lambda: _keep(batch, key, folder, base, limits, lower))
 
 
 def _network(
@@ -82,42 +75,15 @@ def _prepare(into: str, base: int) -> None:
         os.chown(path, base, base)
 
 
-def _make_group(context: ApplyContext, image: str, base: int) -> str:
-    """Create the home group of the build below the instance's, with a payload owned by `base`; its path."""
-    top = context.instance.name
-    name = f"{top}/{PREFIX}{image}"
-    parent, group = context.directory("", top), context.directory("", name)
-    intent.add_groups(context.instance, [top, name])
-    if not os.path.isdir(parent):  # an apply of images only
-        os.mkdir(parent, 0o755)
-        marks.write_mark(parent, marks.OWNER, f"host {top}/")
-        context.made_parent = True
-    os.mkdir(group, 0o755)
-    marks.write_mark(group, marks.OWNER, f"{ROLE} {top}/build")
-    payload.make(group, base)
-    return group
-
-
-def sweep(directory: str) -> list[str]:
-    """Remove the groups of builds that died, below the instance's group `directory`; their paths."""
-    found = []
-    for name in cgroup.children(directory):
-        group = f"{directory}/{name}"
-        if name.startswith(PREFIX) and marks.role_of(group) == ROLE:
-            cgroup.end(group, SECONDS_TO_DIE)
-            found.append(group)
-    return found
-
-
 def _last_lines(output: bytes) -> str:
     lines = output.decode(errors="replace").rstrip().splitlines()[-OUTPUT_LINES:]
     return "".join(f"\n    {line}" for line in lines)
 
 
-def _keep(batch: Batch, key: str, folder: str, base: int, limits: Limits) -> None:
+def _keep(batch: Batch, key: str, folder: str, base: int, limits: Limits, lower: Sequence[str]) -> None:
     from vsprov.store.layers import shift  # few applies build anything
 
     durable.remove_tree(f"{folder}/work")
     os.unlink(f"{folder}/console")
-    shift.to_layer(f"{folder}/{TREE}", base, limits)
+    batch.note(shift.to_layer(f"{folder}/{TREE}", base, limits, lower))
     batch.keep(key, folder)

@@ -9,15 +9,17 @@ from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
+from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError
 from vsprov.model.kinds.image import Image
 from vsprov.model.objects import Object, read_spec
 from vsprov.model.suggest import not_found
 from vsprov.model.values import digests
 from vsprov.plan.builder import EVERY_SET, Wanted
-from vsprov.plan.kinds import server
-from vsprov.plan.observed import Observed, is_of
+from vsprov.plan.kinds.image import COMMITTED
+from vsprov.plan.observed import Observed, ObservedImage, is_of, set_of
 from vsprov.plan.reconcile import reconcile
+from vsprov.plan.servers import references
 from vsprov.store import images
 from vsprov.store.disk.progress import Progress
 from vsprov.store.images import ImageRecord, Unused
@@ -56,7 +58,7 @@ def look(instance: Instance) -> list[ImageView]:
 
 def _users(name: str, observed: Observed) -> Iterable[str]:
     for seen in observed.servers.values():
-        if f"Image/{name}" in server.holds(seen):
+        if f"Image/{name}" in references.holds(seen):
             yield f"Server/{seen.name}"
 
 
@@ -66,17 +68,16 @@ def pull(
     owner: str,
     report: Report,
     *,
-    parallelism: int = converge.PARALLELISM,
-    lock_timeout: float = 0.0,
+    work: WorkOptions = DEFAULT,
 ) -> Outcome:
     """Import images from the current state of their sources: resolve tags and install packages again.
 
     Servers keep the images they run on; the next plan shows the resulting changes.
     """
-    with converge.exclusive(instance, lock_timeout, report):
+    with converge.exclusive(instance, work, report):
         wanted = Wanted(instance.name, owner, tuple(objects), selected=True, refresh=True)
         first = converge.propose(instance, wanted)
-        return converge.perform(instance, first, report, parallelism=parallelism)
+        return converge.perform(instance, first, report, work=work)
 
 
 def recorded(instance: Instance, name: str) -> Object:
@@ -92,9 +93,11 @@ def recorded(instance: Instance, name: str) -> Object:
     return Object(kind="Image", name=name, spec=spec)
 
 
-def remove(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Outcome:
+def remove(
+    instance: Instance, names: Sequence[str], report: Report, *, work: WorkOptions = DEFAULT
+) -> Outcome:
     """Remove images and the layers that only they use. If one is in use, no image is removed."""
-    with converge.exclusive(instance, lock_timeout, report):
+    with converge.exclusive(instance, work, report):
         return _remove(instance, names, report)
 
 
@@ -121,7 +124,9 @@ class Pruned:
 
 
 def prunable(instance: Instance, *, everything: bool = False) -> Pruned:
-    """What `prune` would remove; with `everything` including images that no server uses. Read-only."""
+    """What `prune` would remove; with `everything` including images that no server uses, except those made by
+    `commit`, which have no source. Read-only.
+    """
     observed = situation.look(instance).observed
     return _prunable(instance, observed, observed.images if everything else ())
 
@@ -131,7 +136,7 @@ def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> P
     ours = {
         name
         for name, image in observed.images.items()
-        if any(is_of(owner, instance.name) for owner in image.owners)
+        if any(is_of(owner, instance.name) for owner in image.owners) and not _is_kept(image)
     }
     names = tuple(name for name in names if name in ours and not any(_users(name, observed)))
     unused = recover.unused(instance, observed, without=names)
@@ -141,12 +146,16 @@ def _prunable(instance: Instance, observed: Observed, names: Iterable[str]) -> P
     return Pruned(names, unused, measured.total - kept.total + downloads)
 
 
-def prune(instance: Instance, names: Sequence[str], report: Report, *, lock_timeout: float = 0.0) -> Pruned:
+def _is_kept(image: ObservedImage) -> bool:
+    return bool(image.protected) or COMMITTED in map(set_of, image.owners)
+
+
+def prune(instance: Instance, names: Sequence[str], report: Report, *, work: WorkOptions = DEFAULT) -> Pruned:
     """Remove unused layers and downloads, and those of the images `names` that no server uses.
 
     FailedError if an image cannot be removed; the reason has been sent to `report`.
     """
-    with converge.exclusive(instance, lock_timeout, report):
+    with converge.exclusive(instance, work, report):
         found = _prunable(instance, situation.look(instance).observed, names)
         if found.names and (errors := _remove(instance, found.names, report).errors):
             raise FailedError(f"image prune: {', '.join(errors)}: not removed")
@@ -160,14 +169,14 @@ def check(
     report: Report,
     progress: Progress,
     *,
-    lock_timeout: float = 0.0,
+    work: WorkOptions = DEFAULT,
 ) -> dict[str, list[str]]:
     """{image: problems of its layers}, for these images or for all; [] if an image is intact.
 
     It holds the lock, because the intermediate states of an apply or dedupe would look like damage. Damaged
     layers are marked, so that the next import of an image makes them again.
     """
-    with converge.exclusive(instance, lock_timeout, report):
+    with converge.exclusive(instance, work, report):
         return _check_all(instance, names, progress)
 
 
@@ -213,9 +222,9 @@ def plan_dedupe(instance: Instance) -> dedupe.Plan:
 
 
 def link_equal(
-    instance: Instance, report: Report, progress: Progress, *, lock_timeout: float = 0.0
+    instance: Instance, report: Report, progress: Progress, *, work: WorkOptions = DEFAULT
 ) -> tuple[dedupe.Plan, dedupe.Done]:
     """Make equal files of different layers share their data. Servers see no difference."""
-    with converge.exclusive(instance, lock_timeout, report):
+    with converge.exclusive(instance, work, report):
         plan = plan_dedupe(instance)
         return plan, dedupe.apply(plan, progress, report.notice)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.run.context import ApplyContext
-from vsprov.engine.run.schedule import Wait
 from vsprov.errors import FailedError, HostError, Problem
 from vsprov.model.kinds.image import Image
 from vsprov.model.objects import Object
@@ -17,6 +16,9 @@ from vsprov.store.disk.marks import Owner
 from vsprov.store.images import ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
+
+if TYPE_CHECKING:
+    from vsprov.engine.run.schedule import Wait
 
 
 def resolve(

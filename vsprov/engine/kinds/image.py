@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, register
+from vsprov.model.objects import DELETION, PREVENT
 from vsprov.model.values import digests
-from vsprov.plan.observed import set_of
+from vsprov.plan.observed import ObservedImage, set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
@@ -15,4 +16,9 @@ def status(name: str, view: View) -> dict[str, Any]:
     return {"digest": digests.full(image.digest) or None, "sets": sorted(map(str, map(set_of, image.owners)))}
 
 
-register(KindView("Image", status))
+def metadata(image: ObservedImage) -> dict[str, Any]:
+    """Its protection from removal, the only annotation of images that is recorded."""
+    return {"annotations": {DELETION: PREVENT}} if image.protected else {}
+
+
+register(KindView("Image", status, metadata))

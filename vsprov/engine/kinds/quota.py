@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from vsprov.engine.kinds.view import KindView, View, not_enforced, register
-from vsprov.engine.show import usage
+from vsprov.model.objects import DELETION, PREVENT
 from vsprov.plan.limits import resources
-from vsprov.plan.observed import set_of
+from vsprov.plan.observed import ObservedGroup, set_of
 
 
 def status(name: str, view: View) -> dict[str, Any]:
     """The status of a pool: its group, its set, and the usage of all its servers."""
-    pool = view.shown.observed.pools[name]
+    from vsprov.engine.show import usage
+
+    pool = view.shown.observed.all_pools[name]
     used = usage.document(view.hierarchies, pool)
     return {
         "cgroup": pool.path,
@@ -22,4 +24,9 @@ def status(name: str, view: View) -> dict[str, Any]:
     }
 
 
-register(KindView("Quota", status))
+def metadata(pool: ObservedGroup) -> dict[str, Any]:
+    """Its protection from removal, the only annotation of pools that is recorded."""
+    return {"annotations": {DELETION: PREVENT}} if pool.protected else {}
+
+
+register(KindView("Quota", status, metadata))

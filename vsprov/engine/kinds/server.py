@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsprov.engine.kinds.view import KindView, View, not_enforced, register
-from vsprov.engine.look import last_exit
-from vsprov.engine.show import usage
+from vsprov.engine.kinds.view import KindView, View, disk_of, not_enforced, register
+from vsprov.engine.look import last_exit, probes, restarts, scheduled
 from vsprov.model.values import digests
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import ObservedServer, set_of
 from vsprov.plan.ranges import RANGE
-from vsprov.store.layers import sizes
 
 
 def status(name: str, view: View) -> dict[str, Any]:
     """The status of a server: its init, group, image, id range on the host, usage and last exit."""
+    from vsprov.engine.show import usage
+    from vsprov.store.layers import sizes
+
     seen, hierarchies = view.shown.observed.servers[name], view.hierarchies
     seconds = usage.uptime()
     used = usage.document(hierarchies, seen.group)
     interfaces = interfaces_of(seen, view)
     if view.measure is not None:
-        used["diskBytes"] = sizes.upper_size(f"{view.measure.servers}/{name}/upper")
+        folder = f"{view.measure.servers}/{name}"
+        used["diskBytes"] = seen.space.used if seen.space else sizes.upper_size(f"{folder}/upper")
     return {
         "state": seen.state,
         "pid": seen.init.pid if seen.init else None,
@@ -34,8 +36,14 @@ def status(name: str, view: View) -> dict[str, Any]:
         "ports": ports(seen),
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": used,
+        "disk": disk_of(seen.space),
         "notEnforced": not_enforced(resources.of_record(seen.applied), view) if seen.applied else [],
+        "conditions": [*probes.conditions(seen), *scheduled.conditions(seen)],
         "lastExit": last_exit.document(seen.last_exit),
+        "restart": restarts.document(seen),
+        "snapshots": scheduled.document(seen),
+        "watched": name not in view.unwatched if seen.init or seen.restarts else None,
+        "startsWithHost": seen.starts_with_host,
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }
 

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.plan.kinds.planner import Shown
-from vsprov.plan.limits import groups
 from vsprov.store.instance import Instance
+
+if TYPE_CHECKING:
+    from vsprov.plan.kinds.planner import Shown
+    from vsprov.plan.observed import SeenDisk
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """The input of `KindView.status`: the cgroup hierarchies and the observed state.
 
-    `measure` is the instance if the disk usage of servers, which is slow to measure, is requested as well.
+    `unwatched` are the servers that a keeper should watch, and none does. `measure` is the instance if the
+    disk usage of servers, which is slow to measure, is requested as well.
     """
 
     hierarchies: Hierarchies
     shown: Shown
+    unwatched: Container[str] = ()
     measure: Instance | None = None
 
 
 def not_enforced(resources: Iterable[str], view: View) -> list[dict[str, str]]:
     """[{"path", "reason"}] of the recorded limits that this host does not support."""
+    from vsprov.plan.limits import groups
+
     lacking = groups.unsupported(resources, view.shown.machine)
     return [{"path": path, "reason": lack} for path, lack in lacking.items()]
+
+
+READ_ONLY = "read-only after an I/O error: the disk of the host may be full"
+
+
+def disk_of(disk: SeenDisk | None) -> dict[str, Any] | None:
+    """What limits a server or a volume; None if nothing does. A damaged one has no numbers."""
+    if disk is None:
+        return None
+    return {
+        "backend": disk.backend,
+        "spaceBytes": disk.space or None,
+        "usedBytes": None if disk.problem else disk.used,
+        "inodes": None if disk.problem else disk.all_inodes,
+        "usedInodes": None if disk.problem else disk.used_inodes,
+        "problem": disk.problem or (READ_ONLY if disk.read_only else ""),
+    }
 
 
 def _no_metadata(seen: Any) -> dict[str, Any]:

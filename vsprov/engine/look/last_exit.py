@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from vsprov.kernel import proc
 from vsprov.kernel.process import ExitInfo
-from vsprov.plan.observed import LastExit
+from vsprov.plan.observed import LastExit, Process
 from vsprov.store.disk import marks
 
-MARK = "exit"
+MARK, STOPPED, EARLIER, MOST_EARLIER = "exit", "stopped-by", "exits", 5
 
 
 def record(home: str, how: ExitInfo, *, oom: bool = False) -> None:
@@ -31,23 +33,90 @@ def record(home: str, how: ExitInfo, *, oom: bool = False) -> None:
     marks.write_mark(home, MARK, json.dumps(exit_))
 
 
+def record_stop(home: str, how: ExitInfo | None, by: str, killed: str) -> None:
+    """Record that a command has stopped the server; `by` and `killed` as in `LastExit`.
+
+    That is a mark of its own, because the keeper may write the other one at the same time.
+    """
+    marks.write_mark(home, STOPPED, json.dumps({"by": by, "killed": killed}))
+    record(home, how or ExitInfo(None, None))
+
+
 def forget(home: str) -> None:
-    """Remove the mark, because the server starts again."""
+    """Make it an earlier exit, because the server starts again."""
+    if last := read(home):
+        kept = [asdict(each) for each in (last, *earlier(home)[: MOST_EARLIER - 1])]
+        marks.write_mark(home, EARLIER, json.dumps(kept))
     marks.remove_mark(home, MARK)
+    marks.remove_mark(home, STOPPED)
 
 
 def read(home: str) -> LastExit | None:
     """The exit of the last run; None if it has not ended, or nobody saw it."""
     try:
-        found = json.loads(marks.find_mark(home, MARK) or "null")
-        return LastExit(found["code"], found["signal"], bool(found["oom"]), float(found["at"]))
+        last = _exit_of(json.loads(marks.find_mark(home, MARK) or "null"))
+        stopped = json.loads(marks.find_mark(home, STOPPED) or "null")
+        if stopped is None:
+            return last
+        return replace(last, stopped_by=str(stopped["by"]), killed=str(stopped["killed"]))
     except (ValueError, TypeError, KeyError):  # no group, no mark, or edited by hand
         return None
 
 
+def earlier(home: str) -> list[LastExit]:
+    """The exits of earlier runs, the newest first, at most MOST_EARLIER; those of runs that a command stopped
+    as well.
+    """
+    try:
+        return [_exit_of(each) for each in json.loads(marks.find_mark(home, EARLIER) or "[]")]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
+def history(home: str) -> list[dict[str, Any]]:
+    """The exits that are known of a server, the newest first, as `document` returns them."""
+    last = read(home)
+    found = [*((last,) if last else ()), *earlier(home)]
+    return [shown for each in found if (shown := document(each))]
+
+
+def _exit_of(found: Any) -> LastExit:
+    code, number = found["code"], found["signal"]
+    by, killed = found.get("stopped_by", ""), found.get("killed", "")
+    return LastExit(code, number, bool(found["oom"]), float(found["at"]), by, killed)
+
+
+def wait_status(home: str) -> int | None:
+    """The exit of the last run as waitpid(2) would tell it; None if it is not known."""
+    seen = read(home)
+    if seen is None or seen.signal is None:
+        return None if seen is None or seen.code is None else seen.code << 8
+    return seen.signal
+
+
+def marked_init(home: str) -> Process | None:
+    """The init of the last run, if that was not stopped by a command; None before a reboot of the host."""
+    words = (marks.find_mark(home, "init") or "").split()
+    if len(words) != 3 or words[2] != proc.boot_id() or not (words[0].isdigit() and words[1].isdigit()):
+        return None
+    return Process(int(words[0]), int(words[1]))
+
+
 def document(seen: LastExit | None) -> dict[str, Any] | None:
-    """{"code", "signal", "oom", "at"} for `get`."""
+    """{"code", "signal", "oom", "at", "reason", "stoppedBy", "killed"} for `get`."""
     if seen is None:
         return None
-    at = datetime.fromtimestamp(seen.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return {"code": seen.code, "signal": seen.signal, "oom": seen.oom, "at": at}
+    return {
+        "code": seen.code,
+        "signal": seen.signal,
+        "oom": seen.oom,
+        "at": timestamp(seen.at),
+        "reason": seen.reason,
+        "stoppedBy": seen.stopped_by or None,
+        "killed": seen.killed,
+    }
+
+
+def timestamp(seconds: float) -> str:
+    """A Unix time as in JSON documents."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -10,6 +10,7 @@ from typing import Any
 from vsprov.engine.look import devices
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model.kinds.volume import Volume
 from vsprov.model.limits.encodings import Host
 from vsprov.model.limits.knobs import KNOBS, RLIMITS
 from vsprov.model.objects import Object
@@ -20,10 +21,14 @@ from vsprov.plan.ranges import Ranges
 
 
 def look(
-    hierarchies: Hierarchies, objects: Iterable[Object] = (), parent: str = "", ranges: Ranges | None = None
+    hierarchies: Hierarchies,
+    objects: Iterable[Object] = (),
+    parent: str = "",
+    ranges: Ranges | None = None,
+    root: str = "/",
 ) -> Machine:
     """The machine, with the block devices of `objects`; `parent` is the parent group of all servers, `ranges`
-    are the ids that they may have.
+    are the ids that they may have, `root` is the state root.
     """
     versions = hierarchies.versions()
     cpus = _cpuset(hierarchies, "cpus") or "0"
@@ -45,7 +50,19 @@ def look(
         limits=_default_limits(own if bounded else {}),
         ceilings={name: hard for name, (_, hard) in own.items() if hard != MAX} if bounded else {},
         ranges=ranges or Ranges(),
+        disks=_disks(objects, root),
     )
+
+
+def _disks(objects: Iterable[Object], root: str) -> Mapping[str, str]:
+    """`Machine.disks` for this state root, if any of the objects limits a disk."""
+    for each in objects:
+        limits = each.spec.limits() if isinstance(each.spec, Volume) else getattr(each.spec, "resources", ())
+        if any(path.startswith("disk.") for path in limits):
+            from vsprov.store.space import disks
+
+            return disks.lacks(root)
+    return {}
 
 
 def _cpuset(hierarchies: Hierarchies, what: str) -> str:

@@ -11,19 +11,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
-from vsprov.engine import kinds as _kinds  # noqa: F401
 from vsprov.engine.aspects import observer
-from vsprov.engine.kinds.view import observe_more
-from vsprov.engine.look import last_exit, roots
+from vsprov.engine.look import last_exit, probes, restarts, roots
+from vsprov.engine.look.networked import had_interfaces, is_networked
+from vsprov.engine.look.recorded_pools import recorded_pools
 from vsprov.engine.run import intent, keeper
+from vsprov.engine.volumes.mounted import VolumeMounts
 from vsprov.errors import ConflictError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model.limits.encodings import Side, normal
-from vsprov.model.objects import Object
+from vsprov.model.objects import PREVENT, Object
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import (
+    HOOK_GROUPS,
+    HOOKS,
+    HOOKS_DUE,
+    PROTECTION_MARK,
     Machine,
     Observed,
     ObservedGroup,
@@ -37,6 +42,8 @@ from vsprov.store.disk import marks
 from vsprov.store.images import Contents
 from vsprov.store.instance import Instance
 from vsprov.store.servers import ServerDirectory
+from vsprov.store.space.disks import Disks, is_limited, is_written
+from vsprov.store.written import scheduled
 
 if TYPE_CHECKING:
     from vsprov.kernel.firewall import Listing
@@ -98,14 +105,9 @@ def _start_listing(instance: Instance) -> Listing:
     return Listing(instance.name)
 
 
-def is_networked(want: Object) -> bool:
-    """Whether a wanted object is a network, or has interfaces."""
-    return want.kind == "Network" or bool(getattr(want.spec, "interfaces", ()))
-
-
-def had_interfaces(seen: ObservedServer) -> bool:
-    """Whether a server was applied with interfaces."""
-    return seen.applied is not None and bool(seen.applied["spec"].get("interfaces"))
+def has_post_stop(record: Mapping[str, Any] | None) -> bool:
+    """Whether a record has hooks that run when the server has ended."""
+    return bool(record and record["spec"].get("hooks", {}).get("postStop"))
 
 
 class _Observer:
@@ -114,6 +116,8 @@ class _Observer:
         self.intent = intent.read(instance)
         self.intended = frozenset(self.intent.groups)
         self.known: Mapping[str, Contents | None] = {}  # manifests of images, by digest
+        self.volumes = VolumeMounts(instance)
+        self.disks = Disks()
         self.layers: dict[str, str] = {}  # identities of layers, by key
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
         for knob, side in machine.rows:
@@ -121,6 +125,9 @@ class _Observer:
             self.sides.setdefault(where, []).append(side)
 
     def observe(self, since: Since | None = None) -> Observed:
+        from vsprov.engine import kinds as _kinds  # noqa: F401  registers the views, with what plans the kinds
+        from vsprov.engine.kinds.view import observe_more
+
         before = since.observed.servers if since else {}
         unchanged = {name: seen for name, seen in before.items() if since and name not in since.touched}
         known = self.known = images.manifests(self.instance)
@@ -129,7 +136,7 @@ class _Observer:
         pools: dict[str, ObservedGroup] = {}
         homes: dict[str, ObservedGroup] = {}
         for name in cgroup.children(self.path("", self.instance.name)) if parent else ():
-            if name in unchanged:
+            if name in unchanged or name.startswith(HOOK_GROUPS):
                 continue
             found, role = self.group_and_role(f"{self.instance.name}/{name}")
             if found is None or role in ("build", keeper.ROLE):
@@ -143,6 +150,7 @@ class _Observer:
                     homes[child] = inner
         homes.update(self.strangers({**homes, **pools}, unchanged) if parent else {})
         names = sorted({*homes, *directories})
+        pools, lost = recorded_pools(self.instance, pools)
         return Observed(
             servers={
                 **unchanged,
@@ -154,6 +162,7 @@ class _Observer:
             parent=parent,
             subtree=self.subtree(""),
             more=observe_more(self.instance, self.hierarchies),
+            lost_pools=lost,
         )
 
     def find(self, name: str) -> ObservedServer | None:
@@ -219,12 +228,13 @@ class _Observer:
                 owner = ""
             controllers.add(controller)
             texts.update(self.texts(controller, path))
-        spec = None
+        spec, protected = None, False
         if role == "pool":
+            protected = marks.find_mark(self.path("", path), PROTECTION_MARK) == PREVENT
             text = applied.unseal(marks.find_mark(self.path("", path), "applied"), None)
             spec = json.loads(text) if text else None
         return ObservedGroup(
-            path, owner or None, texts, frozenset(controllers), self.subtree(path), spec
+            path, owner or None, texts, frozenset(controllers), self.subtree(path), spec, protected
         ), role
 
     def leftover(self, controller: str, path: str) -> bool:
@@ -254,17 +264,20 @@ class _Observer:
         disk = applied.to_text(directory.applied) if directory and directory.applied else None
         mark = None
         init: Process | None = None
+        within: Mapping[str, str] = {}
         populated = False
         if group:
             home = self.path("", group.path)
             mark = applied.unseal(marks.find_mark(home, "applied"), disk)
             populated = cgroup.populated(home)
-            init = self.init(group, populated, directory.id_base if directory else None)
-        strays = self.strays(group, init) if group and init else ()
+            init, within = self.init(group, populated, directory.id_base if directory else None)
+        strays = self.strays(group, within) if group and init else ()
         if init and strays and process.is_ending(init.pid):
             init, strays = None, ()
         text = mark or disk
         record = json.loads(text) if text else None
+        space = self.disks.of(directory.path, is_limited(record)) if directory else None
+        probed = probes.read(home, init, record["spec"]) if group and init and record else {}
         return ObservedServer(
             name,
             group,
@@ -277,12 +290,23 @@ class _Observer:
             init=init,
             strays=strays,
             populated=populated,
-            live=observer.observe(init.pid, self.path("", group.path)) if init and group else {},
+            live=observer.observe(self.running(init, home, record)) if init and group else {},
             ended=bool(group and not init and marks.find_mark(self.path("", group.path), "init")),
             last_exit=last_exit.read(self.path("", group.path)) if group and not init else None,
+            readiness=probed.get("readiness"),
+            health=probed.get("health"),
+            restarts=restarts.read(self.path("", group.path)) if group and not init else None,
             parts=directory.parts if directory else None,
             detached=self.detached(home, record, directory) if init and directory else (),
+            stopped=directory.stopped if directory else "",
+            space=space,
+            unlimited=bool(directory and not space and is_limited(record) and is_written(directory.path)),
+            scheduled=scheduled.read(directory.path, record) if directory else None,
+            hooks_due=bool(group and has_post_stop(record) and marks.find_mark(home, HOOKS) == HOOKS_DUE),
         )
+
+    def running(self, init: Process, home: str, record: Mapping[str, Any] | None) -> observer.RunningServer:
+        return observer.RunningServer(init.pid, home, record["spec"] if record else {}, self.volumes)
 
     def detached(
         self, home: str, record: Mapping[str, Any] | None, directory: ServerDirectory
@@ -299,8 +323,12 @@ class _Observer:
             self.layers[key] = roots.of_layer(self.instance, key)
         return self.layers[key]
 
-    def init(self, group: ObservedGroup, populated: bool, id_base: int | None) -> Process | None:
-        """The server's pid 1: the marked process if it runs, otherwise the init found in the home group.
+    def init(
+        self, group: ObservedGroup, populated: bool, id_base: int | None
+    ) -> tuple[Process | None, Mapping[str, str]]:
+        """(the server's pid 1, the groups that it is in, as `proc.groups_of`).
+
+        It is the marked process if it runs, otherwise the init found in the home group.
 
         A mark can be forged. A marked process outside the home group is only accepted if it is pid 1 of a
         pid namespace and has the ids of the server.
@@ -310,15 +338,16 @@ class _Observer:
         if len(words) == 3 and words[2] == proc.boot_id() and words[0].isdigit() and words[1].isdigit():
             marked = Process(int(words[0]), int(words[1]))
             if process.start_time(marked.pid) == marked.start:
-                within = _inside(proc.groups_of(marked.pid).get("", ""), f"/{group.path}")
+                groups = proc.groups_of(marked.pid)
+                within = _inside(groups.get("", ""), f"/{group.path}")
                 if within or (process.find_init([marked.pid]) and proc.first_id(marked.pid) == id_base):
-                    return marked
+                    return marked, groups
         pid = process.find_init(cgroup.all_processes(home)) if populated else None
         start = process.start_time(pid) if pid else None
-        return Process(pid, start) if pid and start else None
+        return (Process(pid, start), proc.groups_of(pid)) if pid and start else (None, {})
 
-    def strays(self, group: ObservedGroup, init: Process) -> tuple[str, ...]:
-        actual = proc.groups_of(init.pid)
+    def strays(self, group: ObservedGroup, actual: Mapping[str, str]) -> tuple[str, ...]:
+        """The hierarchies in which an init is not in the group of its server; `actual` are its groups."""
         expected = {
             name: f"/{group.path}" if name else f"/{group.path}/payload" for name in group.controllers
         }
@@ -355,4 +384,5 @@ def _image(record: images.ImageRecord) -> ObservedImage:
         "" if record.problem else record.digest,
         tuple(map(str, record.owners)),
         record.spec,
+        record.protected,
     )

@@ -15,6 +15,7 @@ from vsprov.store import servers
 from vsprov.store.disk import marks
 from vsprov.store.instance import Instance
 from vsprov.store.layers import layers
+from vsprov.store.space.disks import place
 
 MARK = "root"
 MISSING = "-"
@@ -22,7 +23,8 @@ MISSING = "-"
 
 def write(instance: Instance, home: str, name: str, keys: Iterable[str]) -> None:
     """Mark the home group of a server that has just mounted the layers `keys`."""
-    own = (_identity(f"{instance.servers}/{name}/{part}") for part in ("upper", "work"))
+    folder = place(f"{instance.servers}/{name}")
+    own = (_identity(f"{folder}/{part}") for part in ("upper", "work"))
     marks.write_mark(home, MARK, " ".join((*own, *(of_layer(instance, key) for key in keys))))
 
 

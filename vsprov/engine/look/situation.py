@@ -33,6 +33,6 @@ def look(instance: Instance, objects: Iterable[Object] = (), since: Since | None
     objects = tuple(objects)
     hierarchies, ranges = cgroup.find(), claims.read(instance)
     claims.check_state_root(instance, ranges)
-    host = machine.look(hierarchies, objects, instance.name, ranges)
+    host = machine.look(hierarchies, objects, instance.name, ranges, instance.root)
     observed = observe.observe(instance, hierarchies, host, since, objects)
     return Situation(instance.name, hierarchies, host, observed)

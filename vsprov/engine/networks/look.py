@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from vsprov.engine.look.observe import had_interfaces, is_networked
+from vsprov.engine.look.networked import had_interfaces, is_networked
 from vsprov.kernel.firewall import Listing
 from vsprov.kernel.links import machine, probe
 from vsprov.kernel.links import observe as links
@@ -21,10 +21,9 @@ from vsprov.plan.network.desired import names as names_of_servers
 from vsprov.plan.network.desired import sysctls
 from vsprov.plan.network.state import HostLink, HostRoute, Listener, ObservedNetwork, Resolver, SeenNetworks
 from vsprov.plan.observed import ObservedServer
-from vsprov.store import names_files
-from vsprov.store import networks as records_of_networks
+from vsprov.store import names_files, recorded
 from vsprov.store.instance import Instance
-from vsprov.store.networks import NetworkRecord
+from vsprov.store.recorded import Record
 
 RESOLV_CONF, UPSTREAM = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"  # systemd-resolved.service(8)
 LARGEST_RESOLV_CONF = 64 << 10
@@ -34,7 +33,7 @@ def networks(
     instance: Instance, servers: Mapping[str, ObservedServer], wanted: tuple[Object, ...], listing: Listing
 ) -> SeenNetworks:
     """What there is for the networks of an instance and of `wanted`."""
-    records = records_of_networks.observe(instance)
+    records = recorded.observe(instance, "Network")
     host = links.host()
     pids = _connected(instance.name, servers, wanted, host.links)
     inner = links.interfaces_of(pids.values(), host)
@@ -67,7 +66,7 @@ def networks(
     )
 
 
-def _can_collide(wanted: Iterable[Object], records: Mapping[str, NetworkRecord]) -> bool:
+def _can_collide(wanted: Iterable[Object], records: Mapping[str, Record]) -> bool:
     """Whether servers of other instances can have the same ports of the host, or the same addresses."""
     specs = [want.spec for want in wanted]
     if any(isinstance(spec, Server) and spec.ports for spec in specs):
@@ -109,7 +108,7 @@ def _listeners(wanted: Iterable[Object]) -> tuple[Listener, ...]:
 
 
 def _networks(
-    instance: str, records: Mapping[str, NetworkRecord], links: Mapping[str, HostLink]
+    instance: str, records: Mapping[str, Record], links: Mapping[str, HostLink]
 ) -> dict[str, ObservedNetwork]:
     by_alias = {link.alias: link for link in links.values() if link.kind == "bridge"}
     return {
@@ -161,7 +160,7 @@ def _resolver() -> Resolver:
 
 
 def _sysctls(
-    records: Mapping[str, NetworkRecord], links: Mapping[str, HostLink], routes: Iterable[HostRoute]
+    records: Mapping[str, Record], links: Mapping[str, HostLink], routes: Iterable[HostRoute]
 ) -> dict[str, str]:
     """{path below /proc/sys: value} of those that networks may change, or have changed."""
     bridges = {link.name for link in links.values() if link.kind == "bridge"}

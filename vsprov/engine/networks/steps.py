@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
 
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.networks import vanish
 from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.schedule import Work
+from vsprov.engine.servers.alive import running
 from vsprov.errors import EXHAUSTED, StepError, reason
-from vsprov.kernel import firewall, live_mount, process
+from vsprov.kernel import firewall, live_mount
 from vsprov.kernel.links import host, interfaces, machine
-from vsprov.plan.compare import applied
 from vsprov.plan.network.steps import (
     ChangeFirewall,
     ChangeInterface,
@@ -25,15 +24,15 @@ from vsprov.plan.network.steps import (
     MountNames,
     RemoveInterface,
     RemoveLink,
-    RemoveNetwork,
     RemoveProxy,
     RemoveShares,
     SetSysctl,
     WriteNames,
-    WriteNetwork,
 )
-from vsprov.store import names_files, networks
-from vsprov.store.disk.marks import Owner
+from vsprov.store import names_files
+
+# The kernel changes links one at a time (rtnl_lock); threads that wait for each other there take CPU time.
+_links = threading.Lock()
 
 
 @carries_out(MakeBridge)
@@ -66,26 +65,22 @@ def remove_shares(context: ApplyContext, step: RemoveShares) -> None:
     host.remove_shares(step.link, step.shares)
 
 
-@carries_out(WriteNetwork)
-def write_network(context: ApplyContext, step: WriteNetwork) -> None:
-    networks.write(context.instance, step.network, Owner.parse(step.owner), applied.from_text(step.applied))
-
-
-@carries_out(RemoveNetwork)
-def remove_network(context: ApplyContext, step: RemoveNetwork) -> None:
-    networks.remove(context.instance, step.network)
-
-
 @carries_out(MakeInterface)
-def make_interface(context: ApplyContext, step: MakeInterface) -> None:
-    with _running(context, step.server) as pid:
-        interfaces.make_interface(pid, step.interface)
+def make_interface(context: ApplyContext, step: MakeInterface) -> Work:
+    """In a thread: other servers are prepared while the kernel creates the links."""
+
+    def make() -> None:
+        with _links:
+            interfaces.make_interface(pid, step.interface)
+
+    with running(context, step.server) as pid:
+        yield from context.threads.queue(make)
     vanish.forget(context, step.interface)
 
 
 @carries_out(ChangeInterface)
 def change_interface(context: ApplyContext, step: ChangeInterface) -> None:
-    with _running(context, step.server) as pid:
+    with running(context, step.server) as pid:
         interfaces.change_interface(pid, step.interface, step.before)
 
 
@@ -94,26 +89,13 @@ def remove_interface(context: ApplyContext, step: RemoveInterface) -> None:
     """Of a server that does not run any more, remove what does not go with its network namespace."""
     one = step.interface
     if step.server in context.inits:
-        with _running(context, step.server) as pid:
+        with running(context, step.server) as pid:
             interfaces.remove_interface(pid, one)
         return
     if one.link and one.link not in context.dying:
         host.remove_link(one.link, one.alias)
     for address in one.host_routes if one.proxy else ():
         host.remove_proxy(address, one.proxy)
-
-
-@contextmanager
-def _running(context: ApplyContext, server: str) -> Iterator[int]:
-    """The pid of a server's init, which does not end unnoticed during the block."""
-    init = context.inits[server]
-    pidfd = process.open_pidfd(init.pid, init.start)
-    if pidfd is None:
-        raise StepError(f"{server}: its first process, {init.pid}, has ended")
-    try:
-        yield init.pid
-    finally:
-        os.close(pidfd)
 
 
 @carries_out(RemoveProxy)
@@ -138,7 +120,7 @@ def mount_names(context: ApplyContext, step: MountNames) -> None:
     def mount(source: str, target: str) -> None:
         live_mount.mount_file(pid, source, target, owner, read_only=step.read_only)
 
-    with _running(context, step.server) as pid:
+    with running(context, step.server) as pid:
         try:
             names_files.add(folder, owner, mount)
         except OSError as error:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vsprov.engine.apply.report import few
+from vsprov.engine.look import last_exit
 from vsprov.engine.run import intent, keeper
 from vsprov.engine.run.keeper import Keeper
-from vsprov.engine.run.spawn import Spawner
 from vsprov.engine.run.threads import Threads
+from vsprov.engine.run.waits import Aim
+from vsprov.engine.run.watcher import Watcher
+from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
+from vsprov.model import fields
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object, read_spec
+from vsprov.model.rescue import rescued
 from vsprov.plan import ranges
-from vsprov.plan.observed import Machine, Observed, Process, is_of
+from vsprov.plan.compare import applied
+from vsprov.plan.observed import RESCUE, Machine, Observed, ObservedServer, Process, is_of
 from vsprov.store import claims, images
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
 if TYPE_CHECKING:
+    from vsprov.engine.run.spawn import Spawner
     from vsprov.guest.wire import Event
 
 SECONDS_TO_DIE = 10.0  # a process still running this long after SIGKILL is blocked in the kernel
@@ -38,12 +47,17 @@ class ApplyContext:
     their ranges, by name of the server.
     `spawned` maps servers to their numbers in the spawner, `exits` these numbers to exit events. `builds` are
     the groups of builds, `made_parent` is whether one of them created the parent group, `stopped` are the
-    groups of stopped servers. `unhandled` maps servers to the stop signal that their init did not handle, and
-    `released` servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to
-    the digest of the image that they run, if that is not the one which now has its name. `oom_kills` are the
-    counts of servers' groups before they were started. `dying` are the links of the host, {name: alias}, that
-    go with the network namespaces of stopped servers, and `orphans` those that do not.
-    `given` are the addresses that interfaces have or are about to get.
+    groups of stopped servers. `unhandled` maps servers to the stop signal that their init did not handle,
+    `overdue` those that did not end in time to when they were killed, "10s after SIGTERM", and `released`
+    servers to the time, on the monotonic clock, when they were started. `pinned` maps servers to the digest
+    of the image that they run, if that is not the one which now has its name. `oom_kills` are the counts of
+    servers' groups before they were started. `dying` are the links of the host, {name: alias}, that go with
+    the network namespaces of stopped servers, and `orphans` those that do not.
+    `given` are the addresses that interfaces have or are about to get. `kept` is what the keeper was told of
+    servers. `stop_by` is the time, on the monotonic clock, after which servers that stop are killed.
+    `verb` is that of `Wanted`. `automatic`: the keeper starts servers again. `restarting` are servers that
+    are started after they have been stopped. `waiting_since` are the times, on the monotonic clock, when the
+    command began to wait for conditions of servers, of those waits that began before this apply.
     """
 
     instance: Instance
@@ -64,14 +78,25 @@ class ApplyContext:
     made_parent: bool = False
     stopped: set[str] = field(default_factory=set)
     unhandled: dict[str, str] = field(default_factory=dict)
+    overdue: dict[str, str] = field(default_factory=dict)
     released: dict[str, float] = field(default_factory=dict)
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
     dying: dict[str, str] = field(default_factory=dict)
     orphans: dict[str, str] = field(default_factory=dict)
     given: set[str] = field(default_factory=set)
+    automatic: bool = False
+    restarting: frozenset[str] = frozenset()
+    waiting_since: Mapping[Aim, float] = field(default_factory=dict)
+    kept: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    stop_by: float | None = None
+    verb: str = "apply"
+    work: WorkOptions = DEFAULT
+    watcher: Watcher = field(default_factory=Watcher)
     spawner: Spawner | None = None
     keeper: Keeper | None = None
+    terminals: Keeper | None = None
+    _looked_at_consoles: bool = False
     _ranges: Iterator[int] | None = None
     _records: dict[str, ImageRecord] | None = None
 
@@ -90,11 +115,18 @@ class ApplyContext:
 
     def start_spawner(self) -> Spawner:
         """The spawner of this apply, started on the first call and added to the intent file."""
+        from vsprov.engine.run.spawn import Spawner
+
         if self.spawner is None:
-            self.spawner = Spawner()
+            ahead = self.work.spawner
+            self.spawner = ahead if ahead is not None and ahead.fileno() >= 0 else Spawner()
             if start := process.start_time(self.spawner.pid):
                 intent.add_spawner(self.instance, Process(self.spawner.pid, start))
         return self.spawner
+
+    def waits(self) -> bool:
+        """Whether a server is to be started again by the keeper."""
+        return any(seen.restarts and seen.restarts.due for seen in self.observed.servers.values())
 
     def start_keeper(self) -> Keeper:
         """The keeper of the instance; one that has to be started takes over all running servers."""
@@ -102,13 +134,48 @@ class ApplyContext:
             self.keeper = keeper.connect(self.instance)
         if self.keeper is None:
             self.keeper = keeper.start(self.instance, self.hierarchies)
-            for name, init in self.inits.items():
+            if lost := [name for name in self.inits if name not in self.spawned and self._is_ours(name)]:
+                self.notice(f"{few(lost)}: no keeper has watched; a new one does from now on")
+            for name in self.inits:
                 if name in self.spawned or self._is_ours(name):
-                    self._keep(name, init)
+                    self._hand_over(name)
+            for name, seen in self.observed.servers.items():
+                if seen.ended and name not in self.inits and self._is_ours(name):
+                    self._hand_over(name)
+        if not self._looked_at_consoles:
+            self._looked_at_consoles = True
+            if any(seen.boots for seen in self.observed.servers.values()):
+                from vsprov.engine.guests import terminal
+
+                terminal.reopen(self)
         return self.keeper
 
-    def keep(self, name: str, init: Process) -> None:
-        """Have the keeper drain the console of a server, and record its exit."""
+    def start_terminals(self) -> Keeper:
+        """The holder of the terminals of system servers; one that has died is replaced."""
+        if self.terminals is not None and self.terminals.is_gone():
+            self.terminals.close()
+            self.terminals = None
+        if self.terminals is None:
+            self.terminals = keeper.connect(self.instance, program=keeper.TERMINALS)
+        if self.terminals is None:
+            self.terminals = keeper.start(self.instance, self.hierarchies, keeper.TERMINALS)
+        return self.terminals
+
+    def _hand_over(self, name: str) -> None:
+        """Tell a new keeper of a server that runs or has ended; a damaged one does not prevent the others."""
+        try:
+            if name in self.inits:
+                self._keep(name, self.inits[name])
+            else:
+                self._tell_ended(name)
+        except keeper.KeeperGone:
+            raise
+        except FailedError as error:
+            self.notice(f"Server/{name}: nothing watches it: {str(error).removeprefix(f'Server/{name}: ')}")
+
+    def keep(self, name: str, init: Process, spec: Mapping[str, Any]) -> None:
+        """Have the keeper keep a server by this part of its spec, `fields.kept`."""
+        self.kept[name] = spec
         try:
             self.start_keeper()
             self._keep(name, init)
@@ -128,16 +195,54 @@ class ApplyContext:
         for problem in settled["problems"]:
             self.notice(problem)
 
+    def attend_keeper(self) -> None:
+        """Start another keeper if ours has died, and let whoever waits for servers be told when it dies."""
+        if self.keeper is not None:
+            keeping = self._replace_keeper() if self.keeper.is_gone() else self.keeper
+            keeping.hello()
+            self.watcher.follow(keeping.fileno())
+
     def _keep(self, name: str, init: Process) -> None:
         assert self.keeper is not None
         group = self.groups[name]
-        self.keeper.keep(
-            name,
-            init,
-            folder=f"{self.instance.servers}/{name}",
-            home=self.directory("", group),
-            memory=self.directory("memory", group),
-        )
+        spec = self.kept[name] if name in self.kept else _kept(self.observed.servers[name])
+        with ExitStack() as opened:
+            more: Mapping[str, int] = {}
+            if spec["readiness"] or spec["health"]:
+                from vsprov.engine.guests import probes
+
+                more = probes.descriptors(self, name, init, spec, opened)
+            self._schedule(name, spec)
+            runs = self.keeper.keep(
+                name,
+                init,
+                spec,
+                folder=f"{self.instance.servers}/{name}",
+                home=self.directory("", group),
+                memory=self.directory("memory", group),
+                more=more,
+            )
+        if not runs and name not in self.spawned:
+            self._tell_ended(name)
+
+    def _schedule(self, name: str, spec: Mapping[str, Any]) -> None:
+        """See that the keeper finds when the next snapshot of a server is due."""
+        from vsprov.store.written import scheduled
+
+        folder = f"{self.instance.servers}/{name}"
+        if spec["snapshots"]:
+            scheduled.review(folder, spec["snapshots"]["schedule"])
+        else:
+            scheduled.forget(folder)
+
+    def _tell_ended(self, name: str) -> None:
+        """Tell a new keeper of a server that has ended, which it may have to start again."""
+        assert self.keeper is not None
+        seen, home = self.observed.servers[name], self.directory("", self.groups[name])
+        if seen.directory and (init := last_exit.marked_init(home)):
+            status = last_exit.wait_status(home)
+            folder = f"{self.instance.servers}/{name}"
+            self.keeper.ended(name, init, _kept(seen), status, folder=folder, home=home)
 
     def _is_ours(self, name: str) -> bool:
         seen = self.observed.servers[name]
@@ -154,17 +259,19 @@ class ApplyContext:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
         if stuck := self.threads.close():
             self.notice(
-                f"{stuck} imports were abandoned: a file system does not answer; "
+                f"{stuck} operations were abandoned: a file system does not answer; "
                 "the next apply removes their files"
             )
+        self.watcher.close()
         for group in self.builds:
             cgroup.end(group, SECONDS_TO_DIE)
         if self.spawner is not None:
             self.spawner.close()
             self.spawner = None
-        if self.keeper is not None:
-            self.keeper.close()
-            self.keeper = None
+        for program in (self.keeper, self.terminals):
+            if program is not None:
+                program.close()
+        self.keeper = self.terminals = None
 
     def next_range(self) -> int:
         """The first id of a range that no server of any instance has, claimed for this instance."""
@@ -225,3 +332,12 @@ class ApplyContext:
     def forget_images(self) -> None:
         """Read the records of images again when they are next needed, because one was written."""
         self._records = None
+
+
+def _kept(seen: ObservedServer) -> Mapping[str, Any]:
+    """What the keeper works by: of the record of a server, or the defaults if its record is lost."""
+    if seen.applied is None:
+        return fields.kept(Server(image="", hostname=""))
+    spec = applied.to_object(seen.name, seen.applied).spec
+    assert isinstance(spec, Server)
+    return fields.kept(rescued(spec) if seen.live.get(RESCUE) else spec)

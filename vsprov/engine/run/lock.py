@@ -13,9 +13,11 @@ from contextlib import contextmanager
 
 from vsprov.engine.run import run_directory
 from vsprov.errors import FailedError, LockedError, reason
+from vsprov.kernel import process
 from vsprov.store.instance import LOCK, Instance
 
 _TRIES = 100
+SECONDS_OF_KEEPER = 60.0  # to wait for `vsprov keeper act` in any case
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
             raise FailedError(f"{instance.run}: create the run directory: {reason(error)}") from error
         try:
             os.fchmod(fd, 0o600)
-            if not _take(fd, deadline - time.monotonic()):
+            if not _take(fd, deadline - time.monotonic()) and not _outwait_keeper(fd):
                 raise _held(fd, instance)
             if _is_named(fd, instance.lock):
                 break
@@ -56,6 +58,29 @@ def locked(instance: Instance, timeout: float = 0.0) -> Iterator[None]:
     finally:
         os.ftruncate(fd, 0)
         os.close(fd)
+
+
+def open_holder(instance: Instance) -> int:
+    """A pidfd of the command that holds the lock; -1 if none does.
+
+    What is written in the file is only believed of a process that has it locked: a command that was killed
+    has left its pid there, which may be that of another process by now. Read-only.
+    """
+    try:
+        fd = os.open(instance.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        pid = _pid(_written(fd))
+        pidfd = os.pidfd_open(pid) if pid > 0 else -1
+        if pidfd < 0 or process.holds_flock(pid, fd):  # seen after the pidfd, which is thus of the holder
+            return pidfd
+        os.close(pidfd)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+    return -1
 
 
 def _is_named(fd: int, path: str) -> bool:
@@ -92,8 +117,36 @@ def _take(fd: int, seconds: float) -> bool:
     return taken.wait(min(seconds, threading.TIMEOUT_MAX))
 
 
+def _outwait_keeper(fd: int) -> bool:
+    """Lock the file after `vsprov keeper act`, which nobody has asked for, so that no command fails because
+    of it; False if another command holds the lock.
+    """
+    for _ in range(_TRIES):
+        if holder := _holder(fd):
+            return holder.partition(" since ")[0].endswith(" keeper act") and _take(fd, SECONDS_OF_KEEPER)
+        if _take(fd, 0.01):  # one without a name has just taken the lock, or is about to release it
+            return True
+    return False
+
+
+def _holder(fd: int) -> str:
+    """Who holds the lock; "" if that is not written yet."""
+    text = _written(fd)
+    return text if process.holds_flock(_pid(text), fd) else ""
+
+
+def _written(fd: int) -> str:
+    return os.pread(fd, 4096, 0).decode(errors="replace").strip()
+
+
+def _pid(text: str) -> int:
+    """The pid in what a holder has written; -1 if there is none."""
+    word = text.removeprefix("pid ").partition(":")[0]
+    return int(word) if word.isascii() and word.isdigit() else -1
+
+
 def _held(fd: int, instance: Instance) -> LockedError:
-    holder = os.pread(fd, 4096, 0).decode(errors="replace").strip() or "an unknown process"
+    holder = _holder(fd) or "an unknown process"
     return LockedError(
         f"{instance.name}: locked by another command: {holder}",
         hint="wait until it has finished, or use --lock-timeout 1m",

@@ -13,15 +13,21 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vsprov.errors import VsprovError
+from vsprov.kernel import process
+from vsprov.kernel.syscall import milliseconds
 
 if TYPE_CHECKING:
     from vsprov.guest import wire
+
+# A generous bound of the open files of a command, and of each change that is under way, besides those of its
+# bind mounts.
+FILES, FILES_PER_CHANGE = 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,17 @@ class NextEvent:
     seconds: float | None = None
 
 
-Wait = Readable | NextEvent
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Wait until the watcher has seen a change of what is watched with `key`; `yield` returns False after a
+    timeout of `seconds`.
+    """
+
+    key: str
+    seconds: float
+
+
+Wait = Readable | NextEvent | Changed
 Work = Generator[Wait, Any, None]
 Job = tuple[Collection[str], Collection[str], Callable[[], Work]]
 
@@ -56,37 +72,51 @@ class Source(Protocol):
     def events(self) -> list[wire.Event]: ...
 
 
+class Changes(Protocol):
+    """What tells of changes: the watcher. Its fileno is -1 while it watches nothing."""
+
+    def fileno(self) -> int: ...
+    def changed(self) -> Iterable[str]: ...
+
+
 class Loop:
     """Runs works, at most `limit` at a time. A work is skipped if one failed that it requires.
 
     `source` returns the spawner, None as long as it is not started. `stray` receives events that no work
-    waits for.
+    waits for. `watcher` is what works that yield `Changed` wait for.
     """
 
     def __init__(
-        self, source: Callable[[], Source | None], limit: int, stray: Callable[[wire.Event], None]
+        self,
+        source: Callable[[], Source | None],
+        limit: int,
+        stray: Callable[[wire.Event], None],
+        watcher: Changes | None = None,
     ) -> None:
-        self._source, self._limit, self._stray = source, limit, stray
+        self._source, self._limit, self._stray, self._watcher = source, limit, stray, watcher
+        self._by_key: dict[str, tuple[str, Work, int]] = {}
         self._poll = select.poll()
         self._by_fd: dict[int, tuple[str, Work, int]] = {}
         self._by_number: dict[int, tuple[str, Work, int]] = {}
         # (time, serial number, wait): numbers of file descriptors are reused, serial numbers are not.
         self._deadlines: list[tuple[float, int, Wait]] = []
         self._serial = 0
-        self._watched = self._signals = -1
+        self._watched = self._signals = self._changes = -1
 
     def run(
         self,
         works: Mapping[str, Job],
         done: Callable[[str, VsprovError | None], None],
+        waiting: Collection[str] = (),
     ) -> None:
         """Run works, given as {key: (keys of those that it requires, keys of those that come first whether or
         not they fail, function that makes the generator)}.
 
-        `done(key, error)` is called when a work ends; the error is None if it succeeded.
+        `done(key, error)` is called when a work ends; the error is None if it succeeded. Works with the keys
+        `waiting` do nothing but wait, and do not count as running.
         """
         with self._woken_by_signals():
-            self._run(works, done)
+            self._run(works, done, frozenset(waiting))
 
     @contextmanager
     def _woken_by_signals(self) -> Iterator[None]:
@@ -113,6 +143,7 @@ class Loop:
         self,
         works: Mapping[str, Job],
         done: Callable[[str, VsprovError | None], None],
+        waiting: frozenset[str],
     ) -> None:
         waits = {
             key: {name for name in (*after, *follows) if name in works}
@@ -124,12 +155,13 @@ class Loop:
                 holds[name].append(key)
         ready = deque(key for key in works if not waits[key])
         failed: set[str] = set()
-        running = 0
+        running = idle = 0
         resumed: deque[tuple[str, Work, Any]] = deque()
-        while ready or running:
-            while ready and running < self._limit:
+        while ready or running or idle:
+            while ready and (running < self._limit or ready[0] in waiting):
                 key = ready.popleft()
-                running += 1
+                running += key not in waiting
+                idle += key in waiting
                 resumed.append((key, works[key][2](), None))
             while resumed:
                 key, work, answer = resumed.popleft()
@@ -141,11 +173,12 @@ class Loop:
                     pass
                 except VsprovError as caught:
                     error = caught
-                running -= 1
+                running -= key not in waiting
+                idle -= key in waiting
                 self._finish(key, error, works, holds, waits, ready, failed, done)
                 if ready:
                     break
-            if not resumed and running and (not ready or running >= self._limit):
+            if not resumed and (running or idle) and (not ready or running >= self._limit):
                 resumed.extend(self._wake())
 
     def _finish(
@@ -171,7 +204,7 @@ class Loop:
                     continue
                 if error and name in works[follower][0]:
                     failed.add(follower)
-                    ended.append((follower, Skipped(f"{follower}: skipped, because {name} failed")))
+                    ended.append((follower, Skipped(follower, name)))
                 else:
                     waits[follower].discard(name)
                     if not waits[follower]:
@@ -181,6 +214,8 @@ class Loop:
         self._serial += 1
         if isinstance(wait, NextEvent):
             self._by_number[wait.number] = (key, work, self._serial)
+        elif isinstance(wait, Changed):
+            self._by_key[wait.key] = (key, work, self._serial)
         else:
             self._by_fd[wait.fd] = (key, work, self._serial)
             self._poll.register(wait.fd, wait.events)
@@ -193,11 +228,15 @@ class Loop:
         if source and self._watched != source.fileno():
             self._watched = source.fileno()
             self._poll.register(self._watched, select.POLLIN)
+        watcher = self._watcher
+        if watcher and watcher.fileno() >= 0 and self._changes < 0:
+            self._changes = watcher.fileno()
+            self._poll.register(self._changes, select.POLLIN)
         while self._deadlines and not self._is_due(*self._deadlines[0][1:]):
             heapq.heappop(self._deadlines)
-        timeout = max(0.0, self._deadlines[0][0] - time.monotonic()) * 1000 if self._deadlines else None
+        seconds = max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
         out: list[tuple[str, Work, Any]] = []
-        for fd, _ in self._poll.poll(timeout):
+        for fd, _ in self._poll.poll(milliseconds(seconds)):
             if source and fd == self._watched:
                 for event in source.events():
                     if event["id"] in self._by_number:
@@ -206,6 +245,9 @@ class Loop:
                         self._stray(event)
             elif fd == self._signals:
                 os.read(fd, 4096)
+            elif watcher and fd == self._changes:
+                changed = [key for key in watcher.changed() if key in self._by_key]
+                out += [(*self._by_key.pop(key)[:2], True) for key in changed]
             elif fd in self._by_fd:
                 out.append((*self._resume(fd), True))
         now = time.monotonic()
@@ -215,13 +257,20 @@ class Loop:
                 continue
             if isinstance(wait, NextEvent):
                 out.append((*self._by_number.pop(wait.number)[:2], None))
+            elif isinstance(wait, Changed):
+                out.append((*self._by_key.pop(wait.key)[:2], False))
             else:
                 out.append((*self._resume(wait.fd), False))
         return out
 
     def _is_due(self, serial: int, wait: Wait) -> bool:
         """Whether the wait that a deadline belongs to has not ended."""
-        held = self._by_number.get(wait.number) if isinstance(wait, NextEvent) else self._by_fd.get(wait.fd)
+        if isinstance(wait, Changed):
+            held = self._by_key.get(wait.key)
+        else:
+            held = (
+                self._by_number.get(wait.number) if isinstance(wait, NextEvent) else self._by_fd.get(wait.fd)
+            )
         return held is not None and held[2] == serial
 
     def _resume(self, fd: int) -> tuple[str, Work]:
@@ -231,4 +280,17 @@ class Loop:
 
 
 class Skipped(VsprovError):
-    """A change that was skipped because one that it depends on failed."""
+    """A change that was skipped because one that it depends on failed; `cause` is the key of that."""
+
+    def __init__(self, key: str, cause: str, message: str = "") -> None:
+        self.cause = cause
+        super().__init__(message or f"{key}: skipped, because {cause} failed")
+
+
+def affordable(parallelism: int, files_per_change: int) -> int:
+    """The number of concurrent changes, at most `parallelism`, that the limit of open files permits.
+
+    Raises the soft limit of this process as far as that helps.
+    """
+    files = process.raise_open_files(FILES + files_per_change * parallelism)
+    return max(1, min(parallelism, (files - FILES) // files_per_change))

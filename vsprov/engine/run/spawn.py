@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -27,8 +28,9 @@ SECONDS_TO_ANSWER = 60.0  # a spawner that takes longer was stopped by a signal,
 _BUFFER = 4 << 20
 
 
-def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> int:
-    """Start a guest program, `spawner` or `enter`; its pid. OSError as open_tree(2) and posix_spawn(3).
+def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> tuple[int, int]:
+    """Start a guest program, `spawner` or `enter`: its pid, and a descriptor to close, for which the kernel
+    takes 10 ms. OSError as open_tree(2) and posix_spawn(3).
 
     `fd` is its socket, `stdio` its fds 0, 1 and 2 (None: /dev/null). With VSPROV_MACHINE_CODE=0 in our
     environment it makes the system calls of its children in Python; see vsprov/guest/syscall_list.py.
@@ -49,15 +51,12 @@ def start(verb: str, fd: int, *, session: bool, stdio: Sequence[int | None]) -> 
             elif given != number:
                 actions.append((os.POSIX_SPAWN_DUP2, given, number))
         os.set_inheritable(fd, True)
-        return os.posix_spawn(
-            f"/proc/self/fd/{tree}",
-            [sys.executable, *flags, PROGRAM, verb, str(fd), *options],
-            {},
-            file_actions=actions,
-            setsid=session,
-        )
-    finally:
+        words = [sys.executable, *flags, PROGRAM, verb, str(fd), *options]
+        path = f"/proc/self/fd/{tree}"
+        return os.posix_spawn(path, words, {}, file_actions=actions, setsid=session), tree
+    except BaseException:
         os.close(tree)
+        raise
 
 
 @contextmanager
@@ -159,6 +158,20 @@ class Connection:
             self._incoming += part
 
 
+@contextmanager
+def ahead() -> Iterator[Spawner | None]:
+    """A spawner that gets ready while the caller loads and plans what it is for, which takes as long; for
+    commands that most probably start servers. None if it cannot be started: what needs one then says why.
+    """
+    try:
+        spawner = Spawner()
+    except FailedError:
+        yield None
+        return
+    with spawner:
+        yield spawner
+
+
 class Spawner(Connection):
     """A spawner of our own, which ends with this connection. A context manager."""
 
@@ -170,9 +183,11 @@ class Spawner(Connection):
             with theirs:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-                self._pid = start("spawner", theirs.fileno(), session=True, stdio=(None, None, 2))
+                self._pid, tree = start("spawner", theirs.fileno(), session=True, stdio=(None, None, 2))
             undo.pop_all()
         super().__init__(ours)
+        self._closing = threading.Thread(target=os.close, args=(tree,), name="close program")
+        self._closing.start()
 
     @property
     def pid(self) -> int:
@@ -205,6 +220,7 @@ class Spawner(Connection):
         """End the spawner and wait until it is gone; it ends by itself, unless it is stopped."""
         if self.fileno() >= 0:
             super().close()
+            self._closing.join()
             os.kill(self._pid, signal.SIGCONT)  # a stopped one can then end
             if not _ends(self._pid):
                 os.kill(self._pid, signal.SIGKILL)

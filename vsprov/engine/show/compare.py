@@ -18,8 +18,12 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class DocumentPair:
-    """The observed document of an object, None if it does not exist, and the wanted one."""
+    """The observed document of an object, None if it does not exist, and the wanted one.
 
+    `before` is the address that it was observed with: another one for a server that is to be renamed.
+    """
+
+    before: str
     address: str
     observed: dict[str, Any] | None
     wanted: dict[str, Any]
@@ -37,16 +41,25 @@ def compare(instance: Instance, objects: Sequence[Object]) -> list[DocumentPair]
 
 
 def _pair(one: Object, now: SituationWithWeights) -> DocumentPair:
-    observed, wanted = _observed(one, now), document_of(one)
+    name, wanted = _present_name(one, now), document_of(one)
+    observed = _observed(one, name, now)
+    wanted["metadata"].pop("renamedFrom", None)  # not a property: the names are compared
     if observed is not None:
         wanted["spec"] = PLANNERS[one.kind].comparable(one, observed["spec"])
-    return DocumentPair(one.address, observed, _rounded(wanted, now))
+    return DocumentPair(f"{one.kind}/{name}", one.address, observed, _rounded(wanted, now))
 
 
-def _observed(one: Object, now: SituationWithWeights) -> dict[str, Any] | None:
-    if one.name not in documents.names(one.kind, now):
+def _present_name(one: Object, now: SituationWithWeights) -> str:
+    """The name that the object has now: the one before, if it is to be renamed."""
+    old = one.renamed_from
+    known = documents.names(one.kind, now) if old is not None else ()
+    return old if old is not None and old in known and one.name not in known else one.name
+
+
+def _observed(one: Object, name: str, now: SituationWithWeights) -> dict[str, Any] | None:
+    if name not in documents.names(one.kind, now):
         return None
-    document = documents.document(one.kind, one.name, now, resources.ignored(one))
+    document = documents.document(one.kind, name, now, resources.ignored(one))
     # Labels and annotations are only recorded for servers.
     metadata = document["metadata"] if one.kind == "Server" else document_of(one)["metadata"]
     return _rounded({**document, "metadata": metadata}, now)

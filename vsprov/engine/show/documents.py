@@ -8,7 +8,7 @@ from typing import Any
 
 from vsprov.engine import kinds as _kinds  # noqa: F401  registers the views
 from vsprov.engine.kinds.view import VIEWS, View
-from vsprov.engine.look import devices, situation
+from vsprov.engine.look import devices, situation, watched
 from vsprov.engine.look.situation import Situation
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.plan.compare import applied
@@ -21,21 +21,30 @@ from vsprov.store.instance import Instance
 
 @dataclass(frozen=True, slots=True)
 class SituationWithWeights(Situation):
-    """A situation with the CPU weights that result from the recorded weights and reservations, by address."""
+    """A situation with the CPU weights that result from the recorded weights and reservations, by address;
+    and the servers that should be watched and are not, as `watched.unwatched` returns them.
+    """
 
     weights: Mapping[str, int]
+    unwatched: Mapping[str, tuple[str, ...]]
 
     @property
     def shown(self) -> Shown:
         return Shown(self.observed, self.machine, self.weights)
 
 
-def look(instance: Instance, objects: Iterable[Object] = ()) -> SituationWithWeights:
-    """The current situation, with a path for every limited device; see `situation.look`."""
+def look(
+    instance: Instance, objects: Iterable[Object] = (), *, ask_keeper: bool = False
+) -> SituationWithWeights:
+    """The current situation, with a path for every limited device; see `situation.look`.
+
+    `ask_keeper`: which servers it watches; otherwise `unwatched` is empty.
+    """
     now = situation.look(instance, objects)
     machine = devices.with_names(now.machine, now.observed)
     weights = quota.weights(now.observed, machine)
-    return SituationWithWeights(now.instance, now.hierarchies, machine, now.observed, weights)
+    lost = watched.unwatched(instance, now.observed) if ask_keeper else {}
+    return SituationWithWeights(now.instance, now.hierarchies, machine, now.observed, weights, lost)
 
 
 def names(kind: str, now: SituationWithWeights) -> list[str]:
@@ -66,7 +75,7 @@ def document(
         "kind": kind,
         "metadata": {"name": name, **VIEWS[kind].metadata(seen)},
         "spec": PLANNERS[kind].show(name, now.shown, ignore),
-        "status": VIEWS[kind].status(name, View(now.hierarchies, now.shown, measured)),
+        "status": VIEWS[kind].status(name, View(now.hierarchies, now.shown, now.unwatched, measured)),
     }
 
 

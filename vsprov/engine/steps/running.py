@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.aspects import freeze
+from vsprov.engine.aspects import freeze, rescue
 from vsprov.engine.guests import host_sources, launch, request
-from vsprov.engine.look import last_exit, roots
+from vsprov.engine.look import last_exit, restarts, roots
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
 from vsprov.engine.run.schedule import Readable, Work
 from vsprov.engine.steps.groups import kill_group, not_killed
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
+from vsprov.model import fields
 from vsprov.model.kinds.server import Server
+from vsprov.model.rescue import rescued
 from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
-from vsprov.plan.steps import KillUnstarted, MarkInit, Release, Spawn, Stop
+from vsprov.plan.steps import InformKeeper, KillUnstarted, MarkInit, Release, Spawn, Stop
 from vsprov.store.disk import marks
+from vsprov.store.space.disks import has_image, has_subvolume
 
 ZOMBIE_CHECKS, SECONDS_BETWEEN_CHECKS = 250, 0.02
 
@@ -32,34 +36,50 @@ def stop(context: ApplyContext, step: Stop) -> Work:
     The kernel drops signals that a pid 1 does not handle (pid_namespaces(7)); then there is no wait.
     """
     init = context.inits.pop(step.server, None)
-    group = context.groups[step.server]
+    context.released.pop(step.server, None)
+    group, killed = context.groups[step.server], ""
     pidfd = process.open_pidfd(init.pid, init.start) if init else None
     thaw(context, group)
     if init is None or pidfd is None:
         yield from kill_group(context, group)
+        if init:  # it has ended since the plan, for example by its preStop hook
+            last_exit.record_stop(context.directory("", group), None, context.verb, "")
     else:
         number = signal_number(step.signal)
         try:
             if not process.receives(init.pid, number):
-                context.unhandled[step.server] = step.signal
+                if not process.is_ending(init.pid):  # by itself, or by its preStop hook
+                    context.unhandled[step.server] = step.signal
+                    killed = f"no handler for SIG{step.signal}"
             elif number != signal.SIGKILL:
                 process.send_signal(pidfd, number)
-                yield Readable(pidfd, step.timeout / 1_000_000)
+                seconds = step.timeout / 1_000_000
+                if context.stop_by is not None:
+                    seconds = max(0.0, min(seconds, context.stop_by - time.monotonic()))
+                if not (yield Readable(pidfd, seconds)):
+                    killed = f"{_elapsed(seconds)} after SIG{step.signal}"
+                    context.overdue[step.server] = killed
             # Init may be outside its group. When it exits, the kernel kills all of its pid namespace.
             process.send_signal(pidfd, signal.SIGKILL)
             yield from kill_group(context, group)
             if not (yield Readable(pidfd, SECONDS_TO_DIE)):
                 raise not_killed(step.server, [init.pid])
-            if how := process.exit_info(pidfd, init.pid, init.start):
-                last_exit.record(context.directory("", group), how)
+            how = process.exit_info(pidfd, init.pid, init.start)
+            last_exit.record_stop(context.directory("", group), how, context.verb, killed)
         finally:
             os.close(pidfd)
-    marks.remove_mark(context.directory("", group), "init")
+    if step.server not in context.restarting:  # else it has ended, but not on purpose
+        marks.remove_mark(context.directory("", group), "init")
+        restarts.forget(context.directory("", group))
     context.stopped.add(group)
     if context.observed.networks:
         from vsprov.engine.networks import vanish
 
         vanish.expect(context, context.observed.networks, step.server)
+
+
+def _elapsed(seconds: float) -> str:
+    return f"{round(seconds, 1):g}s" if seconds else "right"
 
 
 def thaw(context: ApplyContext, group: str) -> None:
@@ -91,13 +111,25 @@ def wait_for_zombies(context: ApplyContext, group: str) -> Work:
 @carries_out(Spawn)
 def spawn(context: ApplyContext, step: Spawn) -> Work:
     server, group = context.wanted[f"Server/{step.server}"], context.groups[step.server]
+    if step.rescue:
+        server = replace(server, spec=rescued(_spec(context, step.server)))
     if group in context.stopped:
         yield from wait_for_zombies(context, group)
     thaw(context, group)  # otherwise the new process would never begin to run
     with host_sources.opening() as sources:
+        folder, base = f"{context.instance.servers}/{step.server}", context.bases[step.server]
+        if has_image(folder) or has_subvolume(folder):
+            yield from context.threads.run(lambda: sources.attach_disk(folder, base))
+        spec = _spec(context, step.server)
+        if host_sources.images_of(context.instance, spec):
+            yield from context.threads.run(lambda: sources.mount_volumes(context.instance, spec))
         ready = yield from launch.spawn(context, request.for_server(context, server, group, sources))
     context.spawned[step.server] = ready["id"]
-    context.inits[step.server] = Process(ready["pid"], ready["start"])
+    init = context.inits[step.server] = Process(ready["pid"], ready["start"])
+    if ready["terminal"] >= 0:
+        from vsprov.engine.guests import terminal
+
+        terminal.hand_over(context, step.server, init, ready["terminal"])
     for path in map(sources.name, ready["unmapped"]):
         context.notice(
             f"{step.server}: the file system of {path} does not support idmapped mounts; "
@@ -118,11 +150,27 @@ def mark_init(context: ApplyContext, step: MarkInit) -> None:
     home = context.directory("", group)
     context.oom_kills[step.server] = cgroup.oom_kills(context.directory("memory", group))
     last_exit.forget(home)
-    spec = context.wanted[f"Server/{step.server}"].spec
-    assert isinstance(spec, Server)
+    spec = _spec(context, step.server)
     roots.write(context.instance, home, step.server, context.contents_for(step.server, spec.image).layers)
-    context.keep(step.server, init)
     marks.write_mark(home, "init", f"{init.pid} {init.start} {proc.boot_id()}")
+    if context.automatic:
+        restarts.forget_error(home)
+    else:
+        restarts.forget(home)  # attempts are counted anew
+    rescue.mark(home, step.rescue)
+    context.keep(step.server, init, fields.kept(rescued(spec) if step.rescue else spec))
+
+
+def _spec(context: ApplyContext, server: str) -> Server:
+    spec = context.wanted[f"Server/{server}"].spec
+    assert isinstance(spec, Server)
+    return spec
+
+
+@carries_out(InformKeeper)
+def inform_keeper(context: ApplyContext, step: InformKeeper) -> None:
+    if init := context.inits.get(step.server):
+        context.keep(step.server, init, step.spec)
 
 
 @carries_out(Release)
@@ -131,6 +179,7 @@ def release(context: ApplyContext, step: Release) -> Work:
         yield from launch.release(context, context.spawned[step.server])
     except StepError:
         context.inits.pop(step.server, None)
-        marks.remove_mark(context.directory("", context.groups[step.server]), "init")
+        if not context.automatic:  # else the keeper tries again
+            marks.remove_mark(context.directory("", context.groups[step.server]), "init")
         raise
     context.released[step.server] = time.monotonic()

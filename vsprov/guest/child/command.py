@@ -49,9 +49,10 @@ def write_command(
     p.call("setns", PIDFD, namespaces)
     p.call("setresgid", 0, 0, 0)
     p.call("setresuid", 0, 0, 0)
-    # In the server's cgroup namespace our group would be "/../exec", which runtimes cannot find below
-    # /sys/fs/cgroup. In one of our own it is "/", where they find the server's limits.
-    p.call("unshare", CLONE_NEWCGROUP)
+    if enter["own_root"]:
+        # In the server's cgroup namespace our group would be "/../exec", which runtimes cannot find below
+        # /sys/fs/cgroup. In one of our own it is "/", where they find the server's limits.
+        p.call("unshare", CLONE_NEWCGROUP)
     p.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     p.call("setgroups", 0, None)
     p.call("chdir", b"/")

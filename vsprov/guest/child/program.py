@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from errno import EACCES, ENOENT
+from errno import EACCES, EAGAIN, ENOENT
 from struct import pack
 
 from ..sys_calls import (
     AT_FDCWD,
+    MOUNT_ATTR_RDONLY,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
     RESOLVE_BENEATH,
     RESOLVE_IN_ROOT,
     RESOLVE_NO_MAGICLINKS,
@@ -34,6 +38,9 @@ CHANNEL, REAPER = 3, 4
 # parent sends the mounts, and GO to let it continue.
 WHO, READY, MOUNTS, GO = b"u", b"r", b"m", b"g"
 PATH = b"p"  # with a number of 2 bytes: create this path, which leads through a dangling link
+
+PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
+READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
 
 # Numbers on x86_64, and on the architectures added later.
 _NUMBERS = {
@@ -82,7 +89,8 @@ class Program:
         """Add a call. An argument of bytes is stored and passed as its address; None is a null pointer.
 
         `want`: the only successful result (-1: any); `skip`: the distance to the next call; `on`: up to three
-        errnos that are not failures, each with the distance to the next call; `path`: reported on failure.
+        errnos that are not failures, each with the distance to the next call (0: the same call again);
+        `path`: reported on failure.
         """
         words = [NUMBERS[name]]
         for each in arguments:
@@ -121,7 +129,11 @@ class Program:
         skip: int = 1,
         base: int = AT_FDCWD,
     ) -> None:
-        """openat2(2) with a struct open_how made by `how()`; the result must be `fd`."""
+        """openat2(2) with a struct open_how made by `how()`; the result must be `fd`. Up to two errnos `on`.
+
+        It is made again on EAGAIN: somewhere on the host a rename or a mount met a ".." of the path.
+        """
+        on = (*on, (EAGAIN, 0))
         self.call("openat2", base, path, how, 24, want=fd, on=on, skip=skip, path=os.fsdecode(path))
 
     def write_file(self, fd: int, path: str, content: bytes) -> None:
@@ -148,7 +160,10 @@ class Program:
 class ChildProgram(Program):
     """The whole program of one child, with the positions and addresses that its parent needs."""
 
-    __slots__ = ("absent", "candidates", "capabilities", "cwd", "home", "mounts", "targets", "user")
+    __slots__ = (
+        "absent", "candidates", "capabilities", "cgroups", "cwd", "home", "mounts", "targets", "terminal",
+        "user",
+    )  # fmt: skip
 
     user: int  # position of setgroups; setresgid, setresuid and capset follow it
     capabilities: tuple[int, ...]  # addresses of the sets for root, and for any other user
@@ -157,17 +172,12 @@ class ChildProgram(Program):
 
     def __init__(self, memory: Memory) -> None:
         super().__init__(memory)
+        self.cgroups = -1  # position of the choice between mounts of control groups, if there is one
+        self.terminal = -1  # the fd of the master of the console
         self.home = -1  # offset in the memory of the variable HOME, if it has to be filled in
         self.absent: list[tuple[str, str, bool]] = []  # paths to ask for: step, path, whether a directory
         self.mounts: list[int] = []  # offsets of the statx results of the mounts that may be mounted on
         self.targets: list[tuple[str, int]] = []  # declared targets, with the offset of their statx result
-
-    def ask_for_path(self, path: str, directory: bool) -> None:
-        """Ask for a path to be created that leads through a dangling link."""
-        question = PATH + len(self.absent).to_bytes(2, "little")
-        self.absent.append((self.step, path, directory))
-        self.call("write", CHANNEL, question, len(question), want=len(question))
-        self.call("read", CHANNEL, bytes(1), 1, want=1)
 
     def is_outside_root(self) -> bool:
         """Whether the working directory turned out to be outside the root (CVE-2024-21626)."""
@@ -210,6 +220,13 @@ def _sized(process: Process, groups: list[str], calls: int, texts: int) -> Child
     for text in (*process["argv"], *process["env"], *process["env"].values(), *groups):
         texts += 4 * len(text) + 64
     return ChildProgram(obtain(calls * SIZE, texts))
+
+
+def ask_for_path(p: Program, number: int) -> None:
+    """Ask for a path to be created that leads through a dangling link: the one of this number in `absent`."""
+    question = PATH + number.to_bytes(2, "little")
+    p.call("write", CHANNEL, question, len(question), want=len(question))
+    p.call("read", CHANNEL, bytes(1), 1, want=1)
 
 
 _parts: dict[object, Program] = {}

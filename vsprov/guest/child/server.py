@@ -21,9 +21,7 @@ from ..sys_calls import (
     CLONE_NEWCGROUP,
     LARGEST_FD,
     MNT_DETACH,
-    MOUNT_ATTR_RDONLY,
     MS_BIND,
-    MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
     MS_PRIVATE,
@@ -34,8 +32,9 @@ from ..sys_calls import (
     PR_SET_DUMPABLE,
     SIG_SETMASK,
 )
+from .cgroups import write_cgroups, write_systemd_cgroups
 from .confinement import write_confinement, write_execution
-from .declared_mounts import open_or_create, write_declared_mounts
+from .declared_mounts import open_or_create, write_boot_id, write_declared_mounts
 from .mount_check import record_mount
 from .program import (
     ANYWHERE,
@@ -43,12 +42,15 @@ from .program import (
     EMPTY,
     PLAIN,
     PLAIN_DIRECTORY,
+    PRIVATE,
+    READ_ONLY,
     READY,
     WHO,
     ChildProgram,
     Program,
     add_part,
 )
+from .system import share_mounts, write_kernel_mounts, write_terminal
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
@@ -57,10 +59,8 @@ if TYPE_CHECKING:
 
 MOUNT_AT, FIRST_MOUNT = 5, 6
 FDS_PER_MESSAGE = 200
-PRIVATE = MS_NOSUID | MS_NODEV | MS_NOEXEC
 AF_INET, SOCK_DGRAM, MSG_CMSG_CLOEXEC, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x40000000, 0x8914, 1
 LARGEST_GROUP = (1 << 31) - 1  # that ping_group_range takes
-READ_ONLY = pack("4Q", MOUNT_ATTR_RDONLY, 0, 0, 0)  # struct mount_attr
 
 
 def write_server(
@@ -98,21 +98,36 @@ def write_server(
         last = guest["id_map"]["size"] - 1 if guest["id_map"] else LARGEST_GROUP
         add_part(p, ("ping", last, free), lambda q: _allow_ping(q, last, free))
     dev = FIRST_MOUNT + 1 + layers
-    add_part(p, ("dev", dev, free), lambda q: _dev(q, dev, free))
+    shm = guest["shm_size"]
+    add_part(p, ("dev", dev, free, shm), lambda q: _dev(q, dev, free, shm))
+    if guest["system"]:
+        may = CAP_SYS_ADMIN in guest["capabilities"]
+        add_part(p, ("kernel", dev, may, network), lambda q: write_kernel_mounts(q, dev, may, network))
     if network:
         v1 = tuple((tuple(each["controllers"]), each["own"]) for each in guest["hierarchies"])
-        add_part(p, ("cgroup", v1), lambda q: _cgroups(q, v1))
-    add_part(p, ("stdin", dev, free), lambda q: _stdin(q, dev, free))
+        if guest["systemd"] and v1:
+            p.cgroups = len(p.calls)
+        write = write_systemd_cgroups if guest["systemd"] else write_cgroups
+        add_part(p, ("cgroup", v1, guest["systemd"]), lambda q: write(q, v1))
+    if guest["system"]:
+        p.terminal = free
+        add_part(p, ("terminal", dev, free), lambda q: write_terminal(q, dev, p.terminal))
+        free += 1
+    else:
+        add_part(p, ("stdin", dev, free), lambda q: _stdin(q, dev, free))
     # Before the declared mounts, because the server may have chosen what those are made on.
     masks, read_only = tuple(guest["masks"]), tuple(guest["read_only_paths"])
     if len(masks) + len(read_only) < 100:
         add_part(p, ("hide", masks, read_only, dev, free), lambda q: _hide(q, masks, read_only, dev, free))
     else:
         _hide(p, masks, read_only, dev, free)
+    add_part(p, ("boot id", dev, free), lambda q: write_boot_id(q, dev, free))
     record_mount(p, FIRST_MOUNT)
     record_mount(p, dev, b"shm")
     write_declared_mounts(p, guest["mounts"], dev, free, directories)
     _finish_root(p, guest["cwd"], root["read_only"], free)
+    if guest["system"]:
+        share_mounts(p)
     if ids is None:
         p.step = f"user {guest['user']}"
         p.ask(WHO)
@@ -231,8 +246,9 @@ def _plain_directory(p: Program, name: bytes, fd: int) -> None:
     p.open_inside(fd, name, PLAIN_DIRECTORY)
 
 
-def _dev(p: Program, tree: int, free: int) -> None:
+def _dev(p: Program, tree: int, free: int, shm: int | None) -> None:
     """Attach the tmpfs with the device nodes as /dev, and add the usual links and mounts."""
+    shm_options = b"mode=1777" if shm is None else b"mode=1777,size=%d" % shm
     p.step = "mount /dev"
     _plain_directory(p, b"dev", free)
     p.move_mount(tree, free)
@@ -249,7 +265,7 @@ def _dev(p: Program, tree: int, free: int) -> None:
         p.call("symlinkat", content, AT_FDCWD, name)
     for name, kind, flags, options in (
         (b"pts", b"devpts", MS_NOSUID | MS_NOEXEC, b"newinstance,ptmxmode=0666,mode=0620,gid=5,max=256"),
-        (b"shm", b"tmpfs", PRIVATE, b"mode=1777,size=64M"),
+        (b"shm", b"tmpfs", PRIVATE, shm_options),
         (b"mqueue", b"mqueue", PRIVATE, None),
     ):
         p.step = f"mount /dev/{os.fsdecode(name)}"
@@ -257,39 +273,6 @@ def _dev(p: Program, tree: int, free: int) -> None:
         p.mount(kind, name, flags, options)
     p.call("chdir", b"/")
     p.call("umask", 0o022)
-
-
-def _cgroups(p: Program, v1: tuple[tuple[tuple[str, ...], bool], ...]) -> None:
-    """Mount cgroup2 at /sys/fs/cgroup; on a host with v1 hierarchies as hosts do, all below a tmpfs.
-
-    Runtimes find their limits there: they join the mount points with the paths in /proc/self/cgroup, which
-    are "/", because the cgroup namespace is rooted at the groups that have the limits. Those of v1 are
-    read-only, and their files belong to ids of the host. A hierarchy without a group of the server's own
-    would show the host's groups, so it is covered.
-    """
-    p.step = "mount /sys/fs/cgroup"
-    if not v1:
-        p.mount(b"cgroup2", b"/sys/fs/cgroup", PRIVATE)
-        return
-    p.mount(b"tmpfs", b"/sys/fs/cgroup", PRIVATE, b"mode=755,size=64k,nr_inodes=64")
-    p.call("chdir", b"/sys/fs/cgroup")
-    for name in (b"empty", b"unified"):
-        p.call("mkdirat", AT_FDCWD, name, 0o755)
-    p.mount(b"cgroup2", b"unified", PRIVATE)
-    covered = []
-    for controllers, own in v1:
-        name = ",".join(controllers).encode()
-        p.step = f"mount /sys/fs/cgroup/{os.fsdecode(name)}"
-        p.call("mkdirat", AT_FDCWD, name, 0o755)
-        p.mount(b"cgroup", name, PRIVATE | MS_RDONLY, name)
-        if not own:
-            covered.append(name)
-        for alias in controllers if len(controllers) > 1 else ():
-            p.call("symlinkat", name, AT_FDCWD, alias.encode())
-    p.call("mount_setattr", AT_FDCWD, b"/sys/fs/cgroup", 0, READ_ONLY, len(READ_ONLY))
-    for name in covered:  # read-only as well, as copies of what is by now
-        p.call("mount", b"empty", name, None, MS_BIND, None)
-    p.call("chdir", b"/")
 
 
 def _stdin(p: Program, dev: int, fd: int) -> None:

@@ -7,14 +7,30 @@ import resource
 from _socket import MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET, socket
 from struct import pack
 
+from ..child.cgroups import choose_cgroup2_alone
+from ..child.declared_mounts import BOOT_ID_FILE
 from ..child.program import MOUNTS
 from ..child.server import FDS_PER_MESSAGE
-from ..mounts import make_bind, make_dev, make_root, write, write_file
+from ..mounts import (
+    BOOT_ID,
+    hidden,
+    is_directory,
+    make_bind,
+    make_dev,
+    make_root,
+    new_boot_id,
+    write,
+    write_file,
+)
 from ..report import at
+from ..sys_calls import CAP_SYS_ADMIN
+from .locking import lock
+from .systemd import accepts_v1
 
 TYPE_CHECKING = False  # importing typing would double the heap that every child copies
 if TYPE_CHECKING:
     from ..wire import Bind, Guest
+    from .children import Child
 
 
 def binds(guest: Guest) -> list[Bind]:
@@ -22,11 +38,13 @@ def binds(guest: Guest) -> list[Bind]:
     return [entry for entry in guest["mounts"] if entry["type"] == "bind"]
 
 
-def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped: list[str]) -> None:
+def equip(child: Child, guest: Guest, sources: list[int]) -> None:
     """Give a child its id map, the hard limits that only the host may raise, and its mounts.
 
-    `sources` are O_PATH fds of the binds' sources; paths that cannot be idmapped are added to `unmapped`.
+    `sources` are O_PATH fds of the binds' sources; paths that cannot be idmapped are noted in the child.
     """
+    pid, unmapped = child.pid, child.unmapped
+    assert child.program and child.channel
     userns, base = None, 0
     trees: list[int] = []
     try:
@@ -41,23 +59,44 @@ def equip(pid: int, channel: socket, guest: Guest, sources: list[int], unmapped:
         at("mount root")
         root, layers = make_root(guest["root"], base, userns, unmapped)
         trees += (root, *layers)
+        if child.program.cgroups >= 0 and not accepts_v1(guest["argv"][0], root):
+            choose_cgroup2_alone(child.program)
         at("mount /dev")
         dev = make_dev(base)
         trees.append(dev)
         for file in guest["mounts"]:
             if file["type"] == "file":
                 at("mount " + file["target"])
-                write_file(dev, file, base)
+                write_file(dev, hidden(file), file["content"].encode(), base)
+        at("mount /" + BOOT_ID_FILE)
+        write_file(dev, BOOT_ID, new_boot_id(), base)
         for source, entry in zip(sources, binds(guest), strict=True):
             at("mount " + entry["target"])
             trees.append(make_bind(source, entry, userns, guest["id_map"], unmapped))
+        if userns is not None and CAP_SYS_ADMIN in guest["capabilities"]:
+            at("lock read-only mounts")
+            lock_read_only(trees, binds(guest), guest["root"]["mount_at"])
         at("hand over")
-        hand_over(channel, trees)
+        hand_over(child.channel, trees)
     finally:
         if userns is not None:
             os.close(userns)
         for tree in trees:
             os.close(tree)
+
+
+def lock_read_only(trees: list[int], entries: list[Bind], mount_at: str) -> None:
+    """Replace the mounts of binds that are read-only, the last ones of `trees`, by copies that stay so."""
+    first = len(trees) - len(entries)
+    places = [number for number, entry in enumerate(entries, first) if entry["read_only"]]
+    if not places:
+        return
+    directories = [is_directory(trees[number]) for number in places]
+    for number, tree in zip(
+        places, lock([trees[number] for number in places], directories, mount_at), strict=True
+    ):
+        os.close(trees[number])
+        trees[number] = tree
 
 
 def hand_over(channel: socket, trees: list[int]) -> None:

@@ -223,7 +223,7 @@ class Loop:
             fd = child.channel.fileno()
             client.children[number] = self.by_pid[child.pid] = self.by_channel[fd] = child
             self.poller.register(fd, EPOLLIN)
-            equip(child.pid, child.channel, guest, sources, child.unmapped)
+            equip(child, guest, sources)
         except Exception as error:  # even a malformed request must not end the other guests
             if child and child.pid:
                 self.give_up(child, error)
@@ -314,6 +314,7 @@ class Loop:
                 "pid": child.pid,
                 "start": start_time(child.pid),
                 "unmapped": child.unmapped,
+                "terminal": child.program.terminal,
             }
         )
 

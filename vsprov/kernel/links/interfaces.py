@@ -113,11 +113,12 @@ def _check(wanted: Interface) -> None:
 
 def _open_inside(pid: int) -> Socket:
     """A socket in the namespace of a server, where new links have no duplicate address detection."""
-    if requests.has_ipv6():
-        with netlink.inside(pid):
+    ipv6 = requests.has_ipv6()
+    with netlink.inside(pid):
+        if ipv6:
             # Nor has the link-local address of the kernel, which neighbor discovery needs.
             _write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
-    return Socket(pid)
+        return Socket(pid, is_inside=True)
 
 
 def _write(path: str, text: str) -> None:

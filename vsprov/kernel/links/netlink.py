@@ -133,14 +133,20 @@ class Socket:
     __slots__ = ("_groups", "_pid", "_protocol", "_sequence", "_socket")
 
     def __init__(
-        self, pid: int | None = None, *, groups: int = 0, protocol: int = socket.NETLINK_ROUTE
+        self,
+        pid: int | None = None,
+        *,
+        groups: int = 0,
+        protocol: int = socket.NETLINK_ROUTE,
+        is_inside: bool = False,
     ) -> None:
+        """`is_inside`: the calling thread is in the namespace of `pid` for now."""
         self._pid, self._groups, self._protocol = pid, groups, protocol
         self._sequence = 0
-        self._open()
+        self._open(None if is_inside else pid)
 
-    def _open(self) -> None:
-        with inside(self._pid):
+    def _open(self, pid: int | None) -> None:
+        with inside(pid):
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
             self._socket = socket.socket(socket.AF_NETLINK, kind, self._protocol)
         try:
@@ -240,7 +246,7 @@ class Socket:
                     return None if interrupted else found
                 found.append((kind, body))
         self._socket.close()  # with the rest of the dump, which would be in the way of the next one
-        self._open()
+        self._open(self._pid)
         return found
 
     def receive(self) -> Iterator[tuple[int, int, int, memoryview]]:
@@ -263,20 +269,21 @@ class Socket:
 
     def _change(self, requests: Sequence[Request]) -> None:
         data = []
-        pending = {}
+        first, last = self._sequence + 1, self._sequence + len(requests)
         for request in requests:
             self._sequence += 1
-            pending[self._sequence] = request
             padded = request.body + bytes(-len(request.body) % 4)
-            flags = request.flags | NLM_F_REQUEST | NLM_F_ACK
+            # The kernel answers every request that fails, and one that succeeds if it is to be acknowledged.
+            flags = request.flags | NLM_F_REQUEST | (NLM_F_ACK if self._sequence == last else 0)
             data.append(_HEADER.pack(16 + len(padded), request.kind, flags, self._sequence, 0) + padded)
         self._socket.send(b"".join(data))
         failure: OSError | None = None
-        while pending:
+        answered = 0
+        while answered != last:
             for kind, flags, sequence, body in self.receive():
-                if kind != _NLMSG_ERROR or sequence not in pending:
+                if kind != _NLMSG_ERROR or not first <= sequence <= last:
                     continue
-                request = pending.pop(sequence)
+                answered, request = sequence, requests[sequence - first]
                 failed = -unpack_from("=i", body)[0]
                 if failed and failed not in request.accept and failure is None:
                     failure = _error(failed, request.tried, flags, body)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vsprov.errors import Problem
-from vsprov.manifest.problems import problem_at
+from vsprov.manifest.problems import LATER, problem_at
 from vsprov.manifest.resolve import Item
 from vsprov.model.fields import Path
 from vsprov.model.kinds.quota import Quota
@@ -17,6 +17,7 @@ from vsprov.model.objects import Object
 from vsprov.model.values import units
 from vsprov.model.values.units import MAX
 
+LEAST_DISK = 16 << 20  # of which 11 MiB can be used for files
 LEAST_MEMORY = 256 << 10  # measured on Linux 6.18: a shell was killed with 192Ki, and ran with 256Ki
 
 
@@ -91,6 +92,22 @@ def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
                 yield item.problem(_knob_path(item, path), message, "use a Quota with scope server")
 
 
+def disk(item: Item, read: Object) -> Iterator[Problem]:
+    """Disk limits in a pool, without a limit, or too small for a file system."""
+    resources = _resources(read)
+    given = [path for path in resources if path.startswith("disk.")]
+    if isinstance(read.spec, Quota) and read.spec.scope == "pool":
+        for path in given:
+            yield item.problem(_knob_path(item, path), f"in a pool {LATER}", "use a Quota with scope server")
+        return
+    if given == ["disk.backend"]:
+        yield _at_knob(item, "has no effect without a limit", *given, hint="set disk.space too", warning=True)
+    space = resources.get("disk.space", MAX)
+    if space != MAX and space < LEAST_DISK and _is_own(item, "disk.space"):
+        message = f"{units.format_bytes(space)} is less than the minimum of {units.format_bytes(LEAST_DISK)}"
+        yield _at_knob(item, message, "disk.space", hint="write max for no limit")
+
+
 _BOUNDED = tuple(knob for knob in KNOBS if knob.bounds)
 
 
@@ -126,4 +143,5 @@ LIMIT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (
     least_memory,
     one_cpu,
     pool_rlimits,
+    disk,
 )

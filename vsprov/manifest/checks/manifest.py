@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from vsprov.errors import Problem
-from vsprov.manifest.checks import objects
+from vsprov.manifest.checks import objects, probes
 from vsprov.manifest.checks.networks import addresses, connections, firewall, ports
 from vsprov.manifest.checks.objects import MOST_SUGGESTIONS, NAME
 from vsprov.manifest.checks.view import ManifestView
@@ -23,6 +23,7 @@ from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import marked
+from vsprov.model.values.styles import is_system
 
 # Every cgroup v1 directory contains a file `tasks`, so that no group can have this name (mkdir(2): EEXIST).
 RESERVED = {"tasks": "every cgroup contains a file with this name", "host": "it refers to the host itself"}
@@ -56,6 +57,24 @@ def duplicates(view: ManifestView) -> Iterator[Problem]:
             place = position_of(first.document, NAME)
             where = f" in {place}" if place else ""
             yield item.problem(NAME, f"{item.address} is already defined{where}")
+
+
+def renames(view: ManifestView) -> Iterator[Problem]:
+    """Names that servers and volumes had before and that the manifest still has, or has twice."""
+    path: Path = ("metadata", "renamedFrom")
+    seen: dict[str, str] = {}
+    for item in view.items:
+        if item.object is None or item.object.renamed_from is None:
+            continue
+        kind, old = item.object.kind, item.object.renamed_from
+        address = f"{kind}/{old}"
+        if address in view.by_address:
+            message = f"the manifest still has {address}"
+            hint = f"remove the key once the {kind.lower()} is renamed" if item.address != address else ""
+            yield item.problem(path, message, hint)
+        elif address in seen:
+            yield item.problem(path, f"{seen[address]} is renamed from {old}, too")
+        seen.setdefault(address, item.address)
 
 
 def groups(view: ManifestView) -> Iterator[Problem]:
@@ -152,14 +171,15 @@ def missing_references(view: ManifestView) -> Iterator[Problem]:
 
 
 def missing_commands(view: ManifestView) -> Iterator[Problem]:
-    """Servers without a command. Only OCI images and images built from others can have a default command; a
+    """Servers without a command. Only OCI images, and images made from others, can have a default command; a
     command with an error is reported by the schema and not missing.
     """
     path: Path = ("spec", "init", "command")
     for item, server in view.all(Server):
         image = view.spec(Image, server.image)
-        bare = image is not None and image.source.oci is None and image.source.build is None
-        if bare and not server.init.command and item.omits(path):
+        bare = image is not None and image.source.kind not in ("oci", "build", "commit")
+        system = is_system(server.init.style)
+        if bare and not system and not server.init.command and item.omits(path):
             yield item.problem(path, lacks_command(server.image), "command: [/bin/sh, -c, …]")
 
 
@@ -169,8 +189,10 @@ def _dependency(place: int) -> Path:
 
 CHECKS: tuple[Callable[[ManifestView], Iterator[Problem]], ...] = (
     duplicates,
+    renames,
     groups,
     idle_dependencies,
+    probes.conditions,
     circular_dependencies,
     circular_builds,
     connections.overlapping_networks,

@@ -11,10 +11,12 @@ from vsprov.manifest.checks.limits import LIMIT_CHECKS
 from vsprov.manifest.checks.networks.interfaces import INTERFACE_CHECKS
 from vsprov.manifest.checks.networks.network import NETWORK_CHECKS
 from vsprov.manifest.checks.server import SERVER_CHECKS
+from vsprov.manifest.checks.volume import VOLUME_CHECKS
 from vsprov.manifest.problems import quoted
 from vsprov.manifest.resolve import Item
 from vsprov.model import objects
 from vsprov.model.fields import Path
+from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object
@@ -48,8 +50,15 @@ def notes(item: Item, read: Object) -> Iterator[Problem]:
         elif key == objects.REQUIRE:
             if text != "hard":
                 yield item.problem(path, f"unsupported value {quoted(text)}", "set hard, or omit it")
+        elif key == objects.DELETION:
+            if text != objects.PREVENT:
+                message = f"unsupported value {quoted(text)}"
+                yield item.problem(path, message, f"set {objects.PREVENT}, or omit it")
+            elif isinstance(read.spec, Quota) and read.spec.scope == "server":
+                message = "a quota with scope server is part of the servers that name it: it is not removed"
+                yield item.problem(path, message, "annotate the servers")
         elif key.startswith("vsprov/"):
-            known = (objects.IGNORE, objects.REQUIRE)
+            known = (objects.IGNORE, objects.REQUIRE, objects.DELETION)
             message = f"unknown annotation{did_you_mean(key, known)}"
             yield item.problem(path, message, "use another prefix for your own annotations")
 
@@ -79,5 +88,6 @@ OBJECT_CHECKS: tuple[Callable[[Item, Object], Iterator[Problem]], ...] = (notes,
 KIND_CHECKS: Mapping[str, Sequence[Callable[[Item, Any], Iterator[Problem]]]] = {
     "Image": IMAGE_CHECKS,
     "Network": NETWORK_CHECKS,
+    "Volume": VOLUME_CHECKS,
     "Server": (*SERVER_CHECKS, *INTERFACE_CHECKS),
 }

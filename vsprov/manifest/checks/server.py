@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from vsprov.errors import Problem
 from vsprov.manifest.checks.paths import KERNEL_DIRECTORIES, SHARED_MEMORY, is_below, wrong_path
-from vsprov.manifest.problems import dotted, problem_at
+from vsprov.manifest.checks.probes import probes
+from vsprov.manifest.problems import dotted, problem_at, quoted
 from vsprov.manifest.resolve import Item, mounts_in
 from vsprov.model.fields import Path, keys
-from vsprov.model.kinds.server import Mount, Server
+from vsprov.model.kinds.sections.mounts import Mount
+from vsprov.model.kinds.server import Server
+from vsprov.model.values import patterns
 from vsprov.model.values.names import HOST_CAPABILITIES
+from vsprov.model.values.styles import is_system
 
 
 def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
@@ -30,18 +35,34 @@ def mount_targets(item: Item, server: Server) -> Iterator[Problem]:
 
 
 def mount_kinds(item: Item, server: Server) -> Iterator[Problem]:
-    """Bind mounts without a source, and keys that do not apply to the type of the mount."""
+    """Mounts without a valid source, and keys that do not apply to the type of the mount."""
     for i, mount in enumerate(server.mounts):
         path: Path = ("spec", "mounts", i)
-        if mount.type == "bind":
-            source = mount.source
-            wrong = "a bind mount requires a source" if source is None else wrong_path(source, root="")
-            if wrong:
-                yield item.problem((*path, "source"), wrong)
+        if wrong := _wrong_source(mount):
+            yield item.problem((*path, "source"), *wrong)
         for name, key in keys(Mount).items():
-            foreign = key.only and key.only[1] != mount.type
+            foreign = key.only and mount.type not in key.only[1:]
             if foreign and getattr(mount, key.field) != key.default:
                 yield item.problem((*path, name), f"{name} does not apply to a {mount.type} mount")
+
+
+def _wrong_source(mount: Mount) -> tuple[str, ...]:
+    """Why the source of a bind or volume is not valid, and perhaps a hint; () if it is."""
+    source = mount.source
+    if mount.type == "tmpfs":
+        return ()
+    if source is None:
+        return (f"a {mount.type} mount requires a source",)
+    if mount.type == "volume":
+        if re.fullmatch(patterns.NAME_PATTERN, source):
+            return ()
+        hint = "for a directory of the host: type: bind" if source.startswith("/") else ""
+        return f"{quoted(source)} {patterns.NAME['patternErrorMessage']}", hint
+    if not source.startswith("/"):
+        message = f"{quoted(source)} {patterns.ABSOLUTE['patternErrorMessage']}"
+        return message, "for a volume: type: volume" if re.fullmatch(patterns.NAME_PATTERN, source) else ""
+    wrong = wrong_path(source, root="")
+    return (wrong,) if wrong else ()
 
 
 def host_ids(item: Item, server: Server) -> Iterator[Problem]:
@@ -63,6 +84,27 @@ def tmpfs_size(item: Item, server: Server) -> Iterator[Problem]:
             message = "a size of 0 would mean no limit"
             hint = "omit size for the kernel's default, half of the memory, or write the size of the memory"
             yield item.problem(("spec", "mounts", i, "size"), message, hint)
+
+
+def shm_size(item: Item, server: Server) -> Iterator[Problem]:
+    """tmpfs(5): a size of 0 means no limit."""
+    if server.shm_size == 0:
+        yield item.problem(("spec", "shmSize"), "a size of 0 would mean no limit", "omit shmSize")
+
+
+def system_init(item: Item, server: Server) -> Iterator[Problem]:
+    """Keys that do not apply to the init of an image, which runs as root until the server stops."""
+    style = server.init.style
+    if not is_system(style):
+        return
+    for key, given in (
+        ("user", server.init.user not in (None, "0", "0:0", "root", "root:root")),
+        ("reaper", server.init.reaper),
+        ("oneshot", server.init.oneshot),
+    ):
+        if given:
+            message = f"{key} does not apply to the style {style}"
+            yield item.problem(("spec", "init", key), message, "omit it, or use the style exec")
 
 
 def working_dir(item: Item, server: Server) -> Iterator[Problem]:
@@ -101,7 +143,10 @@ SERVER_CHECKS: tuple[Callable[[Item, Server], Iterator[Problem]], ...] = (
     mount_kinds,
     host_ids,
     tmpfs_size,
+    shm_size,
+    system_init,
     working_dir,
     command,
     capabilities,
+    probes,
 )

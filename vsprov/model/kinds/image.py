@@ -11,6 +11,8 @@ from vsprov.model.values.value_kinds import BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
+    """What an image may contain at most."""
+
     size: int = value(64 << 30, doc="Maximum size in bytes. An import that exceeds it fails.", kind=BYTES)
     files: int = value(
         1_000_000,
@@ -21,8 +23,10 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
+    """The spec of an image."""
+
     source: Source = one(
         Source,
-        doc="Where the image comes from: exactly one of host, directory, tar, oci, bootstrap, build.",
+        doc="Where the image comes from: exactly one of host, directory, tar, oci, bootstrap, build, commit.",
     )
     limits: ImageLimits = one(ImageLimits, ImageLimits(), doc="Limits on the size of the image.")

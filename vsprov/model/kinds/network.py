@@ -150,6 +150,8 @@ def without_inapplicable(network: Network) -> Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
+    """A route of a server."""
+
     to: str = value(
         doc="Destination: a subnet, or default.",
         schema=addresses.DESTINATION,

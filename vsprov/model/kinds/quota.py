@@ -12,6 +12,8 @@ from vsprov.model.limits.resources import knobs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
+    """The spec of a quota."""
+
     scope: Literal["server", "pool"] = value(
         "server", doc="server: each server that names the quota gets these resources. pool: they share them."
     )

@@ -34,12 +34,14 @@ from vsprov.model.values.value_kinds import (
     BYTES,
     CPU,
     CPU_OR_MAX,
+    DISK_BACKEND,
     DURATION,
     FLAG,
     ID_LIST,
     IO_DEVICES,
     LIMIT_BYTES,
     LIMIT_COUNT,
+    NUMBER_OR_MAX,
     RATE,
     RLIMIT,
     RLIMIT_BYTES,
@@ -100,6 +102,7 @@ GROUPS = {
     "pids": "Processes.",
     "io": "Block I/O.",
     "hugepages": "Huge pages, by page size.",
+    "disk": "What the server may write to its root file system.",
     "network": "Rates of network traffic.",
     "rlimits": "Limits of each process. A single number sets both the soft and the hard limit.",
 }
@@ -225,6 +228,23 @@ KNOBS: tuple[Knob, ...] = (
     _hugepages("2Mi", "2MB"),
     _hugepages("32Mi", "32MB"),
     _hugepages("1Gi", "1GB"),
+    Knob(
+        "disk.space",
+        LIMIT_BYTES,
+        "Maximum size of all files that the server has written, with their metadata; at least 16Mi.",
+    ),
+    Knob(
+        "disk.inodes",
+        NUMBER_OR_MAX,
+        "Maximum number of files, directories and links that the server has created.",
+    ),
+    Knob(
+        "disk.backend",
+        DISK_BACKEND,
+        "How the disk is limited. project: by a project quota. image: by a file system of its own in a file. "
+        "qgroup: by a quota group of btrfs; it does not limit inodes. "
+        "auto: the best that the file system of the state root supports.",
+    ),
     Knob(
         "network.egress",
         RATE,

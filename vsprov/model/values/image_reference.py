@@ -85,8 +85,11 @@ def _without_tag(text: str) -> tuple[str, str | None]:
 
 def _split(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
-    if slash and (re.search(r"[.:A-Z]", first) or first == "localhost"):
-        registry, repository = _ALIASES.get(first.lower(), first.lower()), rest
+    lower = first.lower()
+    if slash and (re.search(r"[.:]", first) or lower == "localhost"):
+        registry, repository = _ALIASES.get(lower, lower), rest
+    elif slash and lower != first:  # a host, but in lower case it would be a part of the repository
+        registry, repository = first, rest
     else:
         registry, repository = DOCKER, name
     if registry == DOCKER and "/" not in repository:

@@ -35,6 +35,12 @@ def parse_signal(raw: Any) -> str:
     return text
 
 
+def signal_name(number: int) -> str:
+    """TERM for 15, RTMIN+3 for 37; the number itself if it has no name."""
+    known = next((name for name, value in SIGNALS.items() if value == number), None)
+    return known or (f"RTMIN+{number - 34}" if 34 <= number <= LAST_SIGNAL else str(number))
+
+
 def signal_number(name: str) -> int:
     """15 for "TERM", 37 for "RTMIN+3" (signal(7): SIGRTMIN is 34 with glibc)."""
     return SIGNALS[name] if name in SIGNALS else 34 + int(name.partition("+")[2] or 0)

@@ -34,6 +34,11 @@ PATH: Final[Schema] = {
     "pattern": r"^[^\u0000]+$",
     "patternErrorMessage": "is not a path",
 }
+PATH_OR_NAME: Final[Schema] = {
+    "maxLength": 4095,
+    "pattern": rf"^/[^\u0000]*$|{NAME_PATTERN}",
+    "patternErrorMessage": "is not an absolute path, or the name of a volume",
+}
 TEXT: Final[Schema] = {
     "type": "string",
     "pattern": r"^[^\u0000]*$",

@@ -24,17 +24,20 @@ RATE = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9, "Tbit": 10**12}  
 # ASCII digits only: int() also accepts '１２' and '1_000'.
 NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _BYTES = re.compile(rf"({NUMBER})(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?", re.ASCII)
+_NUMBER = re.compile(rf"({NUMBER})(k|M|G)?", re.ASCII)
 _CPU = re.compile(rf"({NUMBER})(m)?", re.ASCII)
 _RATE = re.compile(rf"({NUMBER})({'|'.join(RATE)})", re.ASCII)
 _DURATION_PART = re.compile(rf"({NUMBER})(us|ms|s|m|h|d)", re.ASCII)
 
 # The same syntax as JSON Schema patterns, for editors.
 BYTES_PATTERN = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"
+NUMBER_PATTERN = r"^[0-9]+(\.[0-9]+)?(k|M|G)?$"
 CPU_PATTERN = r"^[0-9]+(\.[0-9]+)?m?$"
 DURATION_PATTERN = r"^([0-9]+(\.[0-9]+)?(us|ms|s|m|h|d))+$"
 RATE_PATTERN = rf"^[0-9]+(\.[0-9]+)?({'|'.join(RATE)})$"
 
 LARGEST = 2**63 - 1  # the kernel counts in signed 64-bit numbers
+LONGEST = 36_500 * DURATION["d"]  # so that a time in the future is one that the system can count and print
 
 
 class UnitError(ValueError):
@@ -69,6 +72,35 @@ def format_bytes(value: int | Max) -> str:
     for suffix in ("Pi", "Ti", "Gi", "Mi", "Ki"):
         if value and value % BINARY[suffix] == 0:
             return f"{value // BINARY[suffix]}{suffix}"
+    return str(value)
+
+
+def format_rough(value: int) -> str:
+    """A size for people, which may not be a round number: `71.2Mi`."""
+    for suffix in ("Pi", "Ti", "Gi", "Mi", "Ki"):
+        if value >= BINARY[suffix]:
+            return f"{value / BINARY[suffix]:.1f}{suffix}"
+    return f"{value} bytes"
+
+
+def parse_number(raw: object) -> int:
+    """The number from `100k`, `2M` or a plain integer."""
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return _in_range(raw, raw)
+    match = _NUMBER.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        raise UnitError(f"{short(raw, repr)} is not a number", "write 100000 or 100k")
+    number, suffix = match.groups()
+    return _in_range(_whole(Decimal(number) * DECIMAL.get(suffix, 1), raw, "a number"), raw)
+
+
+def format_number(value: int | Max) -> str:
+    """`100k` if a decimal suffix divides the number, otherwise the plain number."""
+    if value == MAX:
+        return MAX
+    for suffix in ("G", "M", "k"):
+        if value and value % DECIMAL[suffix] == 0:
+            return f"{value // DECIMAL[suffix]}{suffix}"
     return str(value)
 
 
@@ -122,7 +154,9 @@ def parse_duration(raw: object) -> int:
         at = match.end()
     if at != len(raw) or not raw:
         raise UnitError(f"{short(raw, repr)} is not a duration", "write 1m30s, 10s or 250ms")
-    return _in_range(_whole(total, raw, "microseconds"), raw)
+    if total > LONGEST:
+        raise UnitError(f"{short(raw)} is too large", f"{format_duration(LONGEST)} is the maximum")
+    return _whole(total, raw, "microseconds")
 
 
 def format_duration(value: int) -> str:

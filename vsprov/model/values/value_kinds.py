@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vsprov.model.disk_backends import AUTO, BACKENDS
 from vsprov.model.values import units
 from vsprov.model.values.units import MAX, UnitError
 
@@ -109,6 +110,17 @@ def _rlimit(
     )
 
 
+def choice(*words: str) -> ValueKind:
+    """One of these words."""
+
+    def parse(raw: Any) -> str:
+        if raw not in words:
+            raise UnitError(f"{units.short(raw, repr)} is not one of {', '.join(words)}")
+        return str(raw)
+
+    return ValueKind("choice", {"type": "string", "enum": list(words)}, parse)
+
+
 _parse_iops = parse_count(1, MOST_IOPS, also_max=True)
 _IO_FIELDS = {
     "readBps": units.parse_bytes_or_max,
@@ -199,6 +211,13 @@ RATE = ValueKind(
 )
 WEIGHT = ValueKind("weight", {"type": "integer", "minimum": 1, "maximum": 10000}, parse_count(1, 10000))
 LIMIT_COUNT = ValueKind("count or max", {**_COUNT_OR_MAX, "minimum": 1}, parse_count(1, 2**22, also_max=True))
+NUMBER_OR_MAX = ValueKind(
+    "number or max",
+    _quantity(units.NUMBER_PATTERN, also_max=True),
+    lambda raw: MAX if raw == MAX else units.parse_number(raw),
+    format=units.format_number,
+)
+DISK_BACKEND = choice(AUTO, *BACKENDS)
 FLAG = ValueKind("true or false", {"type": "boolean"}, _parse_flag, format=lambda value: str(value).lower())
 ID_LIST = ValueKind(
     "list of numbers",

@@ -9,7 +9,7 @@ from typing import Any
 from vsprov.model.kinds.server import Server
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
-from vsprov.plan.steps import Step
+from vsprov.plan.step import Step
 
 
 @dataclass(frozen=True, slots=True)

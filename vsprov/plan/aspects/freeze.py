@@ -12,7 +12,7 @@ from typing import Any
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
 from vsprov.plan.observed import FREEZE, FROZEN
 from vsprov.plan.plan import change
-from vsprov.plan.steps import Step
+from vsprov.plan.step import Step
 
 
 @dataclass(frozen=True, slots=True)

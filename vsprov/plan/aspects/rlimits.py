@@ -16,7 +16,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
 from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
-from vsprov.plan.steps import Step
+from vsprov.plan.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The record of what was applied to a server, kept on its home cgroup and in its directory.
 
 {"spec": canonical spec, "labels": {…}, "annotations": {…}, "image": digest}, as canonical JSON. A server with
-interfaces also has "addresses": {interface: [address in CIDR notation, …]}.
+interfaces also has "addresses": {interface: [address in CIDR notation, …]}, and if it was renamed "formerly":
+its first name.
 """
 
 from __future__ import annotations
@@ -9,18 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from vsprov.model import fields, objects
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
-from vsprov.plan.steps import WriteMark
+
+if TYPE_CHECKING:
+    from vsprov.plan.steps import WriteMark
 
 
 def record(
-    server: Object, image_digest: str, addresses: Mapping[str, Sequence[str]] | None = None
+    server: Object,
+    image_digest: str,
+    addresses: Mapping[str, Sequence[str]] | None = None,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The record of a server with the image of this digest, and the addresses of its interfaces.
+    """The record of a server with the image of this digest, and the addresses of its interfaces. What only
+    records have, its first name, is taken over from the record `before`.
 
     It does not include the key `state`, which is compared with the kernel, so that `vsprov stop` does not
     make the record wrong.
@@ -35,6 +43,7 @@ def record(
         "annotations": dict(server.annotations),
         "image": image_digest,
         **given,
+        **({"formerly": before["formerly"]} if before and "formerly" in before else {}),
     }
 
 
@@ -69,15 +78,39 @@ def unseal(mark: str | None, disk: str | None) -> str | None:
 
 def mark_step(group: str, text: str, before: str | None = None) -> WriteMark:
     """The step that writes the record to a home group; `before` is the current one."""
+    from vsprov.plan.steps import WriteMark
+
     return WriteMark(group, "applied", seal(text), seal(before) if before else None)
+
+
+def kept_changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two records may differ in what the keeper works by."""
+    old, new = before["spec"], after["spec"]
+    return any(old.get(name) != new.get(name) for name in _kept_keys())
+
+
+@cache
+def _kept_keys() -> tuple[str, ...]:
+    return tuple(name for name, key in fields.keys(Server).items() if fields.is_kept(key))
 
 
 def to_object(name: str, applied: Mapping[str, Any]) -> Object:
     """The server that a record describes. UnitError if no version of vsprov can have written it."""
-    spec = objects.read_spec("Server", applied["spec"])
-    assert isinstance(spec, Server)
+    found = object_of("Server", name, applied)
+    assert isinstance(found.spec, Server)
+    return found
+
+
+def object_of(kind: str, name: str, applied: Mapping[str, Any]) -> Object:
+    """The object of any kind that a record of it describes. UnitError as from `to_object`."""
+    spec = objects.read_spec(kind, applied["spec"])
+    assert spec is not None
     return Object(
-        kind="Server", name=name, spec=spec, labels=applied["labels"], annotations=applied["annotations"]
+        kind=kind,
+        name=name,
+        spec=spec,
+        labels=applied.get("labels", {}),
+        annotations=applied.get("annotations", {}),
     )
 
 

@@ -8,8 +8,10 @@ from itertools import chain
 from typing import Any
 
 from vsprov.model.fields import Key
+from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import KINDS
 from vsprov.model.traits import applicable_keys, lists
+from vsprov.model.values.units import format_bytes
 from vsprov.plan.plan import show
 
 
@@ -64,6 +66,21 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tup
     old, new = flatten(before), flatten(after)
     paths = [*new, *(path for path in old if path not in new)]
     return [(path, old.get(path), new.get(path)) for path in paths if old.get(path) != new.get(path)]
+
+
+def shown(path: str, before: Any, after: Any) -> tuple[str, str]:
+    """What a plan shows of a leaf of a server's record, where quantities are plain numbers."""
+    row = row_of(path)
+    if row == "mounts.size" or row.startswith("resources."):
+        return _quantity(row, before), _quantity(row, after)
+    return texts(path, before, after)
+
+
+def _quantity(row: str, value: Any) -> str:
+    if row == "mounts.size" and value is not None:
+        return format_bytes(value)
+    knob = BY_PATH.get(row.removeprefix("resources."))
+    return knob.kind.format(knob.kind.parse(value)) if knob and value is not None else show(value)
 
 
 def texts(path: str, before: Any, after: Any) -> tuple[str, str]:

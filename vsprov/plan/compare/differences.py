@@ -17,18 +17,18 @@ from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import Object
 from vsprov.model.traits import cost_of
 from vsprov.model.values import digests
-from vsprov.model.values.units import format_bytes
-from vsprov.plan import ranges
+from vsprov.plan import range_problems
 from vsprov.plan.aspects.aspect import ASPECTS, Difference, Running, covering
 from vsprov.plan.compare import applied, diff
 from vsprov.plan.limits import groups, resources
 from vsprov.plan.limits.groups import GroupDelta
-from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
-from vsprov.plan.plan import PathChange, change, show
+from vsprov.plan.observed import RESCUE, Machine, ObservedGroup, ObservedServer
+from vsprov.plan.plan import PathChange, change
 from vsprov.plan.steps import Step, Stop
 
 if TYPE_CHECKING:
     from vsprov.plan.network.changes.servers import ServerNetwork
+    from vsprov.plan.servers.disk import DiskDelta
 
 LOST = "; what the server had written is lost"
 
@@ -38,9 +38,10 @@ class Context:
     """What planning a server needs besides the server itself.
 
     `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
-    of its pool. `stop` is the step that stops it. `restart`: restart it even if no change requires that.
+    of its pool. `stop` makes the step that stops it. `restart`: restart it even if no change requires that.
     `again`: run it again even if it is meant to end and has. `network` is None for a server that has no
-    interfaces and is to have none.
+    interfaces and is to have none. `stopped` is who will want it to stay stopped when the host starts.
+    `rescue`: start it for its repair.
     """
 
     instance: str
@@ -49,10 +50,12 @@ class Context:
     image: str
     weight: int
     pool: Group
-    stop: Stop
+    stop: Callable[[], Stop]
     restart: bool = False
     again: bool = False
     network: ServerNetwork | None = None
+    stopped: str = ""
+    rescue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Comparison:
     again: bool  # whether a command that is meant to end is run again
     connections: tuple[PathChange, ...] = ()
     rewired: tuple[Step, ...] = ()
+    stopped: str = ""  # as in `Context`
+    disk: DiskDelta | None = None  # None if what it writes is not limited
 
     @staticmethod
     def of(want: Object, spec: Server, seen: ObservedServer, context: Context) -> Comparison:
@@ -94,13 +99,13 @@ class Comparison:
         live = [
             difference
             for aspect in ASPECTS.values()
-            if aspect.name in seen.live
+            if aspect.name in seen.live and not (context.rescue and aspect.name == RESCUE)
             for difference in aspect.compare(
                 Running(want.name, spec, recorded, seen.live[aspect.name], machine, ignore)
             )
         ]
         network = context.network
-        record = applied.record(want, context.image, network.addresses if network else None)
+        record = applied.record(want, context.image, network.addresses if network else None, seen.applied)
         connections, rewired = _connections(want.name, seen, network) if network and seen.init else ((), ())
         return Comparison(
             spec,
@@ -115,6 +120,8 @@ class Comparison:
             context.again,
             connections,
             rewired,
+            context.stopped,
+            _disk_of(want.name, spec, seen, machine, ignore),
         )
 
     @property
@@ -122,11 +129,13 @@ class Comparison:
         """Whether the command was meant to end, did so with 0, and need not run again for a changed key."""
         if self.again or not (self.spec.init.oneshot and self.seen.completed):
             return False
-        return all(path.cost not in ("restart", "recreate") for path in self._recorded())
+        paths = (*self._recorded(), *(self.disk.paths if self.disk else ()))
+        return all(path.cost not in ("restart", "recreate") for path in paths)
 
     def paths(self) -> tuple[PathChange, ...]:
         """All keys that differ. Changes to a server that is not running cost nothing, except recreation."""
-        out = [*self._recorded(), *self._kernel(), *self._parts()]
+        disk = self.disk.paths if self.disk else ()
+        out = [*self._recorded(), *disk, *self._kernel(), *self._parts()]
         if not out and (self.seen.mark != self.text or self.seen.disk != self.text):
             whole = self.seen.mark is not None and self.seen.disk is not None
             out.append(
@@ -145,7 +154,7 @@ class Comparison:
             row = diff.row_of(path)
             if row not in ("state", "image") and not self._is_observed(row) and not self._is_connection(path):
                 yield PathChange(
-                    f"spec.{path}", old, new, cost_of(type(self.spec), row), _shown(path, row, old, new)
+                    f"spec.{path}", old, new, cost_of(type(self.spec), row), diff.shown(path, old, new)
                 )
         for key in ("labels", "annotations"):
             for path, old, new in diff.differences({key: before[key]}, {key: self.record[key]}):
@@ -157,6 +166,8 @@ class Comparison:
 
     def _is_observed(self, row: str) -> bool:
         """Whether the current value of the key is read from the kernel and not from the record."""
+        if row.startswith("resources.disk."):
+            return True
         if aspect := covering(row):
             return aspect.name in self.seen.live
         head, _, path = row.partition(".")
@@ -173,16 +184,26 @@ class Comparison:
             yield from groups.changed_paths(self.delta)
         yield from self.connections
         yield from (difference.path for difference in self.live)
+        if (
+            self.seen.hooks_due
+            and self.spec.state == "Stopped"
+            and not (self.seen.init or self.seen.populated)
+        ):
+            yield change("status.postStop", "due", "run", "none")
         runs = self.seen.init is not None or self.completed
-        if runs != (self.spec.state == "Running"):
+        waits = self.seen.restarts is not None and self.seen.restarts.due
+        if runs != (self.spec.state == "Running") or (waits and self.spec.state == "Stopped"):
             yield self._state()
+        elif self.seen.stopped != self.stopped and self.seen.directory:
+            yield change("status.whenHostStarts", _when(self.seen.stopped), _when(self.stopped), "none")
 
     def _state(self) -> PathChange:
         before, after, last = self.seen.state, self.spec.state, self.seen.last_exit
         if not self.seen.ended or last is None:
             return change("spec.state", before, after, "none")
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(last.at))
-        return PathChange("spec.state", before, after, "none", (f"{before} since {when} UTC", after))
+        text = f"{last} since {when} UTC{_decided(self.seen)}"
+        return PathChange("spec.state", before, after, "none", (text, after))
 
     def _parts(self) -> Iterable[PathChange]:
         """The parts of a server that are missing or not where they belong: groups, directory, processes."""
@@ -208,8 +229,32 @@ class Comparison:
             if part not in missing:
                 name = part if part in ("upper", "work") else f"layers.{part[:12]}"
                 yield change(f"status.{name}", "removed or replaced since the start", "mounted", "restart")
-        if not missing and not ranges.is_kept(self.seen, self.machine.ranges):
+        if not missing and not range_problems.is_kept(self.seen, self.machine.ranges):
             yield change("status.idRange", "not recorded or not claimed", "recorded and claimed", "live")
+
+
+def _when(stopped: str) -> str:
+    """What `ObservedServer.stopped` means."""
+    return {"": "started", "command": "stopped by a command"}.get(stopped, "stopped")
+
+
+def _decided(seen: ObservedServer) -> str:
+    """What the keeper has decided about a server that has ended."""
+    if seen.restarts is None or seen.applied is None:
+        return ""
+    if seen.restarts.due:
+        return ", restarting"
+    return f", {seen.restarts.gave_up(seen.applied['spec'].get('restart', {}))}"
+
+
+def _disk_of(
+    name: str, spec: Server, seen: ObservedServer, machine: Machine, ignore: frozenset[str]
+) -> DiskDelta | None:
+    if not resources.has_disk_limit(spec.resources, seen):
+        return None
+    from vsprov.plan.servers import disk  # loaded only if it is needed
+
+    return disk.compare(name, spec, seen, machine, ignore)
 
 
 def _connections(
@@ -229,17 +274,3 @@ def _connections(
 def _image(record: Mapping[str, Any], form: Callable[[str], str]) -> str:
     """The image of a server as NAME@DIGEST; `form` formats the digest."""
     return f"{record['spec']['image']}@{form(record['image'])}"
-
-
-def _shown(path: str, row: str, old: Any, new: Any) -> tuple[str, str]:
-    if row == "mounts.size" or row.startswith("resources."):
-        return _show_knob(row, old), _show_knob(row, new)
-    return diff.texts(path, old, new)
-
-
-def _show_knob(row: str, value: Any) -> str:
-    """A leaf of a record as text. Records have quantities as plain numbers."""
-    if row == "mounts.size" and value is not None:
-        return format_bytes(value)
-    knob = BY_PATH.get(row.removeprefix("resources."))
-    return knob.kind.format(knob.kind.parse(value)) if knob and value is not None else show(value)

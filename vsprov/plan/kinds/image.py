@@ -8,7 +8,7 @@ from typing import Any
 
 from vsprov.model import fields, objects
 from vsprov.model.kinds.image import Image
-from vsprov.model.objects import Object, Spec
+from vsprov.model.objects import DELETION, PREVENT, Object, Spec, prevents_deletion
 from vsprov.model.traits import replaced
 from vsprov.model.values import digests
 from vsprov.model.values.units import format_bytes
@@ -17,9 +17,10 @@ from vsprov.plan.compare import diff
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import ObservedImage, is_of, set_of
 from vsprov.plan.plan import Change, PathChange, change, removal, show
-from vsprov.plan.steps import ImportImage, RemoveImage, ShareImage
+from vsprov.plan.steps import ImportImage, ProtectImage, RemoveImage, ShareImage, Step
 
 SIZE = "limits.size"
+COMMITTED = "(commit)"  # instead of the name of a set: that of images made by `vsprov commit`
 
 
 def plan(builder: PlanBuilder) -> None:
@@ -80,20 +81,27 @@ def _change_of_sets(seen: ObservedImage, owners: tuple[str, ...]) -> PathChange:
 
 
 def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> Change | None:
-    spec, steps, after = fields.write(want.spec), (ImportImage(want.name),), tuple(needs(want))
-    digest = builder.wanted.digests[want.name]
+    spec, after = fields.write(want.spec), tuple(needs(want))
+    steps: tuple[Step, ...] = (ImportImage(want.name),)
+    digest, protection = builder.wanted.digests[want.name], _protection(builder, want, seen)
     if seen is None:
+        steps += protection[:1]
         return Change("Image", want.name, "create", "none", "missing", desired=spec, steps=steps, after=after)
     before = dict(seen.spec)
     joins = not any(map(builder.wanted.owns, seen.owners))
     owners = (*seen.owners, builder.wanted.owner)
     if seen.digest == digest and _is_same(want, seen, digest):
-        if not joins:
+        if not joins and not protection:
             return None
-        share = (ShareImage(want.name, owners, seen.owners),)
-        path = (_change_of_sets(seen, owners),)
-        return Change("Image", want.name, "update", "none", "changed", path, before, spec, share, after)
+        steps = (ShareImage(want.name, owners, seen.owners),) if joins else ()
+        shares = (_change_of_sets(seen, owners),) if joins else ()
+        return Change(
+            "Image", want.name, "update", "none", "changed", (*shares, *protection[1:]), before, spec,
+            (*steps, *protection[:1]), after,
+        )  # fmt: skip
     paths = [_change_of(path, old, new) for path, old, new in diff.differences(before, spec)]
+    paths += protection[1:]
+    steps += protection[:1]
     if joins:
         paths.append(_change_of_sets(seen, owners))
     if seen.digest != digest:
@@ -101,6 +109,19 @@ def _change(builder: PlanBuilder, want: Object, seen: ObservedImage | None) -> C
         old, new = digests.full(seen.digest), digests.full(digest)
         paths.append(PathChange("spec.source", old, new, "none", texts))
     return Change("Image", want.name, "update", "none", "changed", tuple(paths), before, spec, steps, after)
+
+
+def _protection(
+    builder: PlanBuilder, want: Object, seen: ObservedImage | None
+) -> tuple[()] | tuple[ProtectImage, PathChange]:
+    """The step and the change by which this set protects an image from removal, or no longer does."""
+    own, before = set_of(builder.wanted.owner) or "", seen.protected if seen else ()
+    others, protects = [name for name in before if name != own], prevents_deletion(want.annotations)
+    after = tuple(sorted([*others, *([own] if protects else [])]))
+    if after == before:
+        return ()
+    texts = (PREVENT if own in before else None, PREVENT if protects else None)
+    return ProtectImage(want.name, after, before), change(f"metadata.annotations.{DELETION}", *texts, "none")
 
 
 def _change_of(path: str, before: Any, after: Any) -> PathChange:
@@ -185,5 +206,6 @@ register(
         needs=needs,
         comparable=comparable,
         readable=readable,
+        protected=lambda image: bool(image.protected),
     )
 )

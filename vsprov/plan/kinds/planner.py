@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model import fields
-from vsprov.model.objects import KINDS, Object
+from vsprov.model.objects import KINDS, Object, prevents_deletion
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Change
@@ -30,6 +30,12 @@ def _unchanged(spec: Mapping[str, Any], *context: Any) -> dict[str, Any]:
     return dict(spec)
 
 
+def _is_protected(seen: Any) -> bool:
+    """Whether its recorded annotations say that it must not be removed."""
+    record = getattr(seen, "applied", None)  # not every kind keeps one
+    return record is not None and prevents_deletion(record.get("annotations", {}))
+
+
 def _as_wanted(want: Object, observed: Mapping[str, Any]) -> dict[str, Any]:
     return fields.write(want.spec)
 
@@ -48,6 +54,8 @@ class KindPlanner:
     `needs` returns the addresses that a wanted object requires, `holds` those that an observed object
     requires, and `follows` those of objects that must be removed after an observed object.
 
+    `protected` returns whether an observed object must not be removed, by its annotation.
+
     `show` returns the spec with current values from the kernel, except those of the given knobs. `rounded`
     returns a spec with the values that this machine would store, `readable` one with values as people write
     them, and `comparable` the wanted spec without differences from an observed one that are not changes.
@@ -65,6 +73,7 @@ class KindPlanner:
     rounded: Callable[[Mapping[str, Any], Machine], dict[str, Any]] = _unchanged
     readable: Callable[[Mapping[str, Any]], dict[str, Any]] = _unchanged
     shared: bool = False
+    protected: Callable[[Any], bool] = _is_protected
     comparable: Callable[[Object, Mapping[str, Any]], dict[str, Any]] = _as_wanted
 
 

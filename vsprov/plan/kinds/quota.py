@@ -1,6 +1,7 @@
 """Pools: quotas that several servers share through a common parent cgroup. Also admission for the host.
 
-A quota of scope server is merged into the servers that refer to it and has no cgroup of its own.
+A quota of scope server is merged into the servers that refer to it and has no cgroup of its own. A pool is
+recorded on disk, so that it can be made again after a reboot.
 """
 
 from __future__ import annotations
@@ -9,27 +10,50 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.model import fields
+from vsprov.model import fields, objects
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.resources import write_resources
-from vsprov.model.objects import Object
+from vsprov.model.objects import DELETION, PREVENT, Object, prevents_deletion
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.limits import admission, groups, resources
 from vsprov.plan.limits.admission import Claim
 from vsprov.plan.limits.groups import GroupDelta
-from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer
-from vsprov.plan.plan import Change, removal
-from vsprov.plan.steps import MakeGroup, RemoveGroup, Step
+from vsprov.plan.observed import PROTECTION_MARK, Machine, Observed, ObservedGroup, ObservedServer
+from vsprov.plan.plan import Change, PathChange, change, removal
+from vsprov.plan.steps import MakeGroup, RemoveGroup, RemoveRecord, Step, WriteMark, WriteRecord
 
 
 def plan(builder: PlanBuilder) -> None:
     """Check the claims on the host, then add the changes of the wanted pools."""
+    _revive(builder)
     builder.weights = admit(builder)
     for want in builder.pools.values():
         _plan(builder, want)
+
+
+def _revive(builder: PlanBuilder) -> None:
+    """Make recorded pools that are not whole, as after a reboot, wanted if a wanted server is in them.
+
+    The mark with the spec is set last, so a pool without it was not finished.
+    """
+    for want in builder.servers.values():
+        name = want.spec.quota if isinstance(want.spec, Server) else None
+        seen = builder.observed.all_pools.get(name or "")
+        whole = seen is None or (seen.applied is not None and name not in builder.observed.lost_pools)
+        if name and seen and seen.disk and not whole and name not in builder.pools:
+            record = applied.from_text(seen.disk)
+            spec = objects.read_spec("Quota", record["spec"])
+            assert isinstance(spec, Quota)
+            builder.pools[name] = Object(
+                kind="Quota",
+                name=name,
+                spec=spec,
+                labels=record["labels"],
+                annotations=record["annotations"],
+            )
 
 
 def admit(builder: PlanBuilder) -> dict[str, int]:
@@ -89,12 +113,8 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     """Add the change of a pool, and a second one if lowering its limits has to wait for its servers."""
     assert isinstance(want.spec, Quota)
     seen = builder.observed.pools.get(want.name)
-    if want.name in builder.observed.servers and f"Server/{want.name}" not in builder.wanted.remove:
-        builder.problem(
-            want.address, f"a server named {want.name} exists; pools and servers share one parent cgroup"
-        )
-        return
-    if seen and builder.refuse_foreign(want.address, seen.owner, f"cgroup {seen.path}"):
+    known = seen or builder.observed.lost_pools.get(want.name)
+    if _refuse_taken_name(builder, want, seen, known):
         return
     builder.note_lacking(want)
     builder.refuse(want, groups.refusals(want.spec.resources, {}, builder.machine))
@@ -106,43 +126,101 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
             want.address,
             f"server {name}, which is in this pool but not in the manifest, exceeds the new limits",
         )
-
     group = f"{builder.wanted.instance}/{want.name}"
-    make: list[Step] = [MakeGroup(name, group, "pool", builder.wanted.owner) for name in delta.make]
-    make += builder.enable(group, delta.needed, seen.subtree if seen else frozenset())
-    wide = groups.widened(delta, builder.machine) if seen else delta.wanted
-    grow = groups.file_writes(group, replace(delta, wanted=wide), builder.machine, parent=True)
-    narrow = groups.file_writes(group, replace(delta, observed=wide), builder.machine, parent=True)
-    spec = fields.write(want.spec)
-    text = applied.to_text(spec)
-    mark = [] if seen and seen.applied == spec else [applied.mark_step(group, text)]
-    steps = (*make, *grow, *mark)
-    if not steps and not narrow:
-        builder.add(want.address, None)
-        return
-    builder.add(
-        want.address,
-        Change(
-            "Quota",
-            want.name,
-            "update" if seen else "create",
-            "live" if seen else "none",
-            "missing" if seen is None else "changed" if mark else "drift",
-            tuple(groups.changed_paths(delta, "spec")) if seen else (),
-            seen.applied if seen else None,
-            spec,
-            steps,
-            notes=builder.notes.get(want.address, ()),
-        ),
-    )
+    wide = replace(delta, wanted=groups.widened(delta, builder.machine)) if seen else delta
+    narrow = groups.file_writes(group, replace(delta, observed=wide.wanted), builder.machine, parent=True)
+    found = _change(builder, want, seen, known, wide, _paths(delta, _protection(group, want, seen)))
+    builder.add(want.address, found if found.steps or narrow else None)
     if narrow:
-        # cgroup v1 refuses a parent limit below that of a child: change or remove the servers first.
-        inside = (child for child in builder.observed.servers.values() if _is_in(child, group))
-        after = (want.address, *(f"Server/{child.name}" for child in inside))
-        change = Change(
-            "Quota", want.name, "update", "live", "changed", steps=narrow, after=after, phase="lower-limits"
+        builder.add(want.address, _lowering(builder, want, group, narrow))
+
+
+def _refuse_taken_name(
+    builder: PlanBuilder, want: Object, seen: ObservedGroup | None, known: ObservedGroup | None
+) -> bool:
+    """Whether a server or somebody else has the name of the pool, which is then a problem."""
+    if want.name in builder.observed.servers and f"Server/{want.name}" not in builder.wanted.remove:
+        builder.problem(
+            want.address, f"a server named {want.name} exists; pools and servers share one parent cgroup"
         )
-        builder.add(want.address, change)
+        return True
+    what = f"cgroup {seen.path}" if seen else f"the record of pool {want.name}"
+    if want.name not in builder.of("Quota") or known is None:
+        return False
+    return builder.refuse_foreign(want.address, known.owner, what)
+
+
+def _change(
+    builder: PlanBuilder,
+    want: Object,
+    seen: ObservedGroup | None,
+    known: ObservedGroup | None,
+    delta: GroupDelta,
+    paths: tuple[PathChange, ...],
+) -> Change:
+    """Make a pool, or change what does not have to wait: its limits as in `delta`, its marks, its record."""
+    group, owner = f"{builder.wanted.instance}/{want.name}", (known and known.owner) or builder.wanted.owner
+    steps: list[Step] = [MakeGroup(name, group, "pool", owner) for name in delta.make]
+    steps += builder.enable(group, delta.needed, seen.subtree if seen else frozenset())
+    steps += groups.file_writes(group, delta, builder.machine, parent=True)
+    spec = fields.write(want.spec)
+    mark: list[Step] = (
+        [] if seen and seen.applied == spec else [applied.mark_step(group, applied.to_text(spec))]
+    )
+    protection = _protection(group, want, seen)
+    mark += [] if protection is None else [protection[0]]
+    record, before = _record(want), (known.disk if known else None) or ""
+    write = [] if record == before else [WriteRecord("Quota", want.name, owner, record, before)]
+    if seen and write and not paths:
+        how = "outdated" if before else "missing"
+        paths = (change("status.record", how, "as in the manifest", "live"),)
+    return Change(
+        "Quota",
+        want.name,
+        "update" if seen else "create",
+        "live" if seen else "none",
+        "missing" if seen is None else "changed" if mark else "drift",
+        paths if seen else (),
+        seen.applied if seen else None,
+        spec,
+        (*steps, *mark, *write),
+        notes=builder.notes.get(want.address, ()),
+    )
+
+
+def _lowering(builder: PlanBuilder, want: Object, group: str, narrow: tuple[Step, ...]) -> Change:
+    """Lower limits. cgroup v1 refuses a parent limit below that of a child: change or remove the servers
+    first.
+    """
+    inside = (child for child in builder.observed.servers.values() if _is_in(child, group))
+    after = (want.address, *(f"Server/{child.name}" for child in inside))
+    return Change(
+        "Quota", want.name, "update", "live", "changed", steps=narrow, after=after, phase="lower-limits"
+    )
+
+
+def _record(want: Object) -> str:
+    record = {
+        "spec": fields.write(want.spec),
+        "labels": dict(want.labels),
+        "annotations": dict(want.annotations),
+    }
+    return applied.to_text(record)
+
+
+def _paths(delta: GroupDelta, protection: tuple[Step, PathChange] | None) -> tuple[PathChange, ...]:
+    return (*groups.changed_paths(delta, "spec"), *(() if protection is None else protection[1:]))
+
+
+def _protection(group: str, want: Object, seen: ObservedGroup | None) -> tuple[WriteMark, PathChange] | None:
+    """The step and the change that protect a pool from removal, or no longer; None if nothing differs."""
+    before, after = (
+        PREVENT if it else "" for it in (seen and seen.protected, prevents_deletion(want.annotations))
+    )
+    if before == after:
+        return None
+    path = change(f"metadata.annotations.{DELETION}", before or None, after or None, "live")
+    return WriteMark(group, PROTECTION_MARK, after, before), path
 
 
 def _compare(builder: PlanBuilder, want: Object, spec: Quota, seen: ObservedGroup | None) -> GroupDelta:
@@ -180,13 +258,14 @@ def weights(observed: Observed, machine: Machine) -> dict[str, int]:
 
 def remove(builder: PlanBuilder, name: str) -> Change:
     """The change that removes a pool; `removals` has checked that no server is left in it."""
-    pool = builder.observed.pools[name]
-    return removal("Quota", name, (RemoveGroup(pool.path),), pool.applied or {})
+    pool = builder.observed.all_pools[name]
+    group: list[Step] = [RemoveGroup(pool.path)] if name in builder.observed.pools else []
+    return removal("Quota", name, (*group, RemoveRecord("Quota", name)), pool.applied or {})
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     """The pool's spec with the limits that its group has."""
-    pool = from_.observed.pools[name]
+    pool = from_.observed.all_pools[name]
     weight = from_.weights.get(f"Quota/{name}")
     found = resources.of_group(resources.of_pool(pool), pool, from_.machine, weight=weight, ignore=ignore)
     return {"scope": "pool", **write_resources(found)}
@@ -213,11 +292,12 @@ def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
 register(
     KindPlanner(
         "Quota",
-        observed=lambda observed: observed.pools,
+        observed=lambda observed: observed.all_pools,
         owners=lambda pool: (pool.owner,),
         plan=plan,
         remove=remove,
         show=show,
+        protected=lambda pool: pool.protected,
         rounded=rounded,
         readable=readable,
     )

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from vsprov.model import fields
-from vsprov.model.cost import highest
-from vsprov.model.defaults import init_of
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
-from vsprov.model.objects import Object
+from vsprov.model.objects import Object, prevents_deletion
 from vsprov.plan import ranges
 from vsprov.plan.aspects.aspect import ASPECTS
-from vsprov.plan.builder import PlanBuilder
-from vsprov.plan.compare import applied, shown
-from vsprov.plan.compare.differences import Comparison, Context
+from vsprov.plan.builder import PROTECTED, PlanBuilder, Wanted
+from vsprov.plan.compare import shown
+from vsprov.plan.compare.differences import Context
 from vsprov.plan.kinds.planner import KindPlanner, register
 from vsprov.plan.limits import groups, resources
 from vsprov.plan.observed import ObservedServer
-from vsprov.plan.plan import Action, Change, removal
+from vsprov.plan.plan import Change, removal
+from vsprov.plan.servers import renames
+from vsprov.plan.servers.change import NOTHING, change_of, hooks_of, observed_spec, stop_step
+from vsprov.plan.servers.references import dependencies, follows, holds, needs
 from vsprov.plan.steps import (
-    DiscardUpper,
     MakeDirectory,
-    MakeGroup,
-    MakePayload,
-    MarkInit,
-    MoveProcesses,
-    Release,
     RemoveDirectory,
     RemoveGroup,
-    RepairDirectory,
     Spawn,
     Step,
     Stop,
-    WriteApplied,
 )
 
 if TYPE_CHECKING:
     from vsprov.plan.network.changes.servers import ServerNetwork
-
-DEFAULT_STOP = ("TERM", 10_000_000)  # signal, timeout in microseconds; for servers without a record
-NOTHING = ObservedServer("")  # stands for a server that does not exist
 
 
 def plan(builder: PlanBuilder) -> None:
@@ -60,6 +51,31 @@ def plan(builder: PlanBuilder) -> None:
     _refuse_without_range(builder)
     for address, after in _predecessors(builder).items():
         builder.changes[address] = replace(builder.changes[address], after=after)
+    if request and request.host:
+        from vsprov.plan.servers import host_order  # loaded only if it is needed
+
+        host_order.arrange(builder)
+    waits = {name: want for name, want in builder.servers.items() if _waits(want)}
+    if waits:
+        from vsprov.plan.servers import conditions
+
+        conditions.plan(builder, waits)
+    rolls = {name: want for name, want in builder.servers.items() if _rolls(want)}
+    if rolls and not builder.wanted.automatic:
+        from vsprov.plan.servers import rolling
+
+        rolling.plan(builder, rolls)
+
+
+def _rolls(want: Object) -> bool:
+    assert isinstance(want.spec, Server)
+    return want.spec.update_strategy is not None
+
+
+def _waits(want: Object) -> bool:
+    """Whether a server waits for more than the start of those that it depends on."""
+    assert isinstance(want.spec, Server)
+    return any(dependency.condition != "started" for dependency in want.spec.depends_on)
 
 
 def _refuse_without_range(builder: PlanBuilder) -> None:
@@ -86,6 +102,11 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         builder.refuse(want, aspect.refuse(spec, builder.machine), aspect.hint)
     if spec.state == "Running" and (problem := builder.range_problems.get(want.name)):
         builder.problem(want.address, problem.message, problem.hint)
+    limited = _disk(spec, seen)
+    if limited:
+        builder.problems += limited.problems(
+            want.address, spec, seen or NOTHING, builder.machine, resources.ignored(want)
+        )
     pool = _pool_resources(builder, want)
     builder.refuse(want, groups.refusals(spec.resources, pool, builder.machine))
     request = builder.wanted.request
@@ -96,10 +117,12 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         _image_digest(builder, want),
         builder.weights[want.address],
         pool,
-        _stop(seen or NOTHING, builder),
+        partial(_stop, seen or NOTHING, builder),
         restart=request is not None and request.action == "restart",
         again=request is not None and request.action == "start" and not request.checks,
         network=_network(builder, want.name),
+        stopped=_stopped(builder.wanted, spec, seen.stopped if seen else ""),
+        rescue=request is not None and request.rescue,
     )
     change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
@@ -107,14 +130,41 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     if change:
         for aspect in ASPECTS.values():
             change = replace(change, notes=(*change.notes, *aspect.notes(change.paths)))
+        if limited:
+            change = replace(change, notes=(*change.notes, *limited.notes(change.paths, builder.machine)))
+        if old := builder.renamed.get(want.name):
+            change = renames.adapt(builder, want, change, _stop(old, builder), spec.state == "Running")
         if request:
             change = replace(change, reason=request.action)
+        if change.action == "replace" and prevents_deletion(want.annotations):
+            keys = ", ".join(path.path for path in change.paths if path.cost == "recreate")
+            message = f"a change of {keys} would remove its files: it has the annotation {PROTECTED}"
+            builder.problem(want.address, message, "remove the annotation as well, if its files may be lost")
     builder.add(want.address, change)
+
+
+def _disk(spec: Server, seen: ObservedServer | None) -> ModuleType | None:
+    """The module that plans disk limits; it is loaded only if a server has one, or is to have one."""
+    if not resources.has_disk_limit(spec.resources, seen):
+        return None
+    from vsprov.plan.servers import disk
+
+    return disk
+
+
+def _stopped(wanted: Wanted, spec: Server, before: str) -> str:
+    """Who will want a server to stay stopped when the host starts, see `ObservedServer.stopped`."""
+    request = wanted.request
+    if request is None:
+        return (before if wanted.of_every_set else "manifest") if spec.state == "Stopped" else ""
+    if request.host or before == "manifest":
+        return before
+    return "command" if spec.state == "Stopped" else ""
 
 
 def _is_name_taken(builder: PlanBuilder, want: Object, seen: ObservedServer | None) -> bool:
     """Whether a pool, or a group or directory of another owner, has the server's name; adds a problem."""
-    if want.name in builder.observed.pools and f"Quota/{want.name}" not in builder.wanted.remove:
+    if want.name in builder.observed.all_pools and f"Quota/{want.name}" not in builder.wanted.remove:
         message = f"a pool named {want.name} exists; pools and servers share one parent cgroup"
         builder.problem(want.address, message)
         return True
@@ -130,6 +180,8 @@ def _is_name_taken(builder: PlanBuilder, want: Object, seen: ObservedServer | No
 def _image_digest(builder: PlanBuilder, server: Object) -> str:
     assert isinstance(server.spec, Server)
     name = server.spec.image
+    if server.name in builder.wanted.pinned:
+        return builder.wanted.pinned[server.name]
     if name in builder.wanted.digests:
         return builder.wanted.digests[name]
     if name in builder.observed.images:
@@ -163,7 +215,7 @@ def _predecessors(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
     stops = {address for address in builder.changes if _only_stops(builder, address)}
     dependants: dict[str, list[str]] = {}
     for want in builder.servers.values():
-        for dependency in _dependencies(want):
+        for dependency in dependencies(want):
             dependants.setdefault(dependency, []).append(want.address)
     out = {}
     for want in builder.servers.values():
@@ -171,7 +223,7 @@ def _predecessors(builder: PlanBuilder) -> dict[str, tuple[str, ...]]:
             servers = [other for other in dependants.get(want.address, ()) if other in stops]
             out[want.address] = (*needs(want), *servers)  # it may move to another pool as it stops
         elif want.address in builder.changes:
-            out[want.address] = (*needs(want), *_dependencies(want))
+            out[want.address] = (*needs(want), *dependencies(want))
     return out
 
 
@@ -182,139 +234,10 @@ def _only_stops(builder: PlanBuilder, address: str) -> bool:
     )
 
 
-def _dependencies(want: Object) -> list[str]:
-    assert isinstance(want.spec, Server)
-    return [f"Server/{dependency.name}" for dependency in want.spec.depends_on]
-
-
-def needs(want: Object) -> Iterable[str]:
-    """The server's image, pool and networks. Quotas of scope server are merged in and no objects."""
-    assert isinstance(want.spec, Server)
-    yield f"Image/{want.spec.image}"
-    if want.spec.quota:
-        yield f"Quota/{want.spec.quota}"
-    for interface in want.spec.interfaces:
-        yield f"Network/{interface.network}"
-
-
-def holds(seen: ObservedServer) -> Iterable[str]:
-    """The image that the server runs on, the pool that it is in, and the networks that it is connected to."""
-    if seen.group and seen.group.path.count("/") == 2:
-        yield f"Quota/{seen.group.path.split('/')[1]}"
-    if seen.applied:
-        yield f"Image/{seen.applied['spec']['image']}"
-        for interface in seen.applied["spec"].get("interfaces", ()):
-            yield f"Network/{interface['network']}"
-
-
-def follows(seen: ObservedServer) -> Iterable[str]:
-    """The servers that it depends on, from its record."""
-    recorded = seen.applied["spec"].get("dependsOn", ()) if seen.applied else ()
-    return [f"Server/{dependency['name']}" for dependency in recorded]
-
-
-def change_of(
-    want: Object, found: ObservedServer | None, context: Context, notes: tuple[str, ...]
-) -> tuple[Change | None, frozenset[str]]:
-    """(change, or None if nothing differs; controllers that the server's group needs, by v2 name)."""
-    spec = want.spec
-    assert isinstance(spec, Server)
-    seen = found or NOTHING
-    it = Comparison.of(want, spec, seen, context)
-    paths = it.paths() if found else ()
-    cost = highest([path.cost for path in paths])
-    if context.restart and cost in ("none", "live"):
-        cost = "restart"
-    steps = tuple(
-        _steps(want.name, it, context, restart=cost in ("restart", "recreate"), recreate=cost == "recreate")
-    )
-    if not steps:
-        return None, it.delta.needed
-    desired = fields.write(spec)
-    if found is None:
-        change = Change(
-            "Server", want.name, "create", "none", "missing", (), None, desired, steps, notes=notes
-        )
-        return change, it.delta.needed
-    action: Action = "replace" if cost == "recreate" else "update"
-    reason = "drift" if seen.applied == it.record else "changed"
-    before = observed_spec(seen)
-    change = Change("Server", want.name, action, cost, reason, paths, before, desired, steps, notes=notes)
-    return change, it.delta.needed
-
-
-def _steps(name: str, it: Comparison, context: Context, *, restart: bool, recreate: bool) -> list[Step]:
-    """The steps for a server in any state, including partly created: only parts that differ get a step.
-
-    `restart`: a running server has to be restarted; `recreate`: with a new directory as well.
-    """
-    seen, spec, group = it.seen, it.spec, it.group
-    start = spec.state == "Running" and ((seen.init is None and not it.completed) or restart)
-    make_directory = not seen.directory or recreate
-    steps: list[Step] = []
-    write = [] if make_directory or seen.disk == it.text else [WriteApplied(name, it.text, seen.disk or "")]
-    # The disk may be full. Write before the stop if the mark alone still records what is running.
-    write_first = bool(it.existing and seen.mark and applied.is_whole(seen.mark))
-    steps += write if write_first else ()
-    if (seen.init or seen.populated) and (start or spec.state == "Stopped"):
-        steps.append(context.stop)
-        steps += context.network.after_stop(name) if context.network else ()
-        if is_ephemeral(seen) and not (start or recreate):
-            steps.append(DiscardUpper(name))
-    if seen.group and not it.existing:
-        steps.append(RemoveGroup(seen.group.path))
-    if recreate and seen.directory:
-        steps.append(RemoveDirectory(name))
-    if make_directory:
-        steps.append(MakeDirectory(name, context.owner, it.text))
-    elif ranges.needs_repair(seen, it.machine.ranges):
-        steps.append(RepairDirectory(name))
-    steps += [MakeGroup(hierarchy, group, "server", context.owner) for hierarchy in it.delta.make]
-    if start or not it.existing:
-        # An interrupted apply may have left the group without it; a new directory has another id range.
-        steps.append(MakePayload(group, name))
-    steps += groups.file_writes(group, it.delta, it.machine)
-    if seen.init and not start and spec.state == "Running":
-        outside = {*it.delta.make, *seen.strays}
-        steps += [MoveProcesses(hierarchy, group) for hierarchy in sorted(outside)]
-        steps += [difference.step for difference in it.live if difference.step]
-        steps += it.rewired
-    if not it.existing or seen.mark != it.text:
-        steps.append(applied.mark_step(group, it.text, seen.mark if it.existing else None))
-    steps += () if write_first else write
-    if start:
-        if spec.ephemeral and not make_directory:
-            steps.append(DiscardUpper(name))
-        network = context.network
-        steps += network.before_start(name) if network else ()
-        steps.append(Spawn(name, host_network=network is not None and network.on_host))
-        steps += network.at_gate(name) if network else ()
-        steps += [MarkInit(name), Release(name)]
-    return steps
-
-
-def stop_step(seen: ObservedServer, defaults: Mapping[str, Mapping[str, Any]]) -> Stop:
-    """Stop a server with the signal and timeout it was started with, its own or those of its image.
-
-    `defaults` are the defaults of images by digest (`Observed.defaults`).
-    """
-    if seen.applied is None:
-        return Stop(seen.name, *DEFAULT_STOP)
-    spec = applied.to_object(seen.name, seen.applied).spec
-    assert isinstance(spec, Server)
-    init = init_of(spec.init, defaults.get(seen.applied["image"], {}))
-    return Stop(seen.name, init.stop_signal or "TERM", init.stop_timeout)
-
-
 def _stop(seen: ObservedServer, builder: PlanBuilder) -> Stop:
     """`stop_step` with the timeout of the request, if it has one."""
     step, request = stop_step(seen, builder.observed.defaults), builder.wanted.request
     return replace(step, timeout=request.timeout) if request and request.timeout is not None else step
-
-
-def is_ephemeral(seen: ObservedServer) -> bool:
-    """Whether its upper layer is discarded when it stops, and before it starts if it exited by itself."""
-    return bool(seen.directory and seen.applied and seen.applied["spec"].get("ephemeral"))
 
 
 def _network(builder: PlanBuilder, name: str) -> ServerNetwork | None:
@@ -326,21 +249,19 @@ def _network(builder: PlanBuilder, name: str) -> ServerNetwork | None:
     return servers.of_server(builder, builder.networks, name)
 
 
-def observed_spec(seen: ObservedServer) -> dict[str, Any]:
-    """The recorded spec with the current state."""
-    return {**(seen.applied["spec"] if seen.applied else {}), "state": seen.wanted_state}
-
-
 def remove(builder: PlanBuilder, name: str) -> Change | None:
     """The change that stops and removes a server; None, with a problem, if its group has another owner."""
     seen = builder.observed.servers[name]
     if seen.group and builder.refuse_foreign(f"Server/{name}", seen.group.owner, f"cgroup {seen.group.path}"):
         return None
     steps: list[Step] = []
+    hooks = hooks_of(seen)
     if seen.init or seen.populated:
+        steps += hooks.before_stop(seen) if hooks else ()
         steps.append(stop_step(seen, builder.observed.defaults))
         network = _network(builder, name)
         steps += network.after_stop(name) if network else ()
+    steps += hooks.after_stop(seen) if hooks else ()
     if seen.group:
         steps.append(RemoveGroup(seen.group.path))
     if seen.directory:

@@ -66,12 +66,16 @@ def compare(
     }
     needs = needed(resources, machine) | also
     texts: dict[str, str] = dict(seen.texts) if seen else {}
+
+    def default(side: Side) -> Texts:
+        return side.encode(None, {}, machine.host)
+
     for knob, side in rows:
-        default = side.encode(None, {}, machine.host)
         if side.files[0] not in texts and knob.controller in needs:
-            texts.update(default if side.new_group is None else dict.fromkeys(side.files, side.new_group))
+            new = side.new_group
+            texts.update(default(side) if new is None else dict.fromkeys(side.files, new))
         if side.blank and texts.get(side.files[0]) == "" and resources.get(knob.path) is None:
-            texts.update(default)
+            texts.update(default(side))
     differences = tuple(
         KnobDifference(knob, side.decode(texts, machine.host), resources.get(knob.path))
         for knob, side in rows

@@ -14,15 +14,27 @@ from vsprov.model.limits.encodings import Group
 from vsprov.model.limits.knobs import BY_PATH, KNOBS
 from vsprov.model.limits.resources import read_resources, write_resources
 from vsprov.model.objects import Object
-from vsprov.model.values.units import format_bytes
+from vsprov.model.values.units import MAX, format_bytes
 from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.limits.admission import DEFAULT_WEIGHT
-from vsprov.plan.observed import Machine, ObservedGroup
+from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
+
+DISK_BLOCK = 4096  # bytes
 
 
 def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """The resources in the record of a server."""
     return read_resources(record["spec"].get("resources", {}))
+
+
+def has_disk_limit(wanted: Mapping[str, Any], seen: ObservedServer | None) -> bool:
+    """Whether a server has a limit of what it writes, or is to have one."""
+    return bool(seen and seen.space) or any(path.startswith("disk.") for path in wanted)
+
+
+def whole_blocks(space: Any) -> Any:
+    """The limit of a disk as file systems have it: in blocks of 4 KiB."""
+    return space if space == MAX else space // DISK_BLOCK * DISK_BLOCK
 
 
 def of_pool(pool: ObservedGroup | None) -> dict[str, Any]:
@@ -94,6 +106,8 @@ def rounded_tree(tree: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
     for knob, side in rows:
         texts.update(side.encode(resources.get(knob.path), resources, machine.host))
     out = dict(resources)
+    if "disk.space" in out:
+        out["disk.space"] = whole_blocks(out["disk.space"])
     for knob, side in rows:
         if knob.path in out:
             value = side.decode(texts, machine.host)

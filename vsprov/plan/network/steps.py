@@ -87,34 +87,6 @@ class RemoveShares(Step):
 
 
 @dataclass(frozen=True, slots=True)
-class WriteNetwork(Step):
-    """Write the record of a network; `before` is the old one, "" if there is none or it is unreadable."""
-
-    network: str
-    owner: str
-    applied: str
-    before: str
-
-    def describe(self) -> str:
-        return f"write the record of network {self.network}"
-
-    def undo(self) -> Step | None:
-        if self.before:
-            return WriteNetwork(self.network, self.owner, self.before, self.applied)
-        return RemoveNetwork(self.network)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveNetwork(Step):
-    """Remove the record of a network."""
-
-    network: str
-
-    def describe(self) -> str:
-        return f"remove the record of network {self.network}"
-
-
-@dataclass(frozen=True, slots=True)
 class MakeInterface(Step):
     """Create an interface of a server that waits at its gate or runs, with addresses, routes and rates.
 
@@ -203,7 +175,10 @@ class ChangeFirewall(Step):
 
 @dataclass(frozen=True, slots=True)
 class MountNames(Step):
-    """Give a running server that had no interfaces its /etc/resolv.conf and /etc/hostname, still empty."""
+    """Give a running server that had no interfaces its /etc/resolv.conf and /etc/hostname, still empty.
+
+    They stay mounted when the change is taken back: without an interface, a server resolves no names by them.
+    """
 
     server: str
     read_only: bool

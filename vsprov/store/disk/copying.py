@@ -87,7 +87,7 @@ def _copy_open(entry: tree.Entry, label: str, path: str, into: int, flags: int) 
         target = os.open(path, flags, 0o600, dir_fd=into)
         try:
             if entry.kind == stat.S_IFREG:
-                _copy_content(source, target, s.st_size)
+                copy_content(source, target, s.st_size)
             os.fchown(target, s.st_uid, s.st_gid)  # first, as chown(2) clears capabilities and setuid
             kept = dict(tree.kept_attributes(source, entry, label))
             access, default = kept.pop(acl.ACCESS, None), kept.pop(acl.DEFAULT, None)
@@ -102,7 +102,7 @@ def _copy_open(entry: tree.Entry, label: str, path: str, into: int, flags: int) 
     return default
 
 
-def _copy_content(source: int, target: int, size: int) -> None:
+def copy_content(source: int, target: int, size: int) -> None:
     """Copy the content of a file, with its holes."""
     try:
         fcntl.ioctl(target, FICLONE, source)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Mapping
 
-from vsprov.errors import EXHAUSTED, FailedError, reason
+from vsprov.errors import EXHAUSTED, FailedError, path_of, reason
 from vsprov.kernel import syscall
-from vsprov.kernel.paths import FOLDER
+from vsprov.kernel.paths import FOLDER, open_beneath
 from vsprov.store.disk import marks
 from vsprov.store.disk.descent import Descent
 
@@ -45,18 +46,24 @@ def temporary(path: str) -> str:
 
 
 def write_file(
-    path: str, data: bytes, mode: int = 0o600, *, owner: marks.Owner | None = None, flush: bool = True
+    path: str,
+    data: bytes,
+    mode: int = 0o600,
+    *,
+    owner: marks.Owner | None = None,
+    more: Mapping[str, str] | None = None,
+    flush: bool = True,
 ) -> None:
     """Replace the content of `path` by `data`, atomically.
 
-    The file has the mark of `owner` from the moment it has its name. If `flush` is false, a power failure may
-    lose or truncate the new content until `flush_all` has been called. Two processes must not write the same
-    path at the same time.
+    The file has the mark of `owner`, and the marks `more`, from the moment it has its name. If `flush` is
+    false, a power failure may lose or truncate the new content until `flush_all` has been called. Two
+    processes must not write the same path at the same time.
     """
     new = temporary(path)
     try:
         try:
-            _write(new, data, mode, owner, flush)
+            _write(new, data, mode, owner, more or {}, flush)
             os.rename(new, path)
         except BaseException:
             unlink(new)
@@ -67,13 +74,17 @@ def write_file(
         raise failed(path, f"write {len(data)} bytes", error) from error
 
 
-def _write(path: str, data: bytes, mode: int, owner: marks.Owner | None, flush: bool) -> None:
+def _write(
+    path: str, data: bytes, mode: int, owner: marks.Owner | None, more: Mapping[str, str], flush: bool
+) -> None:
     unlink(path)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
         if owner is not None:
             marks.write_owner(fd, owner, path)
+        for name, text in more.items():
+            marks.write_mark(fd, name, text, path)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
@@ -88,6 +99,11 @@ def unlink(path: str) -> bool:
     try:
         os.unlink(path)
     except FileNotFoundError:
+        return False
+    except OSError as error:
+        # A file system that is mounted read-only says that of what does not exist, too.
+        if error.errno != errno.EROFS or os.path.lexists(path):
+            raise
         return False
     return True
 
@@ -184,7 +200,7 @@ def remove_unmounted(path: str) -> None:
         _empty(path, top)
         os.rmdir(path)
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str) else ""
+        where = path_of(error)
         raise failed(path, f"remove {where}" if where not in ("", path) else "remove", error) from error
 
 
@@ -197,12 +213,14 @@ def _empty(path: str, top: int) -> None:
             while True:
                 if descent.left:
                     name = descent.left.pop()
-                    if descent.enter(name) is None:
-                        where = "/".join(filter(None, (path, descent.path, name)))
+                    if descent.enter(name) is not None:
+                        descent.left.extend(_clear(descent.here))
+                        continue
+                    where = "/".join(filter(None, (path, descent.path, name)))
+                    if not _remove_subvolume(where, descent.here, name):
                         raise FailedError(
                             f"{path}: remove: {where} is on another file system", hint=f"umount {where}"
                         )
-                    descent.left.extend(_clear(descent.here))
                 elif descent.is_at_top:
                     return
                 else:
@@ -214,6 +232,28 @@ def _empty(path: str, top: int) -> None:
             descent.close()
     finally:
         os.close(top)
+
+
+def _remove_subvolume(path: str, folder: int, name: str) -> bool:
+    """Remove the subvolume `name` in an open directory; False if it is a mount.
+
+    Its files are removed one by one: when the kernel drops a whole tree, what its quota groups use becomes
+    unknown; btrfs-quota(8).
+    """
+    from vsprov.kernel.storage import btrfs
+
+    try:
+        top = open_beneath(folder, name, FOLDER)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    group = btrfs.subvolume(top) if btrfs.is_subvolume(top) else 0
+    _empty(path, top)
+    os.rmdir(name, dir_fd=folder)
+    if group:
+        btrfs.remove_group(folder, group)
+    return True
 
 
 def _clear(folder: int) -> list[str]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from vsprov.errors import FailedError, NotPermittedError, reason
-from vsprov.kernel.paths import UnsafePathError, walk_host
+from vsprov.kernel.paths import FOLDER, UnsafePathError, walk_host
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.store.disk import durable
-from vsprov.store.instance import Instance
+from vsprov.store.instance import DISK_IMAGE, DISK_SUBVOLUME, Instance
+
+# ioctl_iflags(2)
+_GET_FLAGS, _SET_FLAGS, _TOP_OF_HIERARCHY = 0x80086601, 0x40086602, 0x00020000
+SNAPSHOTS = "snapshots"  # in the directory of a server
+_UNSUPPORTED = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 def place(folder: str, name: str, suffix: str = "") -> str:
@@ -110,9 +118,29 @@ def prepare(instance: Instance, *, also: Iterable[str] = ()) -> None:
         for folder in (*instance.usual_folders, *also):
             with suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
+                if folder in (instance.servers, instance.layers):
+                    _spread(folder)
     except OSError as error:
         raise durable.failed(str(error.filename), "create the state directories", error) from error
     restrict_to_root(instance)
+
+
+def _spread(folder: str) -> None:
+    """Have ext4 place each directory made in `folder` in a block group of its own, as below /; chattr(1), T.
+
+    In one group, ext4 reads past every inode that was freed there in the last seconds to create the next one:
+    after 100 servers were removed, creating 100 took 0.2 s. File systems without the attribute need nothing.
+    """
+    fd = os.open(folder, FOLDER)
+    try:
+        flags = bytearray(fcntl.ioctl(fd, _GET_FLAGS, bytes(8)))
+        flags[:4] = (int.from_bytes(flags[:4], sys.byteorder) | _TOP_OF_HIERARCHY).to_bytes(4, sys.byteorder)
+        fcntl.ioctl(fd, _SET_FLAGS, bytes(flags))
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(fd)
 
 
 def _make_root(root: str) -> None:
@@ -151,6 +179,8 @@ def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) ->
     `failed` is called for what cannot be removed, and the sweep continues. The caller holds the apply lock.
     """
     found = []
+    disks = DISK_IMAGE, DISK_SUBVOLUME
+    written = {instance.servers: ("server.json", *disks), instance.volumes: ("volume.json",)}
     for folder in instance.folders:
         try:
             entries = os.listdir(folder)
@@ -162,20 +192,61 @@ def sweep(instance: Instance, failed: Callable[[FailedError], None] = _raise) ->
             path = f"{folder}/{name}"
             try:
                 if name.startswith(durable.LEFTOVERS):
+                    if folder == instance.transfers and _is_in_use(path):
+                        continue
                     durable.remove_tree(path)
                     found.append(path)
-                elif folder == instance.servers:
-                    found += _sweep_server(path)
+                    continue
+                for file in written.get(folder, ()):
+                    found += _sweep_file(path, file)
             except FailedError as error:
                 failed(error)
     return sorted(found)
 
 
-def _sweep_server(path: str) -> list[str]:
-    leftover = durable.temporary(f"{path}/server.json")
+def hold(path: str) -> int:
+    """Keep `sweep` from removing a directory below `transfers`, as long as the descriptor is open."""
+    fd = os.open(path, FOLDER)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _is_in_use(path: str) -> bool:
+    """Whether a process holds it; those of commands that have died do not."""
     try:
-        return [leftover] if durable.unlink(leftover) else []
+        fd = os.open(path, FOLDER)
+    except FileNotFoundError:
+        return True  # it has just removed it
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _sweep_file(path: str, name: str) -> list[str]:
+    leftover = durable.temporary(f"{path}/{name}")
+    try:
+        found = [leftover] if durable.unlink(leftover) else []
+    except IsADirectoryError:
+        durable.remove_tree(leftover)
+        found = [leftover]
     except NotADirectoryError:
-        return []  # a file in the place of a server; the plan reports it
+        return []  # a file in the place of a server or volume; the plan reports it
     except OSError as error:
         raise durable.failed(leftover, "remove", error) from error
+    try:
+        entries = os.listdir(f"{path}/{SNAPSHOTS}")
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    except OSError as error:
+        raise durable.failed(f"{path}/{SNAPSHOTS}", "list", error) from error
+    for name in entries:
+        if name.startswith(durable.LEFTOVERS):
+            durable.remove_tree(f"{path}/{SNAPSHOTS}/{name}")
+            found.append(f"{path}/{SNAPSHOTS}/{name}")
+    return found

@@ -14,4 +14,5 @@ class Limits:
 
 
 LIMITS = Limits()
+MOST_LAYERS = 500  # that overlay can mount: OVL_MAX_STACK in fs/overlayfs/params.h
 MAX_ID = 65535  # the highest id in a server

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from vsprov.errors import FailedError, UsageError, reason
+from vsprov.kernel.paths import FOLDER
 from vsprov.store.disk.durable import HINTS
 
 STDIN = "-"
@@ -17,6 +20,7 @@ _DESCRIPTOR = re.compile(
     r"/dev/std(?P<name>in|out|err)|(/dev/fd|/proc/(self|thread-self)/fd)/(?P<number>\d+)"
 )
 _NUMBERS = {"in": 0, "out": 1, "err": 2}
+_WITHOUT_NAMELESS = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2), O_TMPFILE
 _UNWRITABLE = {stat.S_IFDIR: "a directory", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}
 
 
@@ -37,7 +41,7 @@ def write_output(
     if it cannot be written.
     """
     try:
-        descriptor = _descriptor(path)
+        descriptor = descriptor_of(path)
         if descriptor is not None:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -56,6 +60,99 @@ def write_output(
         raise  # the reader has gone, as with standard output
     except OSError as error:
         raise _failed(path, what, error) from error
+
+
+@contextmanager
+def opened_output(path: str, what: str, *, replace: bool) -> Iterator[int]:
+    """A descriptor to write much to: of a file, device or pipe; "-" is standard output.
+
+    A regular file gets its name at the end of the block, complete and on the disk; if the block raises,
+    nothing is left of it. One that exists and is not empty is replaced only with `replace`. Raises UsageError
+    for a terminal and for what cannot be written; OSErrors in the block become FailedErrors.
+    """
+    try:
+        descriptor = 1 if path == "-" else descriptor_of(path)
+        found = os.fstat(descriptor) if descriptor is not None else _status(path)
+        if descriptor is not None or (found is not None and not stat.S_ISREG(found.st_mode)):
+            with _through(path, what, descriptor) as fd:
+                yield fd
+            return
+        if found is not None and found.st_size and not replace:
+            raise UsageError(f"{path}: write {what}: it exists", hint="--force replaces it")
+        with _new(os.path.realpath(path)) as fd:
+            yield fd
+    except BrokenPipeError:
+        raise  # the reader has gone
+    except OSError as error:
+        raise _failed(path, what, error) from error
+
+
+@contextmanager
+def _through(path: str, what: str, descriptor: int | None) -> Iterator[int]:
+    """The descriptor, or one of what is at the path, which is no regular file."""
+    if descriptor is None:
+        _refuse_unwritable(path, what, os.stat(path))
+        fd = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    else:
+        fd = os.dup(descriptor)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    try:
+        if os.isatty(fd):
+            raise UsageError(f"{path}: write {what}: it is a terminal", hint="specify a file, or redirect it")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _new(path: str) -> Iterator[int]:
+    """A file that has no name until it is complete: nothing of it is left if the process is killed."""
+    above, name = os.path.split(path)
+    folder = os.open(above, FOLDER & ~os.O_NOFOLLOW)
+    try:
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in _WITHOUT_NAMELESS:
+                raise
+            with _temporary_file(path) as fd:
+                yield fd
+                os.fsync(fd)
+        else:
+            with open(fd, "wb", buffering=0):
+                yield fd
+                os.fsync(fd)
+                _give_name(fd, folder, name)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _give_name(fd: int, folder: int, name: str) -> None:
+    """Give a file without a name this one, in the place of a file that has it; linkat(2)."""
+    nameless = f"/proc/self/fd/{fd}"
+    try:
+        os.link(nameless, name, dst_dir_fd=folder)
+    except FileExistsError:
+        making = f".vsprov-{os.getpid()}"
+        os.link(nameless, making, dst_dir_fd=folder)
+        os.rename(making, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+@contextmanager
+def _temporary_file(path: str) -> Iterator[int]:
+    """A file that gets the name `path` at the end, for file systems where every file has a name."""
+    import tempfile
+
+    fd, making = tempfile.mkstemp(prefix=".vsprov-", dir=os.path.dirname(path))
+    try:
+        with open(fd, "wb", buffering=0):
+            yield fd
+        os.rename(making, path)
+    except BaseException:
+        os.unlink(making)
+        raise
 
 
 def write_new(path: str, data: bytes, what: str) -> bool:
@@ -80,7 +177,7 @@ def write_new(path: str, data: bytes, what: str) -> bool:
         raise _failed(path, what, error) from error
 
 
-def _descriptor(path: str) -> int | None:
+def descriptor_of(path: str) -> int | None:
     """The number of the file descriptor that a path like /dev/stdout or /dev/fd/3 names."""
     match = _DESCRIPTOR.fullmatch(os.path.normpath(path))
     if match is None:

@@ -23,3 +23,15 @@ def refuse_foreign(path: str, instance: str, address: str) -> None:
         raise ConflictError(
             f"{address}: {path} {whose}: left untouched", hint=f"move it away, or rename the {kind}"
         )
+
+
+def owned(path: str, instance: str, address: str) -> str:
+    """The path of what an object has, which belongs to this instance.
+
+    ConflictError if it belongs to another one, or to none; FailedError if it does not exist.
+    """
+    try:
+        refuse_foreign(path, instance, address)
+    except FileNotFoundError as error:
+        raise durable.failed(path, "read its owner mark", error) from error
+    return path

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
-from vsprov.errors import ImageError, reason
+from vsprov.errors import ImageError, path_of, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, open_host
 from vsprov.store.disk import limits
 from vsprov.store.disk.durable import HINTS
@@ -33,7 +33,8 @@ OVERLAY = "trusted.overlay."
 OPAQUE = f"{OVERLAY}opaque"
 WHITEOUT = ".wh."
 LEFT_OUT_SHOWN = 5  # special files, in a note
-WITHOUT_LIMIT = Limits(entries=sys.maxsize, bytes=sys.maxsize)
+LONGEST_SHOWN = 200  # characters of a path
+WITHOUT_LIMIT = Limits(entries=sys.maxsize, bytes=1 << 80)
 
 
 class Entry(NamedTuple):
@@ -67,7 +68,7 @@ def opened(path: str, *, links: bool = True) -> Iterator[int]:
     try:
         yield top
     except OSError as error:
-        where = f"{path}: {error.filename}" if error.filename else path
+        where = f"{path}: {path_of(error)}" if path_of(error) else path
         raise ImageError(f"{where}: {reason(error)}", hint=HINTS.get(error.errno or 0, "")) from error
     finally:
         os.close(top)
@@ -101,10 +102,10 @@ def walk(
         entry = Entry("", ".", top, os.fstat(top))
         while True:
             count += 1
-            size += entry.status.st_blocks * 512
+            size += _size(entry)
             problem = reject_reason(entry, device, count, size, len(stack))
             if problem:
-                raise ImageError(f"{label}: {entry.path or '.'!r}: {problem}")
+                raise ImageError(f"{label}: {_shown(entry.path)}: {problem}")
             yield entry
             if entry.kind == stat.S_IFDIR and entry.path not in skip:
                 stack.append(_descend(entry, label))
@@ -119,6 +120,17 @@ def walk(
     finally:
         for folder, _, _ in stack:
             os.close(folder)
+
+
+def _shown(path: str) -> str:
+    """A path in a message: a server may have made it as long as it likes, so that nobody sees the rest."""
+    return repr(path or ".") if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]!r}…"
+
+
+def _size(entry: Entry) -> int:
+    """The bytes of an entry, on the disk or with its holes: these are read, too."""
+    blocks = entry.status.st_blocks * 512
+    return max(blocks, entry.status.st_size) if entry.kind == stat.S_IFREG else blocks
 
 
 def _descend(entry: Entry, label: str) -> tuple[int, str, list[str]]:

@@ -10,6 +10,7 @@ The key is a SHA-256 over what the layer was made from.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -21,7 +22,6 @@ from vsprov.errors import FailedError, ImageError
 from vsprov.store.disk import durable, folders, marks
 from vsprov.store.disk.progress import Progress
 from vsprov.store.instance import LINKING, LISTING, TREE, Instance
-from vsprov.store.unpack import acl
 
 MARK = "layer"
 DAMAGED = "damaged"  # mark of a layer in which `image verify` has found a difference
@@ -111,6 +111,8 @@ class Batch:
 
     def begin(self, fill: Callable[[str], None]) -> str:
         """Make a layer whose key is not yet known; returns the directory to pass to `keep`."""
+        from vsprov.store.unpack import acl
+
         with self._lock:
             # A name that no process that died can have left with something mounted in it.
             folder = f"{self.instance.layers}/{durable.MAKING}{os.getpid()}-{next(_serial)}"
@@ -130,13 +132,25 @@ class Batch:
 
     def keep(self, key: str, folder: str) -> None:
         """Complete a layer from `begin`: `key` is its key."""
+        path(self.instance, key)  # raises for an invalid key
+        self._list(folder)
+        self._add(key, folder)
+
+    def keep_by_content(self, folder: str) -> str:
+        """Complete a layer from `begin` that was made from nothing but what it contains; its key."""
+        key = hashlib.sha256(f"content\n{self._list(folder)}".encode()).hexdigest()
+        self._add(key, folder)
+        return key
+
+    def _list(self, folder: str) -> str:
         from vsprov.store.layers import listing  # rarely needed
 
-        path(self.instance, key)  # raises for an invalid key
         try:
-            listing.write(f"{folder}/{TREE}", f"{folder}/{LISTING}", self.progress)
+            return listing.write(f"{folder}/{TREE}", f"{folder}/{LISTING}", self.progress)
         except OSError as error:
             raise durable.failed(folder, "list what a layer holds", error) from error
+
+    def _add(self, key: str, folder: str) -> None:
         with self._lock:
             if key not in self.made:
                 self.made[key] = folder

@@ -137,9 +137,10 @@ def kept_attributes(path: int | str) -> dict[str, str]:
 # ---- writing and reading a listing
 
 
-def write(top: str, path: str, progress: Progress) -> None:
+def write(top: str, path: str, progress: Progress) -> str:
     """Write the listing of the tree at `top` to `path`, atomically; the caller flushes it to disk.
 
+    Returns its SHA-256.
     `progress` reports the bytes read. Raises ImageError for an entry that is not allowed in a layer.
     """
     new = durable.temporary(path)
@@ -148,9 +149,10 @@ def write(top: str, path: str, progress: Progress) -> None:
         durable.unlink(new)
         with open(os.open(new, flags, 0o600), "wb") as file:
             try:
-                _write(top, file, progress)
+                sha256 = _write(top, file, progress)
                 file.flush()
                 os.rename(new, path)
+                return sha256
             except BaseException:
                 durable.unlink(new)
                 raise
@@ -158,7 +160,7 @@ def write(top: str, path: str, progress: Progress) -> None:
         raise durable.failed(path, "write the listing", error) from error
 
 
-def _write(top: str, file: IO[bytes], progress: Progress) -> None:
+def _write(top: str, file: IO[bytes], progress: Progress) -> str:
     meter = Meter(progress, "list")
     reader = Reader(top, meter)
     sha = hashlib.sha256(HEAD)
@@ -178,6 +180,7 @@ def _write(top: str, file: IO[bytes], progress: Progress) -> None:
     line = encode({"entries": entries, "bytes": size}).encode() + b"\n"
     sha.update(line)
     file.write(line + sha.hexdigest().encode() + b"\n")
+    return sha.hexdigest()
 
 
 def read(path: str) -> Iterator[Item]:

@@ -98,7 +98,7 @@ def unpack(
         assert child.stdout is not None
         read = 0
         try:
-            for message in _messages(child.stdout.fileno()):
+            for message in messages(child.stdout.fileno()):
                 last = message or last
                 read = last.get("read", read)
                 progress("unpacked", read, total)
@@ -116,7 +116,7 @@ def unpack(
     return Unpacked(last["sha256"], last["diff_id"], note)
 
 
-def _messages(pipe: int) -> Iterator[dict[str, Any]]:
+def messages(pipe: int) -> Iterator[dict[str, Any]]:
     """The messages of the worker until it closes the pipe; {} after each `PACE` seconds without one."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)

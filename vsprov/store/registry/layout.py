@@ -19,6 +19,7 @@ from vsprov.kernel.paths import open_host
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.model.values.units import UnitError, short
+from vsprov.store.disk.limits import MOST_LAYERS
 from vsprov.store.disk.progress import Progress
 from vsprov.store.disk.tree import unusable
 from vsprov.store.registry import oci_documents, untrusted_json
@@ -136,7 +137,7 @@ class SavedParts:
         saved = self._saved(untrusted_json.many({_SAVED: content}, _SAVED, dict, self._label))
         config_digest, config = self._config(untrusted_json.text(saved, "Config", self._label))
         names = untrusted_json.words(saved, "Layers", self._label)
-        layers = tuple(self._layer(name) for name in names[: oci_documents.MOST_LAYERS + 1])
+        layers = tuple(self._layer(name) for name in names[: MOST_LAYERS + 1])
         oci_documents.check_layers(layers, self._label)
         identity = json.dumps({"config": config_digest.digest, "layers": config.diff_ids}, sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()

@@ -21,10 +21,10 @@ from vsprov.model.values import digests
 from vsprov.model.values.names import parse_signal
 from vsprov.model.values.units import UnitError, short
 from vsprov.store.disk import limits
+from vsprov.store.disk.limits import MOST_LAYERS
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import untrusted_json
 
-MOST_LAYERS = 500  # the limit of overlay: OVL_MAX_STACK in fs/overlayfs/params.h
 _DEEPEST = 4  # nested indexes
 
 INDEXES = (

@@ -110,5 +110,5 @@ class Kind(Protocol):
 def _module(source: Source) -> Kind:
     """The module for a kind of source, imported on demand, since some are slow to import."""
     if source.kind in ("", "build"):
-        raise ImageError("an image needs one source: host, directory, tar, oci or bootstrap")
+        raise ImageError("an image needs one source: host, directory, tar, oci, bootstrap or commit")
     return cast(Kind, import_module(f"{__name__}.{source.kind}"))

@@ -44,6 +44,14 @@ ALONE = (
 EMPTIED = ("hostname", "machine-id", "resolv.conf")
 # The keys that the package of sshd(8) creates once. Servers of one image must not share them.
 HOST_KEYS = "ssh_host_*_key*"
+KEYS_UNIT = ("systemd", "system", "ssh.service.d", "host-keys.conf")  # in /etc; systemd.unit(5)
+KEYS_UNIT_TEXT = """\
+# The image has no host keys, because its servers must not share them: create them at the first start.
+[Service]
+ExecStartPre=
+ExecStartPre=/usr/bin/ssh-keygen -A
+ExecStartPre=/usr/sbin/sshd -t
+"""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS_BETWEEN_KILLS = 0.05
 KEPT_OF_OUTPUT = 64 << 10
@@ -121,12 +129,31 @@ def _make_anonymous(into: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             ssh = os.open("ssh", FOLDER, dir_fd=etc)
             try:
-                for name in fnmatch.filter(os.listdir(ssh), HOST_KEYS):
+                keys = fnmatch.filter(os.listdir(ssh), HOST_KEYS)
+                for name in keys:
                     os.unlink(name, dir_fd=ssh)
             finally:
                 os.close(ssh)
+            if keys:
+                _create_keys_at_start(etc)
     finally:
         os.close(etc)
+
+
+def _create_keys_at_start(etc: int) -> None:
+    """Have systemd create the keys of sshd(8) that a server lacks: without any, sshd does not start."""
+    folders = [etc]
+    try:
+        for name in KEYS_UNIT[:-1]:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=folders[-1])
+            folders.append(os.open(name, FOLDER, dir_fd=folders[-1]))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(KEYS_UNIT[-1], flags, 0o644, dir_fd=folders[-1]), "w") as file:
+            file.write(KEYS_UNIT_TEXT)
+    finally:
+        for fd in folders[1:]:
+            os.close(fd)
 
 
 def _is_file(folder: int, name: str) -> bool:

@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 CAPABILITY_VERSION = 0x20080522
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mounts(NamedTuple):
@@ -45,15 +45,25 @@ def confine(mounts: Mounts, parent: int) -> os.stat_result | None:
     os.umask(0)
     for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, MEMORY)):
         resource.setrlimit(what, (most, most))
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # for the maximum number of layers and levels
+    raise_open_files()
     below = os.stat(mounts.below[0]) if mounts.below else None
     _enter(mounts)
-    _drop_rights()
-    # After capset, which clears it; getppid, as the parent may have died before.
-    if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != parent:
-        raise OSError(errno.ESRCH, "the parent process has ended", "prctl")
+    drop_rights()
+    end_with(parent)
     return below
+
+
+def raise_open_files() -> None:
+    """Allow as many open files as possible: for the maximum number of layers and levels."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def end_with(parent: int, how: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, which may have happened already."""
+    # After capset, which clears it.
+    if libc.prctl(PR_SET_PDEATHSIG, how, 0, 0, 0) or os.getppid() != parent:
+        raise OSError(errno.ESRCH, "the parent process has ended", "prctl")
 
 
 def _enter(mounts: Mounts) -> None:
@@ -61,7 +71,7 @@ def _enter(mounts: Mounts) -> None:
 
     No mount of the host remains, so that nothing outside the root can be reached.
     """
-    _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
+    check(libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
     _mount(None, "/", None, MS_REC | MS_PRIVATE, None)
     if mounts.below:
         _mount_overlay(mounts)
@@ -69,8 +79,8 @@ def _enter(mounts: Mounts) -> None:
         _mount(mounts.target, mounts.target, None, MS_BIND, None)
         _mount(None, mounts.target, None, MS_REMOUNT | MS_BIND | INERT, None)
     os.chdir(mounts.target)
-    _check(_libc.syscall(PIVOT_ROOT, b".", b"."), "pivot_root")
-    _check(_libc.umount2(b".", MNT_DETACH), "umount2")
+    check(libc.syscall(PIVOT_ROOT, b".", b"."), "pivot_root")
+    check(libc.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/")
 
 
@@ -98,21 +108,23 @@ def _mount_overlay(mounts: Mounts) -> None:
         os.close(fd)
 
 
-def _drop_rights() -> None:
+def drop_rights() -> None:
+    """Keep only the capabilities to set owners, modes and attributes of files."""
     kept = sum(1 << number for number in (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP))
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
     # Effective, permitted, inheritable; low and high words.
     sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
-    _check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-    _check(_libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    check(libc.capset(ctypes.byref(header), ctypes.byref(sets)), "capset")
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:
     words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
-    result = _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3])
-    _check(result, f"mount {kind or 'bind'}")
+    result = libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3])
+    check(result, f"mount {kind or 'bind'}")
 
 
-def _check(result: int, call: str) -> None:
+def check(result: int, call: str) -> None:
+    """Raise OSError if a system call has returned -1."""
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), call)

@@ -156,8 +156,8 @@ class Xz:
 class Stream:
     """The decompressed archive, forward only, at most `limit` bytes.
 
-    `report` is called with the bytes of the archive read so far, after each piece. `read`, `seek` and `tell`
-    are the file interface for tarfile.
+    `report` is called with the bytes of the archive read so far, after each piece. `read`, `seek`,
+    `seekable` and `tell` are the file interface for tarfile.
     """
 
     def __init__(self, archive: Archive, source: Readable, limit: int, report: Callable[[int], None]) -> None:
@@ -190,8 +190,7 @@ class Stream:
         got = self.queue.get()
         if isinstance(got, Exception):
             raise got
-        if self.source is not self.archive:
-            self.sha256.update(got)  # not in the thread, which has more to do
+        self._sum(got)
         self.before += len(self.piece)
         self.piece, self.at, self.ended = got, 0, not got
         if self.before + len(got) > self.limit:
@@ -201,6 +200,10 @@ class Stream:
             )
         self.report(self.archive.position)
         return not self.ended
+
+    def _sum(self, data: bytes) -> None:
+        if self.source is not self.archive:
+            self.sha256.update(data)  # not in the thread, which has more to do
 
     def views(self, size: int) -> Iterator[memoryview]:
         """The next `size` bytes without copying, in one or more pieces; fewer at the end."""
@@ -228,6 +231,9 @@ class Stream:
 
     def tell(self) -> int:
         return self.before + self.at
+
+    def seekable(self) -> bool:
+        return True  # forward
 
     def seek(self, position: int, whence: int = 0) -> int:
         if whence != 0 or position < self.tell():

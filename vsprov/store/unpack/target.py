@@ -42,17 +42,31 @@ def joined(folder: str, name: str) -> str:
 
 
 class Tree:
-    """The whole tree. With `alone`, the layers below are unknown: NeedsBelow is raised where they matter."""
+    """The whole tree. With `alone`, the layers below are unknown: NeedsBelow is raised where they matter.
 
-    def __init__(self, below: os.stat_result | None, depth: int, length: int, *, alone: bool) -> None:
+    A tree that is `in_use` was not made for this: only what is in its directories changes, not they.
+    """
+
+    def __init__(
+        self,
+        below: os.stat_result | None,
+        depth: int,
+        length: int,
+        *,
+        alone: bool,
+        in_use: bool = False,
+    ) -> None:
         self.depth = depth
         self.length = length
         self.alone = alone
+        self.in_use = in_use
         self.places: dict[str, Place] = {}
         self.by_link: dict[str, Place] = {}  # by paths through symbolic links
         self.made: dict[str, set[str]] = {}
         self.links = 0  # followed in one path; each may lead to further ones
         self.times: dict[str, int] = {}  # mtimes to set when the directories are complete
+        if in_use:
+            return
         root = self.place("")
         # Overlay takes the root directory of the topmost layer, so each layer copies it from below.
         owner = (below.st_uid, below.st_gid) if below else (0, 0)
@@ -147,7 +161,8 @@ class Tree:
         if place.counted:
             return
         place.counted = True
-        self.times.setdefault(place.path, place.modified)
+        if not self.in_use:
+            self.times.setdefault(place.path, place.modified)
         path = place.path
         while path:
             path, _, last = path.rpartition("/")

@@ -45,20 +45,27 @@ def main() -> None:
     job = Job(**json.loads(sys.argv[1]))
     try:
         report(unpack(job))
-    except Refused as error:
-        report({"error": str(error), "hint": error.hint})
     except NeedsBelow as error:
         report({"needs_below": str(error)})
-    except MemoryError:
-        report({"error": f"unpacking needs more than {MEMORY >> 20} MiB of memory"})
-    except OSError as error:
-        refusal = f"unpack: {error.filename or ''}: {error.strerror}"
-        hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        report({"error": refusal if error.errno else f"it is damaged: {error}", "hint": hint})
     except Exception as error:
-        # The parsers of five formats may raise anything for a hostile archive.
-        report({"error": f"it is damaged, or not a tar archive: {error}"})
+        report(failure(error, "unpack"))
     os._exit(0)  # without waiting for the thread that reads ahead
+
+
+def failure(error: Exception, done: str) -> dict[str, Any]:
+    """The message for what was raised; `done` is what was done then."""
+    if isinstance(error, Refused):
+        return {"error": str(error), "hint": error.hint}
+    if isinstance(error, MemoryError):
+        return {"error": f"unpacking needs more than {MEMORY >> 20} MiB of memory"}
+    if isinstance(error, OSError) and error.errno:
+        hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        where = f"{error.filename}: " if isinstance(error.filename, str) else ""  # it may be a descriptor
+        return {"error": f"{done}: {where}{error.strerror}", "hint": hint}
+    if isinstance(error, OSError):
+        return {"error": f"it is damaged: {error}"}
+    # The parsers of five formats may raise anything for a hostile archive.
+    return {"error": f"it is damaged, or not a tar archive: {error}"}
 
 
 def unpack(job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from . import acl
 from .headers import Member, Members
@@ -40,7 +40,9 @@ class Limits(NamedTuple):
 
 
 class Unpacking:
-    """The unpacking of one archive into the tree."""
+    """The unpacking of one archive into the tree. With `sparse`, zeros become holes in every file."""
+
+    sparse = False
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class Unpacking:
         path = self.checked(member.name, member)
         folder, _, name = path.rpartition("/")
         self.left_out.pop(path, None)  # it is replaced
-        if name.startswith(WHITEOUT):
+        if self.is_whiteout(name):
             self.white_out(folder, name, member)
         elif member.kind in SPECIAL:
             self.leave_out(folder, name, SPECIAL[member.kind])
@@ -98,6 +100,10 @@ class Unpacking:
             self.make_symlink(folder, name, member)
         else:
             self.make_file(folder, name, member, members)
+
+    def is_whiteout(self, name: str) -> bool:
+        """Whether a member of this name stands for what it hides."""
+        return name.startswith(WHITEOUT)
 
     def count(self, member: Member) -> None:
         self.entries += 1
@@ -120,7 +126,7 @@ class Unpacking:
         if (self.whole and parts and name.startswith("/")) or ".." in parts or "\0" in name:
             raise Refused(f"{member.name!r}: {name!r} leads out of the archive")
         unhidden = parts if self.whole else parts[:-1]
-        if ".wh." in name and any(part.startswith(WHITEOUT) for part in unhidden):
+        if ".wh." in name and any(map(self.is_whiteout, unhidden)):
             raise Refused(f"{member.name!r}: is a whiteout, which only a layer on top of another may contain")
         path = "/".join(parts)
         if len(parts) > self.limits.depth or len(os.fsencode(path)) > self.limits.path:
@@ -263,18 +269,34 @@ class Unpacking:
 
     def write(self, fd: int, member: Member, members: Members) -> None:
         """Write the content, with the holes of a sparse file."""
-        left = member.size
-        for data in holed(members, member.sparse) if member.sparse else self.stream.views(member.size):
-            left -= len(data)
-            if member.sparse and not data.tobytes().strip(b"\0"):
-                os.lseek(fd, len(data), os.SEEK_CUR)
-                continue
-            while (done := os.write(fd, data)) < len(data):
-                data = data[done:]
-        if left:
-            raise Refused(f"{member.name!r}: the archive is truncated in the middle of this file")
-        if member.sparse:
+        sparse = self.sparse or member.sparse
+        end = 0
+        for at, size, pieces in self.parts(member, members):
+            if not end <= at <= at + size <= member.size:
+                raise Refused(f"{member.name!r}: has an invalid map of its holes")
+            end = at + size
+            for data in pieces:
+                here, at = at, at + len(data)
+                if sparse and not data[0] and data.tobytes().count(0) == len(data):
+                    continue
+                while (done := os.pwrite(fd, data, here)) < len(data):
+                    data, here = data[done:], here + done
+            if at < end:
+                raise Refused(f"{member.name!r}: the archive is truncated in the middle of this file")
+        if sparse:
             os.ftruncate(fd, member.size)
+
+    def parts(self, member: Member, members: Members) -> Iterator[tuple[int, int, Iterator[memoryview]]]:
+        """(offset, size, content) of each part of a file between its holes."""
+        info = member.sparse
+        if info is None:
+            yield 0, member.size, self.stream.views(member.size)
+            return
+        content: IO[bytes] = members.tar.fileobject(members.tar, info)
+        found: Any = info.sparse  # of pairs, whatever typeshed says
+        for at, size in found:
+            content.seek(at)
+            yield at, size, _pieces(content, size)
 
     def kept(self, member: Member) -> dict[str, bytes]:
         """The extended attributes that an image keeps; only files and directories have user.*, xattr(7)."""
@@ -289,8 +311,7 @@ class Unpacking:
         }
 
 
-def holed(members: Members, info: tarfile.TarInfo) -> Iterator[memoryview]:
-    """The content of a sparse file with its holes filled, in pieces."""
-    content = members.tar.fileobject(members.tar, info)
-    while data := content.read(PIECE):
+def _pieces(content: IO[bytes], size: int) -> Iterator[memoryview]:
+    while size and (data := content.read(min(PIECE, size))):
+        size -= len(data)
         yield memoryview(data)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from vsprov.cli import options
-from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.cli.verbs.images.store import conclude
 from vsprov.engine.desired.inputs import Inputs, read
 from vsprov.engine.desired.lockfile import write_lock
 from vsprov.engine.desired.pull import to_pull
 from vsprov.engine.images import imagestore
+from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
 from vsprov.render.problems import dump
 from vsprov.render.progress import progress
@@ -53,10 +53,7 @@ def pull(
     process.require_root("image pull: writing to the image store")
     with progress(settings.stderr, quiet=settings.quiet) as report:
         report.expect(len(wanted.images))
-        outcome = imagestore.pull(
-            settings.instance, wanted.images, wanted.owner, report,
-            parallelism=work.parallelism, lock_timeout=work.lock_timeout,
-        )  # fmt: skip
+        outcome = imagestore.pull(settings.instance, wanted.images, wanted.owner, report, work=work)
     conclude(settings, outcome, "pulled")
 
 

@@ -9,11 +9,11 @@ import click
 
 from vsprov.cli import complete, options
 from vsprov.cli.approval import DECLINED, confirm
-from vsprov.cli.options import WorkOptions
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.apply.converge import Outcome
 from vsprov.engine.desired.pull import image_name
 from vsprov.engine.images import imagestore
+from vsprov.engine.work import WorkOptions
 from vsprov.errors import UsageError
 from vsprov.kernel import process
 from vsprov.model.values import digests
@@ -93,7 +93,7 @@ def rm(settings: Settings, work: WorkOptions, names: tuple[str, ...]) -> None:
     process.require_root("image rm: removing images")
     bare = list(map(image_name, names))
     with progress(settings.stderr, quiet=settings.quiet) as report:
-        outcome = imagestore.remove(settings.instance, bare, report, lock_timeout=work.lock_timeout)
+        outcome = imagestore.remove(settings.instance, bare, report, work=work)
     conclude(settings, outcome, "removed")
 
 
@@ -128,7 +128,7 @@ vsprov image prune --all -y                           # in a nightly job
 @options.work_options
 def prune(settings: Settings, work: WorkOptions, everything: bool, dry_run: bool, yes: bool) -> None:
     """Removes layers that no image and no server uses, and incomplete downloads. With --all it also removes
-    images that no server uses.
+    images that no server uses, except those made by `vsprov commit`, which cannot be made again.
     """
     process.require_root("image prune: removing images")
     found = imagestore.prunable(settings.instance, everything=everything)
@@ -136,7 +136,7 @@ def prune(settings: Settings, work: WorkOptions, everything: bool, dry_run: bool
         if found.names and not yes and not confirm(f"Remove {', '.join(found.names)}?"):
             raise click.exceptions.Exit(DECLINED)
         with progress(settings.stderr, quiet=True) as report:  # what is removed is printed below
-            found = imagestore.prune(settings.instance, found.names, report, lock_timeout=work.lock_timeout)
+            found = imagestore.prune(settings.instance, found.names, report, work=work)
     if settings.output == "json":
         unused = found.unused
         kinds = {"layers": list(unused.layers), "downloads": list(unused.downloads)}
@@ -172,7 +172,7 @@ def verify(settings: Settings, work: WorkOptions, names: tuple[str, ...]) -> Non
             list(map(image_name, names)),
             report,
             lambda *state: report.progressed("images", *state),
-            lock_timeout=work.lock_timeout,
+            work=work,
         )
     if settings.output == "json":
         out(dump({name: {"ok": not lines, "differences": lines} for name, lines in found.items()}))
@@ -213,7 +213,7 @@ def dedupe(settings: Settings, work: WorkOptions, dry_run: bool) -> None:
                 settings.instance,
                 report,
                 lambda *state: report.progressed("images", *state),
-                lock_timeout=work.lock_timeout,
+                work=work,
             )
         files, saved, failures = done.files, done.bytes, done.failures
     if settings.output == "json":

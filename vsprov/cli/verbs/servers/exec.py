@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import click
 
-from vsprov.cli import complete
+from vsprov.cli import complete, options
 from vsprov.cli.options import server_name
 from vsprov.cli.verb import Settings, Verb, verb
-from vsprov.engine.guests import join
+from vsprov.engine.guests.commands import join
 from vsprov.errors import UsageError
+from vsprov.render.screen import err
 
 
 class ExecVerb(Verb):
@@ -115,11 +116,15 @@ vsprov shell web1 --user www-data
 def shell(settings: Settings, name: str, user: str | None, workdir: str | None, env: tuple[str, ...]) -> None:
     """Opens a login shell in a running server: /bin/bash, or /bin/sh if the server has no bash. The exit code
     is that of the shell.
+
+    In a system server (init.style other than exec) `su --login` opens it, with a session of PAM, so that user
+    services can be reached. With --env or --workdir, or if su cannot log in, it is a shell without a session.
     """
     terminal = os.isatty(0) and os.isatty(1)
     code = join.shell(
         settings.instance,
         server_name(name),
+        lambda line: err(f"vsprov: {line}"),
         user=user,
         cwd=workdir,
         env=_environment(env, terminal),
@@ -130,10 +135,5 @@ def shell(settings: Settings, name: str, user: str | None, workdir: str | None, 
 
 def _environment(given: tuple[str, ...], terminal: bool) -> dict[str, str]:
     """The variables to set; on a terminal also TERM."""
-    out = {"TERM": os.environ["TERM"]} if terminal and os.environ.get("TERM") else {}
-    for item in given:
-        key, equals, value = item.partition("=")
-        if not key or not equals or "\0" in item:
-            raise UsageError(f"--env {item!r}: not a variable", hint="use the form KEY=VALUE")
-        out[key] = value
-    return out
+    own = {"TERM": os.environ["TERM"]} if terminal and os.environ.get("TERM") else {}
+    return {**own, **options.variables(given)}

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
-from vsprov.cli import complete, options
-from vsprov.cli.options import WorkOptions, duration, server_name
+from vsprov.cli import options
+from vsprov.cli.options import duration
 from vsprov.cli.verb import Settings, verb
-from vsprov.cli.verbs.apply import failed, show_exit
-from vsprov.engine import lifecycle
-from vsprov.engine.desired import selector
-from vsprov.engine.lifecycle import Choice
-from vsprov.errors import UsageError
+from vsprov.cli.verbs.servers.choice import server_choice
+from vsprov.engine.run import spawn
+from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
-from vsprov.plan.builder import RequestedAction
-from vsprov.render.problems import dump, errors_as_json
-from vsprov.render.progress import progress
-from vsprov.render.screen import clean, err, out
+
+if TYPE_CHECKING:
+    from vsprov.engine.desired.choice import Choice
+    from vsprov.engine.lifecycle import Changed
+    from vsprov.plan.builder import RequestedAction
 
 ALREADY = {"start": "already running", "stop": "already stopped"}
 
@@ -28,47 +27,38 @@ timeout_option = click.option(
     "--timeout",
     "-t",
     metavar="TIME",
-    help="How long to wait for each server to stop. [default: its stopTimeout]",
+    help="How long to wait for each server to stop before it is killed. 0: do not wait. "
+    "[default: its stopTimeout]",
 )
-
-
-def server_choice(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose servers; the verb gets them as `choice`, a `Choice`."""
-
-    @click.argument(
-        "names", metavar="[NAME...]", nargs=-1, help="Names of servers.", shell_complete=complete.servers
-    )
-    @options.server_selector_option
-    @click.option("--all", "everything", is_flag=True, help="All servers of the instance.")
-    @wraps(function)
-    def call(names: tuple[str, ...], labels: str | None, everything: bool, **rest: Any) -> None:
-        if sum((bool(names), labels is not None, everything)) != 1:
-            raise UsageError("specify exactly one of: names of servers, -l, --all")
-        matches = selector.parse(labels) if labels is not None else None
-        function(choice=Choice(tuple(map(server_name, names)), matches, everything), **rest)
-
-    return call
 
 
 @verb(
     """
 vsprov start web1
 vsprov start -l tier=web
+vsprov start --rescue web1                  # then: vsprov shell --user root web1
 """,
     outputs=("text", "json"),
 )
+@click.option(
+    "--rescue",
+    is_flag=True,
+    help="Start stopped servers for their repair: with a shell that waits instead of their own init, and "
+    "without restarts and probes.",
+)
 @server_choice
-@options.settle_option
 @options.work_options
-def start(settings: Settings, choice: Choice, work: WorkOptions, settle: float) -> None:
+@options.settle_option
+@options.wait_option
+def start(settings: Settings, choice: Choice, work: WorkOptions, rescue: bool) -> None:
     """Starts servers as they were last applied, in the order of their dependencies. Other drift of these
     servers, such as a limit changed by hand, is repaired on the way. Running servers are not changed;
-    frozen ones are thawed.
+    frozen ones are thawed, and those in rescue are restarted.
 
     The manifest is not changed: the next apply stops a server that should be stopped according to its
     manifest.
     """
-    _change(settings, "start", choice, work, settle=settle)
+    _change(settings, "start", choice, work, rescue=rescue)
 
 
 @verb(
@@ -99,15 +89,14 @@ vsprov restart -l "tier in (web,api)"
 )
 @timeout_option
 @server_choice
-@options.settle_option
 @options.work_options
-def restart(
-    settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None, settle: float
-) -> None:
+@options.settle_option
+@options.wait_option
+def restart(settings: Settings, choice: Choice, work: WorkOptions, timeout: str | None) -> None:
     """Stops servers and starts them again as they were last applied, without other drift. Stopped servers
     are started.
     """
-    _change(settings, "restart", choice, work, timeout, settle)
+    _change(settings, "restart", choice, work, timeout)
 
 
 def _change(
@@ -116,43 +105,43 @@ def _change(
     choice: Choice,
     work: WorkOptions,
     timeout: str | None = None,
-    settle: float = 0,
+    rescue: bool = False,
 ) -> None:
     longest = duration(timeout, "--timeout") if timeout is not None else None
     process.require_root(f"{action}: changing the state of servers")
-    with progress(settings.stderr, quiet=settings.quiet) as report:
-        changed = lifecycle.change_state(
-            settings.instance,
-            action,
-            choice,
-            report,
-            timeout=longest,
-            parallelism=work.parallelism,
-            lock_timeout=work.lock_timeout,
-            settle_seconds=settle,
-        )
-    outcome = changed.outcome
-    exits = outcome.exits
-    made = [change.address for change in outcome.proposal.plan.objects if not failed(outcome, change.address)]
-    if settings.output == "json":
-        already = [f"Server/{name}" for name in changed.already]
-        out(
-            dump(
-                {
-                    "done": made,
-                    "already": already,
-                    "errors": errors_as_json(outcome.errors),
-                    "exits": dict(exits),
-                    "unhandledSignals": dict(outcome.unhandled),
-                }
+    with spawn.ahead() if action != "stop" else nullcontext() as spawner:
+        from vsprov.engine import lifecycle
+        from vsprov.render.progress import progress
+
+        with progress(settings.stderr, quiet=settings.quiet) as report:
+            changed = lifecycle.change_state(
+                settings.instance,
+                action,
+                choice,
+                report,
+                timeout=longest,
+                work=replace(work, spawner=spawner),
+                rescue=rescue,
             )
-        )
-    elif not settings.quiet:
-        for name in changed.already:
-            err(f"Server/{clean(name)}: {ALREADY[action]}")
-        if not made and not changed.already and not outcome.errors:
-            err(f"Nothing to {action}: no server is selected.")
-    for name, how in exits.items():
-        show_exit(settings, name, how)
-    if outcome.errors or exits:
-        raise click.exceptions.Exit(1)
+    nothing = f"Nothing to {action}: the instance has no servers." if choice.everything else ""
+    finish(settings, action, changed, "already in rescue" if rescue else "", nothing)
+
+
+def finish(
+    settings: Settings, action: RequestedAction, changed: Changed, same: str = "", nothing: str = ""
+) -> None:
+    """Print what became of servers that were to start or stop; `same` is said of those that are as wanted,
+    `nothing` if there are none. Exit code 1 if one failed.
+    """
+    from vsprov.cli.outcomes import failed
+    from vsprov.cli.results import Result, Words, conclude
+
+    outcome = changed.outcome
+    ended = {seen.name for seen in outcome.proposal.now.observed.servers.values() if seen.ended}
+    made = [change.address for change in outcome.proposal.plan.objects if not failed(outcome, change.address)]
+    already = [f"Server/{name}" for name in changed.already]
+    result = Result(made, already, outcome.errors, outcome.exits, outcome.unhandled, outcome.unready)
+    words = Words(action, same or ALREADY.get(action, ""), nothing=nothing)
+    if action == "stop":
+        words = replace(words, others={f"Server/{name}": "already exited" for name in ended})
+    conclude(settings, words, result)

@@ -244,7 +244,7 @@ def _names(builder: PlanBuilder, desired: Desired, work: _Work, explained: bool)
         texts, present = _texts(builder, desired, server), dict(seen)
         party = desired.parties.get(server)
         if server in desired.seen.unnamed and party and party.running:
-            work.steps.append(MountNames(server, party.spec.security.read_only_root))
+            work.steps.append(MountNames(server, party.spec.names_files_are_read_only))
             path = f"Server/{server}: status.names"
             work.paths.append(change(path, "of its image", "of its networks", "live"))
             present = dict.fromkeys(texts, "") | present

@@ -13,9 +13,9 @@ from vsprov.plan.network import naming
 from vsprov.plan.network.changes import compare
 from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.state import HostLink, ObservedNetwork
-from vsprov.plan.network.steps import ChangeLink, MakeBridge, RemoveLink, RemoveNetwork, WriteNetwork
+from vsprov.plan.network.steps import ChangeLink, MakeBridge, RemoveLink
 from vsprov.plan.plan import Change, PathChange, change, removal
-from vsprov.plan.steps import Step
+from vsprov.plan.steps import RemoveRecord, Step, WriteRecord
 
 
 def plan(builder: PlanBuilder, desired: Desired) -> None:
@@ -37,7 +37,7 @@ def _change(
     steps: list[Step] = []
     if text != before:
         owner = (seen and seen.owner) or builder.wanted.owner
-        steps.append(WriteNetwork(want.name, owner, text, before))
+        steps.append(WriteRecord("Network", want.name, owner, text, before))
     link = desired.wanted.bridges.get(want.name)
     found = desired.seen.links.get(link.name) if link else None
     drift: list[PathChange] = []
@@ -117,13 +117,13 @@ def remove(builder: PlanBuilder, name: str) -> Change:
     links = [link for link in builder.observed.networks.links.values() if link.alias == alias]
     steps: list[Step] = [RemoveLink(link.name, alias) for link in links]
     spec = dict(seen.applied["spec"]) if seen.applied else {}
-    return removal("Network", name, (*steps, RemoveNetwork(name)), spec)
+    return removal("Network", name, (*steps, RemoveRecord("Network", name)), spec)
 
 
-def with_sysctls(seen: ObservedNetwork, befores: Mapping[str, str]) -> WriteNetwork | None:
+def with_sysctls(seen: ObservedNetwork, befores: Mapping[str, str]) -> WriteRecord | None:
     """The step that records sysctls in a network that is not in the manifest; None if they are recorded."""
     if seen.applied is None or seen.owner is None or seen.applied.get("sysctls", {}) == befores:
         return None
     now = {key: value for key, value in seen.applied.items() if key != "sysctls"}
     now |= {"sysctls": dict(befores)} if befores else {}
-    return WriteNetwork(seen.name, seen.owner, applied.to_text(now), applied.to_text(seen.applied))
+    return WriteRecord("Network", seen.name, seen.owner, applied.to_text(now), applied.to_text(seen.applied))

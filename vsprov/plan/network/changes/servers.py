@@ -57,6 +57,12 @@ class ServerNetwork:
         return [RemoveInterface(server, each) for each in proxied]
 
 
+def after_rename(instance: str, desired: Desired, old: str) -> list[Step]:
+    """`ServerNetwork.after_stop` of a server that has stopped to get another name."""
+    seen = desired.seen.interfaces.get(old, {})
+    return ServerNetwork(naming.server_alias(instance, old), seen=seen).after_stop(old)
+
+
 def of_server(builder: PlanBuilder, desired: Desired, name: str) -> ServerNetwork | None:
     """What planning a server needs to know of its networks; None if it has no interfaces and had none."""
     party = desired.parties.get(name)

@@ -6,7 +6,7 @@ were last applied and as they are running.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vsprov.model import objects
@@ -22,7 +22,7 @@ from vsprov.plan.network.desired.interfaces import InterfaceMaker, bridge, bridg
 from vsprov.plan.network.desired.party import Party, other_server
 from vsprov.plan.network.desired.result import Desired
 from vsprov.plan.network.desired.shares import Shares, rates
-from vsprov.plan.network.state import HostLink, SeenNetworks, WantedNetworks
+from vsprov.plan.network.state import HostLink, Interface, SeenNetworks, WantedNetworks
 from vsprov.plan.observed import ObservedServer
 
 
@@ -62,7 +62,7 @@ def compute(builder: PlanBuilder) -> Desired:
             for name, spec in awake.items()
             if spec.type == "bridge" and not spec.bridge
         },
-        pools=shares.links(one for inner in interfaces.values() for one in inner.values()),
+        pools=shares.links((*_each(interfaces), *_kept(parties, networks, seen))),
         interfaces=interfaces,
         tables=members.tables(instance, awake, links, found),
         sysctls=needed,
@@ -128,21 +128,49 @@ def _parties(builder: PlanBuilder) -> dict[str, Party]:
         assert isinstance(want.spec, Server)
         seen = builder.observed.servers.get(name)
         if want.spec.interfaces:
-            out[name] = Party(name, want.spec, want.spec.state == "Running", True, _recorded_addresses(seen))
+            out[name] = Party(
+                name,
+                want.spec,
+                want.spec.state == "Running",
+                True,
+                _recorded_addresses(seen),
+                _formerly(seen),
+            )
     for name, seen in builder.observed.servers.items():
         if name in builder.servers or not seen.applied or not seen.applied["spec"].get("interfaces"):
             continue
         if not builder.removes("Server", name, seen.set_owner):
             spec = applied.to_object(name, seen.applied).spec
             assert isinstance(spec, Server)
-            out[name] = Party(name, spec, seen.wanted_state == "Running", False, _recorded_addresses(seen))
+            running, given = seen.wanted_state == "Running", _recorded_addresses(seen)
+            out[name] = Party(name, spec, running, False, given, _formerly(seen))
     return dict(sorted(out.items()))
+
+
+def _each(interfaces: Mapping[str, Mapping[str, Interface]]) -> Iterator[Interface]:
+    for inner in interfaces.values():
+        yield from inner.values()
+
+
+def _kept(
+    parties: Mapping[str, Party], networks: Mapping[str, Network], seen: SeenNetworks
+) -> Iterator[Interface]:
+    """Interfaces that stay: of running servers outside the manifest, on networks whose record is lost."""
+    for party in parties.values():
+        if party.running and not party.listed:
+            lost = {one.name for one in party.spec.interfaces if one.network not in networks}
+            found = seen.interfaces.get(party.name, {})
+            yield from (each for each in found.values() if (each.altname or each.name) in lost)
 
 
 def _recorded_addresses(seen: ObservedServer | None) -> dict[str, tuple[str, ...]]:
     """The addresses in the record of a server, by interface."""
     recorded: Mapping[str, Any] = (seen.applied or {}).get("addresses", {}) if seen else {}
     return {name: tuple(texts) for name, texts in recorded.items()}
+
+
+def _formerly(seen: ObservedServer | None) -> str:
+    return str((seen.applied or {}).get("formerly", "")) if seen else ""
 
 
 def _places(parties: Iterable[Party], networks: Mapping[str, Network]) -> list[Place]:

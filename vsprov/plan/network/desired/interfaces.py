@@ -75,7 +75,7 @@ class InterfaceMaker:
         routes = frozenset(_routes(one, network, given))
         back = {route.family for route in routes if route.to == "default"}
         own = [addresses.single(text) for text in given if routed and addresses.family(text) in back]
-        mac = one.mac or naming.mac(self.macs, self.instance, party.name, one.name)
+        mac = one.mac or naming.mac(self.macs, self.instance, party.formerly or party.name, one.name)
         self.macs.add(mac)
         return Interface(
             name,

@@ -15,7 +15,8 @@ from vsprov.plan.network.state import Member, SeenNetworks
 class Party:
     """A server that networks have to do with; `listed`: it is among the wanted objects, not only recorded.
 
-    `recorded` are the addresses that its interfaces were given.
+    `recorded` are the addresses that its interfaces were given, `formerly` is the first name of a server that
+    was renamed.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Party:
     running: bool
     listed: bool
     recorded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    formerly: str = ""
 
 
 def uses_host(spec: Server, networks: Mapping[str, Network]) -> bool:

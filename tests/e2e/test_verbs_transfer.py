@@ -1,0 +1,434 @@
+"""export and import: servers that are carried to another instance, or beside themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests import shop
+from tests.archives import NET_RAW
+from tests.e2e.verbs import HOST
+from tests.instance import own_instance
+from tests.lab import Document, Lab, image, mounted, pool, server, volume
+from tests.shop import app
+
+WRITING = """
+cd /srv; echo one > file; ln file twin; ln -s file link; mkfifo pipe; truncate -s 9M hole; touch .wh.x
+chown 33:34 file; chmod 4751 file; chown -h 5:6 link; touch -d @1000000000 file
+rm /etc/nsswitch.conf; rm -r /etc/alternatives; mkdir /etc/alternatives
+echo kept > /data/v; chown 65535:7 /data/v
+"""
+COUNT = "i=0; while :; do i=$((i+1)); echo $i > /srv/one; echo $i > /data/two; done"
+
+
+@pytest.fixture
+def other(lab: Lab) -> Iterator[Lab]:
+    """Another host, as far as vsprov can tell: an instance with a store of its own."""
+    with own_instance() as instance:
+        yield Lab(instance)
+
+
+def base(lab: Lab, name: str) -> int:
+    return os.stat(lab.directory(name) / "work").st_uid
+
+
+def members(path: Path) -> dict[str, tarfile.TarInfo]:
+    """What a tar program finds in an export."""
+    data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True)
+    with tarfile.open(fileobj=io.BytesIO(data.read())) as tar:
+        return {one.name: one for one in tar.getmembers()}
+
+
+def staged(lab: Lab) -> list[str]:
+    found = lab.vsprov.root / "transfers"
+    return sorted(os.listdir(found)) if found.exists() else []
+
+
+@pytest.mark.vm_subset
+def test_a_server_is_carried_to_another_instance_with_all_that_it_has_written(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    manifest = (
+        HOST,
+        pool("team", pids={"max": 90}),
+        volume("data", mode="0750", owner="33:34"),
+        server(
+            "web1", labels={"tier": "web"}, resources={"pids": {"max": 50}}, quota="team",
+            mounts=[mounted("data")],
+        ),
+    )  # fmt: skip
+    lab.apply(*manifest)
+    lab.shell("web1", WRITING)
+    upper = lab.directory("web1") / "upper"
+    os.setxattr(upper / "srv/file", "user.note", b"\0\xff")
+    first, archive = lab.init("team/web1"), tmp_path / "web1.tar.zst"
+    machine_id = lab.shell("web1", "cat /etc/machine-id")
+    done = lab.vsprov("export", "web1", "-o", archive)
+    assert re.fullmatch(
+        r"Server/web1: exported \d+ files, [\d.]+Mi, volume data to \S+, [\d.]+Ki\n", done.stderr
+    )
+    assert lab.init("team/web1") == first
+    assert "frozen 0" in (lab.group("team/web1") / "cgroup.events").read_text()
+    assert staged(lab) == [] and archive.stat().st_mode & 0o777 == 0o600
+
+    other.vsprov("import", archive)
+    assert other.processes("team/web1") == [] and staged(other) == []
+    other.vsprov("start", "web1")
+    assert base(other, "web1") != base(lab, "web1")
+    assert other.shell("web1", "cd /srv; cat twin; stat -c %u:%g:%h:%a:%Y file; readlink link") == (
+        "one\n33:34:2:4751:1000000000\nfile\n"
+    )
+    assert other.shell("web1", "cd /srv; stat -c %F:%s:%b pipe hole; stat -c %u:%g link; ls -A | wc -l") == (
+        "fifo:0:0\nregular file:9437184:0\n5:6\n6\n"
+    )
+    assert other.shell("web1", "ls -A /etc/alternatives; ls /etc/nsswitch.conf 2>/dev/null || echo none") == (
+        "none\n"
+    )
+    assert other.shell("web1", "cat /data/v; stat -c %u:%g:%a /data/v /data") == (
+        "kept\n65535:7:644\n33:34:750\n"
+    )
+    assert other.shell("web1", "cat /etc/machine-id") == machine_id
+    assert os.getxattr(other.directory("web1") / "upper/srv/file", "user.note") == b"\0\xff"
+    assert other.limit("team/web1", "pids.max") == "50" and other.limit("team", "pids.max") == "90"
+    assert other.is_settled(*manifest)
+
+
+def test_capabilities_and_access_control_lists_belong_to_the_new_ids(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    lab.apply(HOST, server("web1"))
+    lab.shell("web1", "cp /bin/true /srv/able; mkdir /srv/dir")
+    upper = lab.directory("web1") / "upper/srv"
+    inside = ("nsenter", "-t", str(lab.init("web1").pid), "-U", "-m", "-S0", "-G0")
+    script = f"import os; os.setxattr('/srv/able', 'security.capability', bytes.fromhex('{NET_RAW.hex()}'))"
+    subprocess.run([*inside, "python3", "-c", script], check=True)
+    entries = [(1, 7, 2**32 - 1), (2, 6, 1000), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 0, 2**32 - 1)]
+
+    def packed(shift: int) -> bytes:
+        ids = [(tag, rights, number + shift if tag == 2 else number) for tag, rights, number in entries]
+        return b"\2\0\0\0" + b"".join(
+            tag.to_bytes(2, "little") + rights.to_bytes(2, "little") + number.to_bytes(4, "little")
+            for tag, rights, number in ids
+        )
+
+    for which in ("access", "default"):
+        os.setxattr(upper / "dir", f"system.posix_acl_{which}", packed(base(lab, "web1")))
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    other.vsprov("import", tmp_path / "web1")
+    found, new = other.directory("web1") / "upper/srv", base(other, "web1")
+    assert os.getxattr(found / "able", "security.capability")[20:] == new.to_bytes(4, "little")
+    for which in ("access", "default"):
+        assert os.getxattr(found / "dir", f"system.posix_acl_{which}") == packed(new)
+    other.vsprov("start", "web1")
+    script = "import os; print(os.getxattr('/srv/able', 'security.capability').hex())"
+    assert other.run("web1", "python3", "-c", script).stdout == f"{NET_RAW.hex()}\n"
+
+
+def test_an_export_shows_one_moment_of_a_server_and_its_volume(lab: Lab, other: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, volume("data"), server("busy", "/bin/sh", "-c", COUNT, mounts=[mounted("data")]))
+    two = lab.vsprov.root / "volumes/data/data/two"
+    lab.wait_until(two.exists)
+    for number in range(3):
+        lab.vsprov("export", "busy", tmp_path / str(number))
+        other.vsprov("import", tmp_path / str(number), "--name", f"s{number}", "--volume", f"data=d{number}")
+        texts = (
+            (other.directory(f"s{number}") / "upper/srv/one").read_text(),
+            (other.vsprov.root / f"volumes/d{number}/data/two").read_text(),
+        )
+        one, other_one = (text.strip() for text in texts)
+        assert "" in (one, other_one) or int(one) - int(other_one) in (0, 1)  # emptied, then written
+        before = two.read_text()
+        lab.wait_until(lambda seen=before: two.read_text() != seen)
+
+
+def test_snapshots_come_along_and_can_be_restored(lab: Lab, other: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
+    lab.shell(
+        "web1", "echo old > /srv/file; chown 33 /srv/file; echo old > /data/file; rm /etc/nsswitch.conf"
+    )
+    lab.vsprov("snapshot", "create", "web1", "before")
+    lab.shell("web1", "echo new > /srv/file; echo new > /data/file; touch /etc/nsswitch.conf")
+    made = json.loads(lab.vsprov("export", "web1", tmp_path / "web1", "--snapshots", "-o", "json").stdout)
+    assert (made["snapshots"], made["volumes"]) == (["before"], ["data"])
+    other.vsprov("import", tmp_path / "web1", "--volume", "data=store")
+    (found,) = json.loads(other.vsprov("snapshot", "ls", "-o", "json").stdout)["items"]
+    (before,) = json.loads(lab.vsprov("snapshot", "ls", "-o", "json").stdout)["items"]
+    assert (found["name"], found["problem"], found["createdAt"]) == ("before", None, before["createdAt"])
+    other.vsprov("start", "web1")
+    assert other.shell("web1", "cat /srv/file /data/file") == "new\nnew\n"
+    other.vsprov("snapshot", "restore", "web1", "before", "--volumes", "-y")
+    assert other.shell("web1", "cat /srv/file /data/file; stat -c %u /srv/file") == "old\nold\n33\n"
+    assert other.shell("web1", "ls /etc/nsswitch.conf 2>/dev/null || echo none") == "none\n"
+
+
+def test_an_archive_is_a_tar_with_checksums_of_its_parts(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
+    lab.shell("web1", "echo one > /srv/file; rm /etc/nsswitch.conf")
+    archive = tmp_path / "web1"
+    made = json.loads(lab.vsprov("export", "web1", archive, "-o", "json").stdout)
+    assert made["sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert made["bytes"] == archive.stat().st_size and made["file"] == str(archive)
+    found = members(archive)
+    names = list(found)
+    assert names[:3] == ["vsprov-export.json", "manifest.yaml", "upper"] and names[-1] == "SHA256SUMS"
+    assert found["upper/etc/nsswitch.conf"].ischr() and found["upper/srv/file"].size == 4
+    data = zstandard.ZstdDecompressor().stream_reader(archive.read_bytes()).read()
+    sums = data[found["SHA256SUMS"].offset_data :][: found["SHA256SUMS"].size].decode().splitlines()
+    starts = [found[name].offset for name in ("vsprov-export.json", "manifest.yaml")]
+    # tarfile's offset of a member with an extended header is that of the header after it.
+    assert sums[0] == f"{hashlib.sha256(data[starts[0] : starts[1]]).hexdigest()}  vsprov-export.json"
+    assert [line.split("  ")[1] for line in sums] == [
+        "vsprov-export.json",
+        "manifest.yaml",
+        "upper",
+        "volumes/data",
+    ]
+    header = json.loads(data[found["vsprov-export.json"].offset_data :][: found["vsprov-export.json"].size])
+    assert (header["format"], header["server"], header["image"]) == (1, "web1", made["image"])
+
+
+@pytest.mark.requires("nft")
+def test_networks_come_along_and_a_copy_beside_the_original_gets_other_addresses(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    net: Document = {
+        "apiVersion": "vsprov/v1",
+        "kind": "Network",
+        "metadata": {"name": "lan"},
+        "spec": {"type": "bridge", "subnets": ["10.231.78.0/24"]},
+    }
+    one = {"name": "eth0", "network": "lan", "addresses": ["10.231.78.9/24"]}
+    manifest = (HOST, net, server("web1", interfaces=[one], ports=["127.0.0.1:48766:80"]))
+    lab.apply(*manifest)
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    done = lab.vsprov("import", tmp_path / "web1", "--name", "web2")
+    assert "interface eth0: its addresses are chosen automatically" in done.stderr
+    assert "publishes no ports: those of Server/web1 are taken" in done.stderr
+    lab.vsprov("start", "web2")
+    lab.vsprov("destroy", "--all", "-y")
+    other.vsprov("import", tmp_path / "web1")
+    other.vsprov("start", "web1")
+    assert "10.231.78.9" in other.shell("web1", "cat /proc/net/fib_trie")
+    assert other.is_settled(*manifest)
+
+
+def test_a_stopped_server_and_one_of_another_name_keep_their_disk_limits(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    resources = {"disk": {"space": "16Mi", "backend": "image"}}
+    lab.apply(HOST, server("web1", resources=resources))
+    lab.shell(
+        "web1",
+        "echo one > /srv/file; head -c 3000000 /dev/urandom > /srv/big; sha256sum < /srv/big > /srv/sum",
+    )
+    lab.vsprov("stop", "web1")
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    other.vsprov("import", tmp_path / "web1")
+    assert (other.directory("web1") / "disk.img").exists()
+    other.vsprov("start", "web1")
+    assert (
+        other.shell("web1", "cat /srv/file; sha256sum < /srv/big | cmp - /srv/sum && echo same")
+        == "one\nsame\n"
+    )
+    assert int(other.shell("web1", "stat -f -c %b%S /srv | wc -c")) > 0
+    assert "No space" in other.vsprov(
+        "exec", "web1", "--", "sh", "-c", "head -c 20000000 /dev/zero > /srv/more", check=False
+    ).stderr  # fmt: skip
+
+
+@pytest.mark.requires("loop", "ext4", "mkfs_ext4")
+def test_a_limited_volume_keeps_its_limit(lab: Lab, other: Lab, tmp_path: Path) -> None:
+    data = volume("data", size="16Mi", backend="image", mode="0700")
+    lab.apply(HOST, data, server("web1", mounts=[mounted("data")]))
+    lab.shell("web1", "echo one > /data/file; chown 1000:1001 /data/file")
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    other.vsprov("import", tmp_path / "web1")
+    other.vsprov("start", "web1")
+    assert other.shell("web1", "cat /data/file; stat -c %u:%g:%a /data/file /data") == (
+        "one\n1000:1001:644\n0:0:700\n"
+    )
+    done = other.run("web1", "sh", "-c", "head -c 20000000 /dev/zero > /data/more", check=False)
+    assert "No space left on device" in done.stderr
+    assert other.is_settled(HOST, data, server("web1", mounts=[mounted("data")]))
+
+
+@pytest.mark.vm_subset
+@pytest.mark.requires("project_quota")
+def test_limits_by_quota_are_set_for_what_is_imported(lab: Lab, other: Lab, tmp_path: Path) -> None:
+    disk = {"disk": {"space": "16Mi", "backend": "project"}}
+    data = volume("data", size="16Mi", backend="project")
+    manifest = (HOST, data, server("web1", resources=disk, mounts=[mounted("data")]))
+    lab.apply(*manifest)
+    lab.shell("web1", "head -c 3000000 /dev/urandom > /srv/file; head -c 2000000 /dev/urandom > /data/file")
+    lab.vsprov("snapshot", "create", "web1", "first")
+    lab.vsprov("export", "web1", "--snapshots", tmp_path / "web1")
+    other.vsprov("import", tmp_path / "web1")
+    other.vsprov("start", "web1")
+    assert other.shell("web1", "stat -c %s /srv/file /data/file") == "3000000\n2000000\n"
+    for target in ("/srv/more", "/data/more"):
+        done = other.run("web1", "dd", "if=/dev/zero", f"of={target}", "bs=64k", check=False)
+        assert "Disk quota exceeded" in done.stderr or "No space left" in done.stderr, target
+        assert 4_000_000 < int(other.shell("web1", f"stat -c %s {target}")) < 15_000_000
+    assert other.is_settled(*manifest)
+
+
+def test_a_server_that_depends_on_others_is_imported_without_them(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    lab.apply(HOST, server("db1"), server("web1", dependsOn=[{"name": "db1"}]))
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    other.vsprov("import", tmp_path / "web1")
+    lab.vsprov("export", "db1", tmp_path / "db1")
+    other.vsprov("import", tmp_path / "db1")
+    other.vsprov("start", "db1", "web1")
+    other.init("web1"), other.init("db1")
+    assert other.is_settled(HOST, server("db1"), server("web1", dependsOn=[{"name": "db1"}]))
+
+
+# ---- images
+
+
+@pytest.mark.requires("docker_registry", "skopeo", "busybox")
+def test_an_image_is_fetched_by_the_digest_that_the_server_has_whatever_its_tag_leads_to(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    with shop.opened(tmp_path / "shop") as market:
+        first = market.push("1")
+        lab.apply(market.image(), app("web1", init={"user": "0:0"}))
+        lab.run("web1", "sh", "-c", "echo one > /tmp/file")
+        archive = tmp_path / "web1"
+        lab.vsprov("export", "web1", archive)
+        market.push("2")
+        other.vsprov("import", archive)
+        assert shop.digests(other) == {"app": first}
+        other.vsprov("start", "web1")
+        assert other.run("web1", "cat", "/version", "/tmp/file").stdout == "1one\n"
+        other.vsprov("destroy", "--all", "-y")
+    done = other.vsprov("import", archive, check=False)
+    assert done.returncode == 1 and first in done.stderr and "is not in the store" in done.stderr
+    assert not other.vsprov.root.exists()
+
+
+def test_without_its_image_a_server_is_refused_and_runs_with_another_one_if_asked(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    step = {"write": {"path": "/etc/version", "content": "one"}}
+    built = image("built", build={"from": "host", "steps": [step]})
+    lab.apply(HOST, built, server("web1", image="built"))
+    digest = json.loads(lab.vsprov("get", "image", "built", "-o", "json").stdout)["status"]["digest"]
+    lab.shell("web1", "echo one > /srv/file")
+    archive = tmp_path / "web1"
+    lab.vsprov("export", "web1", archive)
+    done = other.vsprov("import", archive, check=False)
+    assert done.returncode == 1 and "spec.source.build: is read or run on this host" in done.stderr
+    done = other.vsprov("import", archive, "--trust", check=False)
+    assert done.returncode == 1 and digest in done.stderr and "--image NAME" in done.stderr, done.stderr
+    assert not other.vsprov.root.exists()
+    step["write"]["content"] = "two"
+    other.apply(HOST, built)
+    done = other.vsprov("import", archive, check=False)
+    assert done.returncode == 1 and f"not {digest}, which Server/web1 was exported with" in done.stderr
+    done = other.vsprov("import", archive, "--image", "built")
+    assert f"was exported with image {digest.removeprefix('sha256:')[:12]}, and gets built" in done.stderr
+    other.vsprov("start", "web1")
+    assert other.shell("web1", "cat /srv/file /etc/version") == "one\ntwo"
+
+
+# ---- refused
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("export", "nobody", "x"), 1, "Server/nobody"),
+        (("export", "web1", "-o", "json"), 64, "hint: specify a file: vsprov export web1 FILE -o json"),
+        (("export", "web1", "x", "-o", "y"), 64, "FILE is already x"),
+        (("export", "web1", "/dev/full"), 1, "/dev/full: write the export: No space left on device"),
+        (("export", "web1", "/nowhere/x"), 1, "/nowhere/x: write the export: No such file or directory"),
+        (("export", "web1", "/"), 64, "/: write the export: it is a directory"),
+        (("import", "/nowhere"), 1, "/nowhere: open: No such file or directory"),
+        (("import", "/etc/passwd"), 1, "/etc/passwd: it is damaged, or not a tar archive"),
+        (("import", "/etc/passwd", "--name", "../x"), 64, "not a name that a server can have"),
+        (("import", "/etc/passwd", "--name", "web1"), 1, "Server/web1 exists"),
+        (("import", "/etc/passwd", "--volume", "a"), 64, "--volume a: not OLD=NEW"),
+        (("import", "/etc/passwd", "--volume", "a=../b"), 64, "not a name that a volume can have"),
+        (("import", "/etc/passwd", "--max-size", "1x"), 64, "--max-size"),
+    ],
+)
+def test_what_cannot_be_done_changes_nothing(
+    shared_lab: Lab, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    if not shared_lab.directory("web1").exists():
+        shared_lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
+    first = shared_lab.init("web1")
+    done = shared_lab.vsprov(*words, check=False, cwd=tmp_path)
+    assert done.returncode == code and message in done.stderr, done.stderr
+    assert os.listdir(tmp_path) == [] and shared_lab.init("web1") == first
+    assert staged(shared_lab) == [] and [
+        each.name for each in shared_lab.directory("x").parent.iterdir()
+    ] == ["web1"]
+
+
+def test_a_file_is_replaced_only_if_that_is_asked(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, server("web1"))
+    archive = tmp_path / "web1"
+    archive.write_text("mine")
+    done = lab.vsprov("export", "web1", archive, check=False)
+    assert done.returncode == 64 and "it exists" in done.stderr and archive.read_text() == "mine"
+    lab.vsprov("export", "web1", archive, "--force")
+    assert next(iter(members(archive))) == "vsprov-export.json" and os.listdir(tmp_path) == ["web1"]
+
+
+def test_names_that_are_taken_are_refused(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
+    lab.shell("web1", "echo v > /data/file")
+    archive = tmp_path / "web1"
+    lab.vsprov("export", "web1", archive)
+    for words, message in (
+        ((), "Server/web1 exists"),
+        (("--name", "web2"), "Volume/data exists"),
+        (("--name", "web2", "--volume", "other=x"), "the archive has data"),
+    ):
+        done = lab.vsprov("import", archive, *words, check=False)
+        assert done.returncode in (1, 64) and message in done.stderr, done.stderr
+    assert lab.shell("web1", "cat /data/file") == "v\n"
+    assert os.listdir(lab.vsprov.root / "volumes") == ["data"] and staged(lab) == []
+    lab.vsprov("export", "web1", archive, "--force", "--no-volumes")
+    lab.vsprov("import", archive, "--name", "web2", "--trust")  # which shares the volume
+    lab.vsprov("start", "web2")
+    assert lab.shell("web2", "cat /data/file") == "v\n"
+
+
+def test_what_reaches_the_host_needs_trust(lab: Lab, other: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    spec = {
+        "mounts": [{"type": "bind", "source": str(folder), "target": "/mnt", "readOnly": True}],
+        "hooks": {"preStart": [{"exec": ["touch", str(tmp_path / "touched")]}]},
+        "security": {"capabilities": {"add": ["SYS_PTRACE"]}},
+    }
+    lab.apply(HOST, server("web1", **spec))
+    (tmp_path / "touched").unlink()
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    done = other.vsprov("import", tmp_path / "web1", check=False)
+    assert done.returncode == 1 and "--trust" in done.stderr
+    for line in (
+        f"Server/web1: spec.mounts[0]: {folder} of the host (read-only)",
+        f"Server/web1: spec.hooks.preStart: runs touch {tmp_path}/touched on the host, as root",
+        "Server/web1: spec.security.capabilities.add: SYS_PTRACE",
+    ):
+        assert line in done.stderr, done.stderr
+    assert not other.vsprov.root.exists() and not (tmp_path / "touched").exists()
+    other.vsprov("import", tmp_path / "web1", "--trust")
+    other.vsprov("start", "web1")
+    assert (tmp_path / "touched").exists()

@@ -1,0 +1,185 @@
+"""Carry out a plan in rounds if a part of it has to wait for conditions of servers, such as the readiness of
+a database, so that other commands can work meanwhile.
+
+Each round holds the lock, looks at the state anew, and carries out what need not wait any longer. Only waits
+of rolling updates are not left for later: if a server does not become ready, it is put back to what it was
+before its change, and until then nobody else may change it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from vsprov.engine.apply import converge, ready
+from vsprov.engine.apply.carry_out import explain_skip
+from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.report import Report
+from vsprov.engine.run.waits import Aim, Waits
+from vsprov.engine.work import WorkOptions
+from vsprov.errors import FailedError, VsprovError
+from vsprov.model.kinds.server import Server
+from vsprov.plan.compare import applied
+from vsprov.plan.plan import Change
+from vsprov.plan.servers.conditions import Await, holds, starts
+from vsprov.store.instance import Instance
+
+
+def later(proposal: Proposal, waits: Waits) -> frozenset[str]:
+    """The keys of the changes that have to wait, and of these waits."""
+    found: set[str] = set()
+    changes = {change.key: change for change in proposal.plan.changes}
+    for change in proposal.plan.changes:
+        comes_after = not found.isdisjoint((*change.after, *change.follows))
+        if comes_after or any(_is_open(proposal, changes, waits, aim) for aim in _aims(change)):
+            found.add(change.key)
+    return frozenset(found)
+
+
+def finish(
+    instance: Instance, begun: Outcome, plan: Callable[[], Proposal], report: Report, work: WorkOptions
+) -> Outcome:
+    """Carry out what has been left of a plan, each part as soon as it need not wait: the outcome of all."""
+    # Other commands may hold the lock by now, and the rest has to be done nevertheless.
+    work = replace(work, lock_timeout=max(work.lock_timeout, work.wait_timeout))
+    rest = _Rest(begun, report)
+    while rest.keys:
+        rest.decided(next(ready.decide(instance, rest.aims(), work.wait_timeout, report)))
+        with converge.exclusive(instance, work, report):
+            proposal = rest.restrict(plan())
+            outcome = converge.perform(instance, proposal, report, work=work, waits=rest.waits)
+        rest.add(outcome)
+    return rest.outcome()
+
+
+def _aims(change: Change) -> tuple[Aim, ...]:
+    """What a wait waits for; nothing for other changes, and for those of rolling updates."""
+    steps = [step for step in change.steps if isinstance(step, Await) and not step.puts_back]
+    return tuple((step.server, step.condition) for step in steps) if change.action == "no-op" else ()
+
+
+def _is_open(proposal: Proposal, changes: Mapping[str, Change], waits: Waits, aim: Aim) -> bool:
+    """Whether a wait may take long."""
+    name, condition = aim
+    if aim in waits.over:
+        return False
+    seen = proposal.now.observed.servers.get(name)
+    found = [want.spec for want in proposal.wanted.objects if want.address == f"Server/{name}"]
+    if not found and seen is not None and seen.applied is not None:
+        found = [applied.to_object(name, seen.applied).spec]
+    spec = found[0] if found else None
+    if condition == "started":
+        return False
+    if condition == "ready" and isinstance(spec, Server) and not (spec.readiness or spec.init.oneshot):
+        return False  # it is as soon as it has been started
+    return starts(changes.get(f"Server/{name}")) or not holds(seen, condition)
+
+
+class _Rest:
+    """What is left of a plan: the `keys` of its changes, and what has become of the others."""
+
+    def __init__(self, begun: Outcome, report: Report) -> None:
+        self._first, self._report = begun.proposal, report
+        self._approved = {change.key: change for change in begun.proposal.plan.changes}
+        self._outcomes = [begun]
+        self._errors: dict[str, VsprovError] = dict(begun.errors)  # by key
+        self._failed = set(self._errors)  # also waits that could not begin, which are no errors of their own
+        self._last = begun.proposal
+        self._seen = dict(self._approved)  # of all plans
+        self.keys = begun.later
+        self.waits = Waits()
+        self._skip()
+
+    def aims(self) -> dict[Aim, float]:
+        """The waits that come next, with the times when they began."""
+        now = time.monotonic()
+        for change in self._last.plan.changes:
+            if change.key in self.keys and self.keys.isdisjoint((*change.after, *change.follows)):
+                for aim in _aims(change):
+                    self.waits.since.setdefault(aim, now)
+        return {
+            aim: self.waits.since[aim]
+            for change in self._last.plan.changes
+            if change.key in self.keys
+            for aim in _aims(change)
+            if aim in self.waits.since and aim not in self.waits.over
+        }
+
+    def decided(self, found: Mapping[Aim, str]) -> None:
+        """Take what has become of waits. Those that have failed fail again in the next round, as errors."""
+        self.waits.over.update(aim for aim, why in found.items() if why)
+
+    def restrict(self, fresh: Proposal) -> Proposal:
+        """The part of a new plan that has been left of the first, and what of the host it requires."""
+        changes = {change.key: change for change in fresh.plan.changes}
+        for key in [key for key in self.keys if key in changes]:
+            approved = self._approved.get(key)
+            if approved and approved.of_manifest and not _is_same(approved, changes[key]):
+                self._fail(approved, _changed_meanwhile(approved))
+        self._skip()
+        left, kept = [key for key in changes if key in self.keys], set[str]()
+        while left:
+            key = left.pop()
+            if key not in kept:
+                kept.add(key)
+                change = changes[key]
+                before = (one for one in (*change.after, *change.follows) if one in changes)
+                left += [one for one in before if one in self.keys or _is_of_host(changes[one])]
+        self._last = replace(fresh, plan=fresh.plan.without(changes.keys() - kept))
+        self._seen |= changes
+        return self._last
+
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome of a round."""
+        self._outcomes.append(outcome)
+        self._errors |= outcome.errors
+        self._failed |= outcome.errors.keys()
+        self.keys = outcome.later
+        self._skip()
+
+    def _skip(self) -> None:
+        """Skip what requires changes that have failed."""
+        for change in self._last.plan.changes:
+            cause = next((key for key in change.after if key in self._failed), None)
+            if cause is not None and change.key in self.keys:
+                self._fail(change, explain_skip(change, self._seen[cause]))
+
+    def _fail(self, change: Change, error: VsprovError | None) -> None:
+        self.keys -= {change.key}
+        self._failed.add(change.key)
+        if error is not None:
+            self._errors[change.key] = error
+            self._report.finished(change, error)
+
+    def outcome(self) -> Outcome:
+        """What was done in all rounds together."""
+        last = self._outcomes[-1]
+        return replace(
+            last,
+            proposal=self._first,
+            errors=self._errors,
+            left=None if self._errors else last.left,
+            exits={name: how for each in self._outcomes for name, how in each.exits.items()},
+            unhandled={name: how for each in self._outcomes for name, how in each.unhandled.items()},
+        )
+
+
+def _is_same(approved: Change, fresh: Change) -> bool:
+    """Whether a change is still the one that was approved; it may be less by now.
+
+    Else it would take back what another command has changed. What is created has nothing to be taken back.
+    """
+    if (approved.action, approved.cost) != (fresh.action, fresh.cost):
+        return False
+    return fresh.action == "create" or all(path in approved.paths for path in fresh.paths)
+
+
+def _is_of_host(change: Change) -> bool:
+    """Whether a change is of what all servers need, not of an object that others may have changed."""
+    return change.kind == "Host" or not change.of_manifest
+
+
+def _changed_meanwhile(change: Change) -> VsprovError:
+    message = f"{change.address}: another command has changed it while this one waited"
+    return FailedError(message, hint="look at the plan again, and apply it if it is still what you want")

@@ -1,0 +1,1 @@
+"""Running commands in servers: joining, terminals and streams."""

@@ -1,0 +1,1 @@
+"""Actions on servers that no plan is needed for: signals, freezing, waiting."""

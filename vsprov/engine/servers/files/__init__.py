@@ -1,0 +1,1 @@
+"""The files of servers: copying, comparison with the image, snapshots."""

@@ -1,0 +1,1 @@
+"""Servers as archives: export and import."""

@@ -1,0 +1,1 @@
+"""Volumes: their files, their mounts in servers, and whether this host supports them."""

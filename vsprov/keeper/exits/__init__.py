@@ -1,0 +1,1 @@
+"""How the inits of servers ended: read from the kernel, and recorded."""

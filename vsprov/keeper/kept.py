@@ -1,0 +1,147 @@
+"""A server that the keeper keeps, and what the keeper does for servers: its subjects.
+
+A subject is a module with a class derived from `Subject`, and its row in `subjects` below. The loop tells
+each subject of each server; a subject has the loop call it when a descriptor becomes ready (`loop.watch`) or
+after a time (`loop.timers`). None of its methods may block: what can goes into a process of its own. What
+changes a server is done by `vsprov keeper act`, which a subject asks for (`loop.runner.request`).
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EINVAL
+
+from .exits import ends
+from .packets import close
+from .protocol import decode
+
+TYPE_CHECKING = False  # typing would add a megabyte to the process
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .loop import Loop
+    from .protocol import Ended, Keep
+
+FDS = ("folder", "home", "pidfd", "spec")  # descriptors that come with each server
+MORE_FDS = ("counters", "entry", "notify")  # those that come with some
+LONGEST_SPEC = 16 << 20  # bytes
+
+
+class Kept:
+    """A server that runs, or one that has ended without a keeper, which has no pidfd.
+
+    `spec` is the part of it that the keeper works by, as `model.fields.kept` returns it. `status`, once its
+    init has ended, is its wait status, or None if nobody knows it; `oom` is whether the kernel killed a
+    process of it for lack of memory. `fds` are its descriptors, by name (`protocol.Keep`).
+    """
+
+    __slots__ = (
+        "counters",
+        "fds",
+        "folder",
+        "home",
+        "kills",
+        "name",
+        "oom",
+        "pid",
+        "pidfd",
+        "spec",
+        "start",
+        "status",
+    )
+
+    def __init__(self, request: Keep | Ended, fds: dict[str, int], spec: dict[str, Any]) -> None:
+        self.name, self.pid, self.start = request["name"], request["pid"], request["start"]
+        self.folder, self.home, self.pidfd = fds["folder"], fds["home"], fds.get("pidfd", -1)
+        self.counters = fds.get("counters", -1)
+        self.fds = fds
+        self.spec = spec
+        self.kills = ends.oom_kills(self.counters)
+        self.status: int | None = None
+        self.oom = False
+
+    def renew(self, fds: dict[str, int], spec: dict[str, Any]) -> None:
+        """Take a new spec, and the descriptors that belong to it instead of those of the old one."""
+        self.spec = spec
+        for name, fd in fds.items():
+            if name in MORE_FDS[1:]:
+                fd, self.fds[name] = self.fds.get(name, -1), fd
+            if fd >= 0:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        close(*self.fds.values())
+
+
+class Subject:
+    """What is done for servers; the methods do nothing unless a subject overrides them."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def kept(self, one: Kept) -> None:
+        """Begin to work for a server that has just been started or adopted, or go on by its new spec. OSError
+        if that is not possible; `one` is not kept then.
+        """
+
+    def judged(self, one: Kept, *, healthy: bool) -> None:
+        """Its health was probed, and is recorded."""
+
+    def changed(self, one: Kept) -> None:
+        """What its probes have found out has changed, and is recorded."""
+
+    def settle(self, one: Kept) -> None:
+        """Catch up with what a server has done before, because a command waits for that."""
+
+    def review(self) -> None:
+        """A command that may have changed anything is about to end."""
+
+    def ended(self, one: Kept) -> None:
+        """Its init has ended, and that is recorded. Its descriptors are closed afterwards. Also called for a
+        server that has ended while there was no keeper, of which `kept` was never called.
+        """
+
+    def released(self, one: Kept) -> None:
+        """It is not kept any more; called after `ended`, and for one that could not be kept."""
+
+    def is_busy(self) -> bool:
+        """Whether something is still to be done, so that the keeper stays even without servers."""
+        return False
+
+    def is_due(self) -> bool:
+        """Whether there is something that `keeper act` has to do now, see `Loop.runner`."""
+        return False
+
+    def acted(self, code: int, began: float) -> None:
+        """A `keeper act` that began at this time, by `timers.uptime`, has ended, with this exit code."""
+
+    def status(self) -> Iterable[tuple[str, Any]]:
+        """(key, value) of what `keeper status` shows."""
+        return ()
+
+    def problems(self) -> Iterable[str]:
+        """One line for each problem that lasts, beginning with "Server/NAME: "."""
+        return ()
+
+
+def subjects(loop: Loop) -> tuple[Subject, ...]:
+    """All subjects, in the order in which they are told of each server."""
+    from .probes.subject import Probes
+    from .subjects.console import Consoles
+    from .subjects.hooks import Hooks
+    from .subjects.restarts import Restarts
+    from .subjects.snapshots import Snapshots
+
+    return (Consoles(loop), Probes(loop), Hooks(loop), Restarts(loop), Snapshots(loop))
+
+
+def read_spec(fd: int) -> dict[str, Any]:
+    """The spec in a memfd. OSError if there is none."""
+    size = os.fstat(fd).st_size
+    text = os.pread(fd, size, 0) if size <= LONGEST_SPEC else b""
+    if not text or len(text) < size:
+        raise OSError(EINVAL, "its spec is incomplete")
+    found: dict[str, Any] = decode(text)
+    return found

@@ -1,0 +1,1 @@
+"""Loop devices, and the file systems that limit what a server writes."""

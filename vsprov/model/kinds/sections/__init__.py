@@ -1,0 +1,1 @@
+"""The sections of a server's spec, one module each."""

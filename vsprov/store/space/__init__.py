@@ -1,0 +1,1 @@
+"""What limits how much a server writes: the backends of `disk`."""

@@ -1,0 +1,1 @@
+"""What servers have written: copies of it, comparison with the image, snapshots."""

@@ -1,0 +1,61 @@
+"""Running the stand-alone programs that pack and unpack files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vsprov import PACKAGE
+from vsprov.errors import FailedError
+from vsprov.store.layers.unpacking import messages
+
+SECONDS_TO_END = 2.0
+
+
+def program(folder: str) -> str:
+    """The program in a directory of `vsprov.store.unpack`."""
+    return os.path.join(PACKAGE, "store", "unpack", folder, "__main__.py")
+
+
+@contextmanager
+def worker(
+    path: str,
+    label: str,
+    job: dict[str, Any],
+    *,
+    archive: int | None = None,
+    passed: Sequence[int] = (),
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Run a program; its messages. At the end of the block it is ended, and removes what is incomplete."""
+    flags = ["-P", "-X", "utf8"] + (["-B"] if sys.dont_write_bytecode else [])
+    text = json.dumps({"parent": os.getpid(), **job})
+    with open(os.devnull, "r+b") as nowhere, subprocess.Popen(
+        [sys.executable, *flags, path, text],
+        stdin=nowhere if archive is None else archive,
+        stdout=subprocess.PIPE, stderr=nowhere, cwd="/", bufsize=0, pass_fds=passed,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        try:
+            yield _checked(label, messages(child.stdout.fileno()))
+        finally:
+            child.terminate()
+            try:
+                child.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _checked(label: str, found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The messages of a worker, up to its result. FailedError if it reports an error or ends without one."""
+    for message in found:
+        if "error" in message:
+            raise FailedError(f"{label}: {message['error']}", hint=message.get("hint", ""))
+        yield message
+        if "files" in message:
+            return
+    raise FailedError(f"{label}: the copying process ended unexpectedly")
