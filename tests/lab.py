@@ -209,9 +209,13 @@ class Lab:
         return init
 
     def wait_for_restart(self, name: str, before: Init) -> Init:
-        """The pid 1 that follows this one, once it runs."""
-        wait_until(lambda: self.running(name) not in (None, before))
+        """The pid 1 that follows this one, once the keeper has started it, and noted that."""
+        wait_until(lambda: self.running(name) not in (None, before) and not self.keeper_acts())
         return self.init(name)
+
+    def keeper_acts(self) -> bool:
+        """Whether a command of the keeper runs, in the group that it has for these."""
+        return bool(members(self.group(".keeper") / "act"))
 
     def inits(self, *names: str) -> dict[str, Init]:
         return {name: self.init(name) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.features import requires
+from tests.instance import Instance
+from tests.lab import Lab, image, server
 from vsprov.engine.run import keeper
+from vsprov.keeper import protocol
 from vsprov.keeper.exits import ends
 from vsprov.keeper.exits.connector import Exits
-from vsprov.keeper.kept import read_spec
+from vsprov.keeper.kept import Kept, read_spec
+from vsprov.keeper.packets import close
 from vsprov.keeper.protocol import encode
 from vsprov.keeper.timers import Timers
 
@@ -80,6 +85,30 @@ def test_the_status_is_known_before_and_after_the_wait() -> None:
     os.waitpid(pid, 0)
     assert ends.status(pidfd, pid, start) == (7 << 8 if ends.pidfds_keep_status() else None)
     os.close(pidfd)
+
+
+def test_a_server_with_an_empty_group_is_given_time_to_end(vsprov: Instance) -> None:
+    """Its pid 1 leaves the group before it ends, and its pidfd tells that only afterwards."""
+    requires("overlay")
+    lab = Lab(vsprov)
+    lab.apply(image(), server("a"))
+    empty = lab.group("a").parent / "a/empty"
+    empty.mkdir()
+    for group, ends_now, ending in (
+        (empty, True, True),
+        (empty, False, False),
+        (lab.group("a"), False, False),
+    ):
+        pid = child(0)
+        request: protocol.Keep = {"cmd": "keep", "name": "a", "pid": pid, "start": 0, "fds": []}
+        fds = {"folder": -1, "home": os.open(group, os.O_PATH), "pidfd": os.pidfd_open(pid)}
+        if ends_now:
+            threading.Timer(0.02, os.kill, (pid, signal.SIGCONT)).start()
+        assert Kept(request, fds, {}).is_ending() is ending, group
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        close(fds["home"], fds["pidfd"])
+    empty.rmdir()
 
 
 def test_timers_call_in_the_order_of_their_times_and_once() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL
+from select import POLLIN, poll
 
 from .exits import ends
 from .packets import close
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FDS = ("folder", "home", "pidfd", "spec")  # descriptors that come with each server
 MORE_FDS = ("counters", "entry", "notify")  # those that come with some
 LONGEST_SPEC = 16 << 20  # bytes
+ENDING = 200  # milliseconds for the end of an init that has left its control group
 
 
 class Kept:
@@ -70,9 +72,23 @@ class Kept:
             if fd >= 0:
                 os.close(fd)
 
+    def is_ending(self) -> bool:
+        """Wait for the end of its init if its group is empty, which the kernel announces just before the end:
+        commands take the server for ended. Whether the init has ended.
+        """
+        return not ends.is_populated(self.home) and bool(readable([self.pidfd], ENDING))
+
     def close(self) -> None:
         """Close its descriptors."""
         close(*self.fds.values())
+
+
+def readable(fds: Iterable[int], milliseconds: int) -> set[int]:
+    """Which of these descriptors are readable, or the first that become so within this time."""
+    waits = poll()
+    for fd in fds:
+        waits.register(fd, POLLIN)
+    return {fd for fd, _ in waits.poll(milliseconds)}
 
 
 class Subject:

@@ -9,12 +9,11 @@ import os
 from _signal import SIG_IGN, SIGPIPE, SIGTERM, set_wakeup_fd, signal  # type: ignore[import-not-found]
 from errno import EMFILE
 from resource import RLIMIT_NOFILE, getrlimit
-from select import EPOLLIN, poll
 from time import time
 
 from .exits import ends
 from .exits.connector import Exits
-from .kept import FDS, MORE_FDS, Kept, read_spec, subjects
+from .kept import FDS, MORE_FDS, Kept, read_spec, readable, subjects
 from .packets import close
 from .protocol import FORMAT, LARGEST
 from .runner import Runner
@@ -141,12 +140,9 @@ class Loop(Service):
         """Copy what has been written, record what has ended, and answer."""
         name = request["name"]
         chosen = [one for one in self.kept.values() if name in (None, one.name)]
-        over = poll()
+        ended = readable([one.pidfd for one in chosen], 0)
         for one in chosen:
-            over.register(one.pidfd, EPOLLIN)
-        ended = {fd for fd, _ in over.poll(0)}
-        for one in chosen:
-            if one.pidfd in ended:
+            if one.pidfd in ended or one.is_ending():
                 self.finish(one)
             else:
                 for subject in self.subjects:

@@ -18,8 +18,9 @@ _PIDFD_INFO_EXIT = 1 << 3
 def status(pidfd: int, pid: int, start: int) -> int | None:
     """The wait status of a process that has ended; None if the kernel cannot tell.
 
-    Until its parent has waited for it, field 52 of proc_pid_stat(5) has the status; afterwards the pidfd has
-    it (PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+    Until its parent has waited for it, and while the kernel then removes it ("X"), field 52 of
+    proc_pid_stat(5) has the status; afterwards the pidfd has it (PIDFD_GET_INFO with PIDFD_INFO_EXIT,
+    Linux 6.15).
     """
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
@@ -27,7 +28,7 @@ def status(pidfd: int, pid: int, start: int) -> int | None:
             fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
-        if fields[0] == b"Z" and int(fields[19]) == start:
+        if fields[0] in (b"Z", b"X") and int(fields[19]) == start:
             return int(fields[49])
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has been waited for
@@ -71,6 +72,24 @@ def oom_kills(counters: int) -> int:
         return 0
     found = text.partition(b"oom_kill ")[2].split()
     return int(found[0]) if found else 0
+
+
+def is_populated(home: int) -> bool:
+    """Whether there are processes in a home group or below it; not if the group was removed."""
+    try:
+        fd = os.open("cgroup.events", os.O_RDONLY | os.O_CLOEXEC, dir_fd=home)
+    except OSError as error:
+        if error.errno not in (ENOENT, ENODEV):
+            raise
+        return False
+    try:
+        return b"populated 1" in os.read(fd, 4096)
+    except OSError as error:
+        if error.errno != ENODEV:
+            raise
+        return False
+    finally:
+        os.close(fd)
 
 
 def record(home: int, status: int | None, oom: bool) -> None:
