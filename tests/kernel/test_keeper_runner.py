@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from vsprov.keeper import runner as module
-from vsprov.keeper.kept import Subject
 from vsprov.keeper.runner import Runner
 from vsprov.keeper.service import Service
+from vsprov.keeper.subjects.subject import Subject
 from vsprov.keeper.timers import Timers
 
 pytestmark = pytest.mark.kernel

@@ -1,10 +1,4 @@
-"""A server that the keeper keeps, and what the keeper does for servers: its subjects.
-
-A subject is a module with a class derived from `Subject`, and its row in `subjects` below. The loop tells
-each subject of each server; a subject has the loop call it when a descriptor becomes ready (`loop.watch`) or
-after a time (`loop.timers`). None of its methods may block: what can goes into a process of its own. What
-changes a server is done by `vsprov keeper act`, which a subject asks for (`loop.runner.request`).
-"""
+"""A server that the keeper keeps."""
 
 from __future__ import annotations
 
@@ -21,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .loop import Loop
     from .protocol import Ended, Keep
 
 FDS = ("folder", "home", "pidfd", "spec")  # descriptors that come with each server
@@ -89,68 +82,6 @@ def readable(fds: Iterable[int], milliseconds: int) -> set[int]:
     for fd in fds:
         waits.register(fd, POLLIN)
     return {fd for fd, _ in waits.poll(milliseconds)}
-
-
-class Subject:
-    """What is done for servers; the methods do nothing unless a subject overrides them."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-
-    def kept(self, one: Kept) -> None:
-        """Begin to work for a server that has just been started or adopted, or go on by its new spec. OSError
-        if that is not possible; `one` is not kept then.
-        """
-
-    def judged(self, one: Kept, *, healthy: bool) -> None:
-        """Its health was probed, and is recorded."""
-
-    def changed(self, one: Kept) -> None:
-        """What its probes have found out has changed, and is recorded."""
-
-    def settle(self, one: Kept) -> None:
-        """Catch up with what a server has done before, because a command waits for that."""
-
-    def review(self) -> None:
-        """A command that may have changed anything is about to end."""
-
-    def ended(self, one: Kept) -> None:
-        """Its init has ended, and that is recorded. Its descriptors are closed afterwards. Also called for a
-        server that has ended while there was no keeper, of which `kept` was never called.
-        """
-
-    def released(self, one: Kept) -> None:
-        """It is not kept any more; called after `ended`, and for one that could not be kept."""
-
-    def is_busy(self) -> bool:
-        """Whether something is still to be done, so that the keeper stays even without servers."""
-        return False
-
-    def is_due(self) -> bool:
-        """Whether there is something that `keeper act` has to do now, see `Loop.runner`."""
-        return False
-
-    def acted(self, code: int, began: float) -> None:
-        """A `keeper act` that began at this time, by `timers.uptime`, has ended, with this exit code."""
-
-    def status(self) -> Iterable[tuple[str, Any]]:
-        """(key, value) of what `keeper status` shows."""
-        return ()
-
-    def problems(self) -> Iterable[str]:
-        """One line for each problem that lasts, beginning with "Server/NAME: "."""
-        return ()
-
-
-def subjects(loop: Loop) -> tuple[Subject, ...]:
-    """All subjects, in the order in which they are told of each server."""
-    from .probes.subject import Probes
-    from .subjects.console import Consoles
-    from .subjects.hooks import Hooks
-    from .subjects.restarts import Restarts
-    from .subjects.snapshots import Snapshots
-
-    return (Consoles(loop), Probes(loop), Hooks(loop), Restarts(loop), Snapshots(loop))
 
 
 def read_spec(fd: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The event loop of the keeper, in one thread, asleep in epoll(7) until something happens or is due.
 
-It keeps servers, serves clients and sees inits end; everything else is done by the subjects, see `kept`.
+It keeps servers, serves clients and sees inits end; everything else is done by the subjects, see
+`subjects.subject`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from time import time
 
 from .exits import ends
 from .exits.connector import Exits
-from .kept import FDS, MORE_FDS, Kept, read_spec, readable, subjects
+from .kept import FDS, MORE_FDS, Kept, read_spec, readable
 from .packets import close
+from .probes.subject import Probes
 from .protocol import FORMAT, LARGEST
 from .runner import Runner
 from .service import Service
+from .subjects.console import Consoles
+from .subjects.hooks import Hooks
+from .subjects.restarts import Restarts
+from .subjects.snapshots import Snapshots
 from .timers import Timers
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
@@ -27,6 +33,13 @@ if TYPE_CHECKING:
     from .protocol import Ended, Keep, Request, Settle, Settled, Status
 
 ENDED_FDS = 3  # descriptors of such a server
+SUBJECTS = (
+    Consoles,
+    Probes,
+    Hooks,
+    Restarts,
+    Snapshots,
+)  # in the order in which they are told of each server
 RESERVED = 12  # descriptors, for clients and the console of the last server
 
 
@@ -53,7 +66,7 @@ class Loop(Service):
         self.exits = None if ends.pidfds_keep_status() else open_exits()
         self.runner = Runner(self, instance, root)
         self.since = time()
-        self.subjects = subjects(self)
+        self.subjects = tuple(subject(self) for subject in SUBJECTS)
         signal(SIGPIPE, SIG_IGN)
         signal(SIGTERM, lambda *_: None)
         self.wakeup, end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

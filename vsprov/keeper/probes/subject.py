@@ -6,7 +6,8 @@ import os
 from errno import ENODEV, ESRCH
 from time import time
 
-from ..kept import Kept, Subject
+from ..kept import Kept
+from ..subjects.subject import Subject
 from ..timers import uptime
 from . import marks
 from .client import Client

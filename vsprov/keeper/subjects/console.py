@@ -6,9 +6,10 @@ import os
 from errno import EINVAL, ENOSPC
 from stat import S_ISFIFO
 
-from ..kept import Kept, Subject
+from ..kept import Kept
 from ..protocol import FIFO
 from .log import NO_LIMIT, Log
+from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
 if TYPE_CHECKING:

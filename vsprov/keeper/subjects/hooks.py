@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from errno import ENODATA, ENODEV, ENOENT, ESRCH
 
-from ..kept import Kept, Subject
+from ..kept import Kept
 from ..timers import uptime
 from .restarts import LOCKED, SECONDS_LOCKED, is_marked
+from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
 if TYPE_CHECKING:

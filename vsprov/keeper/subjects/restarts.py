@@ -23,10 +23,11 @@ from errno import ENODATA, ENODEV, ENOENT, ESRCH
 from signal import SIGHUP, SIGINT
 from time import time
 
-from ..kept import Kept, Subject
+from ..kept import Kept
 from ..protocol import DUE, GAVE_UP
 from ..runner import NOT_RUN
 from ..timers import uptime
+from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ import os
 from errno import ENODATA, ENOENT
 from time import time
 
-from ..kept import Kept, Subject
+from ..kept import Kept
 from ..runner import NOT_RUN
 from ..timers import uptime
 from .restarts import LOCKED, SECONDS_LOCKED
+from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
 if TYPE_CHECKING:
