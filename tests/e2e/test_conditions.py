@@ -6,17 +6,12 @@ import json
 import os
 import select
 import signal
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-from tests import world
+from tests.e2e.applying import applying
 from tests.e2e.networks import NetworkLab, idle, network
 from tests.lab import Document, Lab, image, server, to_yaml, wait_for, wait_until
 
@@ -32,58 +27,6 @@ def after(name: str, condition: str) -> Any:
 def states(lab: Lab) -> dict[str, str]:
     items = json.loads(lab.vsprov("get", "servers", "-o", "json").stdout)["items"]
     return {item["metadata"]["name"]: item["status"]["state"] for item in items}
-
-
-@dataclass(frozen=True, slots=True)
-class Applying:
-    """An apply that is under way."""
-
-    process: subprocess.Popen[bytes]
-    said: IO[bytes]
-
-    def is_waiting(self) -> bool:
-        """Whether it waits for a change of a server."""
-        return "inotify" in opened(self.process.pid)
-
-    def ended(self) -> tuple[int, str]:
-        """Its exit code, and what it has said on standard error."""
-        code = self.process.wait(60)
-        self.said.seek(0)
-        return code, self.said.read().decode()
-
-    def succeeds(self) -> None:
-        code, said = self.ended()
-        assert code == 0, said
-
-
-@contextmanager
-def applying(
-    lab: Lab, *documents: Document, flags: tuple[str, ...] = (), verb: tuple[str, ...] = ("apply", "-y", "-")
-) -> Iterator[Applying]:
-    """Run an apply, or another verb; it is killed if the test fails meanwhile."""
-    command = lab.vsprov.command(*verb, *flags)
-    if lab.vsprov.network is not None:
-        command = world.within(lab.vsprov.network, *command)
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
-        given.write(to_yaml(*documents).encode())
-        given.seek(0)
-        with subprocess.Popen(
-            command, stdin=given, stdout=subprocess.DEVNULL, stderr=said, env=lab.vsprov.environment
-        ) as process:
-            try:
-                yield Applying(process, said)
-            finally:
-                process.kill()
-
-
-def opened(pid: int) -> str:
-    """What a process has open."""
-    found = []
-    with suppress(FileNotFoundError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):
-                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return " ".join(found)
 
 
 def go(lab: Lab, name: str) -> None:
@@ -405,3 +348,20 @@ def test_servers_stop_before_what_they_depend_on(lab: Lab) -> None:
         "Server/b",
         "Server/c",
     ]
+
+
+def test_a_restore_waits_for_what_its_server_depends_on_without_the_lock(lab: Lab) -> None:
+    lab.apply(image(), DB, WEB, server("other"), flags=("--wait-timeout", "0s"), check=False)
+    go(lab, "db")
+    lab.converge(image(), DB, WEB, server("other"))
+    lab.vsprov("snapshot", "create", "web", "before")
+    (lab.root("db") / "tmp/go").unlink()
+    wait_until(lambda: states(lab)["db"] != "Ready")
+    before = lab.init("web")
+    with applying(lab, verb=("snapshot", "restore", "web", "before", "-y")) as it:
+        wait_until(it.is_waiting)
+        lab.vsprov("stop", "other")  # which needs the lock
+        assert lab.init("web") == before
+        (lab.root("db") / "tmp/go").touch()
+        it.succeeds()
+    assert lab.init("web") != before

@@ -6,6 +6,9 @@ import json
 import subprocess
 from typing import Any
 
+import pytest
+
+from tests.e2e.applying import applying
 from tests.lab import Document, Lab, image, server, to_yaml, wait_until
 
 FAST = {"interval": "100ms", "timeout": "5s"}
@@ -157,3 +160,48 @@ def test_a_server_that_was_not_ready_before_either_is_put_back_once(lab: Lab) ->
     assert done.returncode == 1
     assert done.stderr.count("it was put back to what it was before") == 1
     assert lab.is_settled(*webs("bad"))
+
+
+@pytest.mark.parametrize("ends", ["ready", "changed", "stopped"])
+def test_other_commands_can_work_while_servers_get_ready(lab: Lab, ends: str) -> None:
+    def documents(version: str) -> list[Document]:
+        return [image(), *(slow(name, version) for name in NAMES)]
+
+    lab.apply(*documents("one"))
+    make_ready(lab, *NAMES)
+    before = lab.inits(*NAMES)
+    lab.apply(image(), server("other"), flags=("--set-name", "b"))
+    with applying(lab, *documents("two")) as it:
+        lab.wait_for_restart("web1", before["web1"])
+        wait_until(lambda: lab.vsprov("stop", "other", check=False).returncode == 0)  # it does not wait
+        assert lab.inits("web2", "web3") == {name: before[name] for name in ("web2", "web3")}
+        if ends == "ready":
+            for name in NAMES:
+                lab.wait_for_restart(name, before[name])
+                make_ready(lab, name)
+            it.succeeds()
+        elif ends == "changed":
+            lab.apply(image(), web("web1", "three"))
+        else:
+            lab.vsprov("stop", "web1")
+        code, said = it.ended()
+    if ends != "ready":
+        assert code == 1
+        assert "vsprov: Server/web1: another command has changed it while this one waited\n  hint: " in said
+        assert "vsprov: Server/web2: skipped, because Server/web1 did not become ready" in said
+        assert lab.inits("web2", "web3") == {name: before[name] for name in ("web2", "web3")}
+    last = "three" if ends == "changed" else "two"
+    assert recorded(lab, "web1") == last and bool(lab.running("web1")) == (ends != "stopped")
+
+
+def test_a_server_that_fails_is_put_back_although_others_of_its_batch_are_ready(lab: Lab) -> None:
+    def documents(*versions: str) -> list[Document]:
+        return [image(), *(web(f"web{at}", each, 2) for at, each in enumerate(versions, 1))]
+
+    lab.apply(*documents("one", "one", "one", "one"), flags=("--wait",))
+    before = lab.inits("web3", "web4")
+    done = lab.apply(*documents("bad", "two", "two", "two"), flags=("--wait-timeout", "2s"), check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("it was put back to what it was before") == 1
+    assert [recorded(lab, f"web{at}") for at in range(1, 5)] == ["one", "two", "one", "one"]
+    assert lab.inits("web3", "web4") == before

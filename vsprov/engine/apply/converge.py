@@ -73,8 +73,9 @@ class Outcome:
     `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,
     None if a change failed. `later` are the keys of the changes that wait for conditions of servers, and were
     not carried out. `exits` is {server: how its init exited}, for those that exited during the apply
-    and were not meant to. `unhandled` is {server: its stop signal}, for those whose init did not handle it.
-    `unready` is {server: why it is not ready}, if that was waited for.
+    and were not meant to. `unhandled` is {server: its stop signal}, for those whose init did not handle it,
+    `overdue` {server: how it was killed}, for those that did not end in time. `unready` is {server: why it is
+    not ready}, if that was waited for.
     """
 
     proposal: Proposal
@@ -83,6 +84,7 @@ class Outcome:
     left: Plan | None = None
     later: frozenset[str] = frozenset()
     exits: Mapping[str, str] = field(default_factory=dict)
+    overdue: Mapping[str, str] = field(default_factory=dict)
     unhandled: Mapping[str, str] = field(default_factory=dict)
     unready: Mapping[str, str] = field(default_factory=dict)
 
@@ -157,11 +159,7 @@ def finished(
         from vsprov.engine.apply import rounds
 
         outcome = rounds.finish(instance, begun, plan, report, work)
-    return waited(instance, outcome, report, work)
-
-
-def waited(instance: Instance, outcome: Outcome, report: Report, work: WorkOptions) -> Outcome:
-    """The outcome with the servers that did not become ready, if that is waited for; without the lock."""
+    report_killed(outcome.overdue, outcome.unhandled, report)
     if not work.wait or not outcome.approved:
         return outcome
     from vsprov.engine.apply import ready
@@ -194,7 +192,7 @@ def approved(
     """
     while asks:
         asked = plan()
-        refuse_problems(asked.plan)
+        PlanError.check(asked.plan)
         if not approve(asked):
             yield asked, lambda proposal: False
             return
@@ -244,10 +242,10 @@ def perform(
 ) -> Outcome:
     """Carry out a plan that was made under the lock, and plan again. PlanError if it has problems.
 
-    With `waits`, what has to wait long for conditions of servers is left for `finished`, and then it is not
-    planned again.
+    With `waits`, what has to wait long for conditions of servers is left for `finished`, which also says what
+    was killed; then it is not planned again.
     """
-    refuse_problems(first.plan)
+    PlanError.check(first.plan)
     if not approve(first):
         return Outcome(first, approved=False)
     plan, later = first.plan, frozenset[str]()
@@ -272,13 +270,13 @@ def perform(
         verb=first.wanted.verb,
         automatic=first.wanted.automatic,
         restarting=frozenset(each.name for each in plan.changes if _restarts(each)),
-        waiting_since=waits.since if waits else {},
+        waits=waits or Waits(),
     )
     with closing(context):
         errors: dict[str, VsprovError] = {}
         exits: dict[str, str] = {}
         second: Proposal | None = None if later else first
-        if plan.empty and (context.inits or context.waits()):
+        if plan.empty and (context.inits or context.has_restarts_due()):
             context.start_keeper()
         if not plan.empty:
             errors = _carry_out(context, plan, report, work.parallelism)
@@ -290,13 +288,14 @@ def perform(
                 exits = settle.record(context)
             finally:
                 flushed()
-    report_killed(context.overdue, context.unhandled, report)
+    if waits is None:
+        report_killed(context.overdue, context.unhandled, report)
     if second:
         intent.forget(instance)  # for an empty plan, one of a failed apply: `sweep` has cleaned up
         recover.collect(instance, second.now.observed)
         servers.tidy(instance)
     left = second.plan if second and second is not first else None
-    return Outcome(first, errors=errors, left=left, later=later, exits=exits, unhandled=context.unhandled)
+    return Outcome(first, True, errors, left, later, exits, context.overdue, context.unhandled)
 
 
 def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: int) -> dict[str, VsprovError]:
@@ -312,7 +311,7 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     spawns = any(isinstance(step, Spawn) for step in steps)
     if spawns:
         context.start_spawner()  # it starts while images and groups are created
-    if spawns or context.inits or context.waits():
+    if spawns or context.inits or context.has_restarts_due():
         context.start_keeper()
     if any(isinstance(step, Spawn) and _is_system(context, step.server) for step in steps):
         context.start_terminals()
@@ -382,12 +381,6 @@ def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: fl
             return second
 
 
-def refuse_problems(plan: Plan) -> None:
-    """Raise PlanError if the plan has problems."""
-    if plan.problems:
-        raise PlanError(plan.problems)
-
-
 class PlanError(FailedError):
     """The problems of a plan on this host: objects of other owners, lack of resources or features."""
 
@@ -396,3 +389,9 @@ class PlanError(FailedError):
         if any(problem.lack for problem in self.problems):
             self.exit_code = HostError.exit_code
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def check(cls, plan: Plan) -> None:
+        """Raise the error if the plan has problems."""
+        if plan.problems:
+            raise cls(plan.problems)

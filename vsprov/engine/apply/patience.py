@@ -38,7 +38,7 @@ def await_condition(context: ApplyContext, step: Await) -> Work:
 
 def _await(context: ApplyContext, step: Await) -> Work:
     key, limit = f"{step.server} {step.condition}", context.work.wait_timeout
-    began = context.waiting_since.get((step.server, step.condition), time.monotonic())
+    began = context.waits.since.get((step.server, step.condition), time.monotonic())
     noticed, unknown = False, 0.0  # since when nobody has recorded how it ended
     if step.server in context.groups:
         context.watcher.watch(context.directory("", context.groups[step.server]), key)

@@ -43,7 +43,8 @@ def restore(context: ApplyContext, name: str) -> Generator[Wait, Any, str]:
     """Restart a server, which an apply has changed and which does not work, with the record and the image
     that it ran with before. Returns what became of it, for the error.
     """
-    seen = context.observed.servers.get(name)
+    rolled = context.waits.rolled.get(name)
+    seen = rolled.before if rolled else context.observed.servers.get(name)
     if seen is None or seen.applied is None or seen.id_base != context.bases.get(name):
         return "it cannot be put back, because its files were removed"
     try:

@@ -11,9 +11,11 @@ from vsprov.engine.apply.report import Report
 from vsprov.engine.run import keeper
 from vsprov.engine.run.waits import Aim
 from vsprov.engine.servers.watch import Seen, ServerWatch
-from vsprov.errors import VsprovError
+from vsprov.errors import FailedError, VsprovError
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
+from vsprov.plan.compare import applied
+from vsprov.plan.observed import ObservedServer
 from vsprov.plan.servers.conditions import (
     FAILED,
     GRACE,
@@ -37,6 +39,21 @@ def wait(instance: Instance, wanted: Iterable[Object], seconds: float, report: R
     for decided in decide(instance, {(name, "ready"): began for name in names}, seconds, report):
         failures |= {name: why for (name, _), why in decided.items() if why}
     return failures
+
+
+def wait_for_dependencies(instance: Instance, seen: ObservedServer, seconds: float, report: Report) -> None:
+    """Wait for the conditions in which a server starts, before it is restarted. FailedError if one fails."""
+    if seen.init is None or seen.applied is None:
+        return
+    spec, now = applied.to_object(seen.name, seen.applied).spec, time.monotonic()
+    assert isinstance(spec, Server)
+    aims: dict[Aim, float] = {
+        (one.name, one.condition): now for one in spec.depends_on if one.condition != "started"
+    }
+    for decided in decide(instance, aims, seconds, report):
+        for (name, _), why in decided.items():
+            if why:
+                raise FailedError(f"Server/{seen.name}: not restarted: Server/{name} {why}")
 
 
 def decide(

@@ -1,9 +1,9 @@
 """Carry out a plan in rounds if a part of it has to wait for conditions of servers, such as the readiness of
 a database, so that other commands can work meanwhile.
 
-Each round holds the lock, looks at the state anew, and carries out what need not wait any longer. Only waits
-of rolling updates are not left for later: if a server does not become ready, it is put back to what it was
-before its change, and until then nobody else may change it.
+Each round holds the lock, looks at the state anew, and carries out what need not wait any longer. A server of
+a rolling update that does not become ready is put back in a round, too, unless another command has changed
+it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vsprov.engine.apply import converge, ready
 from vsprov.engine.apply.carry_out import explain_skip
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.report import Report
-from vsprov.engine.run.waits import Aim, Waits
+from vsprov.engine.run.waits import Aim, Rolled, Waits
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError, VsprovError
 from vsprov.model.kinds.server import Server
 from vsprov.plan.compare import applied
+from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.servers.conditions import Await, holds, starts
+from vsprov.plan.steps import MakeDirectory, WriteApplied
 from vsprov.store.instance import Instance
 
 
@@ -49,14 +52,32 @@ def finish(
         with converge.exclusive(instance, work, report):
             proposal = rest.restrict(plan())
             outcome = converge.perform(instance, proposal, report, work=work, waits=rest.waits)
+            if (
+                proposal.plan.empty
+            ):  # the last wait has ended: there was nothing to be checked by a second plan
+                second = converge.propose(instance, begun.proposal.wanted.again())
+                outcome = replace(outcome, left=second.plan)
         rest.add(outcome)
     return rest.outcome()
 
 
 def _aims(change: Change) -> tuple[Aim, ...]:
-    """What a wait waits for; nothing for other changes, and for those of rolling updates."""
-    steps = [step for step in change.steps if isinstance(step, Await) and not step.puts_back]
+    """What a wait waits for; nothing for other changes."""
+    steps = [step for step in change.steps if isinstance(step, Await)]
     return tuple((step.server, step.condition) for step in steps) if change.action == "no-op" else ()
+
+
+def _puts_back(change: Change) -> bool:
+    """Whether a server is put back if what is waited for does not happen."""
+    return any(isinstance(step, Await) and step.puts_back for step in change.steps)
+
+
+def _record(change: Change, before: ObservedServer | None) -> Mapping[str, Any] | None:
+    """The record of a server after a change."""
+    texts = [step.applied for step in change.steps if isinstance(step, WriteApplied | MakeDirectory)]
+    if texts:
+        return applied.from_text(texts[-1])
+    return before.applied if before else None
 
 
 def _is_open(proposal: Proposal, changes: Mapping[str, Change], waits: Waits, aim: Aim) -> bool:
@@ -89,6 +110,8 @@ class _Rest:
         self._seen = dict(self._approved)  # of all plans
         self.keys = begun.later
         self.waits = Waits()
+        self._reached: set[Aim] = set()  # since the last round
+        self._remember(begun)
         self._skip()
 
     def aims(self) -> dict[Aim, float]:
@@ -108,6 +131,7 @@ class _Rest:
 
     def decided(self, found: Mapping[Aim, str]) -> None:
         """Take what has become of waits. Those that have failed fail again in the next round, as errors."""
+        self._reached = {aim for aim, why in found.items() if not why}
         self.waits.over.update(aim for aim, why in found.items() if why)
 
     def restrict(self, fresh: Proposal) -> Proposal:
@@ -117,6 +141,8 @@ class _Rest:
             approved = self._approved.get(key)
             if approved and approved.of_manifest and not _is_same(approved, changes[key]):
                 self._fail(approved, _changed_meanwhile(approved))
+        held = self._rolled(fresh)
+        changes = held | {key: self._held_by(held, one) for key, one in changes.items() if key not in held}
         self._skip()
         left, kept = [key for key in changes if key in self.keys], set[str]()
         while left:
@@ -126,9 +152,38 @@ class _Rest:
                 change = changes[key]
                 before = (one for one in (*change.after, *change.follows) if one in changes)
                 left += [one for one in before if one in self.keys or _is_of_host(changes[one])]
-        self._last = replace(fresh, plan=fresh.plan.without(changes.keys() - kept))
+        plan = replace(fresh.plan, changes=tuple(change for key, change in changes.items() if key in kept))
+        self._last = replace(fresh, plan=plan)
         self._seen |= changes
         return self._last
+
+    def _remember(self, outcome: Outcome) -> None:
+        """Remember the servers that were changed, and are put back if they do not become ready."""
+        changes = {change.key: change for change in outcome.proposal.plan.changes}
+        for wait in [changes[key] for key in outcome.later if _puts_back(changes[key])]:
+            change = changes.get(wait.address)
+            if change and change.key not in outcome.later and change.key not in outcome.errors:
+                before = outcome.proposal.now.observed.servers.get(wait.name)
+                self.waits.rolled[wait.name] = Rolled(before, _record(change, before))
+
+    def _rolled(self, fresh: Proposal) -> dict[str, Change]:
+        """The waits, by key, for servers that were changed and are not ready, as they were approved: in a new
+        plan these servers are just some that are down. Those that another command has changed fail.
+        """
+        held = {}
+        for change in self._approved.values():
+            if change.key in self.keys and _puts_back(change) and change.name in self.waits.rolled:
+                seen = fresh.now.observed.servers.get(change.name)
+                if seen is None or seen.stopped or seen.applied != self.waits.rolled[change.name].record:
+                    self._fail(change, _changed_meanwhile(change))
+                elif self._reached.isdisjoint(_aims(change)):
+                    held[change.key] = replace(change, after=())
+        return held
+
+    def _held_by(self, held: Mapping[str, Change], change: Change) -> Change:
+        approved = self._approved.get(change.key)
+        more = [key for key in approved.after if key in held and key not in change.after] if approved else []
+        return replace(change, after=(*change.after, *more))
 
     def add(self, outcome: Outcome) -> None:
         """Take the outcome of a round."""
@@ -136,11 +191,14 @@ class _Rest:
         self._errors |= outcome.errors
         self._failed |= outcome.errors.keys()
         self.keys = outcome.later
+        self._remember(outcome)
         self._skip()
 
     def _skip(self) -> None:
-        """Skip what requires changes that have failed."""
-        for change in self._last.plan.changes:
+        """Skip what requires changes that have failed. What was approved is not done although another order
+        would do now.
+        """
+        for change in (*self._first.plan.changes, *self._last.plan.changes):
             cause = next((key for key in change.after if key in self._failed), None)
             if cause is not None and change.key in self.keys:
                 self._fail(change, explain_skip(change, self._seen[cause]))
@@ -161,6 +219,7 @@ class _Rest:
             errors=self._errors,
             left=None if self._errors else last.left,
             exits={name: how for each in self._outcomes for name, how in each.exits.items()},
+            overdue={name: how for each in self._outcomes for name, how in each.overdue.items()},
             unhandled={name: how for each in self._outcomes for name, how in each.unhandled.items()},
         )
 

@@ -13,7 +13,7 @@ from vsprov.engine.look import last_exit
 from vsprov.engine.run import intent, keeper
 from vsprov.engine.run.keeper import Keeper
 from vsprov.engine.run.threads import Threads
-from vsprov.engine.run.waits import Aim
+from vsprov.engine.run.waits import Waits
 from vsprov.engine.run.watcher import Watcher
 from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError
@@ -56,8 +56,8 @@ class ApplyContext:
     `given` are the addresses that interfaces have or are about to get. `kept` is what the keeper was told of
     servers. `stop_by` is the time, on the monotonic clock, after which servers that stop are killed.
     `verb` is that of `Wanted`. `automatic`: the keeper starts servers again. `restarting` are servers that
-    are started after they have been stopped. `waiting_since` are the times, on the monotonic clock, when the
-    command began to wait for conditions of servers, of those waits that began before this apply.
+    are started after they have been stopped. `waits` are the waits for conditions of servers that
+    the command began before this apply.
     """
 
     instance: Instance
@@ -87,7 +87,7 @@ class ApplyContext:
     given: set[str] = field(default_factory=set)
     automatic: bool = False
     restarting: frozenset[str] = frozenset()
-    waiting_since: Mapping[Aim, float] = field(default_factory=dict)
+    waits: Waits = field(default_factory=Waits)
     kept: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     stop_by: float | None = None
     verb: str = "apply"
@@ -124,7 +124,7 @@ class ApplyContext:
                 intent.add_spawner(self.instance, Process(self.spawner.pid, start))
         return self.spawner
 
-    def waits(self) -> bool:
+    def has_restarts_due(self) -> bool:
         """Whether a server is to be started again by the keeper."""
         return any(seen.restarts and seen.restarts.due for seen in self.observed.servers.values())
 

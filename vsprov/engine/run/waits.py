@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vsprov.plan.observed import ObservedServer
 
 Aim = tuple[str, str]  # a server, and the condition that it is to get into
 
@@ -10,8 +15,19 @@ Aim = tuple[str, str]  # a server, and the condition that it is to get into
 @dataclass(frozen=True, slots=True)
 class Waits:
     """`since` is when each wait has begun, on the monotonic clock. `over` are those that have ended without
-    success.
+    success. `rolled` are the servers that a rolling update waits for, by name.
     """
 
     since: dict[Aim, float] = field(default_factory=dict)
     over: set[Aim] = field(default_factory=set)
+    rolled: dict[str, Rolled] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """A server that was changed, and is put back if it does not become ready: as it was `before` that, None
+    if it cannot be put back, and the `record` that it has got.
+    """
+
+    before: ObservedServer | None
+    record: Mapping[str, Any] | None

@@ -40,6 +40,9 @@ def clone(
     a snapshot if one is named; a running one is frozen meanwhile. It belongs to the same set. So do copies of
     the volumes that only this server uses; others are shared.
 
+    The lock is held while files are copied: another command could thaw, stop or remove the server that is
+    copied, and would take the copy for what an interrupted command has left.
+
     UsageError for an invalid name, FailedError for one that is taken, or if there is no such server.
     """
     refuse_name(f"clone {name} {new}", new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply import converge, ready
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.report import Report, few
 from vsprov.engine.guests.commands import join
@@ -66,7 +66,13 @@ def restore(
     The copies are complete before the server stops. If the server cannot be started with them, it gets back
     what it had. FailedError if the snapshot was made with an image that is no longer in the store, or with
     other ids, or if another server that runs uses one of the volumes.
+
+    The lock is held while files are copied: another command would take the copies for what an interrupted one
+    has left, and could remove the snapshot. It is free while conditions of dependencies are waited for.
     """
+    process.require_root("reading the files of servers")
+    _, _, seen = join.find(instance, name)
+    ready.wait_for_dependencies(instance, seen, work.wait_timeout, report)
     with exclusive_server(instance, name, report, work) as (looked, seen):
         assert seen.applied is not None and seen.id_base is not None
         found = stored.find(instance, name, snapshot)
