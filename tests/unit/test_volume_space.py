@@ -116,23 +116,27 @@ def test_an_empty_volume_gets_a_quota_without_a_copy() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "disk", "machine", "said"),
     [
-        (LIMITED, SMALLER, image(attached=True), V2, "shrinks only while it is not mounted"),
-        (LIMITED, LARGER, image(attached=True), BOUNDED, "growing a mounted file system requires CAP"),
+        (LIMITED, SMALLER, image(attached=True), V2, "64Mi → 32Mi: the file system of an image shrinks only"),
+        (LIMITED, SMALLER, image(attached=True), V2, "Server/b; it contains 10.0Mi"),
+        (LIMITED, LARGER, image(attached=True), BOUNDED, "64Mi → 128Mi: growing a mounted file system req"),
         (Volume(), LIMITED, None, V2, "its files have to be copied, which is not possible"),
         (LIMITED, Volume(), image(attached=True), V2, "its files have to be copied"),
     ],
-    ids=["shrink", "grow", "first limit", "no limit"],
+    ids=["shrink", "shrink, with the figure", "grow", "first limit", "no limit"],
 )  # fmt: skip
 def test_what_is_refused_while_servers_use_the_volume(
     before: Volume, now: Volume, disk: SeenDisk | None, machine: Machine, said: str
 ) -> None:
-    (problem,) = compare(before, now, disk, "a", "b", machine=machine).problems
-    assert said in problem.message and problem.message.endswith("mounted by Server/a, Server/b")
+    delta = compare(before, now, disk, "a", "b", machine=machine)
+    (problem,) = delta.problems
+    assert said in problem.message and "mounted by Server/a, Server/b" in problem.message
+    assert {path.cost for path in delta.paths} == {"restart"}
     assert "vsprov stop a b" in problem.hint and problem.path == "spec.size"
 
 
 def test_what_is_live_is_not_refused() -> None:
-    assert compare(LIMITED, LARGER, image(attached=True), "a").problems == ()
+    delta = compare(LIMITED, LARGER, image(attached=True), "a")
+    assert delta.problems == () and [path.cost for path in delta.paths] == ["live"]
     assert compare(LIMITED, SMALLER, quota(), "a", machine=QUOTAS).problems == ()
 
 

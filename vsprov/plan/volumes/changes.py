@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vsprov.model import fields
-from vsprov.model.cost import Cost
+from vsprov.model.cost import Cost, highest
 from vsprov.model.kinds.volume import Volume
 from vsprov.model.objects import Object
 from vsprov.plan.builder import PlanBuilder
@@ -92,8 +92,9 @@ def _update(builder: PlanBuilder, want: Object, seen: ObservedVolume) -> Change 
     notes = (SOURCE_NOTE,) if any(path.path.startswith("spec.source") for path in paths) else ()
     same = text == before and not seen.formerly
     reason = "drift" if seen.applied is None or same else "changed"
+    cost = highest(("live", *(path.cost for path in paths)))
     return Change(
-        "Volume", want.name, "update", "live", reason, tuple(paths), space.shown(seen.spec, seen.space),
+        "Volume", want.name, "update", cost, reason, tuple(paths), space.shown(seen.spec, seen.space),
         now["spec"], tuple(steps), notes=notes,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vsprov.errors import Problem
+from vsprov.model.cost import Cost
 from vsprov.model.disk_backends import IMAGE, PROJECT, QGROUP
 from vsprov.model.kinds.volume import Volume
 from vsprov.model.objects import read_spec
@@ -98,7 +99,13 @@ def compare(
             return SpaceDelta(problems=refused)
     step = _step(seen, before, after, machine)
     problems = tuple(_problems(address, before, after, disk, step, used_by, machine))
-    return SpaceDelta(tuple(_paths(before, after, limit, recorded(seen))), step, problems)
+    cost: Cost = "restart" if _takes_restart(step, used_by) else "live"
+    return SpaceDelta(tuple(_paths(before, after, limit, recorded(seen), cost)), step, problems)
+
+
+def _takes_restart(step: Step | None, used_by: tuple[str, ...]) -> bool:
+    """Whether the servers that use the volume have to be stopped for a step."""
+    return bool(step and used_by) and not (isinstance(step, ResizeVolume) and step.live)
 
 
 def _step(seen: ObservedVolume, before: Space, after: Space, machine: Machine) -> Step | None:
@@ -128,17 +135,17 @@ def _is_live(disk: SeenDisk | None, after: Space, machine: Machine) -> bool:
 
 
 def _paths(
-    before: Space, after: Space, limit: DiskLimit | None, recorded: DiskLimit | None
+    before: Space, after: Space, limit: DiskLimit | None, recorded: DiskLimit | None, cost: Cost
 ) -> Iterator[PathChange]:
     if before.space != after.space:
         old, new = before.space or None, after.space or None
         shown = tuple("—" if value is None else format_bytes(value) for value in (old, new))
-        yield PathChange("spec.size", old, new, "live", (shown[0], shown[1]))
+        yield PathChange("spec.size", old, new, cost, (shown[0], shown[1]))
     if (old := before.inodes) != (new := after.inodes):
         shown = tuple("—" if value is None else format_number(value) for value in (old, new))
-        yield PathChange("spec.inodes", old, new, "live", (shown[0], shown[1]))
+        yield PathChange("spec.inodes", old, new, cost, (shown[0], shown[1]))
     if before.backend and after.backend and before.backend != after.backend:
-        yield change("spec.backend", before.backend, after.backend, "live")
+        yield change("spec.backend", before.backend, after.backend, cost)
     elif limit and recorded and limit.backend != recorded.backend:
         yield change("spec.backend", recorded.backend, limit.backend, "none")
 
@@ -160,14 +167,14 @@ def _problems(
     elif disk and (after.inodes or MOST_INODES) < (disk.used_inodes or 0) and after.inodes != before.inodes:
         message = f"{after.inodes} is less than what the volume contains, {disk.used_inodes}"
         yield Problem(message, None, "spec.inodes", address, hint)
-    elif step and used_by and not (isinstance(step, ResizeVolume) and step.live):
-        yield _in_use(address, before, after, step, used_by, machine)
+    elif step and _takes_restart(step, used_by):
+        yield _in_use(address, before, after, disk, step, used_by)
 
 
 def _in_use(
-    address: str, before: Space, after: Space, step: Step, used_by: tuple[str, ...], machine: Machine
+    address: str, before: Space, after: Space, disk: SeenDisk | None, step: Step, used_by: tuple[str, ...]
 ) -> Problem:
-    names = ", ".join(f"Server/{name}" for name in used_by)
+    names, contains = ", ".join(f"Server/{name}" for name in used_by), ""
     if isinstance(step, MoveVolume):
         path = "spec.size" if before.space != after.space else "spec.inodes"
         path = (
@@ -175,12 +182,16 @@ def _in_use(
         )
         why = "its files have to be copied, which is not possible while servers use it"
     elif after.space < before.space:
-        path, why = "spec.size", "the file system of an image shrinks only while it is not mounted"
+        path = "spec.size"
+        why = f"{format_bytes(before.space)} → {format_bytes(after.space)}: "
+        why += "the file system of an image shrinks only while it is not mounted"
+        contains = f"; it contains {format_rough(disk.used)}" if disk else ""
     else:
         path = "spec.size"
-        why = "growing a mounted file system requires CAP_SYS_RESOURCE, which vsprov does not have here"
+        why = f"{format_bytes(before.space)} → {format_bytes(after.space)}: "
+        why += "growing a mounted file system requires CAP_SYS_RESOURCE, which vsprov does not have here"
     hint = f"vsprov stop {' '.join(used_by)}; then apply, which starts them again"
-    return Problem(f"{why}: mounted by {names}", None, path, address, hint)
+    return Problem(f"{why}: mounted by {names}{contains}", None, path, address, hint)
 
 
 def without(spec: Mapping[str, Any]) -> dict[str, Any]:
