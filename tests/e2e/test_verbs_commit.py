@@ -14,7 +14,13 @@ import yaml
 from tests.archives import NET_RAW
 from tests.e2e.builds import built, is_whole, looks, run, top, trees, whiteout
 from tests.lab import Document, Lab, image, server
+from vsprov.engine.apply.report import Silent
+from vsprov.engine.images import commit as committing
+from vsprov.engine.images.commit import Options
+from vsprov.engine.work import WorkOptions
+from vsprov.model.kinds.image import ImageLimits
 from vsprov.store.disk import marks
+from vsprov.store.instance import Instance
 from vsprov.store.unpack import acl
 
 HOST = image()
@@ -113,8 +119,8 @@ def test_a_file_of_any_size_does_not_hold_up_a_commit(lab: Lab, box: Document) -
     lab.apply(box, server("web1", image="box"))
     lab.shell("web1", "truncate -s 4096G /srv/huge; echo x > /srv/file")
     done = lab.vsprov("commit", "web1", "saved", check=False)
-    said = "upper directory: 'srv/huge': makes the image larger than 68719476736 bytes"
-    assert done.returncode == 1 and said in done.stderr
+    said = "Server/web1: commit: 'srv/huge': makes the image larger than 68719476736 bytes"
+    assert done.returncode == 1 and said in done.stderr and "--max-size sets another limit" in done.stderr
     lab.shell("web1", "truncate -s 3M /srv/huge")
     done = lab.vsprov("commit", "web1", "saved", "--max-size", "2Mi", check=False)
     assert done.returncode == 1 and "makes the image larger than 2097152 bytes" in done.stderr
@@ -126,6 +132,16 @@ def test_a_file_of_any_size_does_not_hold_up_a_commit(lab: Lab, box: Document) -
         4 << 20,
         "4Mi",
     )
+
+
+def test_any_number_of_files_is_committed(lab: Lab, box: Document) -> None:
+    lab.apply(box, server("web1", image="box"))
+    lab.shell("web1", "cd /srv; touch a b c d")
+    instance = Instance(lab.vsprov.name, str(lab.vsprov.root))
+    few = Options(limits=ImageLimits(files=2))  # of archives, which are 1 million by default
+    committing.commit(instance, "web1", "saved", few, Silent(), WorkOptions())
+    lab.converge(server("user", image="saved"))
+    assert lab.shell("user", "cd /srv; ls a b c d") == "a\nb\nc\nd\n"
 
 
 def test_a_device_in_what_a_server_wrote_is_refused(lab: Lab, box: Document) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import recover
 from vsprov.engine.apply.report import Report
@@ -28,7 +28,6 @@ from vsprov.store.instance import TREE, Instance
 from vsprov.store.layers import layers, shift
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import commit as source
-from vsprov.store.sources import limits_of
 from vsprov.store.space import disks
 from vsprov.store.written import replica
 from vsprov.store.written.replica import Size
@@ -84,9 +83,10 @@ def commit(
             report.progressed(f"Image/{image}", what, done, total)
 
         with layers.batch(instance, progress) as batch, frozen(looked.hierarchies, [seen]) as thaw:
-            folder, size = _copy(batch, seen)
+            most = _most(options)
+            folder, size = _copy(batch, seen, most)
             thaw()
-            key = _keep(batch, seen, folder, below, limits_of(_spec(name, "", options)))
+            key = _keep(batch, seen, folder, below, most)
             for note in batch.notes:
                 report.notice(f"Image/{image}: {note}")
         config = with_image_defaults(below.config, options.defaults)
@@ -122,19 +122,30 @@ def _refuse_taken(instance: Instance, image: str, options: Options) -> str:
     return record.digest
 
 
-def _copy(batch: Batch, seen: ObservedServer) -> tuple[str, Size]:
+def _most(options: Options) -> Limits:
+    """What the layer may contain. Files are not counted, as in archives, because they exist already; but a
+    sparse one, of any size, would be read with its holes.
+    """
+    return replace(replica.LIMITS, bytes=options.limits.size)
+
+
+def _copy(batch: Batch, seen: ObservedServer, most: Limits) -> tuple[str, Size]:
     """Copy what a server has written to the tree of a new layer; the layer's directory, and the size."""
     found = Size()
+
+    def progress(done: int) -> None:
+        batch.progress("copied", done, 0)
 
     def fill(into: str) -> None:
         nonlocal found
         os.rmdir(into)
         with disks.upper(servers.path_of(batch.instance, seen.name), seen.id_base or 0) as upper:
-            found = replica.copy(
-                upper, into, f"Server/{seen.name}: commit", lambda done: batch.progress("copied", done, 0)
-            )
+            found = replica.copy(upper, into, f"Server/{seen.name}: commit", progress, most=most)
 
-    return batch.begin(fill), found
+    try:
+        return batch.begin(fill), found
+    except ImageError as error:
+        raise ImageError(str(error), hint=error.hint or "--max-size sets another limit") from error
 
 
 def _keep(batch: Batch, seen: ObservedServer, folder: str, below: Contents, most: Limits) -> str:

@@ -25,7 +25,7 @@ from vsprov.store.layers.shift import with_root
 from vsprov.store.unpack import acl
 
 # Paths have to fit behind the descriptor that they are relative to.
-_LIMITS = Limits(WITHOUT_LIMIT.entries, WITHOUT_LIMIT.bytes, depth=256, path=4000)
+LIMITS = Limits(WITHOUT_LIMIT.entries, WITHOUT_LIMIT.bytes, depth=256, path=4000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +50,24 @@ def copy(
     label: str,
     progress: Callable[[int], None],
     shift: tuple[int, int] | None = None,
+    most: Limits = LIMITS,
 ) -> Size:
     """Copy the directory `source` to the path `target`, where there is nothing or an empty directory.
 
     `shift` are the first ids of the range that files belong to, and of the one that the copies belong to.
+    ImageError for more than `most`.
     `progress` is called with the bytes copied so far; what it raises cancels the copy. FailedError, with
     `label` in front, for errors of the kernel. The caller then removes `target`.
     """
     with _opened(source, target, label, "copy") as (top, into):
-        return _Copy(top, into, label, progress, shift).run()
+        return _Copy(top, into, label, progress, shift).run(most)
 
 
 def measure(path: str, label: str) -> Size:
     """The size of a directory tree that is not in use."""
     entries = size = 0
     with tree.opened(path) as top:
-        for entry in tree.walk(top, label, lambda *where: tree.over_limit(_LIMITS, *where)):
+        for entry in tree.walk(top, label, lambda *where: tree.over_limit(LIMITS, *where)):
             entries += 1
             size += entry.status.st_blocks * 512
     return Size(entries, size)
@@ -129,9 +131,9 @@ class _Copy:
         self.linked: dict[int, str] = {}  # files with several names: the first one
         self.folders: list[tuple[str, os.stat_result, dict[str, bytes]]] = []
 
-    def run(self) -> Size:
+    def run(self, most: Limits = LIMITS) -> Size:
         entries = size = 0
-        for entry in tree.walk(self.top, self.label, lambda *where: tree.over_limit(_LIMITS, *where)):
+        for entry in tree.walk(self.top, self.label, lambda *where: tree.over_limit(most, *where)):
             path = entry.path or "."
             try:
                 self._copy(entry, path)
@@ -147,7 +149,7 @@ class _Copy:
 
     def change(self) -> None:
         """Change the ids of the files themselves: `into` is `top`."""
-        for entry in tree.walk(self.top, self.label, lambda *where: tree.over_limit(_LIMITS, *where)):
+        for entry in tree.walk(self.top, self.label, lambda *where: tree.over_limit(LIMITS, *where)):
             self.set_metadata(entry.path or ".", entry.status, _attributes(entry))
 
     def _copy(self, entry: Entry, path: str) -> None:
