@@ -11,6 +11,7 @@ import pytest
 from tests.lab import Document, Lab, image, mounted, server, volume, wait_until
 
 HOST = image()
+PROTECTED = {"annotations": {"vsprov/deletion": "prevent", "note": "mine"}}
 COUNT = "cd /data; i=0; while :; do i=$((i+1)); for f in a z; do echo $i > .n; mv .n $f; done; done"
 
 
@@ -139,12 +140,13 @@ def test_a_server_that_does_not_start_with_its_snapshot_gets_back_its_volumes_to
 
 
 def test_a_clone_gets_copies_of_the_volumes_of_its_own_and_shares_the_others(lab: Lab) -> None:
+    db = using("db", mounted("own"), mounted("shared", "/shared"), mounted("read", "/read", readOnly=True))
     lab.apply(
         HOST,
-        volume("own", exclusive=True, owner="7:8"),
+        volume("own", PROTECTED, exclusive=True, owner="7:8"),
         volume("shared"),
         volume("read"),
-        using("db", mounted("own"), mounted("shared", "/shared"), mounted("read", "/read", readOnly=True)),
+        {**db, "metadata": {"name": "db", "labels": {"tier": "data"}, **PROTECTED}},
         using("other", mounted("shared")),
     )
     lab.shell("db", "echo one > /data/file; chown 33:33 /data/file; echo one > /shared/file")
@@ -165,10 +167,19 @@ def test_a_clone_gets_copies_of_the_volumes_of_its_own_and_shares_the_others(lab
         for words in (("server", "db2"), ("volume", "own-db2"))
     ]  # fmt: skip
     assert found[1]["spec"]["exclusive"] is True
+    assert found[0]["metadata"] == {
+        "name": "db2",
+        "labels": {"tier": "data"},
+        "annotations": {"note": "mine"},
+    }
+    assert found[1]["metadata"] == {"name": "own-db2", "annotations": {"note": "mine"}}
     assert lab.is_settled(HOST, *found)
     lab.vsprov("clone", "db", "db3", "--snapshot", "before")
     lab.vsprov("start", "db3")
     assert lab.shell("db3", "cat /data/file") == "one\n"
+    lab.vsprov("delete", "server", "db2", "-y")  # the copies are not protected
+    lab.vsprov("delete", "volume", "own-db2", "-y")
+    lab.apply(HOST, volume("own", exclusive=True, owner="7:8"), using("db", mounted("own")), server("other"))
 
 
 def test_what_cannot_be_cloned_with_its_volumes_leaves_nothing(lab: Lab) -> None:

@@ -66,8 +66,8 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
         from vsprov.store.volumes import changes
 
         try:
-            for path in changes.settle_imports(instance):
-                notice(f"removed {path}, left by an interrupted import")
+            for path in changes.settle_new(instance):
+                notice(f"removed {path}, left by an interrupted import or clone")
         except FailedError as error:
             keep(error)
     for path in servers.sweep(instance, keep):

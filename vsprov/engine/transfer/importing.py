@@ -137,7 +137,7 @@ def _import(
             servers.keep_stopped(instance, name, "command")
             servers.flush_stopped(instance, [name])
     finally:
-        changes.settle_imports(instance)
+        changes.settle_new(instance)
     return Imported(package.header, name, tuple(adapted.names.values()), outcome)
 
 

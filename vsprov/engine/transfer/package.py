@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vsprov.engine.apply.report import Report
-from vsprov.engine.servers.files.clone import copy_of, with_volumes
+from vsprov.engine.servers.files.clone import copy_of, unprotected, with_volumes
 from vsprov.engine.servers.rename import refuse_taken
 from vsprov.engine.transfer import documents, trust
 from vsprov.engine.transfer.image import Chosen, choose
@@ -99,12 +99,14 @@ def adapt(
     names = _names(package, choice)
     refuse_names(label, observed, name, names.values())
     image = choose(instance, package.server, package.image, package.header.image, choice.image, report)
-    server = _server(package, name, names, image, observed, report)
+    is_copy = package.server.name != name and package.server.name in observed.servers
+    server = _server(package, name, names, image, report, is_copy=is_copy)
     missing = tuple(one for one in package.others if one.name not in recorded.observe(instance, one.kind))
     fetched = (image.fetched,) if image.fetched else ()
     if not choice.trusted:
         _refuse_untrusted(label, [server, *_used(instance, server), *missing, *fetched], names.values())
-    volumes = {old: replace(one, name=names[old]) for old, one in package.volumes.items()}
+    carried = map(unprotected, package.volumes.values()) if is_copy else package.volumes.values()
+    volumes = {one.name: replace(one, name=names[one.name]) for one in carried}
     return Adapted(server, volumes, (*fetched, *missing), image)
 
 
@@ -136,13 +138,14 @@ def _server(
     name: str,
     names: Mapping[str, str],
     image: Chosen,
-    observed: Observed,
     report: Report,
+    *,
+    is_copy: bool,
 ) -> Object:
-    """The server of the archive as it is here: stopped, with other names for itself and for its volumes."""
-    found = package.server
-    if found.name != name and found.name in observed.servers:
-        found = copy_of(found, name, report)
+    """The server of the archive as it is here: stopped, with other names for itself and for its volumes;
+    `is_copy` if the original is here, too.
+    """
+    found = copy_of(package.server, name, report) if is_copy else package.server
     spec = found.spec
     assert isinstance(spec, Server)
     hostname = name if spec.hostname == package.header.server else spec.hostname

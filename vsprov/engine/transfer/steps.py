@@ -102,7 +102,7 @@ def import_volume(context: ApplyContext, step: ImportVolume) -> Work:
             applied.from_text(step.applied),
             fill,
             space=step.space,
-            imported_for=step.server,
+            made_for=step.server,
         )
 
     yield from context.threads.run(make)

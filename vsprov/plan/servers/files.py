@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vsprov.plan.servers.disk import MakeDisk
@@ -55,7 +55,9 @@ class CloneDirectory(Step):
 
 @dataclass(frozen=True, slots=True)
 class CloneVolume(Step):
-    """Create a volume with a copy of another one that a server uses, or that it had in a snapshot."""
+    """Create a volume for the server `clone` with a copy of another one that `server` uses, or that it had in
+    a snapshot.
+    """
 
     volume: str
     owner: str
@@ -63,6 +65,7 @@ class CloneVolume(Step):
     server: str
     snapshot: str
     source: str
+    clone: str
     space: Space = UNLIMITED
 
     def describe(self) -> str:
@@ -87,13 +90,11 @@ def cloning(steps: Iterable[Step], source: str, snapshot: str) -> tuple[Step, ..
 
 
 def cloning_volume(
-    steps: Iterable[Step], server: str, snapshot: str, sources: Mapping[str, str]
+    steps: Iterable[Step], server: str, snapshot: str, source: str, clone: str
 ) -> tuple[Step, ...]:
-    """The steps of a new volume, with the files of one that the server uses: `sources` are their names by
-    the names of the new ones.
-    """
+    """The steps of a new volume of the server `clone`, with the files of `source`, which `server` uses."""
     return tuple(
-        CloneVolume(step.volume, step.owner, step.applied, server, snapshot, sources[step.volume], step.space)
+        CloneVolume(step.volume, step.owner, step.applied, server, snapshot, source, clone, step.space)
         if isinstance(step, MakeVolume)
         else step
         for step in steps

@@ -20,7 +20,7 @@ from vsprov.store.space import disks
 from vsprov.store.volumes import building, directory
 from vsprov.store.volumes.building import CREATED, DATA, RECORD, Fill
 
-IMPORTED_FOR = "imported-for"  # mark of a volume that is imported with a server: the name of that
+MADE_FOR = "made-for"  # mark of a volume that is imported or cloned with a server: the name of that
 
 
 def make(
@@ -34,14 +34,14 @@ def make(
     root_owner: str = "",
     root_mode: str = "",
     space: Space = UNLIMITED,
-    imported_for: str = "",
+    made_for: str = "",
 ) -> None:
     """Create a volume, atomically and safe from power failure. ConflictError if the path exists.
 
     `fill` gets the path of the empty directory for its files, which belongs to root with mode 0755; None
     leaves it empty. `apart`: another process fills it. After that, `root_owner` ("0:0") and `root_mode`
-    ("0755") are set, unless they are "". `space` limits it. `imported_for` is the server that a volume is
-    imported with: see `settle_imports`.
+    ("0755") are set, unless they are "". `space` limits it. `made_for` is the server that a volume is
+    imported or cloned with: see `settle_new`.
     """
     path = folders.place(instance.volumes, name)
     making = _making(instance, name)
@@ -59,8 +59,8 @@ def make(
             durable.remove_tree(staged)
         elif fill:
             fill(top)
-        if imported_for:
-            marks.write_mark(making, IMPORTED_FOR, imported_for)
+        if made_for:
+            marks.write_mark(making, MADE_FOR, made_for)
         _set_root(top, root_owner, root_mode)
 
     try:
@@ -243,18 +243,18 @@ def forget(instance: Instance, name: str) -> None:
         remove(instance, making)
 
 
-def settle_imports(instance: Instance) -> list[str]:
-    """Keep the volumes that were imported with a server that exists now, and remove those of an import that
-    did not get so far; the paths of these. The caller holds the lock.
+def settle_new(instance: Instance) -> list[str]:
+    """Keep the volumes that were imported or cloned with a server that exists now, and remove those of an
+    import or clone that did not get so far; the paths of these. The caller holds the lock.
     """
     removed = []
     for name in folders.names(instance.volumes):
         path = f"{instance.volumes}/{name}"
-        server = marks.find_mark(path, IMPORTED_FOR)
+        server = marks.find_mark(path, MADE_FOR)
         if server is None:
             continue
         if os.path.lexists(folders.place(instance.servers, server)):
-            marks.remove_mark(path, IMPORTED_FOR)
+            marks.remove_mark(path, MADE_FOR)
         elif (aside := set_aside(instance, name)) is not None:
             remove(instance, aside)
             removed.append(path)

@@ -42,7 +42,10 @@ def clone(settings: Settings, work: WorkOptions, name: str, new: str, snapshot: 
     that other servers use too, or that the server cannot write to, are shared with the clone.
 
     It publishes no ports, and addresses and MAC addresses that are set in the spec are chosen automatically.
-    Keys and IDs that the server has in its files, such as SSH host keys, are the same in both.
+    Keys and IDs that the server has in its files, such as SSH host keys, are the same in both. Labels and
+    annotations are copied, but vsprov/deletion is not: no copy is protected from deletion.
+
+    If the command is interrupted or killed, the clone is complete, or the next command removes what there is.
     """
     from vsprov.cli.outcomes import outcome_document
     from vsprov.cli.verbs.apply import conclude

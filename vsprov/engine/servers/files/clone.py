@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome
@@ -17,7 +18,7 @@ from vsprov.model.kinds.network import Interface
 from vsprov.model.kinds.sections.mounts import Mount
 from vsprov.model.kinds.server import Server
 from vsprov.model.kinds.volume import Volume
-from vsprov.model.objects import Object
+from vsprov.model.objects import DELETION, Object
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer
@@ -69,19 +70,19 @@ def clone(
         proposal = converge.propose(instance, wanted).with_steps(
             want.address, lambda steps: cloning(steps, name, snapshot)
         )
-        for copy in copies.values():
-            proposal = proposal.with_steps(
-                f"Volume/{copy}", lambda steps: cloning_volume(steps, name, snapshot, _reversed(copies))
-            )
+        for volume, copy in copies.items():
+            fill = partial(cloning_volume, server=name, snapshot=snapshot, source=volume, clone=new)
+            proposal = proposal.with_steps(f"Volume/{copy}", fill)
         used = [] if snapshot else sharing(looked, seen, copies)
-        with frozen(looked.hierarchies, used):
-            outcome = converge.perform(instance, proposal, report, work=work)
-        if outcome.errors:
-            _remove(instance, new, copies.values())
-        else:
-            # As if it had been stopped: it is in no manifest that could want it so.
-            servers.keep_stopped(instance, new, "command")
-            servers.flush_stopped(instance, [new])
+        try:
+            with frozen(looked.hierarchies, used):
+                outcome = converge.perform(instance, proposal, report, work=work)
+            if not outcome.errors:
+                # As if it had been stopped: it is in no manifest that could want it so.
+                servers.keep_stopped(instance, new, "command")
+                servers.flush_stopped(instance, [new])
+        finally:
+            changes.settle_new(instance)
     return outcome
 
 
@@ -115,19 +116,15 @@ def _volumes(observed: Observed, copies: Mapping[str, str]) -> Iterator[Object]:
             raise FailedError(f"Volume/{name}: {why}")
         volume = applied.object_of("Volume", copy, found.applied)
         assert isinstance(volume.spec, Volume)
-        yield replace(volume, spec=replace(volume.spec, source=None))
+        yield unprotected(replace(volume, spec=replace(volume.spec, source=None)))
 
 
-def _reversed(copies: Mapping[str, str]) -> dict[str, str]:
-    return {copy: name for name, copy in copies.items()}
-
-
-def _remove(instance: Instance, new: str, copies: Iterable[str]) -> None:
-    """Remove the volumes that were made for a clone that was not."""
-    if servers.find(instance, new) is None:
-        for copy in copies:
-            if aside := changes.set_aside(instance, copy):
-                changes.remove(instance, aside)
+def unprotected(found: Object) -> Object:
+    """An object without the annotation that protects it: what a copy is made for is often temporary, and what
+    has to last is the original. All other labels and annotations are kept.
+    """
+    kept = {key: text for key, text in found.annotations.items() if key != DELETION}
+    return replace(found, annotations=kept)
 
 
 def _clone_of(seen: ObservedServer, new: str, copies: Mapping[str, str], report: Report) -> Object:
@@ -153,7 +150,7 @@ def copy_of(found: Object, new: str, report: Report) -> Object:
         report.notice(f"Server/{new}: publishes no ports: those of Server/{found.name} are taken")
     hostname = new if spec.hostname == found.name else spec.hostname
     spec = replace(spec, state="Stopped", hostname=hostname, interfaces=interfaces, ports=())
-    return replace(found, name=new, spec=spec)
+    return unprotected(replace(found, name=new, spec=spec))
 
 
 def with_volumes(spec: Server, names: Mapping[str, str]) -> Server:

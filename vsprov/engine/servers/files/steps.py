@@ -55,7 +55,9 @@ def clone_volume(context: ApplyContext, step: CloneVolume) -> Work:
 
     def make() -> None:
         owner = Owner.parse(step.owner)
-        changes.make(context.instance, step.volume, owner, record, copy, space=step.space)
+        changes.make(
+            context.instance, step.volume, owner, record, copy, space=step.space, made_for=step.clone
+        )
 
     yield from context.threads.run(make)
 
