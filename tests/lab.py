@@ -187,10 +187,10 @@ class Lab:
         return [pid for folder, _, _ in os.walk(self.group(name)) for pid in members(Path(folder))]
 
     def running(self, name: str) -> Init | None:
-        """The server's pid 1; None while it does not run."""
+        """The server's pid 1; None while it does not run, or has no root of its own yet."""
         for pid in self.processes(name):
             with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                if status(pid, "NSpid").split()[1:] == ["1"]:
+                if status(pid, "NSpid").split()[1:] == ["1"] and has_executed(pid):
                     return Init(pid, start_time(pid))
         return None
 
@@ -296,7 +296,17 @@ def status(pid: int, field: str) -> str:
 
 def start_time(pid: int) -> int:
     """When a process was started, in clock ticks after boot. proc_pid_stat(5), field 22."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return int(_stat(pid)[19])
+
+
+def has_executed(pid: int) -> bool:
+    """Whether a process has executed a program: not PF_FORKNOEXEC, proc_pid_stat(5), field 9."""
+    return not int(_stat(pid)[6]) & 0x40
+
+
+def _stat(pid: int) -> list[str]:
+    """What proc_pid_stat(5) says, from field 3."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 @pytest.fixture

@@ -125,13 +125,13 @@ class Apply:
                 os.kill(context.spawner.pid, 9)
             return "killed" if left == 0 else ""
 
-        return self._told(count, (0, 1)) == ["killed"]
+        return self.told(count, (0, 1)) == ["killed"]
 
     def steps(self) -> list[str]:
         """Do it to its end; what sort of step was done, for each in their order."""
-        return self._told(lambda _, step: sort(step), (0,))
+        return self.told(lambda _, step: sort(step))
 
-    def _told(self, look: Callable[[ApplyContext, Step], str], codes: tuple[int, ...]) -> list[str]:
+    def told(self, look: Callable[[ApplyContext, Step], str], codes: tuple[int, ...] = (0,)) -> list[str]:
         """Do it in a child which calls `look` after each step; what that said, but for empty words."""
         told, tell = os.pipe()
 

@@ -14,10 +14,14 @@ import pytest
 
 from tests import leaks
 from tests.conftest import Instance as Own
+from tests.fault.faults import Apply
+from tests.lab import Lab, image, server
 from vsprov.engine.images import builds
 from vsprov.engine.look import observe, situation
+from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.show import documents, processes
 from vsprov.kernel import cgroup
+from vsprov.plan.steps import MarkInit, Release, Spawn, Step
 from vsprov.store.disk import marks
 from vsprov.store.instance import Instance
 
@@ -115,3 +119,18 @@ def test_a_group_that_vanishes_while_it_is_looked_at_is_no_error(
 ) -> None:
     for _ in range(times):
         look(flickering)
+
+
+def test_a_server_that_is_being_started_does_not_run_yet(lab: Lab) -> None:
+    """Its init may still have the root of the host."""
+
+    def seen(context: ApplyContext, step: Step) -> str:
+        if not isinstance(step, Spawn | MarkInit | Release):
+            return ""
+        now = situation.look(context.instance)
+        found = observe.find(context.instance, now.hierarchies, now.machine, "a")
+        assert found
+        return f"{type(step).__name__} {found.state} {found.populated}"
+
+    steps = Apply(lab, (image(), server("a"))).told(seen)
+    assert steps == ["Spawn Stopped True", "MarkInit Running True", "Release Running True"]

@@ -33,7 +33,7 @@ KCMP = {"x86_64": 312, "aarch64": 272}[os.uname().machine]
 def test_a_guest_never_runs_when_the_client_closes_at_the_gate(workshop: Workshop) -> None:
     with Spawner() as workshop.spawner:
         guest = workshop.ready(workshop.request("sh", "-c", "echo I ran"))
-        assert process.start_time(guest.pid) == guest.start
+        assert process.start_time(guest.pid) == guest.start and not process.has_executed(guest.pid)
     assert ended(guest.pid)
     assert workshop.output() == ""
     assert members(workshop.group(1) / "payload") == []
@@ -96,7 +96,7 @@ def test_a_spawner_that_cannot_start_says_what_is_in_the_way(files: int, step: s
 def test_a_released_guest_outlives_the_spawner(workshop: Workshop) -> None:
     with Spawner() as workshop.spawner:
         guest = workshop.run(workshop.request("sleep", "1000"))
-    assert process.start_time(guest.pid) == guest.start
+    assert process.start_time(guest.pid) == guest.start and process.has_executed(guest.pid)
     assert Path(f"/proc/{guest.pid}/exe").readlink() == Path("/bin/busybox")
 
 

@@ -20,7 +20,7 @@ _INFO = struct.Struct("QQ11Ii")
 _PIDFD_GET_INFO = 3 << 30 | 64 << 16 | 0xFF << 8 | 11
 _NS_GET_OWNER_UID = 0xB704  # _IO(0xB7, 4)
 _PIDFD_INFO_EXIT = 1 << 3
-_PF_EXITING = 0x4  # include/linux/sched.h
+_PF_EXITING, _PF_FORKNOEXEC = 0x4, 0x40  # include/linux/sched.h
 
 # The numbers of rt_sigtimedwait and, for 32-bit programs, rt_sigtimedwait_time64, as /proc/PID/syscall shows
 # them (arch/*/entry/syscalls/*.tbl). 32-bit programs have the numbers of their own architecture.
@@ -73,6 +73,15 @@ def is_ending(pid: int) -> bool:
     """
     fields = _stat(pid)
     return not fields or fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
+
+
+def has_executed(pid: int) -> bool:
+    """Whether a process has executed a program since it was created (not PF_FORKNOEXEC in /proc/PID/stat).
+
+    The init of a server that waits at its gate has not. False if the process does not exist.
+    """
+    fields = _stat(pid)
+    return bool(fields) and not int(fields[6]) & _PF_FORKNOEXEC
 
 
 def open_pidfd(pid: int, start: int) -> int | None:

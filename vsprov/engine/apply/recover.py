@@ -79,17 +79,15 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
 def end_spawner(instance: Instance, hierarchies: Hierarchies) -> None:
     """Kill the spawner of an interrupted apply, and the servers that wait at their gates.
 
-    They exit by themselves, but until then they would be observed as running servers.
+    They exit by themselves, but until then their groups would not be empty.
     """
     spawner = intent.spawner(instance)
     if spawner is None:
         return
-    from vsprov.engine.run.spawn import is_at_gate
-
     _kill(spawner.pid, spawner.start)
     for group in cgroup.walk(hierarchies.directory("", instance.name)):
         pid = process.find_init(cgroup.processes(group)) if os.path.basename(group) == "payload" else None
-        if pid and is_at_gate(pid) and (start := process.start_time(pid)):
+        if pid and not process.has_executed(pid) and (start := process.start_time(pid)):
             _kill(pid, start)
 
 

@@ -328,7 +328,8 @@ class _Observer:
     ) -> tuple[Process | None, Mapping[str, str]]:
         """(the server's pid 1, the groups that it is in, as `proc.groups_of`).
 
-        It is the marked process if it runs, otherwise the init found in the home group.
+        It is the marked process if it runs, otherwise the init found in the home group, unless that is still
+        being made: it may not have a root of its own yet.
 
         A mark can be forged. A marked process outside the home group is only accepted if it is pid 1 of a
         pid namespace and has the ids of the server.
@@ -343,7 +344,7 @@ class _Observer:
                 if within or (process.find_init([marked.pid]) and proc.first_id(marked.pid) == id_base):
                     return marked, groups
         pid = process.find_init(cgroup.all_processes(home)) if populated else None
-        start = process.start_time(pid) if pid else None
+        start = process.start_time(pid) if pid and process.has_executed(pid) else None
         return (Process(pid, start), proc.groups_of(pid)) if pid and start else (None, {})
 
     def strays(self, group: ObservedGroup, actual: Mapping[str, str]) -> tuple[str, ...]:

@@ -70,12 +70,6 @@ def starting(what: str) -> Iterator[None]:
         ) from error
 
 
-def is_at_gate(pid: int) -> bool:
-    """Whether a server's first process still waits at its gate, running the program of the spawner."""
-    words = (proc.read(f"/proc/{pid}/cmdline") or "").split("\0")
-    return PROGRAM in words and "spawner" in words
-
-
 def _ends(pid: int) -> bool:
     """Whether a child of ours ends within SECONDS_TO_LEAVE."""
     try:
