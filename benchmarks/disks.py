@@ -48,7 +48,7 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for kind, backends in BACKENDS.items():
         with (
-            tempfile.TemporaryDirectory(dir=SERVERS) as folder,
+            tempfile.TemporaryDirectory(prefix="vt-", dir=SERVERS) as folder,
             disk(kind, Path(folder) / "disk", 16 * GIB) as point,
         ):
             if kind == "btrfs":

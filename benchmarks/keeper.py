@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="deaths of a single server")
     parser.add_argument("--json", metavar="FILE", help="save the figures")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=SERVERS) as folder, own_instance() as instance:
+    with tempfile.TemporaryDirectory(prefix="vt-", dir=SERVERS) as folder, own_instance() as instance:
         root = image(directory=str(busybox_image(Path(folder) / "root")))
         found = measure(Lab(instance), root, given.servers, given.deaths, given.repeat)
     for name, value in found.items():

@@ -47,7 +47,7 @@ def main() -> None:
             sys.exit(f"{program} is missing: apt-get install {package}")
     found: dict[str, dict[str, float]] = {}
     for kind in ("btrfs", "ext4"):
-        with tempfile.TemporaryDirectory(dir=SERVERS) as folder, own_instance() as instance:
+        with tempfile.TemporaryDirectory(prefix="vt-", dir=SERVERS) as folder, own_instance() as instance:
             instance.root.mkdir()
             with (
                 disk(kind, Path(folder) / "disk", given.size * MIB * 6 + 512 * MIB) as point,

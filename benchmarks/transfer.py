@@ -41,7 +41,7 @@ def main() -> None:
     given = parser.parse_args()
     if not shutil.which("zstd"):
         sys.exit("zstd is missing: apt-get install zstd")
-    with tempfile.TemporaryDirectory(dir=SERVERS) as folder, own_instance() as instance:
+    with tempfile.TemporaryDirectory(prefix="vt-", dir=SERVERS) as folder, own_instance() as instance:
         found = measure(Lab(instance), Path(folder), given.size, given.repeat)
     for name, value in found.items():
         print(SUMMARY.format(name, *value), flush=True)

@@ -312,6 +312,7 @@ def test_an_apply_that_waits_sleeps_until_something_happens(lab: Lab, flags: tup
     more = () if flags else (server("web", dependsOn=after("a", "ready")),)
     with applying(lab, image(), server("a", readiness=READY), *more, flags=flags) as it:
         wait_until(lambda: os.pread(it.said.fileno(), 1000, 0).find(b"waiting until") >= 0)
+        wait_until(lambda: "poll" in Path(f"/proc/{it.process.pid}/wchan").read_text())
         before = switches(it.process.pid)
         assert not select.select([], [], [], 3.0)[0]
         assert switches(it.process.pid) == before

@@ -116,5 +116,5 @@ def test_a_restart_by_the_keeper_is_named_in_the_exits(lab: Lab) -> None:
     lab.apply(HOST, server("a", health=sick, restart=policy, ephemeral=True))
     before = lab.init("a")
     (lab.root("a") / "tmp/sick").touch()
-    wait_until(lambda: status(lab, "a")["pid"] not in (None, before.pid))
+    lab.wait_for_restart("a", before)
     assert exits(lab, "a") == ["stopped by the keeper (killed: no handler for SIGTERM)"]

@@ -13,9 +13,9 @@ from tests.lab import Lab, image, server, to_yaml
 
 # lxcfs is for all servers of the host, so the host of these tests is a mount namespace of their own.
 SCRIPT = """
-lxcfs {point} >&2 & daemon=$!
+lxcfs --pidfile={point}.pid {point} >&2 & daemon=$!
 trap 'kill -9 $daemon 2>/dev/null || :; umount -l {point}' EXIT
-until grep -q {point} /proc/self/mountinfo; do sleep 0.05; done
+until grep -q {point} /proc/self/mountinfo; do kill -0 $daemon; sleep 0.05; done
 {body}
 """
 
@@ -32,7 +32,7 @@ def with_lxcfs(lab: Lab, point: Path, body: str) -> list[str]:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout.splitlines()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import time
 
 import pytest
 
 from tests.e2e.restarts import QUICK, keeper_status, state, status
 from tests.lab import Lab, image, server, to_yaml, wait_for, wait_until
+
+MARK = "trusted.vsprov.restarts"  # of what the keeper has decided; vsprov/keeper/subjects/restarts.py
 
 
 def kill(pid: int) -> None:
@@ -19,16 +23,17 @@ def kill(pid: int) -> None:
 
 def test_the_next_keeper_continues_what_was_due_and_what_was_counted(lab: Lab) -> None:
     """It is started for another server."""
-    policy = {"policy": "always", "delay": "1s", "interval": "1h", "attempts": 3}
+    policy = {**QUICK, "interval": "1h", "attempts": 3}
     lab.apply(image(), server("a", restart=policy))
-    before = lab.init("a")
-    lab.end("a")
-    lab.wait_for_restart("a", before)
-    before = lab.init("a")
+    before = lab.wait_for_restart("a", lab.end("a"))
+    lab.apply(image(), server("a", restart={**policy, "delay": "1h"}))
     lab.end("a")
     wait_until(lambda: state(lab, "a") == "Restarting")
     kill(lab.keeper())
     assert state(lab, "a") == "Restarting" and status(lab, "a")["restart"]["count"] == 2
+    mark = os.getxattr(lab.group("a"), MARK).decode().split()
+    mark[1] = "1"  # it is due
+    os.setxattr(lab.group("a"), MARK, " ".join(mark).encode())
     other = (image("other", host={}), server("b", image="other"))
     lab.apply(*other, flags=("--set-name", "other"))
     assert keeper_status(lab)["restarts"].keys() <= {"a"}
@@ -58,10 +63,12 @@ def test_a_keeper_that_dies_while_servers_are_restarted_is_replaced_by_that(lab:
     lab.apply(image(), *(server(name, restart={"policy": "always", "delay": "300ms"}) for name in names))
     before = lab.inits(*names)
     keeper = lab.keeper()
-    for name in names:
-        lab.end(name)
-    wait_until(lambda: keeper_status(lab)["acting"] != 0)
-    kill(keeper)
+    with open(lab.vsprov.run / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # they are not restarted before the keeper is dead
+        for name in names:
+            lab.end(name)
+        wait_until(lambda: keeper_status(lab)["acting"] != 0)
+        kill(keeper)
     for name, init in before.items():
         lab.wait_for_restart(name, init)
     assert lab.keeper() != keeper
@@ -71,10 +78,10 @@ def test_a_keeper_that_dies_while_servers_are_restarted_is_replaced_by_that(lab:
 def test_a_broken_mark_is_ignored(lab: Lab) -> None:
     lab.apply(image(), server("a", restart=QUICK), server("b"))
     before = lab.init("a")
-    os.setxattr(lab.group("a"), "trusted.vsprov.restarts", b"due x y \xff")
+    os.setxattr(lab.group("a"), MARK, b"due x y \xff")
     lab.end("a")
     lab.wait_for_restart("a", before)
-    os.setxattr(lab.group("b"), "trusted.vsprov.restarts", b"due 1 1 exit 1 1 -")
+    os.setxattr(lab.group("b"), MARK, b"due 1 1 exit 1 1 -")
     lab.end("b")
     wait_until(lambda: state(lab, "b") == "Exited (SIGKILL)")
 
@@ -115,12 +122,9 @@ def test_a_mark_with_another_time_does_not_keep_a_server_down(lab: Lab) -> None:
     """Such as that of an earlier version, which was in Unix time."""
     policy = {"policy": "always", "delay": "2s", "maxDelay": "2s"}
     lab.apply(image(), server("a", restart=policy), server("b"))
-    before = lab.init("a")
-    lab.end("a")
-    wait_until(lambda: state(lab, "a") == "Restarting")
     kill(lab.keeper())
-    mark = os.getxattr(lab.group("a"), "trusted.vsprov.restarts").decode().split()
-    mark[1] = f"{float(mark[1]) + 1e7:.3f}"
-    os.setxattr(lab.group("a"), "trusted.vsprov.restarts", " ".join(mark).encode())
+    before = lab.end("a")
+    late = time.clock_gettime(time.CLOCK_BOOTTIME) + 1e7
+    os.setxattr(lab.group("a"), MARK, f"due {late:.3f} 1 exit {before.pid} {before.start} -".encode())
     lab.vsprov("restart", "b")
     lab.wait_for_restart("a", before)

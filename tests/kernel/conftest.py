@@ -39,7 +39,7 @@ def house() -> Iterator[House]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A directory for disk images, on the disk; nothing of it may stay attached."""
-    made = Path(tempfile.mkdtemp(dir=SERVERS))
+    made = Path(tempfile.mkdtemp(prefix=leaks.PREFIX, dir=SERVERS))
     yield made
     wait_until(lambda: not leaks.loops(made))
     shutil.rmtree(made)
