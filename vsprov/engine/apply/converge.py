@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import preflight, recover, settle
+from vsprov.engine.apply import keeping, preflight, recover, settle
 from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
@@ -276,8 +276,8 @@ def perform(
         errors: dict[str, VsprovError] = {}
         exits: dict[str, str] = {}
         second: Proposal | None = None if later else first
-        if plan.empty and (context.inits or context.has_restarts_due()):
-            context.start_keeper()
+        if plan.empty and keeping.is_needed(context):
+            keeping.start(context)
         if not plan.empty:
             errors = _carry_out(context, plan, report, work.parallelism)
             flushed = context.threads.begin(lambda: _flush(context, plan))
@@ -311,10 +311,12 @@ def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: i
     spawns = any(isinstance(step, Spawn) for step in steps)
     if spawns:
         context.start_spawner()  # it starts while images and groups are created
-    if spawns or context.inits or context.has_restarts_due():
-        context.start_keeper()
+    if spawns or keeping.is_needed(context):
+        keeping.start(context)
     if any(isinstance(step, Spawn) and _is_system(context, step.server) for step in steps):
-        context.start_terminals()
+        from vsprov.engine.guests import terminal
+
+        terminal.start_holder(context)
     specs = (want.spec for want in context.wanted.values() if isinstance(want.spec, Server))
     binds = max((len(spec.mounts) for spec in specs), default=0)
     most = affordable(min(parallelism, len(plan.changes)), FILES_PER_CHANGE + binds)
@@ -373,7 +375,7 @@ def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: fl
     while True:
         known = settle.collect(context)
         settle.record(context)
-        context.settle_keeper()
+        keeping.settle(context)
         if again:
             second = propose(context.instance, again, since)
         settle.watch(context, seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from vsprov.engine.apply import settle
+from vsprov.engine.apply import keeping, settle
 from vsprov.engine.apply.put_back import restore
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.look import observe
@@ -62,7 +62,7 @@ def _await(context: ApplyContext, step: Await) -> Work:
             if waited >= SECONDS_TO_NOTICE and not noticed:
                 noticed = True
                 context.notice(f"Server/{step.server}: waiting until it is {step.condition}")
-            context.attend_keeper()
+            keeping.attend(context)
             times = (limit - waited, limit if noticed else SECONDS_TO_NOTICE - waited, left if why else limit)
             yield Changed(key, min(times))
     finally:

@@ -7,11 +7,24 @@ from contextlib import ExitStack
 
 from vsprov.engine.run import keeper
 from vsprov.engine.run.context import ApplyContext
+from vsprov.engine.run.keeper import Keeper
 from vsprov.errors import StepError, VsprovError, reason
 from vsprov.keeper.protocol import FIFO
 from vsprov.kernel import live_mount, proc, process, syscall
 from vsprov.plan.observed import Observed, Process, is_of
 from vsprov.store.instance import Instance
+
+
+def start_holder(context: ApplyContext) -> Keeper:
+    """The holder of the terminals of system servers; one that has died is replaced."""
+    if context.terminals is not None and context.terminals.is_gone():
+        context.terminals.close()
+        context.terminals = None
+    if context.terminals is None:
+        context.terminals = keeper.connect(context.instance, program=keeper.TERMINALS)
+    if context.terminals is None:
+        context.terminals = keeper.start(context.instance, context.hierarchies, keeper.TERMINALS)
+    return context.terminals
 
 
 def hand_over(context: ApplyContext, server: str, init: Process, master: int) -> None:
@@ -89,6 +102,6 @@ def _hold(context: ApplyContext, server: str, init: Process, master: int, pidfd:
     except OSError as error:
         raise StepError(f"take its console: {reason(error)}") from error
     try:
-        context.start_terminals().hold(_name(init), master, fifo, pidfd)
+        start_holder(context).hold(_name(init), master, fifo, pidfd)
     finally:
         os.close(fifo)

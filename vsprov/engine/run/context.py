@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vsprov.engine.apply.report import few
-from vsprov.engine.look import last_exit
-from vsprov.engine.run import intent, keeper
+from vsprov.engine.run import intent
 from vsprov.engine.run.keeper import Keeper
 from vsprov.engine.run.threads import Threads
 from vsprov.engine.run.waits import Waits
@@ -19,14 +15,11 @@ from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, process
 from vsprov.kernel.cgroup import Hierarchies
-from vsprov.model import fields
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object, read_spec
-from vsprov.model.rescue import rescued
 from vsprov.plan import ranges
-from vsprov.plan.compare import applied
-from vsprov.plan.observed import RESCUE, Machine, Observed, ObservedServer, Process, is_of
+from vsprov.plan.observed import Machine, Observed, Process
 from vsprov.store import claims, images
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
@@ -54,7 +47,8 @@ class ApplyContext:
     servers' groups before they were started. `dying` are the links of the host, {name: alias}, that go with
     the network namespaces of stopped servers, and `orphans` those that do not.
     `given` are the addresses that interfaces have or are about to get. `kept` is what the keeper was told of
-    servers. `stop_by` is the time, on the monotonic clock, after which servers that stop are killed.
+    servers, `looked_at_consoles` is whether it was looked for terminals that are lost. `stop_by` is the time,
+    on the monotonic clock, after which servers that stop are killed.
     `verb` is that of `Wanted`. `automatic`: the keeper starts servers again. `restarting` are servers that
     are started after they have been stopped. `waits` are the waits for conditions of servers that
     the command began before this apply.
@@ -96,7 +90,7 @@ class ApplyContext:
     spawner: Spawner | None = None
     keeper: Keeper | None = None
     terminals: Keeper | None = None
-    _looked_at_consoles: bool = False
+    looked_at_consoles: bool = False
     _ranges: Iterator[int] | None = None
     _records: dict[str, ImageRecord] | None = None
 
@@ -123,137 +117,6 @@ class ApplyContext:
             if start := process.start_time(self.spawner.pid):
                 intent.add_spawner(self.instance, Process(self.spawner.pid, start))
         return self.spawner
-
-    def has_restarts_due(self) -> bool:
-        """Whether a server is to be started again by the keeper."""
-        return any(seen.restarts and seen.restarts.due for seen in self.observed.servers.values())
-
-    def start_keeper(self) -> Keeper:
-        """The keeper of the instance; one that has to be started takes over all running servers."""
-        if self.keeper is None:
-            self.keeper = keeper.connect(self.instance)
-        if self.keeper is None:
-            self.keeper = keeper.start(self.instance, self.hierarchies)
-            if lost := [name for name in self.inits if name not in self.spawned and self._is_ours(name)]:
-                self.notice(f"{few(lost)}: no keeper has watched; a new one does from now on")
-            for name in self.inits:
-                if name in self.spawned or self._is_ours(name):
-                    self._hand_over(name)
-            for name, seen in self.observed.servers.items():
-                if seen.ended and name not in self.inits and self._is_ours(name):
-                    self._hand_over(name)
-        if not self._looked_at_consoles:
-            self._looked_at_consoles = True
-            if any(seen.boots for seen in self.observed.servers.values()):
-                from vsprov.engine.guests import terminal
-
-                terminal.reopen(self)
-        return self.keeper
-
-    def start_terminals(self) -> Keeper:
-        """The holder of the terminals of system servers; one that has died is replaced."""
-        if self.terminals is not None and self.terminals.is_gone():
-            self.terminals.close()
-            self.terminals = None
-        if self.terminals is None:
-            self.terminals = keeper.connect(self.instance, program=keeper.TERMINALS)
-        if self.terminals is None:
-            self.terminals = keeper.start(self.instance, self.hierarchies, keeper.TERMINALS)
-        return self.terminals
-
-    def _hand_over(self, name: str) -> None:
-        """Tell a new keeper of a server that runs or has ended; a damaged one does not prevent the others."""
-        try:
-            if name in self.inits:
-                self._keep(name, self.inits[name])
-            else:
-                self._tell_ended(name)
-        except keeper.KeeperGone:
-            raise
-        except FailedError as error:
-            self.notice(f"Server/{name}: nothing watches it: {str(error).removeprefix(f'Server/{name}: ')}")
-
-    def keep(self, name: str, init: Process, spec: Mapping[str, Any]) -> None:
-        """Have the keeper keep a server by this part of its spec, `fields.kept`."""
-        self.kept[name] = spec
-        try:
-            self.start_keeper()
-            self._keep(name, init)
-        except keeper.KeeperGone:
-            self._replace_keeper()
-
-    def settle_keeper(self) -> None:
-        """Wait until the logs and exits of servers are complete; notices about those that are not."""
-        if self.keeper is None:
-            return
-        try:
-            settled = self.keeper.settle()
-        except keeper.KeeperGone:
-            if not os.path.isdir(self.directory("", self.instance.name)):
-                return  # it has ended with the last server
-            settled = self._replace_keeper().settle()
-        for problem in settled["problems"]:
-            self.notice(problem)
-
-    def attend_keeper(self) -> None:
-        """Start another keeper if ours has died, and let whoever waits for servers be told when it dies."""
-        if self.keeper is not None:
-            keeping = self._replace_keeper() if self.keeper.is_gone() else self.keeper
-            keeping.hello()
-            self.watcher.follow(keeping.fileno())
-
-    def _keep(self, name: str, init: Process) -> None:
-        assert self.keeper is not None
-        group = self.groups[name]
-        spec = self.kept[name] if name in self.kept else _kept(self.observed.servers[name])
-        with ExitStack() as opened:
-            more: Mapping[str, int] = {}
-            if spec["readiness"] or spec["health"]:
-                from vsprov.engine.guests import probes
-
-                more = probes.descriptors(self, name, init, spec, opened)
-            self._schedule(name, spec)
-            runs = self.keeper.keep(
-                name,
-                init,
-                spec,
-                folder=f"{self.instance.servers}/{name}",
-                home=self.directory("", group),
-                memory=self.directory("memory", group),
-                more=more,
-            )
-        if not runs and name not in self.spawned:
-            self._tell_ended(name)
-
-    def _schedule(self, name: str, spec: Mapping[str, Any]) -> None:
-        """See that the keeper finds when the next snapshot of a server is due."""
-        from vsprov.store.written import scheduled
-
-        folder = f"{self.instance.servers}/{name}"
-        if spec["snapshots"]:
-            scheduled.review(folder, spec["snapshots"]["schedule"])
-        else:
-            scheduled.forget(folder)
-
-    def _tell_ended(self, name: str) -> None:
-        """Tell a new keeper of a server that has ended, which it may have to start again."""
-        assert self.keeper is not None
-        seen, home = self.observed.servers[name], self.directory("", self.groups[name])
-        if seen.directory and (init := last_exit.marked_init(home)):
-            status = last_exit.wait_status(home)
-            folder = f"{self.instance.servers}/{name}"
-            self.keeper.ended(name, init, _kept(seen), status, folder=folder, home=home)
-
-    def _is_ours(self, name: str) -> bool:
-        seen = self.observed.servers[name]
-        return seen.directory and all(is_of(owner, self.instance.name) for owner in seen.owners())
-
-    def _replace_keeper(self) -> Keeper:
-        """Another keeper after one that has died, which takes over all servers, also those just started."""
-        if self.keeper is not None:
-            self.keeper.close()
-            self.keeper = None
-        return self.start_keeper()
 
     def close(self) -> None:
         """End imports, builds and the spawner. Servers that wait at their gates exit with the spawner."""
@@ -332,12 +195,3 @@ class ApplyContext:
     def forget_images(self) -> None:
         """Read the records of images again when they are next needed, because one was written."""
         self._records = None
-
-
-def _kept(seen: ObservedServer) -> Mapping[str, Any]:
-    """What the keeper works by: of the record of a server, or the defaults if its record is lost."""
-    if seen.applied is None:
-        return fields.kept(Server(image="", hostname=""))
-    spec = applied.to_object(seen.name, seen.applied).spec
-    assert isinstance(spec, Server)
-    return fields.kept(rescued(spec) if seen.live.get(RESCUE) else spec)

@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 
 from vsprov import PACKAGE
-from vsprov.engine.apply import converge
+from vsprov.engine.apply import converge, keeping
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
 from vsprov.engine.run import keeper
@@ -30,8 +30,8 @@ def connection(instance: Instance, report: Report, work: WorkOptions) -> Keeper 
                 return None
             context = ApplyContext(instance, now.hierarchies, now.machine, now.observed, f"{instance.name}/*")
             with closing(context):
-                context.start_keeper()
-                context.settle_keeper()
+                keeping.start(context)
+                keeping.settle(context)
                 found = keeper.connect(instance)
     if found is None:
         raise FailedError("keeper: does not answer")

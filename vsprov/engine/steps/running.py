@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 
+from vsprov.engine.apply import keeping
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects import freeze, rescue
 from vsprov.engine.guests import host_sources, launch, request
@@ -158,7 +159,7 @@ def mark_init(context: ApplyContext, step: MarkInit) -> None:
     else:
         restarts.forget(home)  # attempts are counted anew
     rescue.mark(home, step.rescue)
-    context.keep(step.server, init, fields.kept(rescued(spec) if step.rescue else spec))
+    keeping.keep(context, step.server, init, fields.kept(rescued(spec) if step.rescue else spec))
 
 
 def _spec(context: ApplyContext, server: str) -> Server:
@@ -170,7 +171,7 @@ def _spec(context: ApplyContext, server: str) -> Server:
 @carries_out(InformKeeper)
 def inform_keeper(context: ApplyContext, step: InformKeeper) -> None:
     if init := context.inits.get(step.server):
-        context.keep(step.server, init, step.spec)
+        keeping.keep(context, step.server, init, step.spec)
 
 
 @carries_out(Release)
