@@ -162,16 +162,17 @@ def test_doctor_says_how_quotas_are_enabled(btrfs_disk: Path) -> None:
     with own_instance(btrfs_disk) as instance:
         lab = Lab(instance)
 
-        def found() -> str:
+        def found(feature: str = "disk limits  ") -> str:
             lines = lab.vsprov("doctor", check=False).stdout.splitlines()
-            return next(line for line in lines if line.startswith("disk limits"))
+            return next(line for line in lines if line.startswith(feature))
 
+        assert "cannot be used" in found("disk limits of pools")
         assert "backend image" in found() and "no quotas enabled (btrfs quota enable " in found()
         said = lab.refused(image(), limited(backend="qgroup"), code=69)
         assert "spec.resources.disk.backend: qgroup is not supported by this host:" in said
         subprocess.run(["btrfs", "quota", "enable", btrfs_disk], check=True)
         subprocess.run(["btrfs", "quota", "rescan", "-w", btrfs_disk], check=True, capture_output=True)
-        assert "backend qgroup" in found()
+        assert "backend qgroup" in found() and "backend qgroup" in found("disk limits of pools")
 
 
 IOCTLS = """

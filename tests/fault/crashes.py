@@ -16,7 +16,7 @@ from tests.instance import own_instance
 from tests.lab import Document, Init, Lab, image, server, wait_until
 
 BYSTANDER = (image("other"), server("bystander", image="other"))
-SERVERS = ("live", "restarted", "added")
+SERVERS, POOLS = ("live", "restarted", "added"), ("team", "free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,11 @@ class Base:
 
     def settle(self) -> None:
         """Wait until no process is on its way out any more, the spawner of an apply that died for one."""
-        places = [self.lab.group(place) for name in SERVERS for place in (name, f"team/{name}")]
+        places = [
+            self.lab.group(place)
+            for name in SERVERS
+            for place in (name, *(f"{pool}/{name}" for pool in POOLS))
+        ]
         inits = sum(
             place.exists() and bool(self.lab.processes(str(place.relative_to(self.lab.group("")))))
             for place in places

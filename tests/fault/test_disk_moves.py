@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import quotas
 from tests.e2e.reboot import lose_power
 from tests.fault.crashes import Base, every_step, with_bystander
 from tests.fault.faults import Apply
 from tests.instance import own_instance
 from tests.kernel.layers import disk
-from tests.lab import Document, Lab, image, server
+from tests.lab import Document, Lab, image, pool, server
 from vsprov.store.disk import durable
 
 pytestmark = pytest.mark.requires("overlay", "loop", "ext4", "mkfs_ext4")
 ONLY = ("MakeDirectory", "MakeDisk", "MoveDisk", "ForgetDisk", "ResizeDisk", "Stop", "MarkInit")
+ONLY += ("LimitPool", "ShareDisk", "ReleasePool")
 MIB = 1 << 20
 
 
@@ -55,7 +57,41 @@ def test_quota_groups_are_made_changed_and_moved_to_by_the_next_apply(tmp_path: 
         dies_at_each_step(base, before, (image(), *after))
 
 
-def dies_at_each_step(base: Base, before: tuple[Document, ...], after: tuple[Document, ...]) -> None:
+@pytest.mark.slow
+@pytest.mark.requires("btrfs", "mkfs_btrfs")
+def test_servers_join_the_quota_group_of_a_pool_and_leave_it_by_the_next_apply(tmp_path: Path) -> None:
+    with on_btrfs(tmp_path) as folder, with_bystander(parent=folder) as base:
+        before, after = pools_before_and_after()
+        dies_at_each_step(base, before, after)
+        removal_dies_at_each_step(base, after)
+        assert quotas.groups(folder) == {}
+
+
+@pytest.mark.vm_subset
+@pytest.mark.requires("project_quota")
+def test_servers_join_the_project_of_a_pool_and_leave_it_by_the_next_apply() -> None:
+    with with_bystander() as base:
+        before, after = pools_before_and_after()
+        dies_at_each_step(base, before, after, ("MakeDisk", "MoveDisk", "ForgetDisk", "LimitPool"))
+        removal_dies_at_each_step(base, after)
+        assert [number for number in quotas.projects(base.lab.vsprov.folder) if number > 1] == []
+
+
+def pools_before_and_after() -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """A server that leaves a limited pool, one whose pool gets a limit, and a new one in that."""
+    limit = {"space": "64Mi"}
+    before = (pool("team", disk=limit), pool("free"), in_pool("live", "team"), in_pool("restarted", "free"))
+    after = (pool("team"), pool("free", disk=limit), in_pool("live", ""), in_pool("restarted", "free"))
+    return (image(), *before), (image(), *after, in_pool("added", "free"))
+
+
+def in_pool(name: str, pool: str) -> Document:
+    return server(name, init={"stopSignal": "KILL"}, **({"quota": pool} if pool else {}))
+
+
+def dies_at_each_step(
+    base: Base, before: tuple[Document, ...], after: tuple[Document, ...], only: Container[str] = ONLY
+) -> None:
     def prepare() -> None:
         base.make(before)
         for name in ("live", "restarted"):
@@ -72,7 +108,18 @@ def dies_at_each_step(base: Base, before: tuple[Document, ...], after: tuple[Doc
             assert base.lab.shell(name, "cat /written") == "kept\n"
         base.remove(after)
 
-    assert every_step(base, Apply(base.lab, after), prepare, mend, ONLY) > 10
+    assert every_step(base, Apply(base.lab, after), prepare, mend, only) > 10
+
+
+def removal_dies_at_each_step(base: Base, documents: tuple[Document, ...]) -> None:
+    def prepare() -> None:
+        base.make(documents)
+
+    def mend(step: int) -> None:
+        base.remove(documents)
+
+    removal = Apply(base.lab, documents, remove=True)
+    every_step(base, removal, prepare, mend, ("RemoveDirectory", "ReleasePool", "RemoveRecord"))
 
 
 @contextmanager

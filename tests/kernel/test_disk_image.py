@@ -12,7 +12,7 @@ from tests.features import requires
 from tests.lab import wait_until
 from vsprov.errors import FailedError
 from vsprov.kernel.storage import ext4, loop
-from vsprov.plan.observed import SeenDisk
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.disk import marks
 from vsprov.store.space import image
 from vsprov.store.space.disks import Disks

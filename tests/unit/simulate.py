@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.unit.simulate_disks import Directory, Disks
 from tests.unit.simulate_groups import HOME, Groups, Guest, number
 from tests.unit.simulate_networks import Networks, Refused
 from vsprov.model import fields
@@ -22,7 +23,6 @@ from vsprov.plan.aspects.hostname import SetHostname
 from vsprov.plan.aspects.rlimits import SetLimit
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import applied
-from vsprov.plan.limits.disk import DiskLimit
 from vsprov.plan.observed import (
     Observed,
     ObservedGroup,
@@ -30,11 +30,9 @@ from vsprov.plan.observed import (
     ObservedServer,
     Probed,
     Process,
-    SeenDisk,
 )
 from vsprov.plan.plan import Plan
 from vsprov.plan.servers.conditions import Await
-from vsprov.plan.servers.disk import ForgetDisk, MakeDisk, MoveDisk, MoveDiskBack, ResizeDisk
 from vsprov.plan.servers.hooks import RunHooks
 from vsprov.plan.steps import (
     DiscardUpper,
@@ -66,23 +64,12 @@ from vsprov.plan.steps import (
 
 
 @dataclass
-class Directory:
-    owner: str
-    applied: str | None
-    id_base: int
-    written: bool = False
-    stopped: str = ""
-    disk: SeenDisk | None = None
-    former: SeenDisk | None = None  # until it is forgotten
-    loose: bool = False  # it has written where nothing limits it
-
-
-@dataclass
 class World(Groups):
     instance: str = "vsprov"
     directories: dict[str, Directory] = field(default_factory=dict)
     images: dict[str, ObservedImage] = field(default_factory=dict)
     pools: dict[str, tuple[str, str]] = field(default_factory=dict)  # (owner, record)
+    disks: Disks = field(default_factory=Disks)
     networks: Networks = field(default_factory=Networks)
 
     next_pid: int = 1000
@@ -104,7 +91,7 @@ class World(Groups):
             setattr(out, name, {key: copy.copy(value) for key, value in getattr(self, name).items()})
         for guest in out.guests.values():
             guest.limits, guest.where = dict(guest.limits), dict(guest.where)
-        out.networks, out.pools = self.networks.copy(), dict(self.pools)
+        out.networks, out.pools, out.disks = self.networks.copy(), dict(self.pools), self.disks.copy()
         return out
 
     # -- observation
@@ -130,9 +117,15 @@ class World(Groups):
             for name, (owner, text) in self.pools.items()
             if name not in pools
         }
+        lost = {name: replace(pool, space=self.disks.pools.get(name)) for name, pool in lost.items()}
         return Observed(
             servers,
-            {name: replace(pool, disk=self.pools.get(name, ("", None))[1]) for name, pool in pools.items()},
+            {
+                name: replace(
+                    pool, disk=self.pools.get(name, ("", None))[1], space=self.disks.pools.get(name)
+                )
+                for name, pool in pools.items()
+            },
             dict(self.images),
             parent,
             frozenset(self.subtree[""]),
@@ -253,30 +246,6 @@ class World(Groups):
                 self.directories[server].written = False
                 if isinstance(step, RemoveDirectory):
                     del self.directories[server]
-            case MakeDisk(server, backend, space, inodes):
-                directory = self.directories[server]
-                if backend == "image" and (server in self.guests or directory.disk):
-                    raise Refused(f"{step.describe()}: it runs, or has one")
-                directory.disk = SeenDisk(backend, space, inodes, file_system=space)
-                directory.written = False
-            case MoveDisk(server, backend, space, inodes):
-                if server in self.guests:
-                    raise Refused(f"{step.describe()}: it runs")
-                directory = self.directories[server]
-                moved = SeenDisk(backend, space, inodes, file_system=space) if backend else None
-                directory.former, directory.disk = directory.disk, moved
-                directory.loose = directory.written and not moved
-            case MoveDiskBack(server):
-                self.directories[server].disk = self.directories[server].former
-            case ForgetDisk(server):
-                self.directories[server].former = None
-            case ResizeDisk(server, "project" | "qgroup", space, inodes, (before, _)):
-                disk = self.directories[server].disk
-                assert disk and disk.space == before
-                quota = replace(disk, space=space, inodes=inodes) if space or inodes else None
-                self.directories[server].disk = quota
-            case ResizeDisk(server, _, space, _, (before, _), live):
-                self.resize(server, space, before, live)
             case SetLimit(server, limit, soft, hard):
                 self.set_limit(server, limit, (limit_value(soft), limit_value(hard)))
             case SetHostname(server, hostname):
@@ -297,20 +266,14 @@ class World(Groups):
                 assert self.guests[server].released or condition == "completed"
             case Release(server):
                 self.guests[server].released = True
-            case _ if not self.networks.do(step):
+            case _ if not (self.networks.do(step) or self.do_to_disk(step)):
                 raise AssertionError(step)
+
+    def do_to_disk(self, step: Step) -> bool:
+        return self.disks.do(step, self.directories, self.guests, grow=not self.machine.ceilings)
 
     def records(self, kind: str) -> dict[str, tuple[str, str]]:
         return {"Network": self.networks.records, "Quota": self.pools}[kind]
-
-    def resize(self, server: str, space: int, before: int, live: bool) -> None:
-        disk = self.directories[server].disk
-        assert disk and disk.space == before
-        if live != (server in self.guests):
-            raise Refused(f"{server} runs, or does not")
-        if live and disk.file_system != space and (disk.file_system > space or self.machine.ceilings):
-            raise Refused(f"the file system of {server} is mounted")
-        self.directories[server].disk = replace(disk, space=space, file_system=space)
 
     def set_limit(self, server: str, limit: str, values: tuple[Any, Any]) -> None:
         guest = self.guests[server]
@@ -335,8 +298,7 @@ class World(Groups):
             assert isinstance(other, Server)
             if other.state == "Running" and not self.is_up(dependency.name):
                 raise Refused(f"{name} starts before {dependency.name}")
-        if bool(DiskLimit.of(spec.resources)) != bool(self.directories[name].disk):
-            raise Refused(f"{name} has a limited disk, or has none")
+        self.disks.refuse_start(name, spec, self.directories[name].disk)
         if spec.ephemeral and self.directories[name].written:
             raise Refused(f"{name} would find what it wrote before")
         self.directories[name].written = True

@@ -20,7 +20,7 @@ import yaml
 
 from tests.unit.simulate import World, apply
 from tests.unit.simulate_groups import HOME
-from tests.unit.wishes import DISKS, MACHINES, V2
+from tests.unit.wishes import MACHINES
 from vsprov.manifest.load import load_documents
 from vsprov.model.objects import Object
 from vsprov.plan.builder import Wanted
@@ -32,8 +32,6 @@ from vsprov.plan.reconcile import reconcile
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))
-
-QUOTAS = replace(V2, disks=DISKS | {"project": ""})  # a host whose state root has project quotas
 
 
 def objects(described: dict[str, Any]) -> tuple[Object, ...]:
@@ -89,7 +87,12 @@ def happen(world: Situation, what: str, how: Any) -> None:
     elif what == "disk":
         for name, values in how.items():
             directory = world.directories[name]
+            if values and "pools" in values:
+                values = values | {"pools": tuple(values["pools"])}
             directory.disk = replace(directory.disk, **values) if values else None
+    elif what == "pool disk":
+        for name, values in how.items():
+            world.disks.pools[name] = replace(world.disks.pools[name], **values)
     elif what == "edit mark":
         world.marks[how] += " "
     elif what == "lose record":
@@ -156,7 +159,7 @@ def networks_happen(world: Situation, what: str, how: Any) -> bool:
 
 
 def situation(case: dict[str, Any]) -> Situation:
-    world = Situation({**MACHINES, "quotas": QUOTAS}[case["machine"]])
+    world = Situation(MACHINES[case["machine"]])
     world.strangers = {}
     for key, owner in (("others", "vsprov/others"), ("applied", "vsprov/mine")):
         before = wish(case, key, owner)

@@ -15,6 +15,7 @@ from tests.unit.simulate import World
 from tests.unit.wishes import MACHINES, changed_a_little, drift, wanteds
 from vsprov.model import fields
 from vsprov.model.kinds.network import Network
+from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import Wanted
 from vsprov.plan.compare import diff
@@ -172,6 +173,25 @@ def on_host(wanted: Wanted, server: Server) -> bool:
     return any(interface.network in hosts for interface in server.interfaces)
 
 
+def limits_of(wanted: Wanted, server: Server) -> tuple[int | None, bool]:
+    """(the limit of what a server writes, if it has one of its own, whether it shares that of its pool)."""
+    own = DiskLimit.of(server.resources)
+    pools = {one.name: one.spec.resources for one in wanted.objects if isinstance(one.spec, Quota)}
+    return own.space if own else None, DiskLimit.of(pools.get(server.quota or "", {})) is not None
+
+
+def disk_forces(machine: Machine, limits: list[tuple[int | None, bool]]) -> bool:
+    """Whether another disk is needed, or an image cannot change while it is mounted."""
+    (old, was_shared), (new, is_shared) = limits
+    gets_one = not (old or was_shared) and bool(new or is_shared)
+    if not machine.disks["qgroup"]:
+        return gets_one
+    if not machine.disks["project"]:
+        return gets_one or (bool(new or is_shared) and was_shared != is_shared)
+    grows, shrinks = (new or 0) > (old or 0), (new or 0) < (old or 0)
+    return bool(old) != bool(new) or shrinks or (grows and bool(machine.ceilings))
+
+
 @on_each_machine
 @few
 @given(data=st.data())
@@ -201,10 +221,7 @@ def test_a_server_is_started_anew_exactly_when_something_forces_it(
             cores = [s.resources.get("rlimits.core", machine.limits["core"])[1] for s in (was, is_now)]
             forced |= limits[1] > limits[0] or (cores[0] == 0 and cores[1] != 0)
         forced |= on_host(first, was) != on_host(second, is_now)
-        old_disk, new_disk = (DiskLimit.of(spec.resources) for spec in (was, is_now))
-        other_disk = bool(old_disk) != bool(new_disk)
-        spaces = [limit.space or 0 if limit else 0 for limit in (old_disk, new_disk)]
-        forced |= other_disk or spaces[1] < spaces[0] or (spaces[1] > spaces[0] and bool(machine.ceilings))
+        forced |= disk_forces(machine, [limits_of(first, was), limits_of(second, is_now)])
         event(f"forced: {forced}")
         assert (world.guests[name].pid != before[name]) == forced, (changed, costs.get(name))
         assert forced == (costs.get(name) in ("restart", "recreate"))

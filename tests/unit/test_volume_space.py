@@ -10,7 +10,8 @@ import pytest
 from tests.unit.wishes import DISKS, V2
 from vsprov.model import fields
 from vsprov.model.kinds.volume import Volume
-from vsprov.plan.observed import Machine, SeenDisk
+from vsprov.plan.observed import Machine
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.step import Step
 from vsprov.plan.volumes import space
 from vsprov.plan.volumes.space import SpaceDelta

@@ -43,13 +43,15 @@ def machine(versions: dict[str, int], **more: Any) -> Machine:
 V1 = machine(dict.fromkeys(CONTROLLERS, 1))
 V2 = machine(dict.fromkeys(CONTROLLERS, 2))
 HYBRID = machine({**dict.fromkeys(CONTROLLERS[:-1], 1), "hugetlb": 2})
+QUOTAS = replace(V2, disks=DISKS | {"project": ""})  # a host whose state root has project quotas
+BTRFS = replace(V1, disks=DISKS | {"qgroup": ""})
 # A v1 host that counts no swap, has no huge pages, no burst, no io controller and no right to raise limits.
 POOR = machine(
     {"cpu": 1, "cpuset": 1, "memory": 1, "pids": 2},
     missing=frozenset(["memory.memsw.limit_in_bytes", "cpu.cfs_burst_us"]),
     ceilings={"nofile": 4096},
 )
-MACHINES = {"v1": V1, "v2": V2, "hybrid": HYBRID, "poor": POOR}
+MACHINES = {"v1": V1, "v2": V2, "hybrid": HYBRID, "poor": POOR, "quotas": QUOTAS, "btrfs": BTRFS}
 
 MI = 2**20
 
@@ -85,7 +87,7 @@ VALUES: dict[str, list[Any]] = {
     "rlimits.core": [(0, 0), (0, MAX)],
 }
 assert set(VALUES) <= set(BY_PATH)
-ALONE = ("rlimits.", "disk.")  # what a pool cannot share
+ALONE = ("rlimits.",)  # what a pool cannot share
 MOST_SERVERS = 3  # in one wish, and so in one pool
 
 
@@ -104,6 +106,10 @@ def resources(
         del out[path]
     if out.get("cpu.burst", 0) > (0 if out.get("cpu.limit", MAX) == MAX else out["cpu.limit"] * 100):
         del out["cpu.burst"]
+    shared = (pool or {}).get("disk.space", MAX) != MAX
+    by_project = not machine.disks["project"]
+    if (shared and by_project) or (of_pool and not by_project and machine.disks["qgroup"]):
+        out.pop("disk.space", None)
     around = (pool or {}).get("cpu.limit", MAX)
     if around != MAX and out.get("cpu.reservation", 0) > around // MOST_SERVERS:
         del out["cpu.reservation"]

@@ -12,6 +12,7 @@ from vsprov.model.limits.knobs import KNOBS, Knob
 from vsprov.model.values.names import signal_name
 from vsprov.model.values.styles import EXEC, is_system
 from vsprov.plan.ranges import Ranges
+from vsprov.plan.seen_disk import SeenDisk
 
 if TYPE_CHECKING:
     from vsprov.plan.network.state import SeenNetworks
@@ -89,7 +90,8 @@ class ObservedGroup:
     ("instance/set"), None without one. `texts` are the contents of knob files, by file name. `controllers`
     are the hierarchies in which it exists ("" is cgroup2), `subtree` the controllers that are enabled for its
     children. `applied` is the recorded spec of a pool, and `disk` the text of its record on disk, None if
-    that is missing or damaged. `protected` is whether a pool must not be removed.
+    that is missing or damaged. `protected` is whether a pool must not be removed. `space` is what limits what
+    the servers of a pool write together, None if nothing ever did.
     """
 
     path: str
@@ -100,6 +102,7 @@ class ObservedGroup:
     applied: Mapping[str, Any] | None = None
     protected: bool = False
     disk: str | None = None
+    space: SeenDisk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,28 +204,6 @@ class Parts:
     def missing(self) -> tuple[str, ...]:
         """The names of the directories that are missing."""
         return tuple(name for name in ("upper", "work") if getattr(self, name) is None)
-
-
-@dataclass(frozen=True, slots=True)
-class SeenDisk:
-    """What limits what a server writes, by which backend (`disk.backend`), in bytes.
-
-    `space` is the limit, `inodes` the number of inodes that was asked for, None for none in particular.
-    `used` and `used_inodes` of `all_inodes` are taken, None if inodes are not counted. `file_system` is the
-    size of that in an image, and `attached` whether the server, which runs, has it mounted, `read_only` if
-    only for reading. `problem` is why it cannot be used, "" if it can.
-    """
-
-    backend: str
-    space: int
-    inodes: int | None = None
-    used: int = 0
-    used_inodes: int | None = 0
-    all_inodes: int | None = 0
-    file_system: int = 0
-    attached: bool = False
-    read_only: bool = False
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

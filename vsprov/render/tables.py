@@ -162,7 +162,7 @@ def _server(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
         *row,
         _listed([_without_prefix(one) for one in status.get("addresses", ())]),
         _listed([port_text(one) for one in status.get("ports", ())]),
-        _of(size(status["usage"].get("diskBytes")), (status["disk"] or {}).get("spaceBytes"), size),
+        _disk(status),
         _or_dash(spec.get("hostname")),
         _or_dash(status["set"]),
         span,
@@ -247,7 +247,15 @@ def _source(source: Mapping[str, Any]) -> str:
 
 def _quota(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     row = (document["metadata"]["name"], document["spec"]["scope"], *_usage(document))
-    return (*row, _or_dash(document["status"]["set"]), document["status"]["cgroup"]) if wide else row
+    if not wide:
+        return row
+    status = document["status"]
+    return (*row, _disk(status), _or_dash(status["set"]), status["cgroup"])
+
+
+def _disk(status: Mapping[str, Any]) -> str:
+    """What is used of a disk, with its limit."""
+    return _of(size(status["usage"].get("diskBytes")), (status["disk"] or {}).get("spaceBytes"), size)
 
 
 def _usage(document: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -321,7 +329,7 @@ def _volume(document: Mapping[str, Any], wide: bool) -> tuple[str, ...]:
     disk = status["disk"] or {}
     row = (
         document["metadata"]["name"],
-        _of(size(status["usage"].get("diskBytes")), disk.get("spaceBytes") or None, size),
+        _disk(status),
         _listed(status["usedBy"]),
         duration(status["ageSeconds"]),
     )
@@ -343,7 +351,7 @@ TABLES["Server"] = KindTable(
 )
 TABLES["Image"] = KindTable(("NAME", "SOURCE", "DIGEST"), ("SET",), _image, optional=("DIGEST",))
 TABLES["Quota"] = KindTable(
-    ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
+    ("NAME", "SCOPE", "CPU", "MEMORY", "PIDS"), ("DISK", "SET", "CGROUP"), _quota, _NUMBERS, ("PIDS", "CPU")
 )
 TABLES["Network"] = KindTable(("NAME", "TYPE", "SUBNETS"), ("LINK", "SERVERS", "SET"), _network)
 TABLES["Volume"] = KindTable(

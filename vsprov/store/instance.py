@@ -16,6 +16,7 @@ SLOTS = 16
 TREE, LISTING, LINKING = "tree", "listing", "linking"
 # In the directory of a server with a disk limit, see `store.space`. A server that has both uses the image.
 DISK_IMAGE, DISK_SUBVOLUME = "disk.img", "disk"
+DISK_OF_POOL = ".disk"  # how the names of files end that say what limits the disk of a pool
 LOCK = "lock"  # in the run directory
 
 

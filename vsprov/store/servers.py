@@ -308,8 +308,8 @@ def _forget(instance: Instance, making: str, keep: int = 0) -> None:
 
         image.wait_until_detached(making)
     durable.remove_tree(making)
-    if quota not in (0, keep):
-        project.release(instance.servers, quota)
+    if quota != keep:
+        project.release_own(instance.servers, quota)
 
 
 def path_of(instance: Instance, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from vsprov.engine.look.situation import Situation
@@ -42,9 +42,9 @@ def problems(
     `image_config` returns the defaults of an image by its name; None if they are not known yet.
     """
     starting = {step.server for change in plan.changes for step in change.steps if isinstance(step, Spawn)}
-    for change in plan.changes:
-        if change.kind == "Server" and any(path.path == "spec.resources.disk.space" for path in change.paths):
-            yield from _of_disk(root, change)
+    moved = [change for change in plan.changes if any(path.path in _DISK for path in change.paths)]
+    if moved:
+        yield from _of_disks(root, moved)
     servers = [
         (want, want.spec) for want in objects if isinstance(want.spec, Server) and want.name in starting
     ]
@@ -97,20 +97,31 @@ def _of_root(root: str) -> Iterator[Problem]:
         yield Problem(message, None, "", "Host", "choose another --root; see vsprov doctor", lack=True)
 
 
-def _of_disk(root: str, change: Change) -> Iterator[Problem]:
-    """Whether what a server has written fits in the disk that it is moved to. If it is limited, the plan
-    knows what it uses.
+_DISK = ("spec.resources.disk.space", "status.disk.pool")
+
+
+def _of_disks(root: str, changes: Iterable[Change]) -> Iterator[Problem]:
+    """Whether what servers have written fits in the disks that they are moved to, and in what is left of the
+    limits of pools. If a server has a limit of its own, the plan knows what it uses.
     """
-    from vsprov.plan.servers import disk
+    from vsprov.plan.servers import disk, disk_steps
     from vsprov.store.layers import sizes
     from vsprov.store.space.disks import has_image, place
 
-    folder = f"{os.path.realpath(root)}/servers/{change.name}"
-    for step in change.steps:
-        if isinstance(step, disk.MoveDisk) and step.space and not has_image(folder):
-            used = sizes.written_size(f"{place(folder)}/upper")
-            if used > step.space:
-                yield disk.too_small(change.address, step.space, used)
+    left: dict[str, int] = {}
+    steps = [(change, step) for change in changes for step in change.steps]
+    for change, step in steps:
+        folder = f"{os.path.realpath(root)}/servers/{change.name}"
+        if not isinstance(step, disk_steps.MoveDisk) or has_image(folder):
+            continue
+        used = sizes.written_size(f"{place(folder)}/upper")
+        if 0 < step.space < used:
+            yield disk.too_small(change.address, step.space, used)
+        if step.room is not None:
+            room = left.get(step.pool, step.room)
+            left[step.pool] = max(0, room - used)
+            if used > room:
+                yield disk.no_room(change.address, step.pool, used, room)
 
 
 def _of_server(address: str, spec: Server, silent: Container[str]) -> Iterator[Problem]:

@@ -70,6 +70,11 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
                 notice(f"removed {path}, left by an interrupted import or clone")
         except FailedError as error:
             keep(error)
+    for folder in (instance.servers, instance.volumes):
+        if left := folders.leftovers(folder):
+            from vsprov.store.space import project
+
+            project.release_abandoned(folder, left)
     for path in servers.sweep(instance, keep):
         notice(f"removed {path}, left by an interrupted command")
     for path in staging.sweep(instance, keep):

@@ -20,7 +20,8 @@ FUNCTIONS: dict[type[Step], Function] = {}
 # Modules of steps that few plans have, and those of their functions, loaded with the first such step.
 LATE = {
     "vsprov.plan.network.steps": "vsprov.engine.networks.steps",
-    "vsprov.plan.servers.disk": "vsprov.engine.disks",
+    "vsprov.plan.servers.disk_steps": "vsprov.engine.disks",
+    "vsprov.plan.limits.pool_disk": "vsprov.engine.disks",
     "vsprov.plan.volumes.steps": "vsprov.engine.volumes.steps",
     "vsprov.plan.servers.hooks": "vsprov.engine.hooks",
     "vsprov.plan.servers.files": "vsprov.engine.servers.files.steps",

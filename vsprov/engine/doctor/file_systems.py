@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from vsprov.engine.doctor.finding import Finding, attempt, in_child
 from vsprov.kernel import idmap, overlay, paths, syscall
-from vsprov.model.disk_backends import BACKENDS, QGROUP
+from vsprov.model.disk_backends import BACKENDS, QGROUP, SHARED
 from vsprov.store.instance import Instance
 from vsprov.store.space import disks, subvolume
 
@@ -22,7 +22,9 @@ def file_systems(instance: Instance) -> Iterator[Finding]:
     yield _idmap("/usr", "/usr")
     yield _trusted(folder)
     yield _upper(folder)
-    yield _disk_limits(instance.root)
+    lacks = disks.lacks(instance.root)
+    yield _disk_limits(instance.root, lacks)
+    yield _limits_of_pools(lacks)
 
 
 def _overlay() -> Finding:
@@ -83,9 +85,8 @@ def _upper(folder: str) -> Finding:
     return replace(finding, found=f"{overlay.file_system(folder)} {finding.found}".strip())
 
 
-def _disk_limits(root: str) -> Finding:
+def _disk_limits(root: str, lacks: Mapping[str, str]) -> Finding:
     """The backend that `auto` chooses, and why not a better one."""
-    lacks = disks.lacks(root)
     chosen = next((name for name in BACKENDS if not lacks[name]), None)
     whys = "; ".join(f"{name}: {lack}" for name, lack in lacks.items() if lack)
     if chosen == QGROUP and (doubt := subvolume.doubt(root)):
@@ -93,3 +94,12 @@ def _disk_limits(root: str) -> Finding:
     if chosen is None:
         return Finding("disk limits", "degraded", whys, "disk.space and disk.inodes cannot be used")
     return Finding("disk limits", "ok", f"backend {chosen}" + (f" ({whys})" if whys else ""))
+
+
+def _limits_of_pools(lacks: Mapping[str, str]) -> Finding:
+    """The backend that limits what several servers write together."""
+    chosen = next((name for name in SHARED if not lacks[name]), None)
+    if chosen:
+        return Finding("disk limits of pools", "ok", f"backend {chosen}")
+    whys = "; ".join(f"{name}: {lacks[name]}" for name in SHARED)
+    return Finding("disk limits of pools", "degraded", whys, "disk of a Quota with scope pool cannot be used")

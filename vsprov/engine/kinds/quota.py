@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vsprov.engine.kinds.view import KindView, View, not_enforced, register
+from vsprov.engine.kinds.view import KindView, View, disk_of, not_enforced, register
 from vsprov.model.objects import DELETION, PREVENT
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import ObservedGroup, set_of
@@ -16,10 +16,13 @@ def status(name: str, view: View) -> dict[str, Any]:
 
     pool = view.shown.observed.all_pools[name]
     used = usage.document(view.hierarchies, pool)
+    if pool.space:
+        used["diskBytes"] = pool.space.used
     return {
         "cgroup": pool.path,
         "set": set_of(pool.owner),
         "usage": used,
+        "disk": disk_of(pool.space),
         "notEnforced": not_enforced(resources.of_pool(pool), view),
     }
 

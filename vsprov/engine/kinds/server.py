@@ -23,7 +23,8 @@ def status(name: str, view: View) -> dict[str, Any]:
     interfaces = interfaces_of(seen, view)
     if view.measure is not None:
         folder = f"{view.measure.servers}/{name}"
-        used["diskBytes"] = seen.space.used if seen.space else sizes.upper_size(f"{folder}/upper")
+        known = seen.space is not None and seen.space.counted
+        used["diskBytes"] = seen.space.used if seen.space and known else sizes.upper_size(f"{folder}/upper")
     return {
         "state": seen.state,
         "pid": seen.init.pid if seen.init else None,
@@ -36,7 +37,7 @@ def status(name: str, view: View) -> dict[str, Any]:
         "ports": ports(seen),
         "idRange": {"first": seen.id_base, "count": RANGE} if seen.id_base else None,
         "usage": used,
-        "disk": disk_of(seen.space),
+        "disk": _disk(seen, view),
         "notEnforced": not_enforced(resources.of_record(seen.applied), view) if seen.applied else [],
         "conditions": [*probes.conditions(seen), *scheduled.conditions(seen)],
         "lastExit": last_exit.document(seen.last_exit),
@@ -46,6 +47,16 @@ def status(name: str, view: View) -> dict[str, Any]:
         "startsWithHost": seen.starts_with_host,
         "set": set_of(seen.owner or (seen.group.owner if seen.group else None)),
     }
+
+
+def _disk(seen: ObservedServer, view: View) -> dict[str, Any] | None:
+    """What limits a server, and the pool in whose limit it counts, null for none."""
+    found = disk_of(seen.space)
+    if seen.space is None or found is None:
+        return None
+    pools = view.shown.observed.all_pools.items()
+    shared = [name for name, pool in pools if pool.space and pool.space.pools == seen.space.pools]
+    return {**found, "pool": shared[0] if shared else None}
 
 
 def interfaces_of(seen: ObservedServer, view: View) -> list[dict[str, Any]]:

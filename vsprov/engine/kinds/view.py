@@ -11,7 +11,7 @@ from vsprov.store.instance import Instance
 
 if TYPE_CHECKING:
     from vsprov.plan.kinds.planner import Shown
-    from vsprov.plan.observed import SeenDisk
+    from vsprov.plan.seen_disk import SeenDisk
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,11 @@ def disk_of(disk: SeenDisk | None) -> dict[str, Any] | None:
     """What limits a server or a volume; None if nothing does. A damaged one has no numbers."""
     if disk is None:
         return None
+    known = disk.counted and not disk.problem
     return {
         "backend": disk.backend,
         "spaceBytes": disk.space or None,
-        "usedBytes": None if disk.problem else disk.used,
+        "usedBytes": disk.used if known else None,
         "inodes": None if disk.problem else disk.all_inodes,
         "usedInodes": None if disk.problem else disk.used_inodes,
         "problem": disk.problem or (READ_ONLY if disk.read_only else ""),

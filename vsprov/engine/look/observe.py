@@ -14,7 +14,7 @@ from vsprov.engine import aspects as _aspects  # noqa: F401  registers the obser
 from vsprov.engine.aspects import observer
 from vsprov.engine.look import last_exit, probes, restarts, roots
 from vsprov.engine.look.networked import had_interfaces, is_networked
-from vsprov.engine.look.recorded_pools import recorded_pools
+from vsprov.engine.look.recorded_pools import recorded_pools, shared_disks
 from vsprov.engine.run import intent, keeper
 from vsprov.engine.volumes.mounted import VolumeMounts
 from vsprov.errors import ConflictError
@@ -117,7 +117,8 @@ class _Observer:
         self.intended = frozenset(self.intent.groups)
         self.known: Mapping[str, Contents | None] = {}  # manifests of images, by digest
         self.volumes = VolumeMounts(instance)
-        self.disks = Disks()
+        self.shared = shared_disks(instance)
+        self.disks = Disks(shared=bool(self.shared))
         self.layers: dict[str, str] = {}  # identities of layers, by key
         self.sides: dict[str, list[Side]] = {}  # by hierarchy: "" or the v1 controller
         for knob, side in machine.rows:
@@ -150,7 +151,7 @@ class _Observer:
                     homes[child] = inner
         homes.update(self.strangers({**homes, **pools}, unchanged) if parent else {})
         names = sorted({*homes, *directories})
-        pools, lost = recorded_pools(self.instance, pools)
+        pools, lost = recorded_pools(self.instance, pools, self.shared)
         return Observed(
             servers={
                 **unchanged,

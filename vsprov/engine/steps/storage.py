@@ -111,8 +111,7 @@ def _remove(folder: str, aside: str) -> None:
 
         image.wait_until_detached(aside)
     durable.remove_unmounted(aside)
-    if quota:
-        project.release(folder, quota)
+    project.release_own(folder, quota)
 
 
 @carries_out(WriteRecord)

@@ -55,7 +55,7 @@ def import_directory(context: ApplyContext, step: ImportDirectory) -> Work:
                 scheduled=one.scheduled,
             )
             _add_snapshot(making, made, one, move)
-        filled.make(making, base, upper, filled.Limit.of(step.disk))
+        filled.make(making, base, upper, filled.Limit.of(context.instance, step.disk))
         if step.machine_id:
             machine_id.write(making, step.machine_id)
 

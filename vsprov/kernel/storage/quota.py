@@ -50,6 +50,16 @@ def get(fd: int, project: int) -> Quota:
     return Quota(blocks * _BLOCK, inodes, used, used_inodes)
 
 
+def find(fd: int, project: int) -> Quota:
+    """The quota of a project; without limits and use if it has none, or the file system has no quotas."""
+    try:
+        return get(fd, project)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
+        return Quota(0, 0)
+
+
 def set_limits(fd: int, project: int, space: int, inodes: int) -> None:
     """Set the limits of a project in bytes and inodes, 0 for none."""
     data = bytearray(pack(_QUOTA, space // _BLOCK, 0, 0, inodes, 0, 0, 0, 0, _LIMITS))

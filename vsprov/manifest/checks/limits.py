@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vsprov.errors import Problem
-from vsprov.manifest.problems import LATER, problem_at
+from vsprov.manifest.problems import problem_at
 from vsprov.manifest.resolve import Item
+from vsprov.model.disk_backends import HINT_IMAGE, IMAGE, NO_IMAGE
 from vsprov.model.fields import Path
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
@@ -93,13 +94,12 @@ def pool_rlimits(item: Item, read: Object) -> Iterator[Problem]:
 
 
 def disk(item: Item, read: Object) -> Iterator[Problem]:
-    """Disk limits in a pool, without a limit, or too small for a file system."""
+    """Images in a pool, a backend without a limit, or one too small for a file system."""
     resources = _resources(read)
     given = [path for path in resources if path.startswith("disk.")]
-    if isinstance(read.spec, Quota) and read.spec.scope == "pool":
-        for path in given:
-            yield item.problem(_knob_path(item, path), f"in a pool {LATER}", "use a Quota with scope server")
-        return
+    is_pool = isinstance(read.spec, Quota) and read.spec.scope == "pool"
+    if is_pool and resources.get("disk.backend") == IMAGE:
+        yield item.problem(_knob_path(item, "disk.backend"), NO_IMAGE, HINT_IMAGE)
     if given == ["disk.backend"]:
         yield _at_knob(item, "has no effect without a limit", *given, hint="set disk.space too", warning=True)
     space = resources.get("disk.space", MAX)

@@ -231,19 +231,21 @@ KNOBS: tuple[Knob, ...] = (
     Knob(
         "disk.space",
         LIMIT_BYTES,
-        "Maximum size of all files that the server has written, with their metadata; at least 16Mi.",
+        "Maximum size of all files that the server has written, with their metadata; at least 16Mi. "
+        "pool: of all its servers together.",
     ),
     Knob(
         "disk.inodes",
         NUMBER_OR_MAX,
-        "Maximum number of files, directories and links that the server has created.",
+        "Maximum number of files, directories and links that the server has created; pool: all its servers "
+        "together.",
     ),
     Knob(
         "disk.backend",
         DISK_BACKEND,
         "How the disk is limited. project: by a project quota. image: by a file system of its own in a file. "
         "qgroup: by a quota group of btrfs; it does not limit inodes. "
-        "auto: the best that the file system of the state root supports.",
+        "auto: the best that the file system of the state root supports. pool: project, qgroup or auto.",
     ),
     Knob(
         "network.egress",

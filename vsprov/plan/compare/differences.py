@@ -27,6 +27,7 @@ from vsprov.plan.plan import PathChange, change
 from vsprov.plan.steps import Step, Stop
 
 if TYPE_CHECKING:
+    from vsprov.plan.limits.pool_disk import Share
     from vsprov.plan.network.changes.servers import ServerNetwork
     from vsprov.plan.servers.disk import DiskDelta
 
@@ -38,10 +39,10 @@ class Context:
     """What planning a server needs besides the server itself.
 
     `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
-    of its pool. `stop` makes the step that stops it. `restart`: restart it even if no change requires that.
-    `again`: run it again even if it is meant to end and has. `network` is None for a server that has no
-    interfaces and is to have none. `stopped` is who will want it to stay stopped when the host starts.
-    `rescue`: start it for its repair.
+    of its pool, and `share` what it shares of a limited disk with others. `stop` makes the step that stops
+    it. `restart`: restart it even if no change requires that. `again`: run it again even if it is meant to
+    end and has. `network` is None for a server that has no interfaces and is to have none. `stopped` is who
+    will want it to stay stopped when the host starts. `rescue`: start it for its repair.
     """
 
     instance: str
@@ -56,6 +57,7 @@ class Context:
     network: ServerNetwork | None = None
     stopped: str = ""
     rescue: bool = False
+    share: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Comparison:
             connections,
             rewired,
             context.stopped,
-            _disk_of(want.name, spec, seen, machine, ignore),
+            _disk_of(want.name, spec, seen, context, ignore),
         )
 
     @property
@@ -248,13 +250,13 @@ def _decided(seen: ObservedServer) -> str:
 
 
 def _disk_of(
-    name: str, spec: Server, seen: ObservedServer, machine: Machine, ignore: frozenset[str]
+    name: str, spec: Server, seen: ObservedServer, context: Context, ignore: frozenset[str]
 ) -> DiskDelta | None:
-    if not resources.has_disk_limit(spec.resources, seen):
+    if not resources.has_disk_limit(spec.resources, context.pool, seen=seen.space):
         return None
     from vsprov.plan.servers import disk  # loaded only if it is needed
 
-    return disk.compare(name, spec, seen, machine, ignore)
+    return disk.compare(name, spec, seen, context.machine, ignore, context.share)
 
 
 def _connections(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vsprov.model.kinds.sections.mounts import Mount
 from vsprov.model.limits.resources import write_resources
 from vsprov.model.traits import applicable_keys
-from vsprov.model.values.units import MAX, format_bytes
+from vsprov.model.values.units import format_bytes
 from vsprov.plan.aspects.aspect import ASPECTS
 from vsprov.plan.kinds.planner import Shown
 from vsprov.plan.limits import resources
@@ -27,11 +27,7 @@ def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
         machine, weight = resources.within(from_.machine, pool), from_.weights.get(f"Server/{name}")
         recorded = resources.of_record(seen.applied)
         found = resources.of_group(recorded, seen.group, machine, weight=weight, ignore=ignore)
-        if seen.space and not seen.space.problem and found.get("disk.space", MAX) != MAX:
-            limit = found["disk.space"]
-            found["disk.space"] = (
-                limit if resources.whole_blocks(limit) == seen.space.space else seen.space.space
-            )
+        found = resources.with_disk(found, seen.space)
         spec = _with_resources(spec, write_resources(found))
     for aspect in ASPECTS.values():
         if aspect.name in seen.live:

@@ -118,6 +118,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         return
     builder.note_lacking(want)
     builder.refuse(want, groups.refusals(want.spec.resources, {}, builder.machine))
+    paths, steps = _disk(builder, want, want.spec, known)
     delta = _compare(builder, want, want.spec, seen)
     builder.needed |= delta.needed
     builder.populated = True
@@ -129,7 +130,8 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     group = f"{builder.wanted.instance}/{want.name}"
     wide = replace(delta, wanted=groups.widened(delta, builder.machine)) if seen else delta
     narrow = groups.file_writes(group, replace(delta, observed=wide.wanted), builder.machine, parent=True)
-    found = _change(builder, want, seen, known, wide, _paths(delta, _protection(group, want, seen)))
+    paths = (*_paths(delta, _protection(group, want, seen)), *paths)
+    found = _change(builder, want, seen, known, wide, paths, steps)
     builder.add(want.address, found if found.steps or narrow else None)
     if narrow:
         builder.add(want.address, _lowering(builder, want, group, narrow))
@@ -157,8 +159,11 @@ def _change(
     known: ObservedGroup | None,
     delta: GroupDelta,
     paths: tuple[PathChange, ...],
+    disk: tuple[Step, ...],
 ) -> Change:
-    """Make a pool, or change what does not have to wait: its limits as in `delta`, its marks, its record."""
+    """Make a pool, or change what does not have to wait: its limits as in `delta`, its marks, its record, and
+    its `disk`, which nobody would know of without the record.
+    """
     group, owner = f"{builder.wanted.instance}/{want.name}", (known and known.owner) or builder.wanted.owner
     steps: list[Step] = [MakeGroup(name, group, "pool", owner) for name in delta.make]
     steps += builder.enable(group, delta.needed, seen.subtree if seen else frozenset())
@@ -183,7 +188,7 @@ def _change(
         paths if seen else (),
         seen.applied if seen else None,
         spec,
-        (*steps, *mark, *write),
+        (*steps, *mark, *write, *disk),
         notes=builder.notes.get(want.address, ()),
     )
 
@@ -233,6 +238,20 @@ def _compare(builder: PlanBuilder, want: Object, spec: Quota, seen: ObservedGrou
     return groups.compare(given, seen, builder.machine, ignore=resources.ignored(want), also=also)
 
 
+def _disk(
+    builder: PlanBuilder, want: Object, spec: Quota, known: ObservedGroup | None
+) -> tuple[tuple[PathChange, ...], tuple[Step, ...]]:
+    """What differs of the limit of what the servers of a pool write together, and the steps."""
+    space = known.space if known else None
+    if not resources.has_disk_limit(spec.resources, seen=space):
+        return (), ()
+    from vsprov.plan.limits import pool_disk
+
+    builder.problems += pool_disk.problems(want.address, spec.resources, space, builder.machine)
+    owner = (known and known.owner) or builder.wanted.owner
+    return pool_disk.compare(want.name, owner, spec.resources, space, builder.machine)
+
+
 def _exceeding_servers(builder: PlanBuilder, want: Object, delta: GroupDelta) -> Iterable[str]:
     """Servers that stay in the pool unchanged and whose limits the kernel would not let the pool go below."""
     group = f"{builder.wanted.instance}/{want.name}"
@@ -259,8 +278,12 @@ def weights(observed: Observed, machine: Machine) -> dict[str, int]:
 def remove(builder: PlanBuilder, name: str) -> Change:
     """The change that removes a pool; `removals` has checked that no server is left in it."""
     pool = builder.observed.all_pools[name]
-    group: list[Step] = [RemoveGroup(pool.path)] if name in builder.observed.pools else []
-    return removal("Quota", name, (*group, RemoveRecord("Quota", name)), pool.applied or {})
+    steps: list[Step] = [RemoveGroup(pool.path)] if name in builder.observed.pools else []
+    if pool.space:
+        from vsprov.plan.limits.pool_disk import ReleasePool
+
+        steps.append(ReleasePool(name))
+    return removal("Quota", name, (*steps, RemoveRecord("Quota", name)), pool.applied or {})
 
 
 def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
@@ -268,6 +291,7 @@ def show(name: str, from_: Shown, ignore: frozenset[str]) -> dict[str, Any]:
     pool = from_.observed.all_pools[name]
     weight = from_.weights.get(f"Quota/{name}")
     found = resources.of_group(resources.of_pool(pool), pool, from_.machine, weight=weight, ignore=ignore)
+    found = resources.with_disk(found, pool.space)
     return {"scope": "pool", **write_resources(found)}
 
 

@@ -34,6 +34,7 @@ from vsprov.plan.steps import (
 )
 
 if TYPE_CHECKING:
+    from vsprov.plan.limits.pool_disk import Share
     from vsprov.plan.network.changes.servers import ServerNetwork
 
 
@@ -102,12 +103,12 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         builder.refuse(want, aspect.refuse(spec, builder.machine), aspect.hint)
     if spec.state == "Running" and (problem := builder.range_problems.get(want.name)):
         builder.problem(want.address, problem.message, problem.hint)
-    limited = _disk(spec, seen)
+    pool = _pool_resources(builder, want)
+    limited, share = _disk(spec, seen, pool), _share(builder, want.address, spec, pool)
     if limited:
         builder.problems += limited.problems(
-            want.address, spec, seen or NOTHING, builder.machine, resources.ignored(want)
+            want.address, spec, seen or NOTHING, builder.machine, resources.ignored(want), share
         )
-    pool = _pool_resources(builder, want)
     builder.refuse(want, groups.refusals(spec.resources, pool, builder.machine))
     request = builder.wanted.request
     context = Context(
@@ -123,6 +124,7 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
         network=_network(builder, want.name),
         stopped=_stopped(builder.wanted, spec, seen.stopped if seen else ""),
         rescue=request is not None and request.rescue,
+        share=share,
     )
     change, needed = change_of(want, seen, context, builder.notes.get(want.address, ()))
     builder.needed |= needed
@@ -143,9 +145,23 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
     builder.add(want.address, change)
 
 
-def _disk(spec: Server, seen: ObservedServer | None) -> ModuleType | None:
+def _share(builder: PlanBuilder, address: str, spec: Server, pool: Mapping[str, object]) -> Share | None:
+    """What a server shares of a limited disk with others; None if the disk of no pool is limited."""
+    pools = builder.observed.all_pools
+    if not resources.has_disk_limit(pool, seen=None) and not any(seen.space for seen in pools.values()):
+        return None
+    from vsprov.plan.limits import pool_disk
+
+    share = pool_disk.share_of(spec.quota, pool, pools, builder.machine)
+    if share.pool not in builder.pools and pool_disk.is_lost(share, pool):
+        message = f"the disk limit of pool {share.pool} is lost"
+        builder.problem(address, message, "apply the manifest of the pool", "spec.quota")
+    return share
+
+
+def _disk(spec: Server, seen: ObservedServer | None, pool: Mapping[str, object]) -> ModuleType | None:
     """The module that plans disk limits; it is loaded only if a server has one, or is to have one."""
-    if not resources.has_disk_limit(spec.resources, seen):
+    if not resources.has_disk_limit(spec.resources, pool, seen=seen.space if seen else None):
         return None
     from vsprov.plan.servers import disk
 

@@ -10,7 +10,8 @@ from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, BACKENDS, IMAGE, QGROUP
 from vsprov.model.values.units import MAX
 from vsprov.plan.limits.resources import whole_blocks
-from vsprov.plan.observed import Machine, SeenDisk
+from vsprov.plan.observed import Machine
+from vsprov.plan.seen_disk import SeenDisk
 
 GROUP = "disk."  # of knobs
 MOST_INODES = 1 << 63
@@ -39,12 +40,15 @@ class DiskLimit:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The paths of the keys that limit an object; `things` is what is limited by them, for people."""
+    """The paths of the keys that limit an object; `things` is what is limited by them, for people, and
+    `backends` are those that can.
+    """
 
     things: str
     space: str
     inodes: str
     backend: str
+    backends: tuple[str, ...] = BACKENDS
 
 
 def choose(
@@ -68,7 +72,8 @@ def impossible(
         yield Problem("the backend image requires it", None, keys.space, address, f"set {key} too")
     if backend == QGROUP and inodes is not None:
         message = "the backend qgroup cannot limit the number of inodes: btrfs does not count them"
-        yield Problem(message, None, keys.inodes, address, "omit it, or use backend: image")
+        hint = "omit it, or use backend: image" if IMAGE in keys.backends else "omit it"
+        yield Problem(message, None, keys.inodes, address, hint)
 
 
 def unsupported(
@@ -76,9 +81,15 @@ def unsupported(
 ) -> Iterator[Problem]:
     """A backend, or `auto`, that this host does not support."""
     if limit.backend == AUTO and not backend:
-        whys = "; ".join(f"{name}: {machine.disks.get(name, 'unknown')}" for name in BACKENDS)
+        whys = "; ".join(f"{name}: {_lack(name, limit, machine)}" for name in keys.backends)
         message = f"this host cannot limit {keys.things}: {whys}"
         yield Problem(message, None, keys.space, address, "see vsprov doctor", lack=True)
     elif machine.disks.get(backend):
         message = f"{backend} is not supported by this host: {machine.disks[backend]}"
         yield Problem(message, None, keys.backend, address, "see vsprov doctor, or use auto", lack=True)
+
+
+def _lack(backend: str, limit: DiskLimit, machine: Machine) -> str:
+    """Why this host does not support a limit by a backend."""
+    lack = machine.disks.get(backend, "unknown")
+    return lack or ("cannot limit inodes" if backend == QGROUP and limit.inodes is not None else "")

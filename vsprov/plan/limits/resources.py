@@ -17,7 +17,8 @@ from vsprov.model.objects import Object
 from vsprov.model.values.units import MAX, format_bytes
 from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.limits.admission import DEFAULT_WEIGHT
-from vsprov.plan.observed import Machine, ObservedGroup, ObservedServer
+from vsprov.plan.observed import Machine, ObservedGroup
+from vsprov.plan.seen_disk import SeenDisk
 
 DISK_BLOCK = 4096  # bytes
 
@@ -27,14 +28,24 @@ def of_record(record: Mapping[str, Any]) -> dict[str, Any]:
     return read_resources(record["spec"].get("resources", {}))
 
 
-def has_disk_limit(wanted: Mapping[str, Any], seen: ObservedServer | None) -> bool:
-    """Whether a server has a limit of what it writes, or is to have one."""
-    return bool(seen and seen.space) or any(path.startswith("disk.") for path in wanted)
+def has_disk_limit(*wanted: Mapping[str, Any], seen: SeenDisk | None) -> bool:
+    """Whether a server or a pool has a limit of what is written, or any of these resources wants one."""
+    return seen is not None or any(path.startswith("disk.") for each in wanted for path in each)
 
 
 def whole_blocks(space: Any) -> Any:
     """The limit of a disk as file systems have it: in blocks of 4 KiB."""
     return space if space == MAX else space // DISK_BLOCK * DISK_BLOCK
+
+
+def with_disk(recorded: Mapping[str, Any], disk: SeenDisk | None) -> dict[str, Any]:
+    """The resources with the limit of a disk that there is, if one is recorded. It is as written if it is the
+    same in blocks.
+    """
+    space = recorded.get("disk.space", MAX)
+    if disk is None or disk.problem or space == MAX or whole_blocks(space) == disk.space:
+        return dict(recorded)
+    return {**recorded, "disk.space": disk.space}
 
 
 def of_pool(pool: ObservedGroup | None) -> dict[str, Any]:

@@ -5,6 +5,9 @@ A backend limits it (`disk.backend`): `project` and `qgroup` are quotas, which c
 and shrinks while it is not. What cannot be changed in place, the backend and the number of inodes of an
 image, takes a new disk, to which the files are copied while the server is stopped. The backend `auto` stays
 what it is for servers that exist.
+
+What a server writes may count in a limit that it shares with its pool (`plan.limits.pool_disk`): in the
+project of the pool, which takes a new disk too, or in its quota group, beside that of its own.
 """
 
 from __future__ import annotations
@@ -17,10 +20,13 @@ from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, IMAGE, PROJECT, QGROUP, UNLIMITED
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.resources import read_resources
-from vsprov.model.values.units import MAX, format_bytes, format_number, format_rough
+from vsprov.model.values.units import format_bytes, format_number, format_rough
 from vsprov.plan.limits.disk import GROUP, MOST_INODES, DiskLimit, Keys, choose, impossible, unsupported
-from vsprov.plan.observed import Machine, ObservedServer, SeenDisk
+from vsprov.plan.limits.pool_disk import Share, refused_beside
+from vsprov.plan.observed import Machine, ObservedServer
 from vsprov.plan.plan import PathChange, change
+from vsprov.plan.seen_disk import SeenDisk
+from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, ResizeDisk, ShareDisk
 from vsprov.plan.step import Step
 
 SPACE, INODES, BACKEND = (
@@ -28,95 +34,8 @@ SPACE, INODES, BACKEND = (
     "spec.resources.disk.inodes",
     "spec.resources.disk.backend",
 )
+POOL = "status.disk.pool"  # in whose limit it counts
 OF_SERVER = Keys("disks", SPACE, INODES, BACKEND)
-
-
-@dataclass(frozen=True, slots=True)
-class MakeDisk(Step):
-    """Create the limited disk of a server, with nothing on it; `inodes` None for the default number."""
-
-    server: str
-    backend: str
-    space: int
-    inodes: int | None
-
-    def describe(self) -> str:
-        return f"create the disk of {self.server} ({format_bytes(self.space)}, {self.backend})"
-
-
-@dataclass(frozen=True, slots=True)
-class ResizeDisk(Step):
-    """Change the limits of a disk, with all that is on it; `live` while the server runs. 0 and None: no
-    limit.
-
-    `before` are the space and inodes of now. Nothing undoes it for an image: a file system that has grown
-    shrinks only while it is not mounted.
-    """
-
-    server: str
-    backend: str
-    space: int
-    inodes: int | None
-    before: tuple[int, int | None]
-    live: bool
-
-    def describe(self) -> str:
-        if self.backend == IMAGE:
-            return f"resize the disk of {self.server} to {format_bytes(self.space)}"
-        limits = [format_bytes(self.space)] if self.space else []
-        limits += [f"{format_number(self.inodes)} inodes"] if self.inodes else []
-        return f"limit the disk of {self.server} to {', '.join(limits) or MAX}"
-
-    def undo(self) -> Step | None:
-        if self.backend == IMAGE:
-            return None
-        now = (self.space, self.inodes)
-        return ResizeDisk(self.server, self.backend, *self.before, now, self.live)
-
-
-@dataclass(frozen=True, slots=True)
-class MoveDisk(Step):
-    """Move what a stopped server has written to a new disk of another sort, UNLIMITED for none in particular.
-
-    It has the one or the other at any moment. The former disk remains until `ForgetDisk`.
-    """
-
-    server: str
-    backend: str
-    space: int
-    inodes: int | None
-
-    def describe(self) -> str:
-        if self.backend == UNLIMITED:
-            return f"move the files of {self.server} to a disk without a limit"
-        return (
-            f"move the files of {self.server} to a new disk ({format_bytes(self.space)}, {self.backend})"
-            if self.space
-            else f"move the files of {self.server} to a new disk ({self.backend})"
-        )
-
-    def undo(self) -> Step | None:
-        return MoveDiskBack(self.server)
-
-
-@dataclass(frozen=True, slots=True)
-class MoveDiskBack(Step):
-    """Give a stopped server the disk that it had before `MoveDisk`."""
-
-    server: str
-
-    def describe(self) -> str:
-        return f"put back the former disk of {self.server}"
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetDisk(Step):
-    """Remove the disk that a server had before `MoveDisk`."""
-
-    server: str
-
-    def describe(self) -> str:
-        return f"remove the former disk of {self.server}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,34 +57,67 @@ class DiskDelta:
 
 
 def compare(
-    name: str, spec: Server, seen: ObservedServer, machine: Machine, ignore: frozenset[str]
+    name: str,
+    spec: Server,
+    seen: ObservedServer,
+    machine: Machine,
+    ignore: frozenset[str],
+    share: Share | None = None,
 ) -> DiskDelta:
-    """The limit of a server compared with what is on disk and in the kernel.
+    """The limit of a server, and what it shares with its pool, compared with what is on disk and in the
+    kernel.
 
     If `disk.space` is among the knobs to `ignore`, it is only set when the disk is created.
     """
-    limit, disk = _wanted(spec, seen, ignore), seen.space
+    share, disk = share or Share(), seen.space
+    own = _wanted(spec, seen, ignore)
+    limit = _within(own, share)
     if limit is None:
-        return _without(name, disk, runs=seen.init is not None) if disk else DiskDelta()
-    backend = choose(limit, disk, machine)
-    new = (MakeDisk(name, backend, limit.space or 0, limit.inodes),)
+        return _without(name, disk, share, runs=seen.init is not None) if disk else DiskDelta()
+    backend, pool = choose(limit, disk, machine), share.pool if share.limited else ""
+    new = (MakeDisk(name, backend, limit.space or 0, limit.inodes, pool),)
     if not seen.directory:
         return DiskDelta(new=new)
-    if disk is None:
+    if disk is None and not pool:
         return _unlimited(name, limit, backend, seen, new)
+    if disk is None:
+        return _move(name, backend, limit, [*_counted(disk, share, "restart")], new, share)
     paths = [*_resized(limit, disk, "restart")]
-    if disk.backend != backend or (backend == IMAGE and limit.inodes != disk.inodes and not disk.problem):
+    counts = share.allows(disk) or disk.problem
+    remade = backend == IMAGE and limit.inodes != disk.inodes and not disk.problem
+    if disk.backend != backend or remade or (backend == PROJECT and not counts):
         paths = [*_moved(limit, backend, disk), *paths]
-        return _move(name, backend, limit, paths, new)
+        paths += [] if counts and disk.backend == backend else _counted(disk, share, "restart")
+        return _move(name, backend, limit, paths, new, share)
     if seen.init and not disk.attached:
         replaced = change("status.disk", "removed or replaced since the start", "mounted", "restart")
         return DiskDelta((replaced, *paths), new, _resize(name, limit, disk, False))
     live = _is_live(limit, disk, machine)
     paths = [*_resized(limit, disk, "live" if live else "restart")]
-    paths += _without_effect(limit, _recorded(seen), disk)
+    paths += _without_effect(own, _recorded(seen), disk) if own else ()
     if seen.init and disk.read_only:
         paths.append(change("status.disk", "read-only after an I/O error", "writable", "restart"))
-    return DiskDelta(tuple(paths), new, _resize(name, limit, disk, live and seen.init is not None))
+    steps = _resize(name, limit, disk, live and seen.init is not None)
+    if not counts:
+        paths += _counted(disk, share, "live")
+        steps += (ShareDisk(name, pool, share.before(disk)),)
+    return DiskDelta(tuple(paths), new, steps)
+
+
+def _within(own: DiskLimit | None, share: Share) -> DiskLimit | None:
+    """The limit of a server by the backend of its pool, if that is limited."""
+    if not share.limited:
+        return own
+    return replace(own, backend=share.backend) if own else DiskLimit(share.backend, None, None)
+
+
+def _counted(disk: SeenDisk | None, share: Share, cost: Any) -> Iterator[PathChange]:
+    """The pools in whose limits a server counts, if others than it should."""
+    before, after = share.before(disk), share.pool if share.limited else ""
+    if before != after:
+        yield change(POOL, before or None, after or None, cost)
+    elif disk and not share.allows(disk):
+        yield change(POOL, f"{before} in part", after, cost)
 
 
 def _unlimited(
@@ -180,14 +132,20 @@ def _unlimited(
     return DiskDelta((lost,), new, new)
 
 
-def _without(name: str, disk: SeenDisk, *, runs: bool) -> DiskDelta:
+def _without(name: str, disk: SeenDisk, share: Share, *, runs: bool) -> DiskDelta:
     """A server that is not limited any more: a quota is only taken from what it has written."""
     if disk.backend == IMAGE:
         return _move(name, UNLIMITED, None, [_space(disk, None, "restart")])
-    if not disk.space and disk.inodes is None:
-        return DiskDelta()
-    step = ResizeDisk(name, disk.backend, 0, None, (disk.space, disk.inodes), runs)
-    return DiskDelta((_space(disk, None, "live"),), (), (step,))
+    paths, steps = list[PathChange](), list[Step]()
+    if share.leaves(disk) and disk.backend == PROJECT:
+        return _move(name, UNLIMITED, None, _counted(disk, share, "restart"))
+    if disk.space or disk.inodes is not None:
+        paths.append(_space(disk, None, "live"))
+        steps.append(ResizeDisk(name, disk.backend, 0, None, (disk.space, disk.inodes), runs))
+    if share.leaves(disk):
+        paths += _counted(disk, share, "live")
+        steps.append(ShareDisk(name, "", share.before(disk)))
+    return DiskDelta(tuple(paths), (), tuple(steps))
 
 
 def _move(
@@ -196,9 +154,11 @@ def _move(
     limit: DiskLimit | None,
     paths: Iterable[PathChange],
     new: tuple[Step, ...] = (),
+    share: Share | None = None,
 ) -> DiskDelta:
     space, inodes = ((limit.space or 0), limit.inodes) if limit else (0, None)
-    step = MoveDisk(name, backend, space, inodes)
+    shared = (share.pool, share.room) if share and share.limited else ("", None)
+    step = MoveDisk(name, backend, space, inodes, *shared)
     return DiskDelta(tuple(paths), new, (step,), (ForgetDisk(name),))
 
 
@@ -267,12 +227,21 @@ def _space(disk: SeenDisk | None, limit: DiskLimit | None, cost: Any) -> PathCha
 
 
 def problems(
-    address: str, spec: Server, seen: ObservedServer, machine: Machine, ignore: frozenset[str]
+    address: str,
+    spec: Server,
+    seen: ObservedServer,
+    machine: Machine,
+    ignore: frozenset[str],
+    share: Share | None = None,
 ) -> Iterator[Problem]:
     """Why the limit cannot be what is wanted."""
-    limit, disk = _wanted(spec, seen, ignore), seen.space
-    if limit is None:
+    own, disk = _wanted(spec, seen, ignore), seen.space
+    if own is None:
         return
+    if share and (refused := [*refused_beside(address, own, share, OF_SERVER)]):
+        yield from refused
+        return
+    limit = _within(own, share or Share()) or own
     backend = choose(limit, disk, machine)
     # Its quotas may have been disabled meanwhile.
     if disk is None or disk.backend != backend or (backend == QGROUP and not disk.space):
@@ -296,11 +265,20 @@ def too_small(address: str, space: int, used: int) -> Problem:
     return Problem(message, None, SPACE, address, "remove files in the server, or choose a higher limit")
 
 
+def no_room(address: str, pool: str, used: int, room: int) -> Problem:
+    """A pool that cannot take what a server has written."""
+    message = (
+        f"the server uses {format_rough(used)}, but the limit of pool {pool} leaves {format_rough(room)}"
+    )
+    hint = "remove files in the servers, or raise the limit of the pool"
+    return Problem(message, None, POOL, address, hint)
+
+
 def notes(paths: Iterable[PathChange], machine: Machine) -> tuple[str, ...]:
     """Why a change of the limit needs a restart."""
     paths = tuple(path for path in paths if path.cost == "restart")
     if any(
-        path.path in (BACKEND, INODES) or (path.path == SPACE and None in (path.before, path.after))
+        path.path in (BACKEND, INODES, POOL) or (path.path == SPACE and None in (path.before, path.after))
         for path in paths
     ):
         return ("restart needed: the files of the server are moved to a new disk",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vsprov.plan.servers.disk import MakeDisk
+from vsprov.plan.servers.disk_steps import MakeDisk
 from vsprov.plan.step import Step
 from vsprov.plan.steps import MakeDirectory, RemoveDirectory
 from vsprov.plan.volumes.state import UNLIMITED, Space

@@ -20,15 +20,16 @@ from vsprov.model.values.units import format_bytes, format_number, format_rough
 from vsprov.plan.aspects.mounts import MOUNTS
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.limits.disk import MOST_INODES, DiskLimit, Keys, choose, impossible, unsupported
-from vsprov.plan.observed import Machine, SeenDisk
+from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange, change
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.step import Step
 from vsprov.plan.volumes.state import UNLIMITED, ObservedVolume, Space
 from vsprov.plan.volumes.steps import MoveVolume, ResizeVolume
 
 QUOTAS = (PROJECT, QGROUP)
 KEYS = ("size", "inodes", "backend")
-OF_VOLUME = Keys("volumes", *(f"spec.{key}" for key in KEYS))
+OF_VOLUME = Keys("volumes", "spec.size", "spec.inodes", "spec.backend")
 
 
 @dataclass(frozen=True, slots=True)

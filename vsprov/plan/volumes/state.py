@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from vsprov.model.values.units import format_bytes, format_number
-from vsprov.plan.observed import Observed, SeenDisk
+from vsprov.plan.observed import Observed
+from vsprov.plan.seen_disk import SeenDisk
 
 
 @dataclass(frozen=True, slots=True)

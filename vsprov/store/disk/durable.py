@@ -249,7 +249,10 @@ def _remove_subvolume(path: str, folder: int, name: str) -> bool:
             raise
         return False
     group = btrfs.subvolume(top) if btrfs.is_subvolume(top) else 0
+    shared = btrfs.parents(top, group) if group else ()
     _empty(path, top)
+    if shared:  # until it commits, the kernel takes what it used from these only if it still has its group
+        syscall.syncfs(folder)
     os.rmdir(name, dir_fd=folder)
     if group:
         btrfs.remove_group(folder, group)

@@ -169,6 +169,16 @@ def names(folder: str) -> list[str]:
         raise durable.failed(folder, "list", error) from error
 
 
+def leftovers(folder: str) -> list[str]:
+    """The names in a directory of the state root of what a crash has left; [] if it does not exist."""
+    try:
+        return [name for name in os.listdir(folder) if name.startswith(durable.LEFTOVERS)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise durable.failed(folder, "list", error) from error
+
+
 def _raise(error: FailedError) -> None:
     raise error
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vsprov.model import disk_backends
-from vsprov.plan.observed import SeenDisk
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.instance import DISK_IMAGE, DISK_SUBVOLUME
 
 
@@ -58,10 +58,14 @@ def upper(folder: str, base: int) -> Iterator[str]:
 
 
 class Disks:
-    """What limits servers. The loop devices of the host are listed once, if a server has an image."""
+    """What limits servers. The loop devices of the host are listed once, if a server has an image.
 
-    def __init__(self) -> None:
+    `shared`: the disk of a pool is limited, so that any server may have its project.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
         self._devices: dict[str, str] | None = None
+        self._shared = shared
 
     def of(self, folder: str, recorded: bool, part: str = "upper") -> SeenDisk | None:
         """What limits the server or the volume with this directory, of which `part` has the files; None if
@@ -74,7 +78,7 @@ class Disks:
 
             return subvolume.observe(folder)
         if not has_image(folder):
-            if not recorded:
+            if not recorded and not self._shared:
                 return None
             from vsprov.store.space import project
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from vsprov.errors import FailedError
 from vsprov.model.disk_backends import IMAGE, PROJECT, QGROUP, UNLIMITED
-from vsprov.plan.servers.disk import MakeDisk
+from vsprov.plan.servers.disk_steps import MakeDisk, MoveDisk
 from vsprov.store.disk.exchange import Pair
-from vsprov.store.instance import DISK_IMAGE, DISK_SUBVOLUME
+from vsprov.store.instance import DISK_IMAGE, DISK_SUBVOLUME, Instance
 from vsprov.store.space import project, subvolume
 from vsprov.store.space.disks import has_image, has_subvolume
 from vsprov.store.space.parts import MODES, make_part
+from vsprov.store.space.pools import must_find
 
 Fill = Callable[[str], object]
 _FIRST = (DISK_SUBVOLUME, DISK_IMAGE)  # an image goes before a subvolume
@@ -24,16 +25,22 @@ _FIRST = (DISK_SUBVOLUME, DISK_IMAGE)  # an image goes before a subvolume
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What limits a server: the backend, UNLIMITED for none, bytes and inodes, as the backends take them."""
+    """What limits a server: the backend, UNLIMITED for none, bytes and inodes, as the backends take them, and
+    the numbers of the projects or quota groups of pools.
+    """
 
     backend: str
     space: int = 0
     inodes: int | None = None
+    pools: tuple[int, ...] = ()
 
     @staticmethod
-    def of(disk: MakeDisk | None) -> Limit:
-        """The limit that a step would have set for a new server without files."""
-        return Limit(disk.backend, disk.space, disk.inodes) if disk else Limit(UNLIMITED)
+    def of(instance: Instance, disk: MakeDisk | MoveDisk | None) -> Limit:
+        """The limit that a step wants."""
+        if disk is None:
+            return Limit(UNLIMITED)
+        shared = (must_find(instance, disk.pool).number,) if disk.pool else ()
+        return Limit(disk.backend, disk.space, disk.inodes, shared)
 
 
 def limit_of(folder: str) -> Limit:
@@ -43,9 +50,10 @@ def limit_of(folder: str) -> Limit:
 
         return Limit(IMAGE, *image_state.made_with(folder))
     if has_subvolume(folder):
-        return Limit(QGROUP, subvolume.limit_of(folder))
+        space, pools = subvolume.limit_of(folder)
+        return Limit(QGROUP, space, None, pools)
     found = project.observe(folder)
-    return Limit(PROJECT, found.space, found.inodes) if found else Limit(UNLIMITED)
+    return Limit(PROJECT, found.space, found.inodes, found.pools) if found else Limit(UNLIMITED)
 
 
 def make(target: str, base: int, fill: Fill, limit: Limit) -> None:
@@ -54,14 +62,14 @@ def make(target: str, base: int, fill: Fill, limit: Limit) -> None:
     `fill` makes its upper/ in the directory that it is called with.
     """
     if limit.backend == PROJECT:
-        project.begin(target, base, limit.space, limit.inodes)
+        project.begin(target, max(limit.pools, default=base), limit.space, limit.inodes)
     if limit.backend in (PROJECT, UNLIMITED):
         fill(target)
         make_part(target, "work", base)
         project.leave(target)
         return
     if limit.backend == QGROUP:
-        subvolume.make(target, base, limit.space)
+        subvolume.make(target, base, limit.space, limit.pools)
         made = subvolume.path(target)
         os.rmdir(f"{made}/upper")
         fill(made)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.storage import ext4, loop
 from vsprov.model.disk_backends import IMAGE
-from vsprov.plan.observed import SeenDisk
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.disk import marks
 from vsprov.store.instance import DISK_IMAGE
 

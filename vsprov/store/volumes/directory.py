@@ -13,7 +13,7 @@ from typing import Any
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import syscall
 from vsprov.kernel.paths import FOLDER
-from vsprov.plan.observed import SeenDisk
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.disk import folders, marks, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import Instance

@@ -35,7 +35,7 @@ def clone_directory(context: ApplyContext, step: CloneDirectory) -> Work:
             replica.copy(tree, f"{into}/upper", f"Server/{step.source}", progress, shift)
 
     def fill(making: str) -> None:
-        filled.make(making, base, copy, filled.Limit.of(step.disk))
+        filled.make(making, base, copy, filled.Limit.of(context.instance, step.disk))
 
     def make() -> None:
         servers.make(context.instance, step.server, Owner.parse(step.owner), base, record, fill)
