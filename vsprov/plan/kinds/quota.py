@@ -15,6 +15,7 @@ from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.resources import write_resources
 from vsprov.model.objects import DELETION, PREVENT, Object, prevents_deletion
+from vsprov.model.values.units import MAX
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import KindPlanner, Shown, register
@@ -248,8 +249,10 @@ def _disk(
     from vsprov.plan.limits import pool_disk
 
     builder.problems += pool_disk.problems(want.address, spec.resources, space, builder.machine)
-    owner = (known and known.owner) or builder.wanted.owner
-    return pool_disk.compare(want.name, owner, spec.resources, space, builder.machine)
+    owner, given = (known and known.owner) or builder.wanted.owner, spec.resources
+    if space and "disk.space" in given and "disk.space" in resources.ignored(want):
+        given = {**given, "disk.space": space.space or MAX}
+    return pool_disk.compare(want.name, owner, given, space, builder.machine)
 
 
 def _exceeding_servers(builder: PlanBuilder, want: Object, delta: GroupDelta) -> Iterable[str]:
