@@ -15,6 +15,9 @@ from vsprov.engine.desired import saved
 from vsprov.engine.desired.inputs import Inputs
 from vsprov.errors import FailedError, ManifestError, UsageError
 from vsprov.manifest import load as manifests
+from vsprov.plan.observed import Observed, ObservedServer
+from vsprov.plan.plan import digest
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.instance import Instance
 
 INSTANCE = Instance("vt-saved", "/nonexistent")
@@ -92,3 +95,11 @@ def test_a_plan_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FailedError, match="write the plan"):
         saved.write(str(tmp_path / "no/such/p"), GOOD)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_saved_plan_outlasts_what_servers_write_meanwhile() -> None:
+    def observed(space: int, used: int) -> str:
+        disk = SeenDisk("project", space, used=used, used_inodes=used)
+        return digest(Observed({"a": ObservedServer("a", space=disk)}))
+
+    assert observed(space=64, used=3) == observed(space=64, used=4) != observed(space=32, used=3)

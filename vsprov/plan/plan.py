@@ -202,13 +202,18 @@ def _change_document(change: Change) -> dict[str, Any]:
     }
 
 
+FIGURE = {"figure": True}  # metadata of fields that change all the time, and no plan depends on
+
+
 def digest(value: Any) -> str:
-    """The sha256 digest of a value as canonical JSON; dataclasses become objects, sets sorted lists."""
+    """The sha256 digest of a value as canonical JSON; dataclasses become objects, without figures, and sets
+    sorted lists.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
     return digests.full(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest())
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        return {each.name: getattr(value, each.name) for each in fields(value) if FIGURE != each.metadata}
     return sorted(value) if isinstance(value, frozenset | set) else dict(value)

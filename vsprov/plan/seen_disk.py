@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vsprov.model.disk_backends import PROJECT
+from vsprov.plan.plan import FIGURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class SeenDisk:
     backend: str
     space: int
     inodes: int | None = None
-    used: int = 0
-    used_inodes: int | None = 0
+    used: int = field(default=0, metadata=FIGURE)
+    used_inodes: int | None = field(default=0, metadata=FIGURE)
     all_inodes: int | None = 0
     file_system: int = 0
     attached: bool = False
