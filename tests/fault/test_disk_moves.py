@@ -67,6 +67,7 @@ def test_servers_join_the_quota_group_of_a_pool_and_leave_it_by_the_next_apply(t
         assert quotas.groups(folder) == {}
 
 
+@pytest.mark.slow  # minutes in the emulated machine: tests/vm/run python -m pytest -m vm_subset FILE
 @pytest.mark.vm_subset
 @pytest.mark.requires("project_quota")
 def test_servers_join_the_project_of_a_pool_and_leave_it_by_the_next_apply() -> None:
