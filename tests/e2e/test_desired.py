@@ -15,6 +15,7 @@ from tests.instance import Instance
 AGENT = """
 import json, os, sys
 from vsprov.engine.apply import converge
+from vsprov.engine.apply import command
 from vsprov.engine.apply.report import Silent
 from vsprov.engine.desired import wanted
 from vsprov.engine.desired.inputs import Inputs
@@ -29,12 +30,12 @@ def actions(desired):
 
 first = wanted.to_apply(instance, given, labels="tier=web")
 told = {"set": first.set_name, "planned": actions(first)}
-applied = converge.apply(instance, first.wanted, Silent())
+applied = command.apply(instance, first.wanted, Silent())
 told["errors"] = [str(error) for error in applied.errors.values()]
 told["left"] = actions(first)
 gone = wanted.to_remove(instance, given)
 told["to_remove"] = actions(gone)
-converge.apply(instance, gone.wanted, Silent())
+command.apply(instance, gone.wanted, Silent())
 told["left_to_remove"] = actions(gone)
 told["loaded"] = [name for name in sys.modules if name.partition(".")[0] in ("click", "rich")]
 told["loaded"] += [name for name in sys.modules if name.startswith(("vsprov.cli", "vsprov.render"))]

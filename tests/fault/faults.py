@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests import leaks, preloaded, world
 from tests.lab import Document, Lab
-from vsprov.engine.apply import carry_out, converge, execute
+from vsprov.engine.apply import carry_out, command, execute
 from vsprov.engine.apply.report import Silent
 from vsprov.engine.look import situation
 from vsprov.engine.run.context import ApplyContext
@@ -94,7 +94,7 @@ class Apply:
             wanted = Wanted(instance.name, owner, remove=frozenset(there & named), delete_data=volumes)
         else:
             wanted = Wanted(instance.name, owner, objects)
-        outcome = converge.apply(instance, wanted, Silent(), work=WorkOptions(settle=0))
+        outcome = command.apply(instance, wanted, Silent(), work=WorkOptions(settle=0))
         for error in outcome.errors.values():
             print(error, file=sys.stderr)
         if outcome.errors:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import PlanError
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look import restarts, situation
 from vsprov.engine.look.situation import Situation
@@ -23,8 +24,11 @@ from vsprov.engine.work import WorkOptions
 from vsprov.errors import VsprovError
 from vsprov.kernel import cgroup
 from vsprov.model.kinds.server import Server
+from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer, hooks_due, is_of
+from vsprov.plan.plan import Change, Plan
+from vsprov.plan.servers.hooks import after_stop
 from vsprov.store.instance import Instance
 
 LOCK_SECONDS = 60.0
@@ -37,15 +41,13 @@ def act(instance: Instance, report: Report) -> dict[str, VsprovError]:
     changed about these.
     """
     work = WorkOptions(lock_timeout=LOCK_SECONDS, settle=0.0, wait_timeout=0.0)
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         now = situation.look(instance)
         due = [seen for seen in now.observed.servers.values() if _is_due(instance, now, seen)]
         ended = [seen for seen in now.observed.servers.values() if hooks_due(seen)]
         _announce(instance, seconds_for(due, ended))
         if ended:
-            from vsprov.engine import hooks
-
-            hooks.run_due(instance, now, report, work)
+            _run_hooks(instance, now, report, work)
             now = situation.look(instance)
             due = [seen for seen in now.observed.servers.values() if _is_due(instance, now, seen)]
         errors = _restart(instance, due, now.observed, report, work) if due else {}
@@ -64,6 +66,20 @@ def act(instance: Instance, report: Report) -> dict[str, VsprovError]:
 
         snapshots.act(instance, scheduled, report, work, lambda seconds: _announce(instance, seconds))
     return errors
+
+
+def _run_hooks(instance: Instance, now: Situation, report: Report, work: WorkOptions) -> None:
+    """Run postStop of the servers that have ended by themselves, under the lock."""
+    due = [
+        seen
+        for seen in now.observed.servers.values()
+        if hooks_due(seen) and all(is_of(owner, instance.name) for owner in seen.owners())
+    ]
+    changes = (
+        Change("Server", seen.name, "update", "none", "ended", steps=tuple(after_stop(seen))) for seen in due
+    )
+    wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True)
+    converge.perform(instance, converge.Proposal(Plan(tuple(changes)), wanted, now), report, work=work)
 
 
 def has_schedule(seen: ObservedServer) -> bool:

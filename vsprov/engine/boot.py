@@ -13,6 +13,7 @@ from dataclasses import replace
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge, ready
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.desired.choice import Choice
 from vsprov.engine.lifecycle import Changed
@@ -40,7 +41,7 @@ def boot(instance: Instance, report: Report, *, work: WorkOptions = DEFAULT) -> 
     """
     start = _Start(instance, report)
     while True:
-        with converge.exclusive(instance, work, report):
+        with exclusive(instance, work, report):
             start.go_on(work)
         if not start.left:
             return start.changed()
@@ -55,7 +56,7 @@ def shutdown(instance: Instance, report: Report, *, work: WorkOptions = DEFAULT)
 
     `boot` starts them again: the stop is not a wish of anybody that they stay stopped.
     """
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         observed = situation.look(instance).observed
         chosen = Choice(everything=True).of(observed, instance.name)
         already = tuple(seen.name for seen in chosen if not lifecycle.runs(seen))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import approved
 from vsprov.engine.apply.report import Report
 from vsprov.engine.desired.wanted import KEEP_VOLUMES, Volumes
 from vsprov.engine.look import situation
@@ -54,7 +55,7 @@ def destroy_all(
         )
         return converge.propose(instance, wanted)
 
-    with converge.approved(instance, plan, report, approve, work, asks) as (proposal, approve):
+    with approved(instance, plan, report, approve, work, asks) as (proposal, approve):
         return converge.perform(instance, proposal, report, approve=approve, work=work)
 
 
@@ -87,7 +88,7 @@ def delete(
         )
         return converge.propose(instance, wanted)
 
-    with converge.approved(instance, plan, report, approve, work, asks) as (proposal, approve):
+    with approved(instance, plan, report, approve, work, asks) as (proposal, approve):
         return converge.perform(instance, proposal, report, approve=approve, work=work)
 
 

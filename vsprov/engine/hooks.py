@@ -15,21 +15,15 @@ from contextlib import closing, suppress
 from typing import Any
 
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.apply.report import Report
 from vsprov.engine.look import last_exit
-from vsprov.engine.look.situation import Situation
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Readable, Wait, Work
-from vsprov.engine.work import WorkOptions
 from vsprov.errors import StepError, reason
 from vsprov.kernel import cgroup, syscall
 from vsprov.model.values.units import format_duration
-from vsprov.plan.builder import EVERY_SET, Wanted
-from vsprov.plan.observed import HOOK_GROUPS, HOOKS, hooks_due, is_of
-from vsprov.plan.plan import Change, Plan
-from vsprov.plan.servers.hooks import Command, RunHooks, after_stop
+from vsprov.plan.observed import HOOK_GROUPS, HOOKS
+from vsprov.plan.servers.hooks import Command, RunHooks
 from vsprov.store.disk import marks
-from vsprov.store.instance import Instance
 
 ROLE = "hook"  # of the groups
 SECONDS_AT_LEAST = 1.0  # that a hook has if the time for a shutdown is over
@@ -212,22 +206,6 @@ def _environment(context: ApplyContext, step: RunHooks, command: Command) -> dic
     if ended and ended.signal is not None:
         out["VSPROV_EXIT_SIGNAL"] = str(ended.signal)
     return {**out, **dict(command.env)}
-
-
-def run_due(instance: Instance, now: Situation, report: Report, work: WorkOptions) -> None:
-    """Run postStop of the servers that have ended by themselves, under the lock."""
-    from vsprov.engine.apply import converge
-
-    due = [
-        seen
-        for seen in now.observed.servers.values()
-        if hooks_due(seen) and all(is_of(owner, instance.name) for owner in seen.owners())
-    ]
-    changes = (
-        Change("Server", seen.name, "update", "none", "ended", steps=tuple(after_stop(seen))) for seen in due
-    )
-    wanted = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True)
-    converge.perform(instance, converge.Proposal(Plan(tuple(changes)), wanted, now), report, work=work)
 
 
 def sweep(top: str, notice: Callable[[str], None]) -> None:

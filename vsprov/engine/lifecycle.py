@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply import command, converge
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.desired.choice import Choice
 from vsprov.engine.look import situation
@@ -64,7 +65,7 @@ def change_state(
         )
         return converge.propose(instance, wanted)
 
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         now = situation.look(instance)
         chosen = choice.of(now.observed, instance.name)
         already = tuple(seen.name for seen in chosen if is_already(action, seen, rescue))
@@ -77,7 +78,7 @@ def change_state(
         servers = situation.look(instance).observed.servers
         return propose(servers[seen.name] for seen in chosen if seen.name in servers)
 
-    return Changed(converge.finished(instance, outcome, rest, report, work), already)
+    return Changed(command.finished(instance, outcome, rest, report, work), already)
 
 
 def restart_again(

@@ -10,7 +10,7 @@ from vsprov.cli import options
 from vsprov.cli.approval import DECLINED, Approval
 from vsprov.cli.outcomes import failed, outcome_document, show_console, show_exit, show_unready
 from vsprov.cli.verb import Settings, verb
-from vsprov.engine.apply import converge
+from vsprov.engine.apply import command
 from vsprov.engine.apply.converge import Outcome, PlanError
 from vsprov.engine.desired import saved, wanted
 from vsprov.engine.desired.inputs import Inputs
@@ -97,7 +97,7 @@ def apply(
 def converged(settings: Settings, desired: Desired, approval: Approval, work: WorkOptions) -> Outcome:
     """Apply what is wanted; problems that only the host shows get their place in the manifest."""
     try:
-        return converge.apply(
+        return command.apply(
             settings.instance,
             desired.wanted,
             approval.report,

@@ -1,15 +1,14 @@
-"""Plan and apply: observe, compare, carry out, observe again.
+"""Observe, compare, carry out, observe again: what all commands that change something have in common.
 
-`propose` is read-only. `apply` takes the lock, cleans up after an interrupted apply, plans, asks for
-approval, carries out the plan and then plans again. If the second plan is not empty, the kernel does not have
-the wanted state, which is an error.
+`propose` is read-only. `perform` carries out a plan, under the lock (`exclusive`), and then plans again. If
+the second plan is not empty, the kernel does not have the wanted state, which is an error.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,17 +18,16 @@ from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
 from vsprov.engine.look.observe import Since
 from vsprov.engine.look.situation import Situation
-from vsprov.engine.run import intent, lock
+from vsprov.engine.run import intent
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.threads import Threads
 from vsprov.engine.run.waits import Waits
 from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.errors import FailedError, HostError, Problem, VsprovError
-from vsprov.kernel import process
 from vsprov.model.kinds.server import Server
 from vsprov.model.values.styles import is_system
 from vsprov.plan.aspects.mounts import MOUNTS
-from vsprov.plan.builder import EVERY_SET, Wanted
+from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.step import Step
@@ -42,7 +40,7 @@ from vsprov.plan.steps import (
     Stop,
     WriteApplied,
 )
-from vsprov.store import renaming, servers
+from vsprov.store import servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
@@ -89,9 +87,6 @@ class Outcome:
     unready: Mapping[str, str] = field(default_factory=dict)
 
 
-Approve = Callable[[Proposal], bool]
-
-
 def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
     """The plan for the wanted state from the current one. Read-only.
 
@@ -123,114 +118,6 @@ def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> P
     return Proposal(replace(plan, problems=problems), wanted, now, resolved)
 
 
-def apply(
-    instance: Instance,
-    wanted: Wanted,
-    report: Report,
-    *,
-    approve: Callable[[Proposal], bool] = lambda proposal: True,
-    work: WorkOptions = DEFAULT,
-    asks: bool = False,
-) -> Outcome:
-    """Plan and carry out what is wanted.
-
-    Raises PlanError if the plan has problems. Failures of single objects are in the outcome. The lock is free
-    while conditions of dependencies are waited for.
-    """
-
-    def plan() -> Proposal:
-        return propose(instance, wanted)
-
-    with approved(instance, plan, report, approve, work, asks) as (first, approve):
-        outcome = perform(instance, first, report, approve=approve, work=work, waits=Waits())
-    return finished(instance, outcome, plan, report, work)
-
-
-def finished(
-    instance: Instance, begun: Outcome, plan: Callable[[], Proposal], report: Report, work: WorkOptions
-) -> Outcome:
-    """The outcome once everything is done that was left because it waits for conditions of servers, and the
-    servers are ready, if that is waited for. Call it without the lock.
-
-    `plan` makes the plan again, of which only what has been left is carried out.
-    """
-    outcome = begun
-    if outcome.later:
-        from vsprov.engine.apply import rounds
-
-        outcome = rounds.finish(instance, begun, plan, report, work)
-    report_killed(outcome.overdue, outcome.unhandled, report)
-    if not work.wait or not outcome.approved:
-        return outcome
-    from vsprov.engine.apply import ready
-
-    failed = {key.partition("#")[0] for key in outcome.errors} | {f"Server/{name}" for name in outcome.exits}
-    wanted = [each for each in outcome.proposal.wanted.objects if each.address not in failed]
-    return replace(outcome, unready=ready.wait(instance, wanted, work.wait_timeout, report))
-
-
-def keep(instance: Instance, report: Report) -> None:
-    """See that there is a keeper that keeps all servers."""
-    with exclusive(instance, DEFAULT, report):
-        nothing = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True)
-        perform(instance, propose(instance, nothing), report)
-
-
-@contextmanager
-def approved(
-    instance: Instance,
-    plan: Callable[[], Proposal],
-    report: Report,
-    approve: Approve,
-    work: WorkOptions,
-    asks: bool,
-) -> Iterator[tuple[Proposal, Approve]]:
-    """Hold the lock, with a plan that was made under it and the function that still has to approve it.
-
-    If `approve` `asks`, it is called before the lock is taken, so that no other command waits for the answer,
-    and again if the plan under the lock is a different one.
-    """
-    while asks:
-        asked = plan()
-        PlanError.check(asked.plan)
-        if not approve(asked):
-            yield asked, lambda proposal: False
-            return
-        with exclusive(instance, work, report):
-            first = plan()
-            if _is_same(asked.plan, first.plan):
-                yield first, lambda proposal: True
-                return
-        report.notice("The plan has changed since it was shown.")
-    with exclusive(instance, work, report):
-        yield plan(), approve
-
-
-def _is_same(one: Plan, other: Plan) -> bool:
-    """Whether two plans look the same. Steps are not compared, because they contain process ids."""
-    return [(each.key, each.action, each.cost, each.paths) for each in one.changes] == [
-        (each.key, each.action, each.cost, each.paths) for each in other.changes
-    ]
-
-
-@contextmanager
-def exclusive(instance: Instance, work: WorkOptions, report: Report) -> Iterator[None]:
-    """Hold the lock of the instance, after cleaning up, and after finishing a rename that was interrupted. At
-    the end remove the files of an empty instance.
-    """
-    process.require_root("making servers")
-    with lock.locked(instance, work.lock_timeout):
-        try:
-            recover.sweep(instance, report.notice)
-            if renaming.read(instance):
-                from vsprov.engine.servers import rename
-
-                rename.resume(instance, report, work)
-            yield
-        finally:
-            recover.withdraw(instance)
-
-
 def perform(
     instance: Instance,
     first: Proposal,
@@ -250,9 +137,9 @@ def perform(
         return Outcome(first, approved=False)
     plan, later = first.plan, frozenset[str]()
     if waits is not None and work.wait_timeout and any(change.action == "no-op" for change in plan.changes):
-        from vsprov.engine.apply import rounds
+        from vsprov.engine.apply import postponed
 
-        later = rounds.later(first, waits)
+        later = postponed.later(plan, first.wanted.objects, first.now.observed, waits)
         plan = plan.without(later)
     context = ApplyContext(
         instance,

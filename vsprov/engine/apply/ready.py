@@ -7,13 +7,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 
+from vsprov.engine.apply.converge import perform, propose
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run import keeper
 from vsprov.engine.run.waits import Aim
 from vsprov.engine.servers.watch import Seen, ServerWatch
+from vsprov.engine.work import DEFAULT
 from vsprov.errors import FailedError, VsprovError
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
+from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.servers.conditions import (
@@ -179,11 +183,9 @@ class _Keeper:
         """Start another keeper if the last one has died, unless another command is about to do so."""
         if self._keeper is not None and not self._keeper.is_gone():
             return
-        from vsprov.engine.apply import converge
-
         self.close()
         with suppress(VsprovError):
-            converge.keep(self._instance, report)
+            _keep(self._instance, report)
         self._connect()
 
     def close(self) -> None:
@@ -191,3 +193,10 @@ class _Keeper:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
+
+
+def _keep(instance: Instance, report: Report) -> None:
+    """See that there is a keeper that keeps all servers."""
+    with exclusive(instance, DEFAULT, report):
+        nothing = Wanted(instance.name, f"{instance.name}/{EVERY_SET}", selected=True)
+        perform(instance, propose(instance, nothing), report)

@@ -16,28 +16,18 @@ from typing import Any
 from vsprov.engine.apply import converge, ready
 from vsprov.engine.apply.carry_out import explain_skip
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import exclusive
+from vsprov.engine.apply.postponed import aims
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run.waits import Aim, Rolled, Waits
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError, VsprovError
-from vsprov.model.kinds.server import Server
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
-from vsprov.plan.servers.conditions import Await, holds, starts
+from vsprov.plan.servers.conditions import Await
 from vsprov.plan.steps import MakeDirectory, WriteApplied
 from vsprov.store.instance import Instance
-
-
-def later(proposal: Proposal, waits: Waits) -> frozenset[str]:
-    """The keys of the changes that have to wait, and of these waits."""
-    found: set[str] = set()
-    changes = {change.key: change for change in proposal.plan.changes}
-    for change in proposal.plan.changes:
-        comes_after = not found.isdisjoint((*change.after, *change.follows))
-        if comes_after or any(_is_open(proposal, changes, waits, aim) for aim in _aims(change)):
-            found.add(change.key)
-    return frozenset(found)
 
 
 def finish(
@@ -49,22 +39,14 @@ def finish(
     rest = _Rest(begun, report)
     while rest.keys:
         rest.decided(next(ready.decide(instance, rest.aims(), work.wait_timeout, report)))
-        with converge.exclusive(instance, work, report):
+        with exclusive(instance, work, report):
             proposal = rest.restrict(plan())
             outcome = converge.perform(instance, proposal, report, work=work, waits=rest.waits)
-            if (
-                proposal.plan.empty
-            ):  # the last wait has ended: there was nothing to be checked by a second plan
+            if proposal.plan.empty:  # the last wait has ended: there was nothing to check by a second plan
                 second = converge.propose(instance, begun.proposal.wanted.again())
                 outcome = replace(outcome, left=second.plan)
         rest.add(outcome)
     return rest.outcome()
-
-
-def _aims(change: Change) -> tuple[Aim, ...]:
-    """What a wait waits for; nothing for other changes."""
-    steps = [step for step in change.steps if isinstance(step, Await)]
-    return tuple((step.server, step.condition) for step in steps) if change.action == "no-op" else ()
 
 
 def _puts_back(change: Change) -> bool:
@@ -78,23 +60,6 @@ def _record(change: Change, before: ObservedServer | None) -> Mapping[str, Any] 
     if texts:
         return applied.from_text(texts[-1])
     return before.applied if before else None
-
-
-def _is_open(proposal: Proposal, changes: Mapping[str, Change], waits: Waits, aim: Aim) -> bool:
-    """Whether a wait may take long."""
-    name, condition = aim
-    if aim in waits.over:
-        return False
-    seen = proposal.now.observed.servers.get(name)
-    found = [want.spec for want in proposal.wanted.objects if want.address == f"Server/{name}"]
-    if not found and seen is not None and seen.applied is not None:
-        found = [applied.to_object(name, seen.applied).spec]
-    spec = found[0] if found else None
-    if condition == "started":
-        return False
-    if condition == "ready" and isinstance(spec, Server) and not (spec.readiness or spec.init.oneshot):
-        return False  # it is as soon as it has been started
-    return starts(changes.get(f"Server/{name}")) or not holds(seen, condition)
 
 
 class _Rest:
@@ -119,13 +84,13 @@ class _Rest:
         now = time.monotonic()
         for change in self._last.plan.changes:
             if change.key in self.keys and self.keys.isdisjoint((*change.after, *change.follows)):
-                for aim in _aims(change):
+                for aim in aims(change):
                     self.waits.since.setdefault(aim, now)
         return {
             aim: self.waits.since[aim]
             for change in self._last.plan.changes
             if change.key in self.keys
-            for aim in _aims(change)
+            for aim in aims(change)
             if aim in self.waits.since and aim not in self.waits.over
         }
 
@@ -176,7 +141,7 @@ class _Rest:
                 seen = fresh.now.observed.servers.get(change.name)
                 if seen is None or seen.stopped or seen.applied != self.waits.rolled[change.name].record:
                     self._fail(change, _changed_meanwhile(change))
-                elif self._reached.isdisjoint(_aims(change)):
+                elif self._reached.isdisjoint(aims(change)):
                     held[change.key] = replace(change, after=())
         return held
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
 from vsprov.engine.work import DEFAULT, WorkOptions
@@ -74,7 +75,7 @@ def pull(
 
     Servers keep the images they run on; the next plan shows the resulting changes.
     """
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         wanted = Wanted(instance.name, owner, tuple(objects), selected=True, refresh=True)
         first = converge.propose(instance, wanted)
         return converge.perform(instance, first, report, work=work)
@@ -97,7 +98,7 @@ def remove(
     instance: Instance, names: Sequence[str], report: Report, *, work: WorkOptions = DEFAULT
 ) -> Outcome:
     """Remove images and the layers that only they use. If one is in use, no image is removed."""
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         return _remove(instance, names, report)
 
 
@@ -155,7 +156,7 @@ def prune(instance: Instance, names: Sequence[str], report: Report, *, work: Wor
 
     FailedError if an image cannot be removed; the reason has been sent to `report`.
     """
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         found = _prunable(instance, situation.look(instance).observed, names)
         if found.names and (errors := _remove(instance, found.names, report).errors):
             raise FailedError(f"image prune: {', '.join(errors)}: not removed")
@@ -176,7 +177,7 @@ def check(
     It holds the lock, because the intermediate states of an apply or dedupe would look like damage. Damaged
     layers are marked, so that the next import of an image makes them again.
     """
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         return _check_all(instance, names, progress)
 
 
@@ -225,6 +226,6 @@ def link_equal(
     instance: Instance, report: Report, progress: Progress, *, work: WorkOptions = DEFAULT
 ) -> tuple[dedupe.Plan, dedupe.Done]:
     """Make equal files of different layers share their data. Servers see no difference."""
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         plan = plan_dedupe(instance)
         return plan, dedupe.apply(plan, progress, report.notice)

@@ -7,7 +7,8 @@ import sys
 from contextlib import closing
 
 from vsprov import PACKAGE
-from vsprov.engine.apply import converge, keeping
+from vsprov.engine.apply import keeping
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look import situation
 from vsprov.engine.run import keeper
@@ -24,7 +25,7 @@ def connection(instance: Instance, report: Report, work: WorkOptions) -> Keeper 
     """A connection to the keeper, which is started if there is none; None if the instance has no servers."""
     found = keeper.connect(instance)
     if found is None:
-        with converge.exclusive(instance, work, report):
+        with exclusive(instance, work, report):
             now = situation.look(instance)
             if now.observed.parent is None:
                 return None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.desired.choice import Choice
 from vsprov.engine.look import situation
@@ -30,7 +30,7 @@ _THAW = 'read -r _; for file; do echo 0 > "$file"; done'
 def freeze(instance: Instance, choice: Choice, report: Report, work: WorkOptions = DEFAULT) -> Acted:
     """Freeze servers; returns when all of their processes have stopped to run."""
     acted = Acted()
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         now = situation.look(instance)
         begun: list[RunningServer] = []
         for one in running(choice, now.observed, instance.name, acted):
@@ -88,7 +88,7 @@ def await_frozen(home: str, deadline: float | None = None) -> bool:
 def thaw(instance: Instance, choice: Choice, report: Report, work: WorkOptions = DEFAULT) -> Acted:
     """Thaw servers, with the groups above them up to that of the instance."""
     acted = Acted()
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         now = situation.look(instance)
         for one in running(choice, now.observed, instance.name, acted):
             if not one.live.get(FREEZE):

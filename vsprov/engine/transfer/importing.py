@@ -10,9 +10,10 @@ from functools import partial
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome, Proposal
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report, Silent
 from vsprov.engine.look import situation
-from vsprov.engine.servers.rename import refuse_name
+from vsprov.engine.servers.names import refuse_name
 from vsprov.engine.transfer import package as packages
 from vsprov.engine.transfer.package import Adapted, Choice, Package
 from vsprov.engine.work import WorkOptions
@@ -71,18 +72,18 @@ def import_server(
 
     _wait(archive, label)
     with ExitStack() as held:
-        with converge.exclusive(instance, work, report):
+        with exclusive(instance, work, report):
             if choice.name:
                 packages.refuse_names(label, situation.look(instance).observed, choice.name, ())
             place = held.enter_context(staging(instance))
         patient = replace(work, lock_timeout=max(work.lock_timeout, SECONDS_TO_LOCK))
         try:
             read.read(archive, place, label, choice.most_bytes, accept, progress)
-            with converge.exclusive(instance, patient, report):
+            with exclusive(instance, patient, report):
                 return _import(instance, found[0], place, label, owner_set, choice, report, work)
         except BaseException:
             held.close()
-            with suppress(VsprovError), converge.exclusive(instance, work, report):
+            with suppress(VsprovError), exclusive(instance, work, report):
                 pass  # an instance without objects has no files
             raise
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files.clone import copy_of, unprotected, with_volumes
-from vsprov.engine.servers.rename import refuse_taken
+from vsprov.engine.servers.names import refuse_taken
 from vsprov.engine.transfer import documents, trust
 from vsprov.engine.transfer.image import Chosen, choose
 from vsprov.errors import FailedError, UsageError

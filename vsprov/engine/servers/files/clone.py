@@ -11,7 +11,7 @@ from vsprov.engine.apply.converge import Outcome
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files.snapshots import exclusive_server, sharing
 from vsprov.engine.servers.freezer import frozen
-from vsprov.engine.servers.rename import refuse_name, refuse_taken
+from vsprov.engine.servers.names import refuse_name, refuse_taken
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError
 from vsprov.model.kinds.network import Interface

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.guests import host_sources, outcome, request
 from vsprov.engine.guests.commands import foreground, join
@@ -48,7 +48,7 @@ def opened(instance: Instance, name: str, report: Report, work: WorkOptions) -> 
         with _of_process(name, found.init) as root:
             yield root
         return
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         now = situation.look(instance)
         seen = now.observed.servers.get(name)
         if seen is None or seen.init or seen.populated:

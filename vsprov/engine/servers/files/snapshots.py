@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from vsprov.engine.apply import converge
+from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.guests.commands import join
 from vsprov.engine.look import situation
@@ -130,7 +130,7 @@ def exclusive_server(
     """Hold the lock, with a server as it is then, which has a record and a directory unless `damaged`."""
     process.require_root("reading the files of servers")
     join.find(instance, name)  # which makes nothing, not even a lock, for an unknown name
-    with converge.exclusive(instance, work, report):
+    with exclusive(instance, work, report):
         looked = situation.look(instance)
         seen = looked.observed.servers.get(name)
         if seen is None:
