@@ -243,3 +243,29 @@ def test_files_of_a_full_server_can_be_replaced(quota_lab: Lab, program: str) ->
     lab.shell("a", "echo small >/small; sync")
     lab.run("a", "dd", "if=/dev/zero", "of=/big", "bs=64k", check=False)
     assert lab.shell("a", f"rm /big; sync; {program} /small /other; cat /other") == "small\n"
+
+
+def test_a_subvolume_in_what_a_server_has_written_is_copied_as_a_directory(
+    btrfs_disk: Path, tmp_path: Path
+) -> None:
+    with own_instance(btrfs_disk) as instance:
+        lab = Lab(instance)
+        lab.apply(image(), volume("data"), server("a", mounts=[mounted("data")]))
+        for top in (lab.directory("a") / "upper", lab.vsprov.root / "volumes/data/data"):
+            subprocess.run(["btrfs", "-q", "subvolume", "create", top / "sub"], check=True)
+            (top / "sub/file").write_text("kept\n")
+            for path in (top / "sub", top / "sub/file"):
+                os.chown(path, *os.lstat(top)[4:6])
+        lab.vsprov("snapshot", "create", "a", "one")
+        lab.vsprov("clone", "a", "b")
+        lab.vsprov("export", "a", "-o", tmp_path / "a")
+        lab.vsprov("import", tmp_path / "a", "--name", "c", "--volume", "data=data-c")
+        lab.vsprov("commit", "a", "saved")
+        (lab.vsprov.root / "volumes/data/data/sub/file").write_text("changed\n")
+        lab.vsprov("snapshot", "restore", "a", "one", "--volumes", "-y")
+        lab.vsprov("start", "b", "c")
+        for name in ("a", "b", "c"):
+            assert lab.shell(name, "cat /sub/file /data/sub/file") == "kept\nkept\n"
+        lab.vsprov(
+            "destroy", "--all", "-y", *(f"--delete-data={name}" for name in ("data", "data-b", "data-c"))
+        )

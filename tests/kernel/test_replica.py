@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.archives import NET_RAW
-from tests.kernel.layers import disk, first_block
+from tests.btrfs import btrfs_disk
+from tests.kernel.layers import disk, first_block, mounted
 from vsprov.errors import FailedError
 from vsprov.store.unpack import acl
 from vsprov.store.written import replica
+
+__all__ = ["btrfs_disk"]
 
 MIB = 1 << 20
 LIST = acl.from_text("user::rw-,user:x:r--:600100,group::r--,mask::r--,other::---", lambda kind, name: 0)
@@ -35,7 +39,7 @@ class Seen(NamedTuple):
 
 
 def everything(top: Path) -> dict[str, Seen]:
-    found, first = {}, dict[int, str]()
+    found, first = {}, dict[tuple[int, int], str]()
     for path in sorted([top, *top.rglob("*")]):
         status, name = os.lstat(path), str(path.relative_to(top))
         kind = stat.S_IFMT(status.st_mode)
@@ -49,7 +53,7 @@ def everything(top: Path) -> dict[str, Seen]:
             0 if kind == stat.S_IFDIR else status.st_blocks,
             {each: os.getxattr(path, each, follow_symlinks=False) for each in attributes},
             None,
-            first.setdefault(status.st_ino, name),
+            first.setdefault((status.st_dev, status.st_ino), name),
         )
     for name, seen in found.items():
         if stat.S_ISREG(seen.mode):
@@ -145,6 +149,25 @@ def test_a_tree_that_is_too_deep_is_refused(tmp_path: Path) -> None:
     shown = "d/" * 100  # of a path that the server may have made as long as it likes
     with pytest.raises(FailedError, match=f": '{shown}'…: lies too deep: at most 256 levels"):
         copied(tmp_path / "upper", tmp_path / "copy")
+
+
+def test_subvolumes_are_copied_as_directories_and_mounts_are_refused(btrfs_disk: Path) -> None:
+    upper = btrfs_disk / "upper"
+    for path in (upper, upper / "sub", upper / "sub/inner"):
+        subprocess.run(["btrfs", "-q", "subvolume", "create", path], check=True)
+        (path / "file").write_text(path.name)  # each has the same inode number
+        os.link(path / "file", path / "twin")
+    assert len({os.lstat(path).st_ino for path in upper.rglob("file")}) == 1
+    before = everything(upper)
+    copied(upper, btrfs_disk / "copy")
+    assert everything(btrfs_disk / "copy") == before
+    assert len({os.lstat(path).st_dev for path in (btrfs_disk / "copy").rglob("*")}) == 1
+    (upper / "mounted").mkdir()
+    with (
+        mounted("tmpfs", "none", upper / "mounted"),
+        pytest.raises(FailedError, match="'mounted': is on another file system: something is mounted there"),
+    ):
+        copied(upper, btrfs_disk / "other")
 
 
 def test_links_in_the_tree_are_copied_and_not_followed(tmp_path: Path) -> None:

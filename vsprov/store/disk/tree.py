@@ -7,6 +7,7 @@ symbolic link is followed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
 from vsprov.errors import ImageError, path_of, reason
-from vsprov.kernel.paths import FOLDER, UnsafePathError, open_host
+from vsprov.kernel.paths import FOLDER, UnsafePathError, open_beneath, open_host
 from vsprov.store.disk import limits
 from vsprov.store.disk.durable import HINTS
 from vsprov.store.disk.limits import Limits
@@ -206,8 +207,11 @@ def foreign_ids(entry: Entry) -> str:
 
 
 def over_limit(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
-    """Why an entry exceeds the limits or lies on another file system; "" if neither."""
-    if entry.kind == stat.S_IFDIR and entry.status.st_dev != device:
+    """Why an entry exceeds the limits or lies on another file system; "" if neither.
+
+    A subvolume has a device number of its own, but is a directory like others.
+    """
+    if entry.kind == stat.S_IFDIR and entry.status.st_dev != device and _is_mounted(entry):
         return "is on another file system: something is mounted there"
     if depth > most.depth or len(os.fsencode(entry.path)) > most.path:
         return f"lies too deep: at most {most.depth} levels and {most.path} bytes are allowed"
@@ -216,6 +220,17 @@ def over_limit(most: Limits, entry: Entry, device: int, count: int, size: int, d
     if size > most.bytes:
         return f"makes the image larger than {most.bytes} bytes"
     return ""
+
+
+def _is_mounted(entry: Entry) -> bool:
+    """Whether an entry is a mount point."""
+    try:
+        os.close(open_beneath(entry.folder, entry.name, os.O_PATH))
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return True
+        raise
+    return False
 
 
 def fingerprint(top: int, label: str, reject_reason: RejectReason | None = None) -> tuple[str, int]:
@@ -239,13 +254,13 @@ def digest(top: int, label: str, reject_reason: RejectReason | None = None) -> s
     Times do not count: the same files unpacked twice have the same digest.
     """
     sha = hashlib.sha256()
-    linked: dict[int, str] = {}
+    linked: dict[tuple[int, int], str] = {}
     for entry in image_entries(top, label, reject_reason):
         s = entry.status
         content: object = None
         attributes: dict[str, str] = {}
         first = (
-            linked.setdefault(s.st_ino, entry.path)
+            linked.setdefault((s.st_dev, s.st_ino), entry.path)
             if s.st_nlink > 1 and entry.kind != stat.S_IFDIR
             else entry.path
         )

@@ -56,9 +56,10 @@ def measure(one: Tree, label: str) -> Part:
         for entry in tree.walk(top, label, lambda *where: tree.over_limit(WITHOUT_LIMIT, *where)):
             files += 1
             if entry.status.st_nlink > 1 and entry.kind != stat.S_IFDIR:
-                if entry.status.st_ino in seen:
+                inode = (entry.status.st_dev, entry.status.st_ino)
+                if inode in seen:
                     continue
-                seen.add(entry.status.st_ino)
+                seen.add(inode)
             size += entry.status.st_size if entry.kind == stat.S_IFREG else 0
             on_disk += entry.status.st_blocks * 512
     return Part(one.path, files, size, on_disk)

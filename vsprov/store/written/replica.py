@@ -1,7 +1,8 @@
 """Exact copies of directory trees that are not in use: the files that a server has written; and moving them.
 
 Everything is kept: owners, modes, times, all extended attributes, hard links, holes, device nodes, and the
-whiteouts and marks of overlayfs. Blocks are shared (reflinks) where the file system can.
+whiteouts and marks of overlayfs. Subvolumes become directories. Blocks are shared (reflinks) where the file
+system can.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class _Copy:
         shift: tuple[int, int] | None,
     ) -> None:
         self.top, self.into, self.label, self.progress, self.shift = top, into, label, progress, shift
-        self.linked: dict[int, str] = {}  # files with several names: the first one
+        self.linked: dict[tuple[int, int], str] = {}  # files with several names: the first one
         self.folders: list[tuple[str, os.stat_result, dict[str, bytes]]] = []
 
     def run(self, most: Limits = LIMITS) -> Size:
@@ -160,7 +161,7 @@ class _Copy:
             self.folders.append((path, status, _attributes(entry)))
             return
         if status.st_nlink > 1:
-            first = self.linked.setdefault(status.st_ino, path)
+            first = self.linked.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
                 os.link(first, path, src_dir_fd=into, dst_dir_fd=into, follow_symlinks=False)
                 return
