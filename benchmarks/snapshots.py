@@ -88,7 +88,7 @@ def measure(lab: Lab, kind: str, point: Path, size: int, repeat: int) -> dict[st
         note(f"cp -a {reflink}", "cp", "-a", reflink, upper, copy)
         note("rm -r of the copy", "rm", "-r", copy)
         note("snapshot restore", "vsprov", "snapshot", "restore", "web1", name, "-y")
-        note("snapshot rm", "vsprov", "snapshot", "rm", "web1", name)
+        note("snapshot rm", "vsprov", "snapshot", "rm", "web1", name, "-y")
     if kind == "btrfs":
         whole, part = point / "whole", point / "part"
         for words in (

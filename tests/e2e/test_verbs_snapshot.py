@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.verbs import on_a_terminal
 from tests.lab import Document, Lab, image, server
 
 HOST = image()
@@ -88,7 +89,9 @@ def test_snapshots_are_listed_by_age_and_removed_by_name(lab: Lab) -> None:
     assert snapshots(lab, "b") == [("b", "first")]
     table = lab.vsprov("snapshot", "ls", "a").stdout.splitlines()
     assert table[0].split() == ["SERVER", "NAME", "AGE", "SIZE", "IMAGE"] and len(table) == 3
-    lab.vsprov("snapshot", "rm", "a", "second", made["name"])
+    code, shown = on_a_terminal(lab, "snapshot", "rm", "b", "first", typed="n\n", when="[y/N]")
+    assert code == 130 and re.search(r"Remove snapshot first of Server/b, with [\d.]+Ki\? \[y/N\]", shown)
+    lab.vsprov("snapshot", "rm", "a", "second", made["name"], "-y")
     assert snapshots(lab) == [("b", "first")]
     assert not folder(lab, "a", "").exists()
 
@@ -102,6 +105,7 @@ def test_snapshots_are_listed_by_age_and_removed_by_name(lab: Lab) -> None:
         (("restore", "web1", "none", "-y"), 1, "Server/web1: no snapshot none: first"),
         (("restore", "web1", "first"), 64, "cannot ask for confirmation"),
         (("rm", "web1", "first", "none"), 1, "Server/web1: no snapshot none: first"),
+        (("rm", "web1", "first"), 64, "cannot ask for confirmation"),
         (("ls", "nobody"), 1, "Server/nobody"),
     ],
 )
@@ -156,7 +160,7 @@ def test_without_the_image_of_a_snapshot_it_is_not_restored(lab: Lab) -> None:
     assert done.returncode == 1 and "snapshot.json is truncated" in done.stderr
     assert "is truncated" in lab.vsprov("snapshot", "ls").stdout
     assert lab.init("web1") == before
-    lab.vsprov("snapshot", "rm", "web1", "before")
+    lab.vsprov("snapshot", "rm", "web1", "before", "-y")
 
 
 def test_snapshots_are_renamed_and_removed_with_their_server_and_count_as_its_files(lab: Lab) -> None:

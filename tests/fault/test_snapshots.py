@@ -38,7 +38,7 @@ def test_a_snapshot_that_is_killed_leaves_the_server_running_and_nothing_half_ma
     first = written.init("web1")
     steps = calls(written, create)
     assert {"Popen", "write", "mknod", "link", "syncfs", "renameat2"} <= set(steps)
-    written.vsprov("snapshot", "rm", "web1", "new")
+    written.vsprov("snapshot", "rm", "web1", "new", "-y")
     for number in worth_trying(steps):
         assert run(written, create, number) == KILLED, number
         wait_until(lambda: thawed(written))
@@ -48,7 +48,7 @@ def test_a_snapshot_that_is_killed_leaves_the_server_running_and_nothing_half_ma
         done = written.vsprov("snapshot", "create", "web1", "new", check=False)
         assert done.returncode == (1 if complete else 0), (number, steps[number - 1], done.stderr)
         assert listed(written) == ["new"] and leftovers(written) == []
-        written.vsprov("snapshot", "rm", "web1", "new")
+        written.vsprov("snapshot", "rm", "web1", "new", "-y")
 
 
 def test_a_restore_that_is_killed_leaves_the_old_or_the_new_files_and_the_next_apply_runs_them(

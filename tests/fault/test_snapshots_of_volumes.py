@@ -60,7 +60,7 @@ def written(lab: Lab) -> Lab:
 
 def test_a_snapshot_that_is_killed_has_all_volumes_or_does_not_exist(written: Lab) -> None:
     steps = calls(written, create)
-    written.vsprov("snapshot", "rm", "web1", "new")
+    written.vsprov("snapshot", "rm", "web1", "new", "-y")
     for number in worth_trying(steps):
         assert run(written, create, number) == KILLED, number
         wait_until(lambda: thawed(written))
@@ -70,7 +70,7 @@ def test_a_snapshot_that_is_killed_has_all_volumes_or_does_not_exist(written: La
         top = written.directory("web1") / "snapshots/new"
         for path in ("upper/srv/file", "volumes/data/file", "volumes/more/file"):
             assert (top / path).read_text() == "old\n"
-        written.vsprov("snapshot", "rm", "web1", "new")
+        written.vsprov("snapshot", "rm", "web1", "new", "-y")
 
 
 def test_a_restore_that_is_killed_has_exchanged_everything_or_nothing(written: Lab) -> None:
@@ -105,7 +105,7 @@ def test_a_clone_that_is_killed_has_made_everything_or_nothing(written: Lab) -> 
         killed += run(written, clone, number) == KILLED
         wait_until(lambda: thawed(written))
         written.vsprov("snapshot", "create", "web1", "other")  # any command that changes something
-        written.vsprov("snapshot", "rm", "web1", "other")
+        written.vsprov("snapshot", "rm", "web1", "other", "-y")
         now = _made(written)
         assert now in (without, whole), (number, steps[number - 1])
         seen.add(len(now))

@@ -116,7 +116,7 @@ def test_an_import_that_is_killed_has_made_everything_or_nothing(written: Lab, a
         assert visible(written) == before
         killed += run(written, make, number) == KILLED
         written.vsprov("snapshot", "create", "web1", "other")  # any command that changes something
-        written.vsprov("snapshot", "rm", "web1", "other")
+        written.vsprov("snapshot", "rm", "web1", "other", "-y")
         assert visible(written) in (before, after), (number, steps[min(number, len(steps)) - 1])
         complete.add(len(visible(written)))
         if visible(written) == before:
@@ -149,7 +149,7 @@ def test_the_worker_of_an_import_dies_with_it_and_what_it_has_unpacked_is_remove
         assert any(transfers.glob("*/upper"))
         running.kill()
         running.stdin.close()
-    written.vsprov("snapshot", "rm", "web1", "other")
+    written.vsprov("snapshot", "rm", "web1", "other", "-y")
     wait_until(lambda: visible(written) == before)
 
 

@@ -194,6 +194,7 @@ def _question(server: str, snapshot: str, replaced: Mapping[str, list[str]]) -> 
 @verb(
     """
 vsprov snapshot rm web1 before-upgrade
+vsprov snapshot rm web1 before-upgrade after-upgrade -y
 """
 )
 @server_argument
@@ -205,13 +206,23 @@ vsprov snapshot rm web1 before-upgrade
     help="Names of snapshots.",
     shell_complete=complete.snapshots,
 )
+@options.yes_option
 @options.lock_option
-def rm(settings: Settings, work: WorkOptions, name: str, chosen: tuple[str, ...]) -> None:
-    """Removes snapshots of a server. Their images stay in the store until the next apply."""
+def rm(settings: Settings, work: WorkOptions, name: str, chosen: tuple[str, ...], yes: bool) -> None:
+    """Removes snapshots of a server, with the copies of volumes in them. Their images stay in the store until
+    the next apply.
+    """
     from vsprov.engine.servers.files import snapshots
 
+    server, names = server_name(name), list(dict.fromkeys(chosen))
+    found = snapshots.named(settings.instance, server, names)
+    if not yes:
+        what = f"snapshot {clean(names[0])}" if len(names) == 1 else f"{len(names)} snapshots"
+        size = tables.size(sum(one.bytes for one in found))
+        if not confirm(f"Remove {what} of Server/{clean(server)}, with {size}?"):
+            raise click.exceptions.Exit(DECLINED)
     with progress(settings.stderr, quiet=settings.quiet) as report:
-        snapshots.remove(settings.instance, server_name(name), dict.fromkeys(chosen), report, work)
+        snapshots.remove(settings.instance, server, names, report, work)
     if not settings.quiet:
-        for one in dict.fromkeys(chosen):
-            err(f"Server/{clean(server_name(name))}: removed snapshot {clean(one)}")
+        for one in found:
+            err(f"Server/{clean(server)}: removed snapshot {clean(one.name)}, {tables.size(one.bytes)}")

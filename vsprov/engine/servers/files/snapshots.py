@@ -115,12 +115,17 @@ def copied_bytes(report: Report, name: str) -> Callable[[int], None]:
 def remove(instance: Instance, name: str, chosen: Iterable[str], report: Report, work: WorkOptions) -> None:
     """Remove snapshots of a server. FailedError, before any is removed, for an unknown name."""
     with exclusive_server(instance, name, report, work, damaged=True):
-        known = [one.name for one in stored.observe(instance, name)]
-        for one in chosen:
-            if one not in known:
-                raise FailedError(f"Server/{name}: no snapshot {one}: {', '.join(known) or 'it has none'}")
-        for one in chosen:
-            stored.remove(instance, name, one)
+        for one in named(instance, name, chosen):
+            stored.remove(instance, name, one.name)
+
+
+def named(instance: Instance, name: str, chosen: Iterable[str]) -> list[Snapshot]:
+    """The snapshots of a server that have these names. Read-only. FailedError for an unknown name."""
+    known = {one.name: one for one in listing(instance, [name])}
+    for one in chosen:
+        if one not in known:
+            raise FailedError(f"Server/{name}: no snapshot {one}: {', '.join(known) or 'it has none'}")
+    return [known[one] for one in chosen]
 
 
 @contextmanager
