@@ -22,7 +22,7 @@ import pytest
 from tests.features import hierarchies, requires
 from tests.instance import Instance
 
-SECONDS = 60.0  # until a test that waits for something to happen gives up; an emulated machine is slow
+SECONDS = 180.0  # until a test that waits for something to happen gives up; an emulated machine is slow
 UNLIMITED = 2**62  # cgroup v1 shows "no limit" as a number above this
 Document = dict[str, Any]
 

@@ -27,7 +27,7 @@ from vsprov.store.registry import download, oci_documents, session
 USER, PASSWORD = "alice", "correct horse: battery"
 # bcrypt of PASSWORD, which Python cannot make by itself any more.
 HTPASSWD = "alice:$2b$05$abcdefghijklmnopqrstuuo.EtZwHYN4TBb5Jt4JZsHk5MDJevH0W"
-DEADLINE = 20.0  # seconds until a registry must answer
+DEADLINE = 60.0  # seconds until a registry must answer
 
 
 # ---- images

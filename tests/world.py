@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-SECONDS_TO_SETTLE = 5.0
+SECONDS_TO_SETTLE = 30.0
 CLONE_NEWNET = 0x40000000
 UPLINK = "uplink"
 HOST4, HOST6 = "192.0.2.1", "2001:db8::1"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from tests import world
-from tests.lab import Document, Lab, to_yaml
+from tests.lab import SECONDS, Document, Lab, to_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Applying:
 
     def ended(self) -> tuple[int, str]:
         """Its exit code, and what it has said on standard error."""
-        code = self.process.wait(60)
+        code = self.process.wait(SECONDS)
         self.said.seek(0)
         return code, self.said.read().decode()
 

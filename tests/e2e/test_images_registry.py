@@ -223,7 +223,7 @@ def test_a_pull_that_hangs_is_ended_by_an_interrupt_and_gone_on_with_later(
         )  # fmt: skip
         wait_until(lambda: _part(lab, market) >= MIB)
         running.send_signal(signal.SIGINT)
-        said, _ = running.communicate(timeout=15)  # far below the time without an answer that ends a pull
+        said, _ = running.communicate(timeout=SECONDS)
     assert running.returncode == 130 and "Traceback" not in said, said
     assert shop.layers(lab) == [] and shop.listed(lab) == []
     assert _part(lab, market) >= MIB

@@ -12,7 +12,7 @@ from tests import world
 from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
 from tests.instance import own_instance
 from tests.lab import Document, Lab, pool, wait_until
-from tests.world import HOST4, IMPATIENCE, OUTSIDE, PORT, UPLINK
+from tests.world import HOST4, OUTSIDE, PORT, UPLINK
 
 LAN = network("lan", "10.20.0.0/24", "fd20::/64")
 BACK = network("back", "10.21.0.0/24")
@@ -71,7 +71,7 @@ def test_ports_are_published_and_withdrawn_while_the_server_runs(net: NetworkLab
     assert world.ask(net.world.outside, "tcp", HOST4, 8080) == OUTSIDE
     live(net, HOST, LAN, echo("web", "lan", ports=["8081:7000"]))
     assert world.ask(net.world.outside, "tcp", HOST4, 8081) == OUTSIDE
-    assert world.ask(net.world.outside, "tcp", HOST4, 8080, IMPATIENCE) == "refused"
+    assert world.ask(net.world.outside, "tcp", HOST4, 8080) == "refused"
     status = json.loads(net.lab.vsprov("get", "server", "web", "-o", "json").stdout)["status"]
     assert [port["hostPort"] for port in status["ports"]] == ["8081"]
 

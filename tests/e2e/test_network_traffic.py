@@ -95,7 +95,7 @@ def test_a_published_port_is_reached_from_outside_and_the_source_is_kept(
 
 def test_a_range_of_ports_is_published_one_by_one(net: NetworkLab) -> None:
     assert world.ask(net.world.outside, "tcp", HOST4, 8091) == OUTSIDE  # 7002
-    assert world.ask(net.world.outside, "tcp", HOST4, 8090, IMPATIENCE) == "refused"  # nobody is on 7001
+    assert world.ask(net.world.outside, "tcp", HOST4, 8090) == "refused"  # nobody is on 7001
 
 
 def test_a_port_of_one_address_of_the_host_is_not_on_the_others(net: NetworkLab) -> None:

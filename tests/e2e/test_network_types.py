@@ -13,7 +13,7 @@ from tests import world
 from tests.e2e.networks import HOST, NetworkLab, echo, idle, network, network_lab
 from tests.features import lacking, requires
 from tests.lab import to_yaml, wait_until
-from tests.world import HOST4, IMPATIENCE, OUTSIDE, OUTSIDE6, PORT, UPLINK
+from tests.world import HOST4, OUTSIDE, OUTSIDE6, PORT, UPLINK
 
 
 def identity(net: NetworkLab) -> tuple[object, ...]:
@@ -107,7 +107,7 @@ def test_a_server_on_the_hosts_own_network_shares_its_stack_and_the_plan_warns(n
     assert net.ask("web", "udp", OUTSIDE) == HOST4
     # To another network it has to be restarted, and then the port of the host is free.
     net.lab.converge(HOST, network("lan", "10.20.0.0/24"), echo("web", "lan"))
-    assert world.ask(net.world.outside, "tcp", HOST4, PORT, IMPATIENCE) == "refused"
+    assert world.ask(net.world.outside, "tcp", HOST4, PORT) == "refused"
     assert net.inside("web").keys() == {"eth0"}
     net.lab.vsprov("destroy", "-y", "--all")
 

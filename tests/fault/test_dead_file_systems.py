@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.features import requires
-from tests.lab import Lab, image, server, to_yaml
+from tests.lab import SECONDS, Lab, image, server, to_yaml
 from tests.silent_fuse import SilentFuse, silent_fuse
 from vsprov.engine.guests import host_sources
 from vsprov.kernel import process
@@ -75,7 +75,7 @@ def test_an_apply_that_waits_for_a_file_system_ends_when_it_is_told_to(
     running = subprocess.Popen(
         lab.vsprov.command("apply", "-y", manifest), stderr=subprocess.PIPE, env=lab.vsprov.environment
     )
-    assert silent.asked.wait(60)
+    assert silent.asked.wait(SECONDS)
     running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=4)
+    _, said = running.communicate(timeout=SECONDS)
     assert running.returncode == 143, said

@@ -15,7 +15,7 @@ import pytest
 from tests import leaks
 from tests.conftest import Instance as Own
 from tests.fault.faults import Apply
-from tests.lab import Lab, image, server
+from tests.lab import SECONDS, Lab, image, server
 from vsprov.engine.images import builds
 from vsprov.engine.look import observe, situation
 from vsprov.engine.run.context import ApplyContext
@@ -67,7 +67,7 @@ def _flicker(tops: set[str], name: str) -> None:
 
 
 def _remove(group: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + SECONDS
     while True:
         try:
             group.rmdir()

@@ -18,7 +18,7 @@ from tests import leaks
 from tests.features import SERVERS, hierarchies, requires
 from vsprov.engine.run.spawn import Spawner
 
-SECONDS = 60.0  # until a test that waits for the kernel gives up; an emulated machine is slow
+SECONDS = 180.0  # until a test that waits for the kernel gives up; an emulated machine is slow
 BASE = 2_000_000_000  # ids far from any range in use
 KEPT = (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31)  # the default eleven capabilities
 MASK = sum(1 << number for number in KEPT)

@@ -64,7 +64,7 @@ class Net:
             assert program.stdout and program.stdout.readline()
             yield
         finally:
-            program.communicate("", timeout=10)
+            program.communicate("", timeout=60)
 
     def ip(self, words: str) -> None:
         self.run("ip", *words.split())

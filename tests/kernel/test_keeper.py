@@ -15,7 +15,7 @@ from tests.features import requires
 from tests.instance import Instance
 from tests.lab import Lab, image, server
 from vsprov.engine.run import keeper
-from vsprov.keeper import protocol
+from vsprov.keeper import kept, protocol
 from vsprov.keeper.exits import ends
 from vsprov.keeper.exits.connector import Exits
 from vsprov.keeper.kept import Kept, read_spec
@@ -87,7 +87,9 @@ def test_the_status_is_known_before_and_after_the_wait() -> None:
     os.close(pidfd)
 
 
-def test_a_server_with_an_empty_group_is_given_time_to_end(vsprov: Instance) -> None:
+def test_a_server_with_an_empty_group_is_given_time_to_end(
+    vsprov: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its pid 1 leaves the group before it ends, and its pidfd tells that only afterwards."""
     requires("overlay")
     lab = Lab(vsprov)
@@ -102,6 +104,7 @@ def test_a_server_with_an_empty_group_is_given_time_to_end(vsprov: Instance) -> 
         pid = child(0)
         request: protocol.Keep = {"cmd": "keep", "name": "a", "pid": pid, "start": 0, "fds": []}
         fds = {"folder": -1, "home": os.open(group, os.O_PATH), "pidfd": os.pidfd_open(pid)}
+        monkeypatch.setattr(kept, "ENDING", 60_000 if ends_now else 20)
         if ends_now:
             threading.Timer(0.02, os.kill, (pid, signal.SIGCONT)).start()
         assert Kept(request, fds, {}).is_ending() is ending, group

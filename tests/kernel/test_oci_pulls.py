@@ -7,7 +7,6 @@ import os
 import random
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.effort import LONG
 from tests.http_servers import cutting
 from tests.kernel.layers import disk, mounted
 from tests.kernel.stores import MIB, Store, layout, workers
+from tests.lab import wait_until
 from tests.trees import Found
 from vsprov.errors import FailedError
 from vsprov.model.sources import OciSource, Source
@@ -172,10 +172,7 @@ def test_an_import_killed_at_any_point_is_swept_and_done_by_the_next(store: Stor
                 importer.stdout.readline()
             importer.kill()
         killed += importer.returncode != 0
-        deadline = time.monotonic() + 20
-        while workers(store.instance.root):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: not workers(store.instance.root))
         store.sweep()
         store.is_whole()
         store.imported(source)
