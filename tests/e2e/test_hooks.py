@@ -124,6 +124,18 @@ def test_if_post_start_fails_in_a_restart_the_server_runs_again_as_before(lab: L
     assert lab.is_settled(*documents)
 
 
+def test_a_server_that_was_stopped_because_post_start_failed_says_so(lab: Lab, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    lab.converge(HOST, hooked({"postStart": [hook(f"test ! -e {bad}")]}, "sleep", "1h"))
+    bad.touch()
+    assert lab.vsprov("restart", "web1", check=False).returncode == 1
+    seen = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)["status"]
+    assert seen["state"] == "Exited (postStart hook failed)"
+    assert (seen["lastExit"]["reason"], seen["lastExit"]["stoppedBy"]) == ("postStart hook failed", "restart")
+    said = lab.vsprov("describe", "server", "web1").stdout
+    assert "stopped by vsprov restart, because its postStart hook failed, at " in said
+
+
 def test_if_hooks_of_a_stop_fail_that_is_said_and_the_server_stops(lab: Lab) -> None:
     lab.apply(HOST, hooked({"preStop": [hook("exit 1")], "postStop": [hook("kill -9 $$")]}))
     said = lab.vsprov("stop", "web1").stderr

@@ -123,7 +123,8 @@ class LastExit:
     Code and signal are both None if neither the kernel nor a process of vsprov knows. `oom` is whether the
     kernel killed a process of the server for lack of memory while it ran; not if its init ended with 0.
     `stopped_by` is the verb of vsprov that stopped it, "keeper" if that did, "" if it ended by itself;
-    `killed` is why its stop signal was not enough, "" if it was.
+    `killed` is why its stop signal was not enough, "" if it was; `failed` is what of its start has failed, if
+    it was stopped because of that.
     """
 
     code: int | None
@@ -132,9 +133,12 @@ class LastExit:
     at: float
     stopped_by: str = ""
     killed: str = ""
+    failed: str = ""
 
     def __str__(self) -> str:
         """As the state of a server: Exited (3), Exited (SIGKILL, out of memory), Halted."""
+        if self.failed:
+            return f"Exited ({self.reason})"
         if self.signal in _REBOOT:
             return _REBOOT[self.signal]
         how = "unknown" if self.code is None else str(self.code)
@@ -144,7 +148,11 @@ class LastExit:
 
     @property
     def reason(self) -> str:
-        """Why it ended, if the code or signal does not say it: out of memory, reboot, halt; else ""."""
+        """Why it ended, if the code or signal does not say it: out of memory, reboot, halt, a hook that has
+        failed; else "".
+        """
+        if self.failed:
+            return f"{self.failed} failed"
         if self.is_reboot:
             return "halt" if self.signal == SIGINT else "reboot"
         return OUT_OF_MEMORY if self.oom else ""

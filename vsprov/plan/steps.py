@@ -300,11 +300,15 @@ class RemoveRecord(Step):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Step):
-    """Send `signal` to the server's init, and after `timeout` microseconds SIGKILL to all its processes."""
+    """Send `signal` to the server's init, and after `timeout` microseconds SIGKILL to all its processes.
+
+    `failed` is what of its start has failed, "" if it is stopped for another reason.
+    """
 
     server: str
     signal: str
     timeout: int
+    failed: str = ""
 
     def describe(self) -> str:
         return f"stop {self.server} (SIG{self.signal})"

@@ -127,7 +127,8 @@ def _exit(last: Mapping[str, Any] | None) -> str:
         how = f"killed: {ended.reason}" if ended.signal == signal.SIGKILL else f"{how}, {ended.reason}"
     if last["stoppedBy"]:
         by = "the keeper" if last["stoppedBy"] == "keeper" else f"vsprov {last['stoppedBy']}"
-        return f"stopped by {by} at {last['at']} ({_how_stopped(last['killed'], how)})"
+        why = f", because its {last['reason']}," if last["reason"].endswith(" failed") else ""
+        return f"stopped by {by}{why} at {last['at']} ({_how_stopped(last['killed'], how)})"
     return f"{how} at {last['at']}"
 
 

@@ -33,12 +33,12 @@ def record(home: str, how: ExitInfo, *, oom: bool = False) -> None:
     marks.write_mark(home, MARK, json.dumps(exit_))
 
 
-def record_stop(home: str, how: ExitInfo | None, by: str, killed: str) -> None:
-    """Record that a command has stopped the server; `by` and `killed` as in `LastExit`.
+def record_stop(home: str, how: ExitInfo | None, by: str, killed: str, failed: str) -> None:
+    """Record that a command has stopped the server; `by`, `killed` and `failed` as in `LastExit`.
 
     That is a mark of its own, because the keeper may write the other one at the same time.
     """
-    marks.write_mark(home, STOPPED, json.dumps({"by": by, "killed": killed}))
+    marks.write_mark(home, STOPPED, json.dumps({"by": by, "killed": killed, "failed": failed}))
     record(home, how or ExitInfo(None, None))
 
 
@@ -58,7 +58,8 @@ def read(home: str) -> LastExit | None:
         stopped = json.loads(marks.find_mark(home, STOPPED) or "null")
         if stopped is None:
             return last
-        return replace(last, stopped_by=str(stopped["by"]), killed=str(stopped["killed"]))
+        failed = str(stopped.get("failed", ""))
+        return replace(last, stopped_by=str(stopped["by"]), killed=str(stopped["killed"]), failed=failed)
     except (ValueError, TypeError, KeyError):  # no group, no mark, or edited by hand
         return None
 
@@ -82,8 +83,8 @@ def history(home: str) -> list[dict[str, Any]]:
 
 def _exit_of(found: Any) -> LastExit:
     code, number = found["code"], found["signal"]
-    by, killed = found.get("stopped_by", ""), found.get("killed", "")
-    return LastExit(code, number, bool(found["oom"]), float(found["at"]), by, killed)
+    by, killed, failed = (found.get(key, "") for key in ("stopped_by", "killed", "failed"))
+    return LastExit(code, number, bool(found["oom"]), float(found["at"]), by, killed, failed)
 
 
 def wait_status(home: str) -> int | None:

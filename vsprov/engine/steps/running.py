@@ -44,7 +44,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
     if init is None or pidfd is None:
         yield from kill_group(context, group)
         if init:  # it has ended since the plan, for example by its preStop hook
-            last_exit.record_stop(context.directory("", group), None, context.verb, "")
+            last_exit.record_stop(context.directory("", group), None, context.verb, "", step.failed)
     else:
         number = signal_number(step.signal)
         try:
@@ -66,7 +66,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
             if not (yield Readable(pidfd, SECONDS_TO_DIE)):
                 raise not_killed(step.server, [init.pid])
             how = process.exit_info(pidfd, init.pid, init.start)
-            last_exit.record_stop(context.directory("", group), how, context.verb, killed)
+            last_exit.record_stop(context.directory("", group), how, context.verb, killed, step.failed)
         finally:
             os.close(pidfd)
     if step.server not in context.restarting:  # else it has ended, but not on purpose

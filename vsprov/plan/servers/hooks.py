@@ -79,7 +79,7 @@ def around_start(name: str, spec: Server, group: str, start: list[Step]) -> list
         out.append(RunHooks(name, "preStart", before, last))
     if not after:
         return [*out, *start]
-    stop = Stop(name, init.stop_signal or "TERM", init.stop_timeout)  # if postStart fails
+    stop = Stop(name, init.stop_signal or "TERM", init.stop_timeout, failed="postStart hook")
     return [*out, *start[:-1], Release(name, stop), RunHooks(name, "postStart", after)]
 
 
