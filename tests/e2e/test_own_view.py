@@ -1,4 +1,4 @@
-"""What a server sees of itself: its memory in /proc, by lxcfs, and the size of /dev/shm."""
+"""What a server sees of itself: its memory in /proc, by lxcfs, and the sizes of /dev/shm and /run."""
 
 from __future__ import annotations
 
@@ -108,3 +108,13 @@ def test_shared_memory_is_half_of_the_servers_own_or_of_the_hosts_unless_its_siz
     assert abs(sizes["hosts"] - memory // 2) <= 4
     documents[2]["spec"]["shmSize"] = "6Mi"
     assert lab.differences(*documents) == {"Server/set /spec/shmSize": (5 << 20, 6 << 20, "restart")}
+
+
+def test_run_of_a_system_server_is_half_of_its_memory_or_a_fifth_of_the_hosts(lab: Lab) -> None:
+    limits = {"half": {"memory": {"max": "128Mi"}}, "small": {"memory": {"max": "48Mi"}}, "hosts": {}}
+    init = {"style": "sysv", "command": ["sleep", "1000"]}
+    lab.converge(image(), *(server(name, init=init, resources=each) for name, each in limits.items()))
+    sizes = {name: int(lab.shell(name, "df -k --output=size /run | tail -1")) for name in limits}
+    memory = int(Path("/proc/meminfo").read_text().split()[1])
+    assert (sizes["half"], sizes["small"]) == (64 << 10, 32 << 10)  # systemd needs 16 MiB to be free
+    assert abs(sizes["hosts"] - memory // 5) <= 4

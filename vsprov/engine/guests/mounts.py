@@ -10,6 +10,7 @@ from vsprov.engine.guests import lxcfs
 from vsprov.model.kinds.sections.mounts import Mount as MountSpec
 from vsprov.model.kinds.server import Server
 from vsprov.model.values.styles import is_system
+from vsprov.model.values.units import MAX
 from vsprov.store import machine_id, names_files
 from vsprov.store.hostimage import Bind as HostBind
 from vsprov.store.instance import Instance
@@ -20,16 +21,8 @@ if TYPE_CHECKING:
 
 
 RESOLVER = "/etc/resolv.conf"
-# What is left of an earlier boot in /run would mislead the init of a system server.
-_RUN: Tmpfs = {
-    "type": "tmpfs",
-    "target": "/run",
-    "read_only": False,
-    "nosuid": True,
-    "nodev": True,
-    "size": None,
-    "mode": 0o755,
-}
+# systemd refuses to reload its units with less than 16 MiB free in /run: RELOAD_DISK_SPACE_MIN.
+_SMALLEST_RUN = 32 << 20
 
 
 def of_server(
@@ -49,7 +42,7 @@ def of_server(
     return [
         *(_virtual_files() if spec.virtualize.proc is None else ()),
         *_image_binds(binds, sources),
-        *([_RUN] if is_system(spec.init.style) else ()),
+        *([_run(spec)] if is_system(spec.init.style) else ()),
         *_names_files(folder, spec, base),
         *_hostname(spec),
         _machine_id(own_id),
@@ -66,6 +59,24 @@ def _virtual_files() -> list[Bind]:
         }
         for source, target in lxcfs.files()
     ]
+
+
+def _run(spec: Server) -> Tmpfs:
+    """/run of a system server, empty: what is left there of an earlier boot would mislead its init.
+
+    Its size is what systemd gives it, a fifth of the memory of the host, or half of what the server may use.
+    """
+    limit = spec.resources.get("memory.max", MAX)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "type": "tmpfs",
+        "target": "/run",
+        "read_only": False,
+        "nosuid": True,
+        "nodev": True,
+        "size": memory // 5 if limit == MAX else max(int(limit) // 2, _SMALLEST_RUN),
+        "mode": 0o755,
+    }
 
 
 def of_build(
