@@ -153,7 +153,7 @@ def test_a_clone_gets_copies_of_the_volumes_of_its_own_and_shares_the_others(lab
     lab.vsprov("snapshot", "create", "db", "before")
     lab.shell("db", "echo two > /data/file")
     done = lab.vsprov("clone", "db", "db2")
-    assert "volume own: copied to own-db2" in done.stderr
+    assert "volume own: will be copied to own-db2" in done.stderr
     assert "volume shared: shared with the clone" in done.stderr
     assert "volume read: shared with the clone" in done.stderr
     lab.vsprov("start", "db2")

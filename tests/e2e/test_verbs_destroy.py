@@ -11,13 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.applying import applying
 from tests.e2e.verbs import HOST, on_a_terminal, web
-from tests.lab import (
-    Lab,
-    pool,
-    server,
-    to_yaml,
-)
+from tests.lab import Lab, pool, server, to_yaml, wait_until
 
 
 @pytest.mark.vm_subset
@@ -84,6 +80,21 @@ def test_destroy_does_not_ask_for_what_the_manifest_refers_to(lab: Lab) -> None:
     assert lab.vsprov("destroy", "-y", "-", input=alone).stdout == "Nothing to do.\n"
     broken = alone.replace('"image"', '"imgae"')
     assert lab.vsprov("destroy", "-y", "-", input=broken, check=False).returncode == 65
+
+
+def test_servers_that_take_long_to_stop_are_named_meanwhile(lab: Lab) -> None:
+    names = [f"deaf{number}" for number in range(5)]
+    deaf = "trap : TERM; while :; do sleep 1000; done"
+    lab.apply(HOST, *(server(name, "sh", "-c", deaf, init={"stopTimeout": "1h"}) for name in names))
+    inits = lab.inits(*names)
+    with applying(lab, verb=("destroy", "--all", "-y")) as it:
+        wait_until(lambda: b"stop\n" in os.pread(it.said.fileno(), 1000, 0))
+        for init in inits.values():
+            os.kill(init.pid, signal.SIGKILL)
+        code, said = it.ended()
+    assert code == 0
+    assert "waiting for Server/deaf0, Server/deaf1, Server/deaf2 and 2 more to stop\n" in said
+    assert said.count("waiting for") == 1
 
 
 def test_destroy_all_leaves_what_is_not_ours(lab: Lab) -> None:

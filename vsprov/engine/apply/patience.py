@@ -10,11 +10,11 @@ from vsprov.engine.apply.register import carries_out
 from vsprov.engine.look import observe
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Changed, Work
+from vsprov.engine.run.waits import SECONDS_TO_NOTICE
 from vsprov.errors import StepError
 from vsprov.plan.servers.conditions import (
     FAILED,
     GRACE,
-    SECONDS_TO_NOTICE,
     Await,
     holds,
     hopeless,

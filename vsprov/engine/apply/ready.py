@@ -11,7 +11,7 @@ from vsprov.engine.apply.converge import perform, propose
 from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run import keeper
-from vsprov.engine.run.waits import Aim
+from vsprov.engine.run.waits import SECONDS_TO_NOTICE, Aim
 from vsprov.engine.servers.watch import Seen, ServerWatch
 from vsprov.engine.work import DEFAULT
 from vsprov.errors import FailedError, VsprovError
@@ -23,7 +23,6 @@ from vsprov.plan.observed import ObservedServer
 from vsprov.plan.servers.conditions import (
     FAILED,
     GRACE,
-    SECONDS_TO_NOTICE,
     holds,
     hopeless,
     is_unknown,

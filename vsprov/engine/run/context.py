@@ -46,6 +46,7 @@ class ApplyContext:
     of the image that they run, if that is not the one which now has its name. `oom_kills` are the counts of
     servers' groups before they were started. `dying` are the links of the host, {name: alias}, that go with
     the network namespaces of stopped servers, and `orphans` those that do not.
+    `stopping` are servers that have got their stop signal, and that no notice has named yet.
     `given` are the addresses that interfaces have or are about to get. `kept` is what the keeper was told of
     servers, `looked_at_consoles` is whether it was looked for terminals that are lost. `stop_by` is the time,
     on the monotonic clock, after which servers that stop are killed.
@@ -74,6 +75,7 @@ class ApplyContext:
     unhandled: dict[str, str] = field(default_factory=dict)
     overdue: dict[str, str] = field(default_factory=dict)
     released: dict[str, float] = field(default_factory=dict)
+    stopping: set[str] = field(default_factory=set)
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
     dying: dict[str, str] = field(default_factory=dict)

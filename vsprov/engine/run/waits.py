@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vsprov.plan.observed import ObservedServer
 
+SECONDS_TO_NOTICE = 5.0  # after which a notice says what is waited for
 Aim = tuple[str, str]  # a server, and the condition that it is to get into
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 
 from vsprov.engine.apply import keeping
 from vsprov.engine.apply.register import carries_out
+from vsprov.engine.apply.report import few
 from vsprov.engine.aspects import freeze, rescue
 from vsprov.engine.guests import host_sources, launch, request
 from vsprov.engine.look import last_exit, restarts, roots
 from vsprov.engine.run.context import SECONDS_TO_DIE, ApplyContext
-from vsprov.engine.run.schedule import Readable, Work
+from vsprov.engine.run.schedule import Readable, Wait, Work
+from vsprov.engine.run.waits import SECONDS_TO_NOTICE
 from vsprov.engine.steps.groups import kill_group, not_killed
 from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
@@ -57,7 +61,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
                 seconds = step.timeout / 1_000_000
                 if context.stop_by is not None:
                     seconds = max(0.0, min(seconds, context.stop_by - time.monotonic()))
-                if not (yield Readable(pidfd, seconds)):
+                if not (yield from _wait_for_end(context, step.server, pidfd, seconds)):
                     killed = f"{_elapsed(seconds)} after SIG{step.signal}"
                     context.overdue[step.server] = killed
             # Init may be outside its group. When it exits, the kernel kills all of its pid namespace.
@@ -77,6 +81,24 @@ def stop(context: ApplyContext, step: Stop) -> Work:
         from vsprov.engine.networks import vanish
 
         vanish.expect(context, context.observed.networks, step.server)
+
+
+def _wait_for_end(
+    context: ApplyContext, server: str, pidfd: int, seconds: float
+) -> Generator[Wait, Any, bool]:
+    """Wait until init has ended; whether it has in time. A notice says for which servers that takes long."""
+    context.stopping.add(server)
+    try:
+        if (yield Readable(pidfd, min(seconds, SECONDS_TO_NOTICE))):
+            return True
+        if seconds <= SECONDS_TO_NOTICE:
+            return False
+        if server in context.stopping:  # else an earlier notice has named it
+            context.notice(f"waiting for {few(context.stopping)} to stop")
+            context.stopping.clear()
+        return bool((yield Readable(pidfd, seconds - SECONDS_TO_NOTICE)))
+    finally:
+        context.stopping.discard(server)
 
 
 def _elapsed(seconds: float) -> str:

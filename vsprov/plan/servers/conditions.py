@@ -26,7 +26,6 @@ FAILED: Mapping[str, str] = {
 }
 
 GRACE = 1.0  # seconds within which the keeper records how a server has ended, and whether it starts it again
-SECONDS_TO_NOTICE = 5.0  # after which a notice says what is waited for
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def _clone_of(seen: ObservedServer, new: str, copies: Mapping[str, str], report:
     found = copy_of(applied.to_object(seen.name, seen.applied), new, report)
     assert isinstance(found.spec, Server)
     for name in mounts.of_record(seen):
-        how = f"copied to {copies[name]}" if name in copies else "shared with the clone"
+        how = f"will be copied to {copies[name]}" if name in copies else "shared with the clone"
         report.notice(f"Server/{new}: volume {name}: {how}")
     return replace(found, spec=with_volumes(found.spec, copies))
 
