@@ -41,6 +41,7 @@ def test_a_full_disk_does_not_harm_a_record_that_is_there(small_lab: Lab, small_
     ballast = fill(small_disk, 0)
     said = small_lab.refused(image(), long)
     assert "No space left on device" in said and "Server/a" in said
+    assert f"\n  hint: free some space on {small_disk} (ext4)\n" in said
     ballast.unlink()
     assert small_lab.init("a") == init
     small_lab.converge(image(), before)

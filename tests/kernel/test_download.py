@@ -127,7 +127,7 @@ def test_a_full_disk_is_told_and_the_download_goes_on_once_there_is_room(
         with pytest.raises(FailedError) as refused:
             image.layer(layer, lab.quiet)
         assert str(refused.value) == f"{folder}/{layer.digest}.part: download: No space left on device"
-        assert refused.value.hint == "free some space on that file system"
+        assert refused.value.hint == f"free some space on {folder} (tmpfs)"
         assert held(tmp_path) == {f"{layer.digest}.part": 2 * MIB}
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
         assert sha256(image.layer(layer, lab.quiet)) == layer.digest

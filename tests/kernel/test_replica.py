@@ -134,7 +134,7 @@ def test_a_full_disk_is_an_error_with_the_name_of_the_file(tmp_path: Path) -> No
         with pytest.raises(FailedError) as caught:
             copied(point / "upper", point / "copy")
         assert str(caught.value) == "Server/web1: copy file: No space left on device"
-        assert caught.value.hint == "free some space on that file system"
+        assert caught.value.hint == f"free some space on {point} (ext4)"
 
 
 def test_a_tree_that_is_too_deep_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import click
 
 from vsprov.cli import shells
 from vsprov.cli.program import program
-from vsprov.errors import EXHAUSTED, ManifestError, UsageError, VsprovError
+from vsprov.errors import EXHAUSTED, ManifestError, UsageError, VsprovError, path_of
 from vsprov.render.screen import err
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED, TERMINATED = 70, 130, 141, 143
@@ -110,7 +110,7 @@ def _explain(error: BaseException) -> int:
             err(f"vsprov: {error.filename or 'this'}: {error.strerror}\n  hint: run it with sudo")
             return 77
         case OSError(errno=int(number)) if number in EXHAUSTED:
-            err(f"vsprov: {error.filename or 'this host'}: {error.strerror}\n  hint: {EXHAUSTED[number]}")
+            err(f"vsprov: {error.filename or 'this host'}: {error.strerror}\n  hint: {_hint(error, number)}")
             return 1
         case MemoryError():
             return _explain_memory()
@@ -141,6 +141,13 @@ def _is_in_a_removed_directory() -> bool:
     except FileNotFoundError:
         return True
     return False
+
+
+def _hint(error: OSError, number: int) -> str:
+    from vsprov.kernel.storage import full
+
+    place = path_of(error)
+    return full.hint(number, place) if number in full.FULL and place else EXHAUSTED[number]
 
 
 def _explain_memory() -> int:

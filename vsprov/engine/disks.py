@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
-from vsprov.errors import EXHAUSTED, FailedError
+from vsprov.errors import FailedError
 from vsprov.model.disk_backends import IMAGE, PROJECT, QGROUP
 from vsprov.plan.limits.pool_disk import LimitPool, ReleasePool
 from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, MoveDiskBack, ResizeDisk, ShareDisk
 from vsprov.store import servers
+from vsprov.store.disk.durable import is_full
 from vsprov.store.disk.marks import Owner
 
 
@@ -43,7 +42,6 @@ def _change_quota(context: ApplyContext, step: ResizeDisk) -> None:
         subvolume.limit(folder, step.space)
 
 
-_FULL = {EXHAUSTED[errno.ENOSPC], EXHAUSTED[errno.EDQUOT]}
 _TOO_SMALL = "choose a higher limit, or free some space on the file system of the state root"
 
 
@@ -91,7 +89,7 @@ def move_disk(context: ApplyContext, step: MoveDisk) -> Work:
             try:
                 servers.prepare_disk(instance, step.server, base, fill, limit)
             except FailedError as error:
-                if error.hint in _FULL:
+                if is_full(error):
                     raise FailedError(str(error), hint=_TOO_SMALL) from error
                 raise
         servers.exchange_disk(instance, step.server)

@@ -10,18 +10,9 @@ from vsprov.kernel import proc, syscall
 
 
 def file_system(path: str) -> str:
-    """The type of the file system of a path, from mountinfo; proc_pid_mountinfo(5).
-
-    Found by the mount, because files of btrfs have other devices than their file system: stat(2) and
-    mountinfo differ.
-    """
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        lines = proc.lines(f"/proc/self/fdinfo/{fd}")
-    finally:
-        os.close(fd)
-    number = next((int(line.split()[1]) for line in lines if line.startswith("mnt_id:")), 0)
-    return next((mount.kind for mount in proc.mounts() if mount.number == number), "unknown")
+    """The type of the file system of a path."""
+    mount = proc.mount_of(path)
+    return mount.kind if mount else "unknown"
 
 
 def refuse_upper(path: str) -> None:

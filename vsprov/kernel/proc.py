@@ -88,6 +88,22 @@ def mounts(path: str = "/proc/self/mountinfo") -> list[Mount]:
     return found
 
 
+def mount_of(place: str | int) -> Mount | None:
+    """The mount that a path, or an open file, is on; None if it is in no mount namespace, or another one.
+
+    Found by the number of the mount, because files of btrfs have other devices than their file system:
+    stat(2) and mountinfo differ.
+    """
+    fd = os.open(place, os.O_PATH | os.O_CLOEXEC) if isinstance(place, str) else place
+    try:
+        found = lines(f"/proc/self/fdinfo/{fd}")
+    finally:
+        if isinstance(place, str):
+            os.close(fd)
+    number = next((int(line.split()[1]) for line in found if line.startswith("mnt_id:")), 0)
+    return next((mount for mount in mounts() if mount.number == number), None)
+
+
 def unescaped(path: str) -> str:
     """A path of mountinfo, where blanks, backslashes and # are written as \\ooo, as it is."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path) if "\\" in path else path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable
@@ -17,6 +16,7 @@ from vsprov.errors import FailedError, StepError, VsprovError
 from vsprov.plan.compare import applied
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import KillUnstarted, Spawn, Step, Stop, WriteApplied
+from vsprov.store.disk.durable import is_full
 
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
@@ -81,6 +81,7 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
                 if not is_postponed(change, step, error):
                     raise
                 context.notice(f"{change.address}: {error}: its record on disk is not up to date")
+                context.notice(f"  hint: {error.hint}")
                 continue
             finished.append(step)
             budget.spend()
@@ -101,7 +102,7 @@ def is_postponed(change: Change, step: Step, error: FailedError) -> bool:
 
     A change of limits is what may help then. The mark on the home group records it until the next apply.
     """
-    full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = is_full(error)
     live = change.cost == "live" and not any(isinstance(each, Stop | Spawn) for each in change.steps)
     return full and live and isinstance(step, WriteApplied) and applied.is_whole(step.applied)
 

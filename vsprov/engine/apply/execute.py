@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers their steps
 from vsprov.engine import steps as _steps  # noqa: F401
@@ -11,6 +12,7 @@ from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import Work
 from vsprov.errors import StepError, path_of, reason
 from vsprov.kernel import cgroup
+from vsprov.kernel.storage import full
 from vsprov.model.values.units import format_bytes
 from vsprov.plan.steps import Step, WriteFile
 
@@ -37,6 +39,7 @@ def _hint(context: ApplyContext, step: Step, error: OSError) -> str:
         return f"{used} is in use; stop processes in the server or raise the limit"
     if error.errno == errno.ENOSPC and isinstance(step, WriteFile):
         return "the kernel has no more of this resource for the group"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left in {context.instance.root}"
+    if error.errno in full.FULL:
+        path = path_of(error)
+        return full.hint(error.errno, path if os.path.isabs(path) else context.instance.root)
     return ""

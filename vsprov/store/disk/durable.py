@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from vsprov.errors import EXHAUSTED, FailedError, path_of, reason
 from vsprov.kernel import syscall
 from vsprov.kernel.paths import FOLDER, open_beneath
+from vsprov.kernel.storage import full
 from vsprov.store.disk import marks
 from vsprov.store.disk.descent import Descent
 
@@ -23,17 +24,30 @@ REMOVING = ".removing-"
 LEFTOVERS = (TEMPORARY, MAKING, REMOVING)
 
 MOUNTS = "/proc/self/mountinfo"
-HINTS = {
-    **{number: EXHAUSTED[number] for number in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)},
+_HINTS = {
+    **{number: EXHAUSTED[number] for number in (errno.EMFILE, errno.ENFILE)},
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "run as root",
     errno.EPERM: "run as root",
 }
 
 
+def hint_for(error: OSError, place: str | int) -> str:
+    """What to do about an error; "" if that is not known. `place`: the path, or the open file, concerned."""
+    number = error.errno or 0
+    return full.hint(number, place) if number in full.FULL else _HINTS.get(number, "")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the cause of an error is a file system that is full."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and error.errno in full.FULL
+
+
 def failed(path: str, done: str, error: OSError) -> FailedError:
     """The FailedError for an operation on `path` that failed; `done` names the operation."""
-    hint = HINTS.get(error.errno or 0, "")
+    hint = hint_for(error, path)
     if error.errno == errno.EPERM and os.geteuid() == 0:
         hint = "check for the immutable attribute with lsattr; chattr -i removes it"
     return FailedError(f"{path}: {done}: {reason(error)}", hint=hint)

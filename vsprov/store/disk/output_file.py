@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from vsprov.errors import FailedError, UsageError, reason
 from vsprov.kernel.paths import FOLDER
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 
 STDIN = "-"
 # proc_pid_fd(5): opening such a name again fails for a socket, and starts at the beginning of a file.
@@ -258,4 +258,4 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _failed(path: str, what: str, error: OSError) -> FailedError:
-    return FailedError(f"{path}: write {what}: {reason(error)}", hint=HINTS.get(error.errno or 0, ""))
+    return FailedError(f"{path}: write {what}: {reason(error)}", hint=hint_for(error, path))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from vsprov.errors import ImageError, path_of, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, open_beneath, open_host
 from vsprov.store.disk import limits
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 from vsprov.store.disk.limits import Limits
 from vsprov.store.unpack import acl
 
@@ -70,7 +70,7 @@ def opened(path: str, *, links: bool = True) -> Iterator[int]:
         yield top
     except OSError as error:
         where = f"{path}: {path_of(error)}" if path_of(error) else path
-        raise ImageError(f"{where}: {reason(error)}", hint=HINTS.get(error.errno or 0, "")) from error
+        raise ImageError(f"{where}: {reason(error)}", hint=hint_for(error, top)) from error
     finally:
         os.close(top)
 

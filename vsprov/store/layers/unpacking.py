@@ -9,18 +9,29 @@ import select
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vsprov import PACKAGE
-from vsprov.errors import ImageError
+from vsprov.errors import EXHAUSTED, ImageError
+from vsprov.kernel.storage import full
 from vsprov.store.disk import tree
 from vsprov.store.disk.limits import LIMITS, Limits
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.disk.tree import OPAQUE, OVERLAY
 
 PROGRAM = os.path.join(PACKAGE, "store", "unpack", "__main__.py")
+
+
+def hint_of(failed: Mapping[str, Any], target: str | None) -> str:
+    """The hint for a worker's message that it has failed; `target` is where it writes, if the host has a path
+    for that.
+    """
+    number = failed.get("errno", 0)
+    if number in full.FULL:
+        return full.hint(number, target) if target else EXHAUSTED[number]
+    return str(failed.get("hint", ""))
 
 
 class NeedsBelow(Exception):
@@ -107,7 +118,7 @@ def unpack(
     if "needs_below" in last:
         raise NeedsBelow(f"{label}: {last['needs_below']}")
     if "error" in last:
-        raise ImageError(f"{label}: {last['error']}", hint=last.get("hint", ""))
+        raise ImageError(f"{label}: {last['error']}", hint=hint_of(last, target))
     if "sha256" not in last:
         raise ImageError(f"{label}: the unpacking process ended unexpectedly (status {child.returncode})")
     if below:

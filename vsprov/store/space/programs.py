@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from vsprov.errors import FailedError
+from vsprov.kernel.storage import full
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("mkfs.ext4", "e2fsck", "resize2fs")
@@ -35,8 +36,8 @@ def run(image: str, program: str, *arguments: str, good: tuple[int, ...] = (0,))
     )
     if done.returncode not in good:
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        full = os.strerror(errno.ENOSPC)
-        hint = "the file system of the state root is full" if any(full in line for line in said) else ""
+        is_full = any(os.strerror(errno.ENOSPC) in line for line in said)
+        hint = full.hint(errno.ENOSPC, image) if is_full else ""
         raise FailedError(
             f"{image}: {program}: {' '.join(said[-2:]) or f'ended with {done.returncode}'}", hint=hint
         )

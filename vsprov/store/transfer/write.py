@@ -14,7 +14,7 @@ from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
 from vsprov.plan.ranges import RANGE
 from vsprov.store.disk import tree
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 from vsprov.store.disk.progress import Meter, Progress
 from vsprov.store.disk.tree import CAPABILITY, OPAQUE, WITHOUT_LIMIT
 from vsprov.store.layers.shift import of_any_namespace
@@ -108,9 +108,7 @@ def _add_tree(sums: _Sums, one: Tree, label: str, meter: Meter) -> dict[str, str
         raise FailedError(f"{label}: {error}", hint=error.hint) from error
     except OSError as error:
         where = error.filename or one.path
-        raise FailedError(
-            f"{label}: read {where}: {reason(error)}", hint=HINTS.get(error.errno or 0, "")
-        ) from error
+        raise FailedError(f"{label}: read {where}: {reason(error)}", hint=hint_for(error, where)) from error
     return packing.left_out
 
 

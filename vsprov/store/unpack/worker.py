@@ -12,7 +12,6 @@ can affect nothing outside the tree.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -26,7 +25,6 @@ from .target import Tree
 from .writing import Limits, Unpacking
 
 SHOWN = 5  # special files that were left out, by name
-FREE = "free some space on that file system"
 
 
 class Job(NamedTuple):
@@ -59,9 +57,8 @@ def failure(error: Exception, done: str) -> dict[str, Any]:
     if isinstance(error, MemoryError):
         return {"error": f"unpacking needs more than {MEMORY >> 20} MiB of memory"}
     if isinstance(error, OSError) and error.errno:
-        hint = FREE if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         where = f"{error.filename}: " if isinstance(error.filename, str) else ""  # it may be a descriptor
-        return {"error": f"{done}: {where}{error.strerror}", "hint": hint}
+        return {"error": f"{done}: {where}{error.strerror}", "errno": error.errno}
     if isinstance(error, OSError):
         return {"error": f"it is damaged: {error}"}
     # The parsers of five formats may raise anything for a hostile archive.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -107,9 +106,7 @@ def _copy(source: str, top: str, name: str, space: Space, progress: Callable[[in
     try:
         replica.copy(source, top, f"Volume/{name}", progress)
     except FailedError as error:
-        cause = error.__cause__
-        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full and space.backend:
+        if durable.is_full(error) and space.backend:
             raise FailedError(str(error), hint=f"its files do not fit into {space}") from error
         raise
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 from vsprov.store.instance import Instance
 from vsprov.store.unpack.files import placement, replacing
 from vsprov.store.unpack.files.packing import Packing
@@ -191,8 +191,7 @@ def from_server(
             _move(f"{made}/new", place)
         except OSError as error:
             where = error.filename2 or place
-            hint = HINTS.get(error.errno or 0, "")
-            raise FailedError(f"{where}: copy: {reason(error)}", hint=hint) from error
+            raise FailedError(f"{where}: copy: {reason(error)}", hint=hint_for(error, where)) from error
         return dataclasses.replace(copied, left_out=sent.left_out, left_out_count=sent.left_out_count)
 
 

@@ -19,7 +19,7 @@ from vsprov.kernel.paths import FOLDER
 from vsprov.plan.ranges import RANGE
 from vsprov.store.disk import tree
 from vsprov.store.disk.copying import NEW_FILE, copy_content
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.tree import CAPABILITY, WITHOUT_LIMIT, Entry
 from vsprov.store.layers.shift import with_root
@@ -112,7 +112,7 @@ def _opened(source: str, target: str, label: str, done: str) -> Iterator[tuple[i
             held.callback(os.close, top)
             yield top, into
         except OSError as error:
-            hint = HINTS.get(error.errno or 0, "")
+            hint = hint_for(error, target)
             what = path_of(error) or "its files"
             raise FailedError(f"{label}: {done} {what}: {reason(error)}", hint=hint) from error
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 from vsprov.errors import FailedError, reason
 from vsprov.store.disk import durable, folders
-from vsprov.store.disk.durable import HINTS
+from vsprov.store.disk.durable import hint_for
 from vsprov.store.instance import Instance
 
 PREFIX = ".vsprov-copy-"
@@ -34,7 +34,7 @@ def beside(instance: Instance, place: str) -> Iterator[str]:
         except OSError as error:
             durable.unlink(record)
             message = f"{place}: copy: {reason(error)}"
-            raise FailedError(message, hint=HINTS.get(error.errno or 0, "")) from error
+            raise FailedError(message, hint=hint_for(error, path)) from error
         try:
             yield path
         finally:

@@ -12,7 +12,7 @@ from typing import Any
 
 from vsprov import PACKAGE
 from vsprov.errors import FailedError
-from vsprov.store.layers.unpacking import messages
+from vsprov.store.layers.unpacking import hint_of, messages
 
 SECONDS_TO_END = 2.0
 
@@ -41,7 +41,7 @@ def worker(
     ) as child:  # fmt: skip
         assert child.stdout is not None
         try:
-            yield _checked(label, messages(child.stdout.fileno()))
+            yield _checked(label, job.get("target"), messages(child.stdout.fileno()))
         finally:
             child.terminate()
             try:
@@ -50,11 +50,11 @@ def worker(
                 child.kill()
 
 
-def _checked(label: str, found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _checked(label: str, target: str | None, found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The messages of a worker, up to its result. FailedError if it reports an error or ends without one."""
     for message in found:
         if "error" in message:
-            raise FailedError(f"{label}: {message['error']}", hint=message.get("hint", ""))
+            raise FailedError(f"{label}: {message['error']}", hint=hint_of(message, target))
         yield message
         if "files" in message:
             return
