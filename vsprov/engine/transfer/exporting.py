@@ -26,7 +26,7 @@ from vsprov.store.space import disks
 from vsprov.store.transfer import header as headers
 from vsprov.store.transfer import write
 from vsprov.store.transfer.header import UPPER, VOLUMES, Header
-from vsprov.store.transfer.staging import staging
+from vsprov.store.transfer.held_directory import held_directory
 from vsprov.store.transfer.write import Tree, Written
 from vsprov.store.volumes import directory
 from vsprov.store.written import replica, snapshots
@@ -61,7 +61,7 @@ def export(
     label = f"Server/{name}"
     with ExitStack() as held:
         with exclusive_server(instance, name, report, work) as (now, seen):
-            place = held.enter_context(staging(instance))
+            place = held.enter_context(held_directory(instance))
             objects = documents.of_server(instance, seen)
             names = _volumes(now, objects) if with_volumes else []
             trees = _copy(instance, now, seen, names, place, report)

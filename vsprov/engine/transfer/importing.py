@@ -26,7 +26,7 @@ from vsprov.store import servers
 from vsprov.store.instance import Instance
 from vsprov.store.transfer import read
 from vsprov.store.transfer.header import Header
-from vsprov.store.transfer.staging import staging
+from vsprov.store.transfer.held_directory import held_directory
 from vsprov.store.volumes import changes
 
 # For the lock, once the archive is read: it may have taken an hour, and may have come through a pipe.
@@ -75,7 +75,7 @@ def import_server(
         with exclusive(instance, work, report):
             if choice.name:
                 packages.refuse_names(label, situation.look(instance).observed, choice.name, ())
-            place = held.enter_context(staging(instance))
+            place = held.enter_context(held_directory(instance))
         patient = replace(work, lock_timeout=max(work.lock_timeout, SECONDS_TO_LOCK))
         try:
             read.read(archive, place, label, choice.most_bytes, accept, progress)

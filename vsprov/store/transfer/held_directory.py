@@ -17,7 +17,7 @@ _serial = itertools.count()
 
 
 @contextmanager
-def staging(instance: Instance) -> Iterator[str]:
+def held_directory(instance: Instance) -> Iterator[str]:
     """A new directory, which is removed at the end. The caller holds the lock of the instance when the block
     begins, and may release it then.
     """
