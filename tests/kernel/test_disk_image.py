@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from vsprov.errors import FailedError
 from vsprov.kernel.storage import ext4, loop
 from vsprov.plan.seen_disk import SeenDisk
 from vsprov.store.disk import marks
-from vsprov.store.space import image
+from vsprov.store.space import blank, image
 from vsprov.store.space.disks import Disks
 
 pytestmark = pytest.mark.requires("root", "loop", "ext4", "mkfs_ext4")
@@ -37,6 +38,32 @@ def test_a_new_image_has_the_size_that_was_asked_for(folder: Path, space: int) -
     assert found.used < 2 * MI or found.used < space // 4
     assert os.listdir(folder) == ["disk.img"]
     assert (folder / "disk.img").stat().st_blocks * 512 < 3 * MI
+
+
+def test_images_of_one_size_differ_by_their_uuid_and_pass_the_check(folder: Path) -> None:
+    """Only the first one is made by mkfs.ext4."""
+    uuids = set()
+    for number in range(3):
+        path = folder / f"{number}"
+        path.mkdir()
+        image.make(str(path), 48 * MI, 1000)
+        checked = subprocess.run(["e2fsck", "-f", "-n", path / "disk.img"], capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr.splitlines()[1:]) == (0, []), checked.stdout
+        assert seen(path).inodes == 1000
+        with closing(File(image.attach(str(path), BASE))) as mounted:
+            os.close(os.open("upper/x", os.O_CREAT, dir_fd=mounted.fd))
+        uuids.add((path / "disk.img").read_bytes()[1024 + 0x68 :][:16])
+    assert len(uuids) == 3 and bytes(16) not in uuids
+
+
+def test_an_image_whose_like_cannot_be_kept_in_memory_is_made_by_mkfs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blank, "_MOST_KEPT", 0)
+    for _ in range(2):
+        image.make(str(folder), 40 * MI, None)
+        assert seen(folder).space == 40 * MI
+    assert (40 * MI, None) not in blank._kept
 
 
 def test_inodes_are_those_asked_for(folder: Path) -> None:

@@ -6,15 +6,16 @@ import errno
 import fcntl
 import os
 from contextlib import suppress
-from pathlib import Path
 from struct import calcsize, pack_into, unpack_from
-from threading import Thread
+from threading import Lock, Thread
 
 LOOP_GET_STATUS64, LOOP_SET_CAPACITY, LOOP_CONFIGURE, LOOP_CTL_GET_FREE = 0x4C05, 0x4C07, 0x4C0A, 0x4C82
 LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO = 4, 16
 CONTROL = "/dev/loop-control"
 # struct loop_config: the fd, the size of blocks, struct loop_info64, eight reserved numbers; linux/loop.h
 _CONFIG, _INFO = 304, 232
+_LONGEST = 4097  # bytes of a file in sysfs
+_ONE_AT_A_TIME = Lock()  # threads would all try the same free device
 _NUMBERS, _FLAGS = "=II", "=I"
 _INFO_AT, _FLAGS_AT = calcsize(_NUMBERS), calcsize(_NUMBERS) + 52
 
@@ -47,18 +48,24 @@ def attach(file: int) -> int:
     pack_into(_FLAGS, config, _FLAGS_AT, LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO)
     control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
-        while True:
-            device = os.open(_free(control), os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(device, LOOP_CONFIGURE, bytes(config))
-            except OSError as error:
-                os.close(device)
-                if error.errno != errno.EBUSY:  # somebody else has taken it meanwhile
-                    raise OSError(error.errno, error.strerror, "LOOP_CONFIGURE") from error
-            else:
-                return device
+        with _ONE_AT_A_TIME:
+            return _configure(control, bytes(config))
     finally:
         os.close(control)
+
+
+def _configure(control: int, config: bytes) -> int:
+    """The fd of a device that was free."""
+    while True:
+        device = os.open(_free(control), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(device, LOOP_CONFIGURE, config)
+        except OSError as error:
+            os.close(device)
+            if error.errno != errno.EBUSY:  # somebody else has taken it meanwhile
+                raise OSError(error.errno, error.strerror, "LOOP_CONFIGURE") from error
+        else:
+            return device
 
 
 def _free(control: int) -> str:
@@ -70,12 +77,20 @@ def devices() -> dict[str, str]:
     file that was removed. sysfs(5).
     """
     found = {}
-    for folder in Path("/sys/block").glob("loop*/loop"):
-        try:
-            path = os.fsdecode((folder / "backing_file").read_bytes()).removesuffix("\n")
+    for name in os.listdir("/sys/block"):
+        if not name.startswith("loop"):
+            continue
+        try:  # not by pathlib, which takes several times as long: each server with an image looks
+            fd = os.open(f"/sys/block/{name}/loop/backing_file", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            continue  # detached meanwhile
-        found[path] = f"/dev/{folder.parent.name}"
+            continue  # it has none, or not any more
+        try:
+            path = os.read(fd, _LONGEST)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+        found[os.fsdecode(path.removesuffix(b"\n"))] = f"/dev/{name}"
     return found
 
 

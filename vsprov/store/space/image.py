@@ -24,13 +24,12 @@ from contextlib import contextmanager, suppress
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.storage import ext4, loop
 from vsprov.store.disk import durable, marks
-from vsprov.store.space import programs
+from vsprov.store.space import blank, programs
 from vsprov.store.space.image_state import MARK, Made, made_with, mounted_at, opened_device, path, problem
 from vsprov.store.space.parts import MODES
 
 SECONDS_TO_DETACH = 120.0  # the kernel writes back what the server has left in memory
 RESERVED = 16  # inodes that are taken before the server makes one: those of ext4, upper/ and work/
-_OPTIONS = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
 _FIXED = (0, 1)  # exit codes of e2fsck: nothing was wrong, or not any more
 
 
@@ -44,18 +43,17 @@ def lack() -> str:
 
 
 def make(folder: str, size: int, inodes: int | None) -> None:
-    """Create the image of a server, or replace it by an empty one; safe from power failure."""
+    """Create the image of a server, or replace it by an empty one.
+
+    After a power failure it is complete, or what it was before, until the caller flushes its directory.
+    """
     image = path(folder)
     new = durable.temporary(image)
     try:
         durable.unlink(new)
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, size)
-            number = () if inodes is None else ("-N", str(inodes + RESERVED))
-            programs.run(
-                image, "mkfs.ext4", "-q", "-F", "-b", str(ext4.BLOCK), "-m", "0", "-E", _OPTIONS, *number, new
-            )
+            blank.make(image, new, fd, size, None if inodes is None else inodes + RESERVED)
             _finish(image, new, fd, size, inodes or 0)
         finally:
             os.close(fd)
@@ -74,7 +72,6 @@ def _finish(image: str, new: str, fd: int, size: int, inodes: int) -> None:
     marks.write_mark(new, MARK, str(Made(size, found.blocks, inodes)))
     os.fsync(fd)
     os.rename(new, image)
-    durable.flush_folder(os.path.dirname(image))
 
 
 def remake(folder: str) -> None:
@@ -259,6 +256,7 @@ def rebuild(folder: str, size: int) -> None:
                 programs.run(image, "resize2fs", new, f"{size // 1024}K")
                 os.ftruncate(fd, size)
                 _finish(image, new, fd, size, made.inodes if made else 0)
+                durable.flush_folder(folder)
             finally:
                 os.close(fd)
         except BaseException as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from .. import acl
 from ..headers import ATTRIBUTE, BLOCK, NAMES
+from ..holes import stored
 from ..refused import Refused
 from ..stream import PIECE
 from ..writing import CAPABILITY
@@ -178,25 +179,6 @@ class Packing:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self.out, rest) :]
-
-
-def stored(fd: int, size: int) -> list[tuple[int, int]]:
-    """(offset, size) of what a file has between its holes; lseek(2)."""
-    parts: list[tuple[int, int]] = []
-    end = 0
-    try:
-        while end < size:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-            if start < size:  # it may have grown
-                parts.append((start, min(end, size) - start))
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # the rest is a hole
-            return parts
-        if error.errno != errno.EINVAL:
-            raise
-        return [(0, size)]  # a file system that has none
-    return parts
 
 
 def read_attributes(fd: int) -> Iterator[tuple[str, bytes]]:
