@@ -56,7 +56,7 @@ def test_with_lxcfs_a_server_sees_its_own_memory_and_may_choose_not_to(lab: Lab,
     kill -9 $daemon; wait $daemon || :
     vsprov exec own -- cat /proc/meminfo 2>&1 || :
     vsprov exec own -- head -1 /proc/mounts | wc -l
-    vsprov restart own 2>/dev/null
+    vsprov restart own
     vsprov exec own -- head -1 /proc/meminfo
     """
     said = with_lxcfs(lab, tmp_path / "lxcfs", body)

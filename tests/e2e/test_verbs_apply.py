@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.e2e.applying import applying
 from tests.e2e.verbs import HOST, asked, on_a_terminal, web
 from tests.lab import (
     SECONDS,
@@ -125,18 +127,20 @@ def test_a_lock_that_is_held_ends_with_75_and_names_its_holder(lab: Lab) -> None
 
 def test_a_command_that_ends_while_the_apply_goes_on_is_told_with_its_last_words(lab: Lab) -> None:
     def slow(command: str) -> Document:
-        return server("slow", "/bin/sh", "-c", command, init={"stopTimeout": "2s"})
+        return server("slow", "/bin/sh", "-c", command, init={"stopTimeout": "1h"})
 
     lab.apply(HOST, slow("trap : TERM; while :; do sleep 0.1; done"))
-    # The restart of the one takes its two seconds, in which the other has ended.
-    said = lab.refused(
-        slow("sleep 9999"), server("web1", "/bin/sh", "-c", "echo first; echo last words; exit 3")
-    )
+    web1 = server("web1", "/bin/sh", "-c", "echo first; echo last words; exit 3")
+    with applying(lab, slow("sleep 9999"), web1) as it:
+        lab.wait_until(lambda: "Exited (3)" in lab.vsprov("get", "servers").stdout)
+        os.kill(lab.init("slow").pid, signal.SIGKILL)  # which is asked to stop, and would take an hour
+        code, said = it.ended()
+    assert code == 1
     assert "Server/web1: started, but its command exited with code 3" in said
     assert "1 of 2 failed" in said
     assert "web1: first\n  web1: last words" in said
-    web1 = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)
-    assert (web1["status"]["state"], web1["status"]["lastExit"]["code"]) == ("Exited (3)", 3)
+    found = json.loads(lab.vsprov("get", "server", "web1", "-o", "json").stdout)["status"]
+    assert (found["state"], found["lastExit"]["code"]) == ("Exited (3)", 3)
 
 
 def test_an_apply_whose_words_nobody_reads_any_more_is_finished(lab: Lab) -> None:
