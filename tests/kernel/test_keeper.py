@@ -22,6 +22,7 @@ from vsprov.keeper.kept import Kept, read_spec
 from vsprov.keeper.packets import close
 from vsprov.keeper.protocol import encode
 from vsprov.keeper.timers import Timers
+from vsprov.kernel import inotify, syscall
 
 pytestmark = pytest.mark.kernel
 
@@ -163,3 +164,23 @@ def test_a_spec_arrives_whole_however_long_it_is() -> None:
     with pytest.raises(OSError, match="its spec is incomplete"):
         read_spec(empty)
     os.close(empty)
+
+
+def test_a_file_that_is_created_right_after_it_was_missing_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, add = tmp_path / "file", syscall.inotify_add_watch
+
+    def add_and_create(queue: int, name: str, mask: int) -> int:
+        try:
+            return add(queue, name, mask)
+        finally:
+            path.touch()
+
+    monkeypatch.setattr(syscall, "inotify_add_watch", add_and_create)
+    queue = inotify.queue()
+    try:
+        assert inotify.watch_if_present(queue, str(path), inotify.IN_MODIFY) is None
+        assert inotify.watch_if_present(queue, str(path), inotify.IN_MODIFY) is not None
+    finally:
+        os.close(queue)

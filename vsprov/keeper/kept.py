@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FDS = ("folder", "home", "pidfd", "spec")  # descriptors that come with each server
 MORE_FDS = ("counters", "entry", "notify")  # those that come with some
 LONGEST_SPEC = 16 << 20  # bytes
-ENDING = 200  # milliseconds for the end of an init that has left its control group
+ENDING = 1000  # milliseconds for the end of an init that has left its control group
 
 
 class Kept:

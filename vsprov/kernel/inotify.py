@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from errno import ENOSPC
+from errno import ENODEV, ENOENT, ENOSPC, ENOTDIR
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import syscall
@@ -32,6 +32,16 @@ def watch(queue: int, path: str, mask: int) -> int:
     except OSError as error:
         hint = "raise fs.inotify.max_user_watches" if error.errno == ENOSPC else ""
         raise FailedError(f"{path}: watch: {reason(error)}", hint=hint) from error
+
+
+def watch_if_present(queue: int, path: str, mask: int) -> int | None:
+    """As `watch`; None if the file does not exist. It may be created right afterwards."""
+    try:
+        return watch(queue, path, mask)
+    except FailedError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (ENOENT, ENODEV, ENOTDIR):
+            return None
+        raise
 
 
 def forget(queue: int, descriptor: int) -> None:

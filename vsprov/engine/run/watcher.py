@@ -7,7 +7,6 @@ import select
 from collections.abc import Iterable
 from contextlib import suppress
 
-from vsprov.errors import FailedError
 from vsprov.kernel import inotify
 
 _HOME = inotify.IN_ATTRIB | inotify.IN_CREATE | inotify.IN_DELETE_SELF
@@ -36,11 +35,8 @@ class Watcher:
             self._poll.register(self._queue, select.EPOLLIN)
         files = (f"{home}/cgroup.events", f"{home}/payload/cgroup.events")
         for path, mask in ((home, _HOME), *((file, inotify.IN_MODIFY) for file in files)):
-            try:
-                descriptor = inotify.watch(self._queue, path, mask)
-            except FailedError:
-                if os.path.exists(path):  # else it has just been removed, as whoever waits is going to see
-                    raise
+            descriptor = inotify.watch_if_present(self._queue, path, mask)
+            if descriptor is None:  # it has just been removed, as whoever waits is going to see
                 continue
             self._keys.setdefault(descriptor, set()).add(key)
             self._descriptors.setdefault(key, set()).add(descriptor)

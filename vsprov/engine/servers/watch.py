@@ -15,7 +15,6 @@ from typing import Literal
 
 from vsprov.engine.look import machine, observe
 from vsprov.engine.run import lock
-from vsprov.errors import FailedError
 from vsprov.kernel import cgroup, inotify
 from vsprov.kernel.inotify import (
     IN_ATTRIB,
@@ -166,13 +165,10 @@ class ServerWatch:
 
     def _add(self, path: str, mask: int, watched: _Watched) -> bool:
         """Watch a file or directory; False if it does not exist. A second watch on it is the same watch."""
-        try:
-            self._watched[inotify.watch(self._queue, path, mask)] = watched
-        except FailedError:
-            if os.path.exists(path):
-                raise
-            return False
-        return True
+        descriptor = inotify.watch_if_present(self._queue, path, mask)
+        if descriptor is not None:
+            self._watched[descriptor] = watched
+        return descriptor is not None
 
     def _find_holder(self) -> bool:
         """Whether another command holds the lock. Its release truncates the file, which is watched first."""
