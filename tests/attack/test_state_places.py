@@ -148,6 +148,23 @@ def test_a_state_directory_opened_to_others_is_planned_and_closed(lab: Lab, name
     assert lab.is_settled(image(), server("a"))
 
 
+def test_a_root_with_files_of_others_keeps_its_mode_and_them_and_nothing_else_is_left(lab: Lab) -> None:
+    root, shared = lab.vsprov.root, (image(), server("a"))
+    root.mkdir()
+    root.chmod(0o1777)
+    (root / "diary").write_text("precious")
+    said = lab.refused(*shared)
+    assert f"{root}: other users may write to it (mode 1777), and it contains 'diary'" in said
+    assert f"choose another --root, such as {root}/vsprov" in said
+    assert root.stat().st_mode & 0o7777 == 0o1777 and os.listdir(root) == ["diary"]
+    root.chmod(0o755)
+    lab.converge(*shared)
+    lab.vsprov("destroy", "--all", "-y")
+    assert os.listdir(root) == ["diary"] and not lab.vsprov.run.exists()
+    (root / "diary").unlink()
+    root.rmdir()
+
+
 @pytest.mark.parametrize("name", ["", "servers"])
 def test_a_state_directory_of_another_user_is_refused(lab: Lab, name: str) -> None:
     lab.converge(image(), server("a"))

@@ -138,7 +138,7 @@ def withdraw(instance: Instance) -> None:
         return
     if not os.path.isdir(cgroup.find().directory("", instance.name)):
         servers.tidy(instance)
-        if not os.path.isdir(instance.root):
+        if not any(map(os.path.lexists, instance.folders)):  # the root may be a mount point
             for program in (keeper.KEEPER, keeper.TERMINALS):
                 with suppress(FileNotFoundError):
                     os.unlink(keeper.address(instance, program))

@@ -44,9 +44,12 @@ class UnsafeFolder:
     path: str
     message: str
     mode: int | None = None
+    is_shared: bool = False  # others have files in it, whom another mode would lock out
 
     @property
     def hint(self) -> str:
+        if self.is_shared:
+            return f"choose another --root, such as {self.path}/vsprov"
         if self.mode is not None:
             return f"vsprov apply restricts it to root; check whether others have changed {self.path}"
         return f"restore {self.path} as a directory of root, or choose another --root"
@@ -64,7 +67,7 @@ def unsafe_folders(instance: Instance) -> list[UnsafeFolder]:
     except OSError as error:
         raise durable.failed(root, "open", error) from error
     try:
-        found = list(_check(root, os.fstat(fd), is_root=True))
+        found = [_unless_shared(one, fd, instance) for one in _check(root, os.fstat(fd), is_root=True)]
         if found and found[0].mode is None:
             return found
         for folder in instance.folders:
@@ -88,6 +91,18 @@ def _check(path: str, status: os.stat_result, *, is_root: bool) -> Iterator[Unsa
         yield UnsafeFolder(path, f"other users may write to it (mode {mode:04o})", 0o700)
     elif mode & 0o055 and not is_root:
         yield UnsafeFolder(path, f"other users may enter it (mode {mode:04o})", 0o700)
+
+
+def _unless_shared(root: UnsafeFolder, fd: int, instance: Instance) -> UnsafeFolder:
+    """What is wrong with the state root, which must not be restricted if it is, for example, /tmp."""
+    if root.mode is None:
+        return root
+    ours = {os.path.basename(folder) for folder in instance.folders}
+    other = next((name for name in sorted(os.listdir(f"/proc/self/fd/{fd}")) if name not in ours), None)
+    if other is None:
+        return root
+    message = f"{root.message}, and it contains {other!r}, which is not of vsprov"
+    return UnsafeFolder(root.path, message, is_shared=True)
 
 
 def restrict_to_root(instance: Instance) -> list[UnsafeFolder]:
