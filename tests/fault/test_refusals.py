@@ -173,8 +173,9 @@ def test_a_read_only_state_root_can_be_planned_on_but_not_applied_to(
     small_lab: Lab, small_disk: Path
 ) -> None:
     asleep = server("a", state="Stopped")
-    small_lab.converge(image(), asleep)
-    changed = (image(), server("a", labels={"new": "label"}), server("b"))
+    small_lab.converge(image(), asleep, server("runs"))
+    init = small_lab.init("runs")
+    changed = (image(), server("a", labels={"new": "label"}), server("b"), server("runs"))
     subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
     try:
         assert small_lab.plan(*changed)["summary"]["add"] == 1
@@ -182,6 +183,9 @@ def test_a_read_only_state_root_can_be_planned_on_but_not_applied_to(
         assert "Read-only file system" in said
         assert small_lab.processes("a") == []
         assert not small_lab.group("b").exists()
+        restarted = small_lab.vsprov("restart", "runs", check=False)
+        assert restarted.returncode == 1 and "restart: Read-only file system" in restarted.stderr
+        assert small_lab.init("runs") == init
     finally:
         subprocess.run(["mount", "-o", "remount,bind,rw", str(small_disk)], check=True)
     small_lab.converge(*changed)

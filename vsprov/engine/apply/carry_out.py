@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable
@@ -16,7 +17,7 @@ from vsprov.errors import FailedError, StepError, VsprovError
 from vsprov.plan.compare import applied
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import KillUnstarted, Spawn, Step, Stop, WriteApplied
-from vsprov.store.disk.durable import is_full
+from vsprov.store.disk import durable
 
 FAIL_AFTER = "VSPROV_FAIL_AFTER"  # for tests: SIGKILL to itself after this number of steps
 
@@ -74,6 +75,7 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
     report.started(change)
     finished: list[Step] = []
     try:
+        _refuse_restart_without_disk(context, change)
         for step in change.steps:
             try:
                 yield from execute.do(context, step)
@@ -97,12 +99,20 @@ def perform_change(context: ApplyContext, change: Change, report: Report, budget
         raise StepError(message, hint=error.hint) from error
 
 
+def _refuse_restart_without_disk(context: ApplyContext, change: Change) -> None:
+    """Raise before a server is stopped that could not start again, because nothing can be written for it."""
+    stops, starts = (any(isinstance(step, kind) for step in change.steps) for kind in (Stop, Spawn))
+    folder = context.instance.servers
+    if stops and starts and os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise durable.failed(folder, "restart", OSError(errno.EROFS, os.strerror(errno.EROFS)))
+
+
 def is_postponed(change: Change, step: Step, error: FailedError) -> bool:
     """Whether a change goes on although its record cannot be written because the disk is full.
 
     A change of limits is what may help then. The mark on the home group records it until the next apply.
     """
-    full = is_full(error)
+    full = durable.is_full(error)
     live = change.cost == "live" and not any(isinstance(each, Stop | Spawn) for each in change.steps)
     return full and live and isinstance(step, WriteApplied) and applied.is_whole(step.applied)
 
