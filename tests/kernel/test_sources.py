@@ -97,6 +97,18 @@ def test_an_archive_that_is_refused_half_way_leaves_nothing(
     assert said.startswith(("image.tar: '", "image.tar: unpack: 'd/e'"))
 
 
+def test_an_archive_of_an_image_is_no_root_file_system(store: Store) -> None:
+    """Neither that of `docker save` and `podman save`, old and new, nor an OCI layout."""
+    layer = f"{'0a' * 32}/layer.tar"
+    old = (member("manifest.json", b"[]"), member("repositories", b"{}"), member(layer, b"x"))
+    new = (member("manifest.json", b"[]"), member("oci-layout", b"{}"), member("blobs/sha256/0a", b"x"))
+    for members in (old, new, (member("index.json", b"{}"), *new[1:])):
+        said = store.refusal(packed(*members))
+        assert said == "image.tar: an archive of an image, not of a root file system"
+    path = archive(store.folder / "image.tar", *old, member("app", b"x"))
+    store.imported(tar(path))
+
+
 def test_an_archive_with_another_digest_than_the_manifest_means_is_refused_before_it_is_opened(
     store: Store,
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 from vsprov.errors import ImageError
 from vsprov.model.kinds.image import Image
 from vsprov.store.images import Contents, ImageRecord
@@ -10,6 +13,9 @@ from vsprov.store.layers import unpacking
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
+
+# What archives of docker save, podman save and skopeo copy have at their top.
+_OF_IMAGE_ARCHIVES = re.compile(r"blobs|oci-layout|repositories|[^/]*\.json|[0-9a-f]{64}(\.tar)?")
 
 
 def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:
@@ -37,7 +43,20 @@ def fetch(batch: Batch, image: Image, resolved: Resolved) -> Contents:
             raise ImageError(
                 f"{path}: changed after it was checked", hint="try again when nothing writes to it"
             )
+        if _is_image_archive(into):
+            raise ImageError(
+                f"{path}: an archive of an image, not of a root file system",
+                hint="use source: {oci: {archive: …}}",
+            )
         batch.note(done.note)
 
     batch.make(resolved.digest, fill)
     return Contents((resolved.digest,))
+
+
+def _is_image_archive(folder: str) -> bool:
+    """Whether what was unpacked is an image as `docker save` writes it, and nothing else."""
+    names = os.listdir(folder)
+    return not {"manifest.json", "oci-layout"}.isdisjoint(names) and all(
+        map(_OF_IMAGE_ARCHIVES.fullmatch, names)
+    )
