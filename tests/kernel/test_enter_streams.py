@@ -15,6 +15,7 @@ from tests.instance import CHECKOUT
 from tests.kernel.guests import SECONDS
 from tests.kernel.houses import House, join
 from tests.kernel.test_enter import arrived
+from tests.lab import wait_until
 
 FLOOD = 3_000_000  # bytes, more than any pipe holds
 
@@ -124,21 +125,13 @@ def test_a_reader_that_pauses_holds_up_no_other_stream(house: House) -> None:
 
 def test_output_is_delivered_although_the_command_has_ended(house: House) -> None:
     """What is in the pipe when the command ends, also to a reader slower than any deadline."""
-    script = "head -c 1000000 /dev/zero"
-    with begin(house, script, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as client:
-        arrived_or_ended(house)
-        assert client.stdout and len(client.stdout.read()) == 1_000_000
+    script, piped = "head -c 1000000 /dev/zero; echo ended >&2", subprocess.PIPE
+    with begin(house, script, stdin=subprocess.DEVNULL, stdout=piped, stderr=piped) as client:
+        assert client.stdout and client.stderr and client.stderr.readline() == "ended\n"
+        events = house.workshop.group(1) / "exec/cgroup.events"
+        wait_until(lambda: "populated 0" in events.read_text())
+        assert len(client.stdout.read()) == 1_000_000
         assert client.wait(SECONDS) == 0
-
-
-def arrived_or_ended(house: House) -> None:
-    """Wait until the guest's group for commands has been used and is empty."""
-    events = house.workshop.group(1) / "exec/cgroup.events"
-    for wanted in ("populated 1", "populated 0"):
-        for _ in range(int(SECONDS * 100)):
-            if wanted in events.read_text():
-                break
-            threading.Event().wait(0.01)
 
 
 def test_what_stays_behind_does_not_hold_the_caller(house: House) -> None:

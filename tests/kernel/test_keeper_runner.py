@@ -96,6 +96,13 @@ def test_the_next_one_has_its_own_time_and_removes_the_problem(make: Callable[[s
     assert not loop.runner.late and loop.runner.problem == ""
 
 
+def test_a_lock_that_another_command_holds_is_no_problem(make: Callable[[str], Loop]) -> None:
+    loop = make("echo 'vsprov: x: locked by another command' >&2; exit 75")
+    assert loop.run() == [75] and loop.runner.problem == ""
+    loop.runner.command[-1] = "echo 'vsprov: x: broken' >&2; exit 1"
+    assert loop.run() == [75, 1] and loop.runner.problem == "x: broken"
+
+
 def test_one_that_has_announced_that_it_takes_longer_is_left_alone(make: Callable[[str], Loop]) -> None:
     loop = make("exec sleep 1000")
     loop.runner.request()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-FAILED, NOT_RUN = 1, 127
+FAILED, LOCKED, NOT_RUN = 1, 75, 127  # exit codes; LOCKED: another command held the lock for too long
 SECONDS_AGAIN = 1.0  # until the next try if it could not be started
 LONGEST = 600.0  # seconds until it is ended, beyond what it announces with `Allow`
 SECONDS_TO_END = 30.0  # after SIGTERM
@@ -103,6 +103,8 @@ class Runner:
         self.loop.timers.cancel(self)
         if self.late:
             self.problem = self.problem.partition(";")[0]
+        elif code == LOCKED:
+            self.problem = ""  # it is tried again: a command that takes long is not a problem
         else:
             self.problem = _last_line(said) or f"keeper act: ended with {code}" if code else ""
         os.close(said)

@@ -10,8 +10,9 @@ import os
 from errno import ENODATA, ENODEV, ENOENT, ESRCH
 
 from ..kept import Kept
+from ..runner import LOCKED
 from ..timers import uptime
-from .restarts import LOCKED, SECONDS_LOCKED, is_marked
+from .restarts import SECONDS_LOCKED, is_marked
 from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process

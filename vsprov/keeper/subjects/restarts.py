@@ -25,7 +25,7 @@ from time import time
 
 from ..kept import Kept
 from ..protocol import DUE, GAVE_UP
-from ..runner import NOT_RUN
+from ..runner import LOCKED, NOT_RUN
 from ..timers import uptime
 from .subject import Subject
 
@@ -41,7 +41,7 @@ WAITS, ERROR = "trusted.vsprov.restart-waits", "trusted.vsprov.restart-error"  #
 NOBODY = (0, 0)  # instead of the pid and start of an init
 EXIT, REBOOT, UNHEALTHY = "exit", "reboot", "unhealthy"
 SHORTEST = 0.1  # seconds between an end and another restart than the first
-LOCKED, SECONDS_LOCKED = 75, 1.0  # exit code of a command that did not get the lock; until the next try
+SECONDS_LOCKED = 1.0  # until the next try when another command held the lock
 MOST_DOUBLINGS = 40
 MOST_TIMES = 4000  # in a mark: an extended attribute has at most 64 KiB
 TICKS = os.sysconf("SC_CLK_TCK")

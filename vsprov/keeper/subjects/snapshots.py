@@ -13,9 +13,9 @@ from errno import ENODATA, ENOENT
 from time import time
 
 from ..kept import Kept
-from ..runner import NOT_RUN
+from ..runner import LOCKED, NOT_RUN
 from ..timers import uptime
-from .restarts import LOCKED, SECONDS_LOCKED
+from .restarts import SECONDS_LOCKED
 from .subject import Subject
 
 TYPE_CHECKING = False  # typing would add a megabyte to the process
