@@ -44,6 +44,21 @@ def test_servers_of_a_changed_image_restart_one_by_one_and_stop_with_the_first_t
     is_whole(lab)
 
 
+def test_an_image_whose_source_changes_during_the_apply_is_updated_by_the_next_one(
+    lab: Lab, tmp_path: Path
+) -> None:
+    tree = busybox_image(tmp_path / "tree")
+    hooks = {"postStart": [{"exec": ["touch", str(tree / "srv/later")]}]}
+    documents = [
+        image("box", directory=str(tree)),
+        server("a", "/bin/sleep", "1000", image="box", hooks=hooks),
+    ]
+    lab.apply(*documents)
+    assert lab.run("a", "/bin/ls", "/srv").stdout == ""
+    lab.converge(*documents)
+    assert lab.run("a", "/bin/ls", "/srv").stdout == "later\n"
+
+
 def test_an_image_that_changes_while_its_server_runs_keeps_the_old_layers_until_it_moved(
     lab: Lab, box: Document
 ) -> None:

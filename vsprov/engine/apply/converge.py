@@ -87,13 +87,18 @@ class Outcome:
     unready: Mapping[str, str] = field(default_factory=dict)
 
 
-def propose(instance: Instance, wanted: Wanted, since: Since | None = None) -> Proposal:
+Sources = Mapping[str, Resolved]  # by name of the image
+
+
+def propose(
+    instance: Instance, wanted: Wanted, since: Since | None = None, known: Sources | None = None
+) -> Proposal:
     """The plan for the wanted state from the current one. Read-only.
 
-    With `since`, servers that have not been changed since then are not observed again.
+    Neither servers that have not been changed since `since` nor `known` sources of images are observed again.
     """
     now = situation.look(instance, wanted.objects, since)
-    resolved, unusable = imports.resolve(instance, wanted.objects, refresh=wanted.refresh)
+    resolved, unusable = imports.resolve(instance, wanted.objects, known or {}, refresh=wanted.refresh)
     digests = {name: image.digest for name, image in resolved.items()}
     for problem in unusable:  # reported as a problem; it should not appear as a change as well
         name = problem.subject.partition("/")[2]
@@ -256,7 +261,8 @@ def _touched(plan: Plan, observed: Observed) -> frozenset[str]:
 def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: float) -> Proposal | None:
     """The second plan, made while the started servers are watched for `seconds`. None without `again`.
 
-    If a server ends meanwhile, the plan is made again, because it may have missed the exit.
+    If a server ends meanwhile, the plan is made again, because it may have missed the exit. Sources of images
+    are not read again, like manifests: what changes in them meanwhile is for the next apply.
     """
     second = None
     while True:
@@ -264,7 +270,7 @@ def check(context: ApplyContext, again: Wanted | None, since: Since, seconds: fl
         settle.record(context)
         keeping.settle(context)
         if again:
-            second = propose(context.instance, again, since)
+            second = propose(context.instance, again, since, context.resolved)
         settle.watch(context, seconds)
         if settle.collect(context) == known:
             return second

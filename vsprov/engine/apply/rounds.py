@@ -43,7 +43,8 @@ def finish(
             proposal = rest.restrict(plan())
             outcome = converge.perform(instance, proposal, report, work=work, waits=rest.waits)
             if proposal.plan.empty:  # the last wait has ended: there was nothing to check by a second plan
-                second = converge.propose(instance, begun.proposal.wanted.again())
+                again = begun.proposal.wanted.again()
+                second = converge.propose(instance, again, known=begun.proposal.resolved)
                 outcome = replace(outcome, left=second.plan)
         rest.add(outcome)
     return rest.outcome()

@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    instance: Instance, objects: Iterable[Object], *, refresh: bool = False
+    instance: Instance, objects: Iterable[Object], known: Mapping[str, Resolved], *, refresh: bool = False
 ) -> tuple[dict[str, Resolved], list[Problem]]:
     """({image name: the current state of its source}, problems of the images that cannot be resolved).
 
-    An image that is built on another one is resolved after it, in any order of the manifest.
+    An image that is built on another one is resolved after it, in any order of the manifest. Those that are
+    `known` are not resolved again, unless only the import has shown their defaults for servers.
     """
     records = images.observe(instance)
     wanted = {one.name: one for one in objects if isinstance(one.spec, Image)}
-    found: dict[str, Resolved] = {}
+    found = {name: one for name, one in known.items() if name in wanted and one.config is not None}
     problems: list[Problem] = []
-    for one in _in_order(wanted):
+    for one in _in_order({name: one for name, one in wanted.items() if name not in found}):
         assert isinstance(one.spec, Image)
         try:
             found[one.name] = _resolve(instance, one.name, one.spec, records, found, refresh)
