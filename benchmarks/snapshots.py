@@ -33,15 +33,18 @@ SMALL, LARGE = 64 << 10, 32 * MIB  # bytes of a file
 SUMMARY = "{:44} {:8.3f} s"
 
 
-def main() -> None:
-    """Measure, and print a line for each figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=1024, help="MiB that the server has written")
+def options(text: str | None, size: int) -> argparse.Namespace:
+    """The command line of a benchmark that this text describes."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=size, help="MiB that the server has written")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", metavar="FILE", help="save the figures")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, and print a line for each figure."""
+    given = options(__doc__, size=1024)
     for program, package in (PROGRAMS["mkfs_btrfs"], PROGRAMS["mkfs_ext4"]):
         if not shutil.which(program):
             sys.exit(f"{program} is missing: apt-get install {package}")

@@ -11,7 +11,6 @@ time, which depends less on other load.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.snapshots import MIB, Stillness, write
+from benchmarks.snapshots import MIB, Stillness, options, write
 from tests.features import SERVERS
 from tests.instance import own_instance
 from tests.lab import Lab, image, server
@@ -32,13 +31,7 @@ SUMMARY = "{:44} {:8.3f} s {:8.3f} s CPU"
 
 def main() -> None:
     """Measure, and print a line for each figure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=512, help="MiB that the server has written")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", metavar="FILE", help="save the figures")
-    given = parser.parse_args()
+    given = options(__doc__, size=512)
     if not shutil.which("zstd"):
         sys.exit("zstd is missing: apt-get install zstd")
     with tempfile.TemporaryDirectory(prefix="vt-", dir=SERVERS) as folder, own_instance() as instance:

@@ -11,6 +11,7 @@ import pytest
 from tests import quotas
 from tests.features import requires
 from tests.lab import Document, Lab, image, pool, server
+from vsprov.kernel import paths
 from vsprov.kernel.storage import quota
 from vsprov.store.space import project
 
@@ -104,7 +105,7 @@ def test_what_was_changed_by_hand_is_repaired(quota_lab: Lab) -> None:
     lab.shell("a", "echo kept >/written")
     upper = lab.directory("a") / "upper"
     number = number_of(upper)
-    with project._opened(str(upper)) as fd:
+    with paths.opened(upper) as fd:
         quota.set_limits(fd, number, 999 * MI, 7000)
         assert lab.differences(*documents) == {
             "Quota/team /spec/disk/space": (999 * MI, 64 * MI, "live"),
@@ -123,5 +124,5 @@ def test_what_was_changed_by_hand_is_repaired(quota_lab: Lab) -> None:
 
 
 def number_of(path: Path) -> int:
-    with project._opened(str(path)) as fd:
+    with paths.opened(path) as fd:
         return quota.project_of(fd)

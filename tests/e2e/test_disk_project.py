@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.features import requires
 from tests.lab import Document, Lab, image, server
+from vsprov.kernel import paths
 from vsprov.kernel.storage import quota
 
 pytestmark = pytest.mark.vm_subset
@@ -23,18 +20,9 @@ MI = 1 << 20
 def quotas(lab: Lab) -> Lab:
     """A lab whose state root has project quotas."""
     requires("project_quota")
-    with opened(lab.vsprov.folder) as fd:
+    with paths.opened(lab.vsprov.folder) as fd:
         assert quota.is_enforced(fd)
     return lab
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    fd = quota.open_folder(str(path))
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def limited(name: str = "a", **disk: Any) -> Document:
@@ -43,7 +31,7 @@ def limited(name: str = "a", **disk: Any) -> Document:
 
 def limits(lab: Lab, name: str = "a") -> quota.Quota:
     """What the kernel enforces for the project of a server."""
-    with opened(lab.directory(name) / "upper") as fd:
+    with paths.opened(lab.directory(name) / "upper") as fd:
         return quota.get(fd, quota.project_of(fd))
 
 
@@ -84,7 +72,7 @@ def test_a_quota_or_project_that_was_changed_by_hand_is_repaired_and_goes_with_t
 ) -> None:
     documents = (image(), limited())
     quotas.converge(*documents)
-    with opened(quotas.directory("a") / "upper") as fd:
+    with paths.opened(quotas.directory("a") / "upper") as fd:
         project = quota.project_of(fd)
         quota.set_limits(fd, project, 999 * MI, 7000)
         assert quotas.differences(*documents) == {
@@ -97,7 +85,7 @@ def test_a_quota_or_project_that_was_changed_by_hand_is_repaired_and_goes_with_t
         quotas.converge(*documents)
         assert quota.project_of(fd) == project
     quotas.vsprov("destroy", "--all", "-y")
-    with opened(quotas.vsprov.folder) as fd:
+    with paths.opened(quotas.vsprov.folder) as fd:
         try:
             left = quota.get(fd, project)
         except OSError:
@@ -119,12 +107,12 @@ for path in ("/", "/own"):
 """
     quotas.run("a", "python3", "-c", script)
     for path in ("upper", "upper/own"):
-        with opened(quotas.directory("a") / path) as fd:
+        with paths.opened(quotas.directory("a") / path) as fd:
             assert quota.project_of(fd) == limits_project(quotas)
 
 
 def limits_project(lab: Lab) -> int:
-    with opened(lab.directory("a") / "work") as fd:
+    with paths.opened(lab.directory("a") / "work") as fd:
         return quota.project_of(fd)
 
 
@@ -139,7 +127,7 @@ def test_files_move_into_a_project_and_out_of_it(quotas: Lab) -> None:
     project = limits_project(quotas)
     quotas.converge(image(), limited(backend="image"))
     assert quotas.shell("a", look) == "kept\n2\n"
-    with opened(quotas.vsprov.folder) as fd:
+    with paths.opened(quotas.vsprov.folder) as fd:
         try:
             left = quota.get(fd, project)
         except OSError:

@@ -84,3 +84,17 @@ def listed(lab: Lab) -> list[str]:
     items = json.loads(lab.vsprov("snapshot", "ls", "-o", "json").stdout)["items"]
     assert all(each["problem"] is None for each in items)
     return [each["name"] for each in items]
+
+
+def interrupted(lab: Lab, *words: str) -> tuple[int, bytes]:
+    """Interrupt a command as soon as it has frozen web1; its exit code, and what it wrote to stderr."""
+    lab.shell("web1", "cd /srv; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo > f$i; done")
+    environment = lab.vsprov.environment
+    with subprocess.Popen(
+        lab.vsprov.command(*words), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as running:
+        lab.wait_until(lambda: not thawed(lab) or running.poll() is not None)
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        said = running.stderr.read()
+    return running.returncode, said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from tests.e2e.builds import is_whole, top
 from tests.effort import worth_trying
 from tests.fault.faults import KILLED
+from tests.fault.killing import interrupted
 from tests.fault.test_snapshots import MIB, calls, run, thawed
 from tests.kernel.layers import disk, mounted
 from tests.lab import Lab, image, server, wait_until
@@ -63,17 +62,9 @@ def test_a_commit_that_is_killed_leaves_the_old_image_or_the_new_one(written: La
 
 
 def test_an_interrupted_commit_thaws_the_server_and_leaves_nothing(written: Lab) -> None:
-    written.shell("web1", "cd /srv; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo > f$i; done")
-    command = written.vsprov.command("commit", "web1", "saved")
-    with subprocess.Popen(
-        command, env=written.vsprov.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as running:
-        wait_until(lambda: not thawed(written) or running.poll() is not None)
-        running.send_signal(signal.SIGINT)
-        assert running.stderr is not None
-        said = running.stderr.read()
+    code, said = interrupted(written, "commit", "web1", "saved")
     assert thawed(written)
-    assert (running.returncode, bool(saved(written))) in ((130, False), (0, True)), said
+    assert (code, bool(saved(written))) in ((130, False), (0, True)), said
     is_whole(written)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.effort import worth_trying
 from tests.fault.faults import KILLED
-from tests.fault.killing import calls, leftovers, listed, run, thawed
+from tests.fault.killing import calls, interrupted, leftovers, listed, run, thawed
 from tests.kernel.layers import disk, mounted
 from tests.lab import Lab, image, server, wait_until
 from vsprov.engine.apply.report import Silent
@@ -99,17 +97,9 @@ def test_without_room_for_a_snapshot_the_server_runs_on_and_nothing_is_left(lab:
 
 
 def test_an_interrupted_snapshot_thaws_the_server(written: Lab) -> None:
-    written.shell("web1", "cd /srv; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo > f$i; done")
-    command = written.vsprov.command("snapshot", "create", "web1", "new")
-    with subprocess.Popen(
-        command, env=written.vsprov.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as running:
-        wait_until(lambda: not thawed(written) or running.poll() is not None)
-        running.send_signal(signal.SIGINT)
-        assert running.stderr is not None
-        said = running.stderr.read()
+    code, said = interrupted(written, "snapshot", "create", "web1", "new")
     assert thawed(written)
-    assert (running.returncode, listed(written)) in ((130, []), (0, ["new"])), said
+    assert (code, listed(written)) in ((130, []), (0, ["new"])), said
     assert leftovers(written) == []
 
 

@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vsprov.kernel import syscall
@@ -23,6 +25,16 @@ _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ANYONE = -1
 _FIRST_SUBORDINATE_ID = 65536  # ids of the host's own users are lower, those of servers are not
 _MOST_LINKS = 40  # as in the kernel; path_resolution(7)
+
+
+@contextmanager
+def opened(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """A descriptor of a directory, not of what a symbolic link in its place leads to, during the block."""
+    fd = os.open(folder, FOLDER)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def open_beneath(top: int, path: str, flags: int) -> int:

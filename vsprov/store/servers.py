@@ -326,15 +326,9 @@ def rename(instance: Instance, old: str, new: str) -> None:
 
     ConflictError if something else has that name.
     """
-    path, target = _ours(instance, old), folders.place(instance.servers, new)
+    path = _ours(instance, old)
     durable.refuse_mounts(path)
-    try:
-        durable.rename_new(path, target)
-        durable.flush_folder(instance.servers)
-    except FileExistsError as error:
-        raise ConflictError(f"Server/{new}: rename {path}: something else already exists there") from error
-    except OSError as error:
-        raise durable.failed(path, f"rename it to {new}", error) from error
+    folders.rename(path, new, "Server")
 
 
 def remove(instance: Instance, name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 from dataclasses import dataclass
 from struct import pack, unpack, unpack_from
 
@@ -82,8 +81,3 @@ def set_project(fd: int, project: int) -> None:
     flags, extent, extents, _, copies, rest = unpack(_ATTRIBUTES, fcntl.ioctl(fd, _GET_ATTRIBUTES, bytes(28)))
     flags = flags | _INHERIT if project else flags & ~_INHERIT
     fcntl.ioctl(fd, _SET_ATTRIBUTES, pack(_ATTRIBUTES, flags, extent, extents, project, copies, rest))
-
-
-def open_folder(path: str) -> int:
-    """A directory, open for these functions."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

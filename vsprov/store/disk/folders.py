@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vsprov.errors import FailedError, NotPermittedError, reason
+from vsprov.errors import ConflictError, FailedError, NotPermittedError, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, walk_host
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.store.disk import durable
@@ -32,6 +32,21 @@ def place(folder: str, name: str, suffix: str = "") -> str:
     if not re.fullmatch(NAME_PATTERN, name):
         raise FailedError(f"{folder}: {name!r} is not a valid name")
     return f"{folder}/{name}{suffix}"
+
+
+def rename(path: str, new: str, kind: str) -> None:
+    """Give the directory of an object of this kind another name, atomically, and safe from power failure.
+
+    ConflictError if something else has that name.
+    """
+    folder = os.path.dirname(path)
+    try:
+        durable.rename_new(path, place(folder, new))
+        durable.flush_folder(folder)
+    except FileExistsError as error:
+        raise ConflictError(f"{kind}/{new}: rename {path}: something else already exists there") from error
+    except OSError as error:
+        raise durable.failed(path, f"rename it to {new}", error) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def unpack(
     # Not subprocess.DEVNULL: where no descriptor is left for it, Python before 3.11.4 forgets to close the
     # pipe that it has made (CPython issue 87474).
     with open(os.devnull, "wb") as nowhere, subprocess.Popen(
-        [sys.executable, *flags, PROGRAM, json.dumps(job)],
+        [sys.executable, *flags, PROGRAM, "worker", json.dumps(job)],
         stdin=archive, stdout=subprocess.PIPE, stderr=nowhere, cwd="/", bufsize=0,
     ) as child:  # fmt: skip
         assert child.stdout is not None

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -58,7 +56,7 @@ def observe(instance: Instance) -> dict[str, SeenDisk]:
 
 def _observe(instance: Instance, group: Group) -> SeenDisk:
     number = (group.number,)
-    with _opened(instance.pools) as fd:
+    with paths.opened(instance.pools) as fd:
         if group.backend == PROJECT:
             has = quota.find(fd, group.number)
             used = (has.used, has.used_inodes, has.inodes)
@@ -75,7 +73,7 @@ def limit(instance: Instance, name: str, owner: Owner, backend: str, space: int,
         found = None
     path = f"{instance.pools}/{name}{DISK_OF_POOL}"
     try:
-        with _opened(instance.pools) as fd:
+        with paths.opened(instance.pools) as fd:
             number = found.number if found else _choose(fd, instance, name, backend)
             if not found:
                 written = sealed.seal({"backend": backend, "number": number})
@@ -110,7 +108,7 @@ def release(instance: Instance, name: str) -> None:
         if found and found.backend == PROJECT:
             project.release(instance.pools, found.number)
         elif found:
-            with _opened(instance.pools) as fd:
+            with paths.opened(instance.pools) as fd:
                 _remove_group(fd, btrfs.above(found.number))
         ownership.refuse_foreign(path, instance.name, f"Quota/{name}")
         os.unlink(path)
@@ -130,12 +128,3 @@ def _remove_group(fd: int, group: int) -> None:
     btrfs.remove_group(fd, group)
     if any(unknown):
         btrfs.count_again(fd)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, paths.FOLDER)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

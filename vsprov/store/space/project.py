@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from vsprov.errors import reason
 from vsprov.kernel import overlay, paths
@@ -35,7 +34,7 @@ def lack(root: str) -> str:
     """Why the file system of the state root has no project quotas; "" if it does."""
     folder = os.path.realpath(paths.existing(root))
     try:
-        with _opened(folder) as fd:
+        with paths.opened(folder) as fd:
             if quota.is_enforced(fd):
                 return ""
     except OSError as error:
@@ -57,7 +56,7 @@ def observe(folder: str, part: str = UPPER) -> SeenDisk | None:
         return SeenDisk(PROJECT, 0, None, 0, None, None, attached=True, pools=both)
     if not project:
         return None
-    with _opened(folder) as fd:
+    with paths.opened(folder) as fd:
         # As long as work/ belongs to another one, which an exchange that was interrupted leaves, it needs to
         # be limited anew.
         found = quota.find(fd, project) if of_work == project else quota.Quota(0, 0)
@@ -76,7 +75,7 @@ def observe(folder: str, part: str = UPPER) -> SeenDisk | None:
 def limit(folder: str, project: int, space: int, inodes: int | None, parts: Iterable[str] = PARTS) -> None:
     """Limit what a server writes, from now on or otherwise than before; 0 and None for no limit."""
     try:
-        with _opened(folder) as fd:
+        with paths.opened(folder) as fd:
             quota.set_limits(fd, project, space, inodes or 0)
     except OSError as error:
         raise durable.failed(folder, "set the project quota", error) from error
@@ -87,7 +86,7 @@ def join(folder: str, project: int, parts: Iterable[str] = PARTS) -> None:
     """Have what a server writes belong to a project from now on."""
     try:
         for name in parts:
-            with _opened(f"{folder}/{name}") as fd:
+            with paths.opened(f"{folder}/{name}") as fd:
                 if quota.project_of(fd) != project:
                     quota.set_project(fd, project)
     except OSError as error:
@@ -99,7 +98,7 @@ def begin(other: str, project: int, space: int, inodes: int | None) -> None:
     to it.
     """
     try:
-        with _opened(other) as fd:
+        with paths.opened(other) as fd:
             if not is_of_pool(project):
                 quota.set_limits(fd, project, space, inodes or 0)
             quota.set_project(fd, project)
@@ -113,7 +112,7 @@ def leave(other: str) -> None:
     A directory that inherits a project takes in only what belongs to it; rename(2), EXDEV.
     """
     try:
-        with _opened(other) as fd:
+        with paths.opened(other) as fd:
             if quota.project_of(fd):
                 quota.set_project(fd, 0)
     except OSError as error:
@@ -123,7 +122,7 @@ def leave(other: str) -> None:
 def find(folder: str, part: str = UPPER) -> int:
     """The project of a server or a volume; 0 if it has none, or has lost that part."""
     try:
-        with _opened(f"{folder}/{part}") as fd:
+        with paths.opened(f"{folder}/{part}") as fd:
             return quota.project_of(fd)
     except OSError as error:
         if error.errno in _NO_FOLDER:
@@ -134,7 +133,7 @@ def find(folder: str, part: str = UPPER) -> int:
 def free(folder: str) -> int:
     """A project that nobody has, for what has no range of ids. It is odd, so it never is that of a server."""
     try:
-        with _opened(folder) as fd:
+        with paths.opened(folder) as fd:
             project = os.fstat(fd).st_ino & _MOST | 1
             while quota.find(fd, project) != quota.Quota(0, 0):
                 project = (project + 2) & _MOST
@@ -173,17 +172,8 @@ def release_own(servers: str, project: int) -> None:
 def release(servers: str, project: int) -> None:
     """Remove the limits of a project whose server, volume or pool was removed."""
     try:
-        with _opened(servers) as fd:
+        with paths.opened(servers) as fd:
             quota.set_limits(fd, project, 0, 0)
     except OSError as error:
         if error.errno != errno.ESRCH:  # mounted without quotas meanwhile
             raise durable.failed(servers, "remove the project quota", error) from error
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = quota.open_folder(path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

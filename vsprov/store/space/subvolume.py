@@ -39,7 +39,7 @@ def lack(root: str) -> str:
     """Why the file system of the state root has no quota groups; "" if it does."""
     folder = os.path.realpath(paths.existing(root))
     try:
-        with _opened(folder) as fd:
+        with paths.opened(folder) as fd:
             groups = btrfs.groups(fd)
     except OSError as error:
         return f"{folder}: {reason(error)}"
@@ -53,7 +53,7 @@ def lack(root: str) -> str:
 def doubt(root: str) -> str:
     """Why the figures of quota groups may be wrong; "" if they are not."""
     folder = os.path.realpath(paths.existing(root))
-    with _opened(folder) as fd:
+    with paths.opened(folder) as fd:
         groups = btrfs.groups(fd)
     if groups and btrfs.is_inconsistent(groups):
         return f"what is used is unknown until btrfs has counted it (btrfs quota rescan -w {folder})"
@@ -62,7 +62,7 @@ def doubt(root: str) -> str:
 
 def observe_volume(data: str) -> SeenDisk | None:
     """What limits the volume with this directory of files; None if that is no subvolume, or has no limit."""
-    with _opened(data) as fd:
+    with paths.opened(data) as fd:
         if not btrfs.is_subvolume(fd):
             return None
     found = _observe(data)
@@ -71,7 +71,7 @@ def observe_volume(data: str) -> SeenDisk | None:
 
 def make_volume(data: str, size: int) -> None:
     """Create the directory with the files of a volume as a subvolume of a limited size."""
-    with _opened(os.path.dirname(data)) as fd:
+    with paths.opened(os.path.dirname(data)) as fd:
         btrfs.create(fd, os.path.basename(data))
     limit_at(data, size)
 
@@ -79,7 +79,7 @@ def make_volume(data: str, size: int) -> None:
 def limit_volume(data: str, size: int) -> None:
     """Limit a volume whose files are in a subvolume to `size` bytes, 0 for no limit."""
     try:
-        with _opened(data) as fd:
+        with paths.opened(data) as fd:
             if not btrfs.is_subvolume(fd):  # its group would be that of the whole state root
                 raise FailedError(f"{data}: is not a subvolume of btrfs")
         limit_at(data, size)
@@ -94,7 +94,7 @@ def observe(folder: str) -> SeenDisk:
 
 def _observe(disk: str) -> SeenDisk:
     try:
-        with _opened(disk) as fd:
+        with paths.opened(disk) as fd:
             if not btrfs.is_subvolume(fd):
                 return SeenDisk(QGROUP, 0, problem=f"{disk}: is not a subvolume of btrfs")
             own = btrfs.subvolume(fd)
@@ -118,7 +118,7 @@ def make(folder: str, base: int, size: int, pools: Iterable[int] = ()) -> None:
     new = durable.temporary(disk)
     try:
         durable.remove_tree(new)
-        with _opened(folder) as fd:
+        with paths.opened(folder) as fd:
             btrfs.create(fd, os.path.basename(new))
         try:
             os.chmod(new, 0o700)
@@ -209,7 +209,7 @@ def limit_at(disk: str, size: int) -> None:
 def limit_of(folder: str) -> tuple[int, tuple[int, ...]]:
     """(the limit of a server, 0 for none, the numbers of the quota groups of pools that it is in)."""
     try:
-        with _opened(path(folder)) as fd:
+        with paths.opened(path(folder)) as fd:
             own = btrfs.subvolume(fd)
             found, pools = btrfs.find(fd, own), _pools_of(fd, own)
     except OSError as error:
@@ -222,16 +222,7 @@ def _beside(disk: str) -> Iterator[tuple[int, int]]:
     """(the directory that a subvolume is in, open, the ID of the subvolume and of its group). What changes a
     group through a file of a subvolume that is full is refused as if it wrote to that.
     """
-    with _opened(disk) as fd:
+    with paths.opened(disk) as fd:
         own = btrfs.subvolume(fd)
-    with _opened(os.path.dirname(disk)) as fd:
+    with paths.opened(os.path.dirname(disk)) as fd:
         yield fd, own
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, paths.FOLDER)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -16,9 +16,8 @@ from vsprov.store.disk.tree import OPAQUE
 from vsprov.store.transfer import header as headers
 from vsprov.store.transfer.header import Header
 from vsprov.store.unpack.exported.layout import HEADER
-from vsprov.store.written.workers import program, worker
+from vsprov.store.written.workers import worker
 
-PROGRAM = program("exported")
 MOST_FILES = 20_000_000
 _INSIDE = syscall.RESOLVE_BENEATH | syscall.RESOLVE_NO_SYMLINKS | syscall.RESOLVE_NO_XDEV
 
@@ -39,7 +38,7 @@ def read(archive: int, into: str, label: str, most_bytes: int, accept: Accept, p
     found: Header | None = None
     opaque: list[str] = []
     done = 0
-    with worker(PROGRAM, label, {"target": into}, archive=archive) as messages:
+    with worker("exported", label, {"target": into}, archive=archive) as messages:
         for message in messages:
             if "header" in message:
                 text = message["header"].encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The worker that unpacks an archive: a stand-alone program, run as `python unpack/__main__.py JOB`.
+"""The worker that unpacks an archive: a stand-alone program, run as `python unpack/__main__.py worker JOB`.
 
 It imports the standard library, and zstandard for archives that need it, but nothing of vsprov.
 """

@@ -1,4 +1,7 @@
-"""Entry point of the stand-alone program. Its modules are imported as the package `unpack`."""
+"""Entry point of the stand-alone programs: `python unpack/__main__.py WORKER JOB`.
+
+WORKER is the module of one of them, such as `files.worker`; they are imported as the package `unpack`.
+"""
 
 import os
 import sys
@@ -7,10 +10,11 @@ HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main() -> None:
+    _, worker, job = sys.argv
     sys.path.append(HOME)
-    program = __import__("unpack.worker", fromlist=["main"])
+    program = __import__(f"unpack.{worker}", fromlist=["main"])
     sys.path.remove(HOME)
-    program.main()
+    program.main(job)
 
 
 if __name__ == "__main__":

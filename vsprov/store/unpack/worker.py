@@ -1,6 +1,6 @@
 """Unpacks a tar archive in a separate process that is confined to the directory it fills.
 
-Descriptor 0 is the archive, argv[1] the job (`Job` as JSON). It prints lines of JSON: {"read"}, the bytes of
+Descriptor 0 is the archive, JOB the `Job` as JSON. It prints lines of JSON: {"read"}, the bytes of
 the archive read so far; then {"sha256", "diff_id", "left_out", "left_out_count"}, {"needs_below"} or
 {"error", "hint"}.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any, NamedTuple
 
 from .confine import MEMORY, Mounts, confine
@@ -39,8 +38,8 @@ class Job(NamedTuple):
     limits: dict[str, int]
 
 
-def main() -> None:
-    job = Job(**json.loads(sys.argv[1]))
+def main(text: str) -> None:
+    job = Job(**json.loads(text))
     try:
         report(unpack(job))
     except NeedsBelow as error:

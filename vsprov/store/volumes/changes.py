@@ -154,14 +154,7 @@ def rename(instance: Instance, old: str, new: str) -> None:
 
     ConflictError if something else has that name.
     """
-    path, target = _ours(instance, old), folders.place(instance.volumes, new)
-    try:
-        durable.rename_new(path, target)
-        durable.flush_folder(instance.volumes)
-    except FileExistsError as error:
-        raise ConflictError(f"Volume/{new}: rename {path}: something else already exists there") from error
-    except OSError as error:
-        raise durable.failed(path, f"rename it to {new}", error) from error
+    folders.rename(_ours(instance, old), new, "Volume")
 
 
 def refuse_data(instance: Instance, name: str) -> None:

@@ -23,9 +23,7 @@ from vsprov.store.unpack.files.packing import Packing
 from vsprov.store.unpack.files.placement import Source
 from vsprov.store.unpack.refused import Refused
 from vsprov.store.written import staging
-from vsprov.store.written.workers import program, worker
-
-PROGRAM = program("files")
+from vsprov.store.written.workers import worker
 
 # Called with the bytes of files copied so far; an exception raised by it cancels the copy.
 Progress = Callable[[int], None]
@@ -87,7 +85,7 @@ def to_server(
     }
     passed = (server.root, server.userns)
     label = f"Server/{server.name}" if source.name else f"standard input to Server/{server.name}"
-    with worker(PROGRAM, label, job, archive=archive, passed=passed) as found:
+    with worker("files", label, job, archive=archive, passed=passed) as found:
         return _result(found, progress)
 
 
@@ -116,7 +114,7 @@ def _packing(
     }
     with ExitStack() as held:
         try:
-            found = held.enter_context(worker(PROGRAM, f"Server/{server.name}", job, passed=passed))
+            found = held.enter_context(worker("files", f"Server/{server.name}", job, passed=passed))
         finally:
             os.close(passed[2])
         yield found
@@ -179,7 +177,7 @@ def from_server(
             "powerless": True,
             "target": made,
         }
-        with worker(PROGRAM, place, job, archive=archive.fileno()) as unpacking:
+        with worker("files", place, job, archive=archive.fileno()) as unpacking:
             archive.close()
             try:
                 copied = _result(unpacking, progress)

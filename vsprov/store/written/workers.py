@@ -10,32 +10,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vsprov import PACKAGE
 from vsprov.errors import FailedError
-from vsprov.store.layers.unpacking import hint_of, messages
+from vsprov.store.layers.unpacking import PROGRAM, hint_of, messages
 
 SECONDS_TO_END = 2.0
 
 
-def program(folder: str) -> str:
-    """The program in a directory of `vsprov.store.unpack`."""
-    return os.path.join(PACKAGE, "store", "unpack", folder, "__main__.py")
-
-
 @contextmanager
 def worker(
-    path: str,
+    package: str,
     label: str,
     job: dict[str, Any],
     *,
     archive: int | None = None,
     passed: Sequence[int] = (),
 ) -> Iterator[Iterator[dict[str, Any]]]:
-    """Run a program; its messages. At the end of the block it is ended, and removes what is incomplete."""
+    """Run the worker of a package in `vsprov.store.unpack`; its messages. At the end of the block it is
+    ended, and removes what is incomplete.
+    """
     flags = ["-P", "-X", "utf8"] + (["-B"] if sys.dont_write_bytecode else [])
     text = json.dumps({"parent": os.getpid(), **job})
     with open(os.devnull, "r+b") as nowhere, subprocess.Popen(
-        [sys.executable, *flags, path, text],
+        [sys.executable, *flags, PROGRAM, f"{package}.worker", text],
         stdin=nowhere if archive is None else archive,
         stdout=subprocess.PIPE, stderr=nowhere, cwd="/", bufsize=0, pass_fds=passed,
     ) as child:  # fmt: skip

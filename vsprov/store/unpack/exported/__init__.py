@@ -1,3 +1,3 @@
 """The worker that unpacks an exported server: a stand-alone program, run as
-`python unpack/exported/__main__.py JOB`.
+`python unpack/__main__.py exported.worker JOB`.
 """

@@ -1,6 +1,6 @@
 """Unpacks an exported server in a separate process that is confined to the directory it fills.
 
-Descriptor 0 is the archive, argv[1] the `Job` as JSON. It prints lines of JSON: {"read"}, the bytes of the
+Descriptor 0 is the archive, JOB the `Job` as JSON. It prints lines of JSON: {"read"}, the bytes of the
 archive read so far; {"header"} and {"manifest"} as texts; {"opaque"}, paths of opaque directories; at the end
 {"files", "bytes"} or {"error", "hint"}.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any, NamedTuple
 
 from ..confine import Mounts, confine
@@ -33,8 +32,8 @@ class Job(NamedTuple):
     parent: int
 
 
-def main() -> None:
-    job = Job(**json.loads(sys.argv[1]))
+def main(text: str) -> None:
+    job = Job(**json.loads(text))
     try:
         report(_unpack(job))
     except Exception as error:

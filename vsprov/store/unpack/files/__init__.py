@@ -1,3 +1,3 @@
 """The worker that copies files out of a server and into one, as tar archives: a stand-alone program, run as
-`python unpack/files/__main__.py JOB`.
+`python unpack/__main__.py files.worker JOB`.
 """

@@ -1,6 +1,6 @@
 """Copies files out of a server, or into one, or to a directory of the host, as a tar archive.
 
-argv[1] is the `Job` as JSON. It prints lines of JSON to descriptor 1: {"is_folder"} for what is packed, then
+JOB is the `Job` as JSON. It prints lines of JSON to descriptor 1: {"is_folder"} for what is packed, then
 {"bytes"} so far; at the end {"files", "bytes", "left_out", "stripped"} or {"error", "hint"}.
 """
 
@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import stat
-import sys
 from typing import Any, NamedTuple, NoReturn
 
 from ..confine import Mounts, confine
@@ -53,8 +52,8 @@ class Job(NamedTuple):
     private: bool = False
 
 
-def main() -> None:
-    job = Job(**json.loads(sys.argv[1]))
+def main(text: str) -> None:
+    job = Job(**json.loads(text))
     signal.signal(signal.SIGTERM, _end)
     try:
         report(_pack(job) if job.do == "pack" else _unpack(job))
