@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from threading import Timer
 
 import pytest
 
@@ -42,7 +43,12 @@ def test_a_server_on_the_lan_by_macvlan_is_a_neighbor_of_the_world(net: NetworkL
     assert world.ask(net.world.outside, "tcp", "192.0.2.60") == OUTSIDE
     assert world.ask(net.world.outside, "udp", "2001:db8::60") == OUTSIDE6
     assert net.ask("web", "tcp", OUTSIDE) == "192.0.2.60"
+    # The namespace of the ended server, which has the MAC address, lives on for a while.
+    held = os.open(f"/proc/{net.lab.init('web').pid}/ns/net", os.O_RDONLY)
+    release = Timer(1.5, os.close, [held])
+    release.start()
     net.lab.vsprov("restart", "web")
+    assert not release.is_alive()
     assert net.lab.is_settled(HOST, lan, web)
     net.lab.vsprov("destroy", "-y", "-", input=to_yaml(lan, web))
 

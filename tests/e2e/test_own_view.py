@@ -44,6 +44,7 @@ def test_with_lxcfs_a_server_sees_its_own_memory_and_may_choose_not_to(lab: Lab,
         to_yaml(
             image(),
             server("own", resources=limit),
+            server("left", resources=limit),
             server("hosts", resources=limit, virtualize={"proc": "off"}),
         )
     )
@@ -54,22 +55,41 @@ def test_with_lxcfs_a_server_sees_its_own_memory_and_may_choose_not_to(lab: Lab,
     vsprov plan {manifest}
     vsprov doctor | grep ^lxcfs | tr -s ' ' || :
     kill -9 $daemon; wait $daemon || :
-    vsprov exec own -- cat /proc/meminfo 2>&1 || :
-    vsprov exec own -- head -1 /proc/mounts | wc -l
     vsprov restart own
     vsprov exec own -- head -1 /proc/meminfo
+    vsprov exec left -- cat /proc/meminfo 2>&1 || :
+    vsprov exec left -- head -1 /proc/mounts | wc -l
     """
     said = with_lxcfs(lab, tmp_path / "lxcfs", body)
     host = Path("/proc/meminfo").read_text().splitlines()[0]
     assert said == [
         "MemTotal:          65536 kB",
         host,
-        "Nothing to do: 2 servers, 1 image match the manifest.",
+        "Nothing to do: 3 servers, 1 image match the manifest.",
         f"lxcfs ok {tmp_path}/lxcfs",
+        host,
         "cat: /proc/meminfo: Transport endpoint is not connected",
         "1",
-        host,
     ]
+
+
+KILLED = """
+import os, select, signal, sys
+from vsprov.engine.guests import lxcfs
+daemon = int(sys.argv[1])
+print(bool(lxcfs.files()))
+lxcfs.files.cache_clear()
+pidfd = os.pidfd_open(daemon)
+signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+select.select([pidfd], [], [])
+print(lxcfs.files())
+"""
+
+
+@pytest.mark.requires("lxcfs", "fuse")
+def test_a_killed_lxcfs_has_no_files_though_the_kernel_remembers_them(lab: Lab, tmp_path: Path) -> None:
+    said = with_lxcfs(lab, tmp_path / "lxcfs", f"{shlex.join([sys.executable, '-c', KILLED])} $daemon")
+    assert said == ["True", "()"]
 
 
 OF_USER = """

@@ -29,10 +29,14 @@ from vsprov.store.space.disks import has_image, has_subvolume
 SECONDS_TO_ANSWER = 5.0  # of a file system whose server may be gone
 # File systems that another process or host serves: a system call may wait for it for ever.
 _SERVED = frozenset("9p afs ceph cifs fuse fuseblk lustre ncpfs nfs nfs4 smb3 virtiofs".split())
+# statvfs(3) asks each time: the kernel may know the status of a file from an earlier answer.
 _PROBE = """
 import os, sys
 for path in sys.argv[1:]:
-    os.path.exists(path)
+    try:
+        os.statvfs(path)
+    except OSError:
+        pass
     os.write(1, b'.')
 """
 

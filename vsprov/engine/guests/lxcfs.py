@@ -34,6 +34,10 @@ def files() -> tuple[tuple[str, str], ...]:
         return ()
     from vsprov.engine.guests import host_sources
 
-    if host_sources.unanswered([f"{point}{FILES[0]}"]):
+    if host_sources.unanswered([point]):
+        return ()
+    try:
+        os.statvfs(point)  # asks lxcfs: what a file is, the kernel remembers for a second when lxcfs has gone
+    except OSError:
         return ()
     return tuple((path, file) for file in FILES if os.path.isfile(path := f"{point}{file}"))

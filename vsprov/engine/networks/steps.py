@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
+import time
+from collections.abc import Callable
 
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.networks import vanish
@@ -13,6 +16,7 @@ from vsprov.engine.servers.alive import running
 from vsprov.errors import EXHAUSTED, StepError, reason
 from vsprov.kernel import firewall, live_mount
 from vsprov.kernel.links import host, interfaces, machine
+from vsprov.plan.network.state import Interface
 from vsprov.plan.network.steps import (
     ChangeFirewall,
     ChangeInterface,
@@ -33,6 +37,7 @@ from vsprov.store import names_files
 
 # The kernel changes links one at a time (rtnl_lock); threads that wait for each other there take CPU time.
 _links = threading.Lock()
+_PAUSE = 0.01  # seconds
 
 
 @carries_out(MakeBridge)
@@ -74,14 +79,36 @@ def make_interface(context: ApplyContext, step: MakeInterface) -> Work:
             interfaces.make_interface(pid, step.interface)
 
     with running(context, step.server) as pid:
-        yield from context.threads.queue(make)
+        yield from context.threads.queue(lambda: _once_free(step.interface, make))
     vanish.forget(context, step.interface)
+
+
+def _once_free(interface: Interface, change: Callable[[], None]) -> None:
+    """Make a change of a macvlan or ipvlan, whose addresses a server that has ended may still occupy.
+
+    The kernel takes its network namespace apart later, and tells nobody outside of it: we try again.
+    """
+    deadline = time.monotonic() + vanish.SECONDS
+    while True:
+        try:
+            return change()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or interface.kind == "veth":
+                raise
+            if time.monotonic() > deadline:
+                raise _occupied(interface, error) from error
+        time.sleep(_PAUSE)
+
+
+def _occupied(interface: Interface, error: OSError) -> StepError:
+    taken = f"{error.filename}: another {interface.kind} on {interface.parent} has this address"
+    return StepError(taken, hint="a process may hold the namespace of an ended server open (lsns -t net)")
 
 
 @carries_out(ChangeInterface)
 def change_interface(context: ApplyContext, step: ChangeInterface) -> None:
     with running(context, step.server) as pid:
-        interfaces.change_interface(pid, step.interface, step.before)
+        _once_free(step.interface, lambda: interfaces.change_interface(pid, step.interface, step.before))
 
 
 @carries_out(RemoveInterface)
