@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli import CHECKOUT, NOWHERE, SERVER, Cli, ordinary_user
+from vsprov.cli.foreign_verbs import INSTEAD
 from vsprov.cli.options import duration
 from vsprov.cli.program import GROUPS, VERBS, load, program
 from vsprov.cli.verb import settings
@@ -119,6 +120,33 @@ def test_wrong_usage_ends_with_64_and_says_what_is_wrong(cli: Cli, words: list[s
     told = cli(*words)
     assert (told.code, told.out) == (64, "")
     assert said in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("top", "no such command 'top'\n  hint: vsprov get servers -o wide, or vsprov ps\n"),
+        ("help stats", "no such command 'stats'\n  hint: vsprov get servers -o wide, or vsprov ps\n"),
+        ("events -f", "no such command 'events'\n  hint: vsprov describe NAME, or vsprov logs NAME\n"),
+        ("image list", "no such command 'image list'\n  hint: vsprov image ls\n"),
+        ("image top", "No such command 'top'\n  hint: vsprov image --help\n"),
+    ],
+)
+def test_a_verb_of_another_tool_is_answered_with_what_does_the_same(cli: Cli, words: str, said: str) -> None:
+    told = cli(*words.split())
+    assert (told.code, told.out, told.err) == (64, "", f"vsprov: {said}")
+
+
+@pytest.mark.parametrize(("foreign", "lines"), INSTEAD.items())
+def test_a_verb_of_another_tool_is_none_of_ours_and_what_replaces_it_is_one(
+    foreign: str, lines: tuple[str, ...]
+) -> None:
+    assert foreign not in VERBS
+    assert foreign not in GROUPS
+    assert lines
+    for line in lines:
+        verb = next(name for name in VERBS if f"{line} ".startswith(f"{name} "))
+        load(verb).make_context(verb, line.removeprefix(verb).split(), resilient_parsing=False)
 
 
 @pytest.mark.parametrize(

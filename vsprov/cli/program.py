@@ -10,6 +10,7 @@ import click
 
 from vsprov.cli import shells
 from vsprov.cli.verb import CONTEXT, SETTINGS, Verb
+from vsprov.errors import UsageError
 
 # Verb: (module and function, summary), in the order of --help.
 VERBS = {
@@ -84,6 +85,20 @@ class Group(click.Group):
         if not args and not ctx.resilient_parsing:
             raise click.UsageError("", ctx)
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            from vsprov.cli.foreign_verbs import INSTEAD
+
+            words = f"{ctx.command_path} {error.command_name}".partition(" ")[2]
+            if words not in INSTEAD:
+                raise
+            hint = ", or ".join(f"vsprov {line}" for line in INSTEAD[words])
+            raise UsageError(f"no such command '{words}'", hint=hint) from None
 
 
 class Named(click.Command):
