@@ -254,7 +254,10 @@ def test_what_a_selection_leaves_out_is_not_called_missing(lab: Lab, tmp_path: P
     assert done.stdout == "Nothing to do: 1 server, 1 image match the manifest.\n"
     assert lab.vsprov("apply", tmp_path / "p.plan").stdout == done.stdout
     whole = lab.vsprov("plan", "-", input=to_yaml(HOST, web()))
-    assert "Not in the manifest (use --prune to remove): Server/db1" in whole.stdout
+    assert (
+        "\nKept, not in the manifest: Server/db1 (--prune removes what no given file declares)\n"
+        in whole.stdout
+    )
 
 
 def test_a_plan_is_not_saved_to_standard_output(lab: Lab) -> None:

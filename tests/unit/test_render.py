@@ -114,8 +114,9 @@ def test_objects_that_are_not_in_the_manifest_are_named_with_what_removes_them()
     left = ("Server/a", "Volume/b", "Server/c", "Volume/d")
     assert plans.text(Plan((), unlisted=left), PLAIN) == (
         "Nothing to do.\n"
-        "Not in the manifest (use --prune to remove): Server/a, Server/c\n"
-        "Not in the manifest (use --prune --volumes to remove, if empty): Volume/b, Volume/d"
+        "Kept, not in the manifest: Server/a, Server/c (--prune removes what no given file declares)\n"
+        "Kept, not in the manifest: Volume/b, Volume/d "
+        "(--prune --volumes removes empty ones that no given file declares)"
     )
 
 

@@ -63,11 +63,12 @@ def _unlisted(plan: Plan) -> list[str]:
     """The objects of this set that are not in the manifest and are kept."""
     volumes = [one for one in plan.unlisted if one.startswith("Volume/")]
     others = [one for one in plan.unlisted if one not in volumes]
+    # A file that was not given may declare them.
     return [
-        f"Not in the manifest ({how}): {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-        for how, names in (
-            ("use --prune to remove", others),
-            ("use --prune --volumes to remove, if empty", volumes),
+        f"Kept, not in the manifest: {', '.join(names[:5])}{', …' if len(names) > 5 else ''} ({how})"
+        for names, how in (
+            (others, "--prune removes what no given file declares"),
+            (volumes, "--prune --volumes removes empty ones that no given file declares"),
         )
         if names
     ]
