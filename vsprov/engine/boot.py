@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from vsprov.engine import lifecycle
-from vsprov.engine.apply import converge, ready
+from vsprov.engine.apply import converge
+from vsprov.engine.apply.conditions import ready
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report

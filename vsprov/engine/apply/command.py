@@ -47,13 +47,13 @@ def finished(
     """
     outcome = begun
     if outcome.later:
-        from vsprov.engine.apply import rounds
+        from vsprov.engine.apply.conditions import rounds
 
         outcome = rounds.finish(instance, begun, plan, report, work)
     report_killed(outcome.overdue, outcome.unhandled, report)
     if not work.wait or not outcome.approved:
         return outcome
-    from vsprov.engine.apply import ready
+    from vsprov.engine.apply.conditions import ready
 
     failed = {key.partition("#")[0] for key in outcome.errors} | {f"Server/{name}" for name in outcome.exits}
     wanted = [each for each in outcome.proposal.wanted.objects if each.address not in failed]

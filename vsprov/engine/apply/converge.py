@@ -142,7 +142,7 @@ def perform(
         return Outcome(first, approved=False)
     plan, later = first.plan, frozenset[str]()
     if waits is not None and work.wait_timeout and any(change.action == "no-op" for change in plan.changes):
-        from vsprov.engine.apply import postponed
+        from vsprov.engine.apply.conditions import postponed
 
         later = postponed.later(plan, first.wanted.objects, first.now.observed, waits)
         plan = plan.without(later)

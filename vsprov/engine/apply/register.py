@@ -26,7 +26,7 @@ LATE = {
     "vsprov.plan.servers.hooks": "vsprov.engine.hooks",
     "vsprov.plan.servers.files": "vsprov.engine.servers.files.steps",
     "vsprov.plan.servers.imports": "vsprov.engine.transfer.steps",
-    "vsprov.plan.servers.conditions": "vsprov.engine.apply.patience",
+    "vsprov.plan.servers.conditions": "vsprov.engine.apply.conditions.patience",
 }
 
 

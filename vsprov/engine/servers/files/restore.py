@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vsprov.engine.apply import converge, ready
+from vsprov.engine.apply import converge
+from vsprov.engine.apply.conditions import ready
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.report import Report, few
 from vsprov.engine.guests.commands import join

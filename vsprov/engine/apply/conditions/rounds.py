@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vsprov.engine.apply import converge, ready
+from vsprov.engine.apply import converge
 from vsprov.engine.apply.carry_out import explain_skip
+from vsprov.engine.apply.conditions import ready
+from vsprov.engine.apply.conditions.postponed import aims
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.exclusive import exclusive
-from vsprov.engine.apply.postponed import aims
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run.waits import Aim, Rolled, Waits
 from vsprov.engine.work import WorkOptions

@@ -1,0 +1,1 @@
+"""Waiting for the conditions of servers, such as their readiness: in an apply, and between its rounds."""
