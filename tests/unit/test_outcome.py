@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vsprov.engine.guests import outcome
 from vsprov.engine.guests.commands.foreground import EnterError
+from vsprov.engine.run import outcome
 
 
 def failed(step: str, number: int = 0, path: str | None = None, message: str | None = None) -> Any:

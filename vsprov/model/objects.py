@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,3 +140,9 @@ class Object:
     @property
     def address(self) -> str:
         return f"{self.kind}/{self.name}"
+
+
+def few(names: Iterable[str]) -> str:
+    """The addresses of servers in a message, of three at most: "Server/a, Server/b, Server/c and 2 more"."""
+    found = [f"Server/{name}" for name in sorted(names)]
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -70,7 +70,7 @@ def run(settings: Settings, work: WorkOptions) -> None:
     """Starts the keeper if there is none, and waits; when it dies, starts it again. For a service manager:
     the commands that start servers start the keeper too. Returns at once if the instance has no servers.
     """
-    from vsprov.engine.run import supervise
+    from vsprov.engine import supervise
 
     process.require_root("keeper run: starting the keeper")
     with progress(settings.stderr, quiet=settings.quiet) as report:

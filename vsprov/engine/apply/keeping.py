@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from vsprov.engine.apply.report import few
 from vsprov.engine.look import last_exit
 from vsprov.engine.run import keeper
 from vsprov.engine.run.context import ApplyContext
@@ -15,6 +14,7 @@ from vsprov.engine.run.keeper import Keeper
 from vsprov.errors import FailedError
 from vsprov.model import fields
 from vsprov.model.kinds.server import Server
+from vsprov.model.objects import few
 from vsprov.model.rescue import rescued
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import RESCUE, ObservedServer, Process, is_of

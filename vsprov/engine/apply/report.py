@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from vsprov.errors import VsprovError
+from vsprov.model.objects import few
 from vsprov.plan.plan import Change
 
 
@@ -29,12 +30,6 @@ class Silent:
     def finished(self, change: Change, error: VsprovError | None) -> None: ...
     def notice(self, line: str) -> None: ...
     def progressed(self, address: str, what: str, done: int, total: int) -> None: ...
-
-
-def few(names: Iterable[str]) -> str:
-    """The addresses of servers in a message, of three at most: "Server/a, Server/b, Server/c and 2 more"."""
-    found = [f"Server/{name}" for name in sorted(names)]
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def report_killed(overdue: Mapping[str, str], unhandled: Mapping[str, str], report: Report) -> None:

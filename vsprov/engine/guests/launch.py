@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from vsprov.engine.guests import outcome
+from vsprov.engine.run import outcome
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.schedule import NextEvent, Wait
 from vsprov.engine.run.spawn import SECONDS_TO_ANSWER

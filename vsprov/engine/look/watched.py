@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vsprov.engine.apply.report import few
 from vsprov.engine.run import keeper
 from vsprov.kernel import process
+from vsprov.model.objects import few
 from vsprov.plan.observed import Observed, ObservedServer, is_of
 from vsprov.store.instance import Instance
 

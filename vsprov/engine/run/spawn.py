@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vsprov import PACKAGE
-from vsprov.engine.guests import outcome
+from vsprov.engine.run import outcome
 from vsprov.errors import EXHAUSTED, FailedError, StepError, reason
 from vsprov.guest import wire
 from vsprov.kernel import proc, syscall

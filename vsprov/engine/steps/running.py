@@ -11,7 +11,6 @@ from typing import Any
 
 from vsprov.engine.apply import keeping
 from vsprov.engine.apply.register import carries_out
-from vsprov.engine.apply.report import few
 from vsprov.engine.aspects import freeze, rescue
 from vsprov.engine.guests import host_sources, launch, request
 from vsprov.engine.look import last_exit, restarts, roots
@@ -23,6 +22,7 @@ from vsprov.errors import StepError
 from vsprov.kernel import cgroup, proc, process
 from vsprov.model import fields
 from vsprov.model.kinds.server import Server
+from vsprov.model.objects import few
 from vsprov.model.rescue import rescued
 from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX

@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EIO, ENODEV, ENOENT, ESRCH
 from typing import TYPE_CHECKING, Any
 
-from vsprov.engine.guests import outcome
 from vsprov.engine.guests.commands.relay import Relay
+from vsprov.engine.run import outcome
 from vsprov.engine.run.spawn import start, starting
 from vsprov.errors import FailedError
 from vsprov.guest import wire

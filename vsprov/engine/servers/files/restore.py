@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.conditions import ready
 from vsprov.engine.apply.converge import Outcome, Proposal
-from vsprov.engine.apply.report import Report, few
+from vsprov.engine.apply.report import Report
 from vsprov.engine.guests.commands import join
 from vsprov.engine.lifecycle import recorded
 from vsprov.engine.look import situation
@@ -16,6 +16,7 @@ from vsprov.engine.servers.files.snapshots import copied_bytes, exclusive_server
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError
 from vsprov.kernel import process
+from vsprov.model.objects import few
 from vsprov.model.values import digests
 from vsprov.plan.builder import EVERY_SET, Request, Wanted
 from vsprov.plan.observed import Observed, ObservedServer

@@ -10,12 +10,12 @@ from typing import Any
 
 from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
-from vsprov.engine.guests import host_sources, outcome, request
+from vsprov.engine.guests import host_sources, request
 from vsprov.engine.guests.commands import foreground, join
 from vsprov.engine.images import builds
 from vsprov.engine.look import situation
 from vsprov.engine.look.situation import Situation
-from vsprov.engine.run import intent
+from vsprov.engine.run import intent, outcome
 from vsprov.engine.run.context import ApplyContext
 from vsprov.engine.run.spawn import SECONDS_TO_ANSWER
 from vsprov.engine.servers.record import record_of
