@@ -27,7 +27,7 @@ from vsprov.model.kinds.image import Image
 from vsprov.model.sources import SHELL, BuildSource, CopyStep, Step, WriteStep
 from vsprov.plan.steps import ImportImage
 from vsprov.store import images, sources
-from vsprov.store.disk import durable, folders, tree
+from vsprov.store.disk import acl, durable, folders, tree
 from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import TOP_LEVEL
@@ -36,7 +36,6 @@ from vsprov.store.layers import layers
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved
 from vsprov.store.sources.files import opened_file
-from vsprov.store.unpack import acl
 
 
 def resolve(

@@ -11,7 +11,8 @@ import re
 import tarfile
 from typing import Any, NamedTuple
 
-from . import acl
+from vsprov.store.disk import acl
+
 from .refused import Refused
 from .stream import Stream
 

@@ -7,7 +7,8 @@ import stat
 import tarfile
 from errno import EOPNOTSUPP
 
-from . import acl
+from vsprov.store.disk import acl
+
 from .headers import NAMES, Member
 from .refused import NeedsBelow, Refused
 from .target import Tree

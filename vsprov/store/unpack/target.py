@@ -10,7 +10,8 @@ import errno
 import os
 import stat
 
-from . import acl
+from vsprov.store.disk import acl
+
 from .refused import NeedsBelow, Refused
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,7 +8,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from . import acl
+from vsprov.store.disk import acl
+
 from .headers import Member, Members
 from .lists import MAX_ID, Lists
 from .refused import NeedsBelow, Refused

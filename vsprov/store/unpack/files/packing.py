@@ -11,7 +11,8 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 
-from .. import acl
+from vsprov.store.disk import acl
+
 from ..headers import ATTRIBUTE, BLOCK, NAMES
 from ..holes import stored
 from ..refused import Refused
