@@ -207,6 +207,39 @@ def test_each_file_is_read_once(folder: pathlib.Path, monkeypatch: pytest.Monkey
     assert count == ["a.yaml"]
 
 
+def test_an_object_may_be_in_several_files_if_its_documents_are_equal(folder: pathlib.Path) -> None:
+    small = "apiVersion: vsprov/v1\nkind: Quota\nmetadata: {name: small}\nspec: {pids: {max: 9}}\n"
+    using = server("NAME").replace("image: i", "image: i\n  quota: small")
+    (folder / "a.yaml").write_text(f"{IMAGE}---\n{small}---\n{using.replace('NAME', 'a')}")
+    (folder / "b.yaml").write_text(f"# as in a\n{small}---\n{using.replace('NAME', 'b')}---\n{IMAGE}")
+    both = load(["a.yaml", "b.yaml"])
+    assert [each.address for each in both.objects] == ["Image/i", "Quota/small", "Server/a", "Server/b"]
+    assert [each.spec.resources["pids.max"] for each in both.objects if isinstance(each.spec, Server)] == [
+        9,
+        9,
+    ]
+    (folder / "b.yaml").write_text(small.replace("9", "10"))
+    assert wrong("a.yaml", "b.yaml") == [
+        "b.yaml:3:12: Quota/small: metadata.name: Quota/small is already defined in a.yaml:8:12"
+    ]
+
+
+def test_the_same_document_with_another_meaning_in_another_folder_is_not_equal(folder: pathlib.Path) -> None:
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "m.yaml").write_text(IMAGE.replace("{host: {}}", "{directory: ./root}"))
+    assert wrong("a", "b") == [
+        "b/m.yaml:3:12: Image/i: metadata.name: Image/i is already defined in a/m.yaml:3:12"
+    ]
+
+
+def test_a_document_that_is_twice_in_one_file_is_a_mistake(folder: pathlib.Path) -> None:
+    (folder / "a.yaml").write_text(f"{IMAGE}---\n{IMAGE}")
+    assert wrong("a.yaml") == [
+        "a.yaml:8:12: Image/i: metadata.name: Image/i is already defined in a.yaml:3:12"
+    ]
+
+
 def test_a_server_may_use_an_image_that_is_already_there(folder: pathlib.Path) -> None:
     (folder / "a.yaml").write_text(server("a"))
     assert load(["a.yaml"], known_images=frozenset({"i"})).objects[0].name == "a"

@@ -231,7 +231,7 @@ spec: {}
         ("", True),
         ("Server/a", True),
         ("Quota/a", False),
-        ("Quota/a", True),
+        ("Quota/a", False),
     ]
     assert len(problems) == 2
 

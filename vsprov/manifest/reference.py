@@ -27,6 +27,7 @@ A manifest consists of one or more YAML documents, each with four keys: `apiVers
 `kind`, `metadata` and `spec`. Unknown keys are errors, except keys that start with `x-`, which are allowed in
 every map and ignored. Scalars follow YAML 1.2: `no`, `on` and `22:22` are strings. Files are in YAML or JSON,
 and in UTF-8, UTF-16 or UTF-32. A manifest without documents is an error, except with `--allow-empty`.
+A document may be in several files of a manifest, as an image that each of them uses, if it is equal in all.
 
 A key that is not set has its default. The default of a resource is that of the kernel, and vsprov manages it
 too: the next `apply` resets a value that was changed by hand, unless the annotation `{objects.IGNORE}` lists

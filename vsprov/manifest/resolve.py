@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -49,6 +49,12 @@ class Item:
     quota: Item | None
     sound: bool
     partial: bool = False
+
+    @property
+    def file(self) -> str:
+        """The file that the document was read from; "" for a document without a text."""
+        where = position_of(self.document, ())
+        return where.file if where else ""
 
     def raw_path(self, path: Path) -> Path:
         """The path in the document of a path in the object, where mounts are in a different order.
@@ -128,7 +134,10 @@ def mounts_in(document: Document) -> list[Any]:
 
 
 def resolve(documents: Sequence[Document]) -> tuple[list[Item], list[Problem]]:
-    """An item for each document, in order, and all problems and warnings."""
+    """An item for each document, in order, and all problems and warnings.
+
+    An object may be in several files, if its documents are equal there: it is one item.
+    """
     problems: list[Problem] = []
     values: list[tuple[Document, str, dict[str, Any] | None, bool]] = []
     for document in documents:
@@ -146,11 +155,23 @@ def resolve(documents: Sequence[Document]) -> tuple[list[Item], list[Problem]]:
         known = quotas.get(address)
         if known is not None and known.document is document:
             items.append(known)
-        elif address.startswith("Quota/"):
-            items.append(Item(document, address, None, None, False))
         else:
             items.append(_item(document, address, value, sound, _quota_of(value, quotas), problems))
-    return items, problems
+    return list(_without_copies(items)), problems
+
+
+def _without_copies(items: Iterable[Item]) -> Iterator[Item]:
+    """The items without copies of earlier ones in other files: equal, and with equal paths and quotas."""
+    first: dict[str, Item] = {}
+    for item in items:
+        known = first.setdefault(item.address, item)
+        if (
+            known.object is None
+            or known.file == item.file
+            or known.document.value != item.document.value
+            or known.object != item.object
+        ):
+            yield item
 
 
 def _quota_of(value: Mapping[str, Any] | None, quotas: Mapping[str, Item]) -> Item | None:

@@ -50,13 +50,16 @@ def check(
 
 
 def duplicates(view: ManifestView) -> Iterator[Problem]:
-    """Objects that are defined more than once."""
+    """Objects that are defined more than once; `resolve` has left out copies in other files."""
     for item in view.items:
         first = view.by_address[item.address]
         if item.address and first is not item:
             place = position_of(first.document, NAME)
             where = f" in {place}" if place else ""
-            yield item.problem(NAME, f"{item.address} is already defined{where}")
+            hint = (
+                "" if first.file == item.file else "a document may be in several files if it is equal in all"
+            )
+            yield item.problem(NAME, f"{item.address} is already defined{where}", hint)
 
 
 def renames(view: ManifestView) -> Iterator[Problem]:
