@@ -11,7 +11,10 @@ _HOST = f"{_INTERFACES}, where NAME is a Network of type: host"
 _NAMES = f"{_INTERFACES}; servers of a network know each other's names"
 _PORTS = 'ports: ["8080:80"]'
 _MOUNTS = "mounts: [{type: bind, source: /srv/data, target: /data}]"
+_DOWNLOAD = "oci: {ref: docker.io/library/debian:12} for an image of a registry; download all else before"
 _CAPABILITIES = "security: {capabilities: {add: [NET_RAW], drop: []}}"
+
+_URL = (_DOWNLOAD, "ref: docker.io/library/debian:12", "mirror: http://deb.debian.org/debian")
 
 # {key in lower case without _ - and dots: what to write}, where that starts with a key of the same map.
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -80,9 +83,13 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "targetport": ("port: 80",),
     "tmpfs": ("mounts: [{type: tmpfs, target: /tmp, size: 64Mi}]",),
     "to": ("peers: [10.0.0.0/8]",),
+    "uri": _URL,
+    "url": _URL,
     "volumemounts": (_MOUNTS,),
     "volumes": (_MOUNTS,),
 }
+
+_ARCHIVE = "download the archive, and write path: base.tar.xz"
 
 # {key as above: (a key of the same map, what to do instead)}
 _ABSENT: dict[str, tuple[str, str]] = {
@@ -96,10 +103,14 @@ _ABSENT: dict[str, tuple[str, str]] = {
     "hostaliases": ("interfaces", "servers know the names of their networks; add others to their /etc/hosts"),
     "name": ("subnets", "write metadata: {name: NAME}"),
     "policy": ("peers", "a rule allows what matches it; all else is refused"),
+    "uri": ("sha256", _ARCHIVE),
+    "url": ("sha256", _ARCHIVE),
     "verdict": ("peers", "a rule allows what matches it; all else is refused"),
     "vlan": ("parent", "create the VLAN link on the host and write parent: LINK or bridge: LINK"),
 }
 
+# Keys of the source of an image that name files of the host.
+_FILES = frozenset(("archive", "directory", "layout", "path", "source", "tar"))
 _NOTHING = frozenset(("block", "closed", "deny", "drop", "no", "none", "reject"))
 _NEITHER = frozenset(("no", "none", "off"))
 _EVERYTHING = frozenset(("accept", "all", "allow", "any", "open", "yes", "*"))
@@ -123,6 +134,8 @@ def key_hint(key: str, value: Any, known: Container[str]) -> str:
 def value_hint(path: tuple[str | int, ...], value: Any) -> str:
     """What to write instead of a value of another tool, "" if that is unknown."""
     match path:
+        case ("spec", "source", *_) if path[-1] in _FILES and _is_url(value):
+            return f"write {_DOWNLOAD}"
         case (*_, "gateway") if isinstance(value, str) and any(sign in value for sign in ".:"):
             return "the first address of each subnet is the gateway; write gateway: true"
         case (*_, "type") if value == "none":
@@ -139,6 +152,10 @@ def value_hint(path: tuple[str | int, ...], value: Any) -> str:
         case (*_, "interfaces") if isinstance(value, dict | str):
             return "write [{name: eth0, network: NAME}]"
     return ""
+
+
+def _is_url(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value) is not None
 
 
 def _plain(value: Any, example: str) -> str:

@@ -244,7 +244,7 @@ def _bad_value(error: Any, kind: str, path: Path, source: str | None) -> tuple[s
             message, usual = _not_a_choice(value, wanted, shown)
             return message, hint or usual
         case "pattern" if "patternErrorMessage" in schema:
-            return f"{shown} {schema['patternErrorMessage']}", ""
+            return f"{shown} {schema['patternErrorMessage']}", hint
         case "pattern":
             return f"{shown} is not an accepted value", schema.get("description", "")
         case "minimum":

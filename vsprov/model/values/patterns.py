@@ -31,7 +31,7 @@ ABSOLUTE: Final[Schema] = {
 }
 PATH: Final[Schema] = {
     "maxLength": 4095,
-    "pattern": r"^[^\u0000]+$",
+    "pattern": r"^(?![a-z][a-z0-9+.-]*://)[^\u0000]+$",  # a URL would be one below the manifest
     "patternErrorMessage": "is not a path",
 }
 PATH_OR_NAME: Final[Schema] = {
