@@ -320,14 +320,33 @@ def test_an_apply_that_waits_sleeps_until_something_happens(lab: Lab, flags: tup
         it.succeeds()
 
 
-@pytest.mark.parametrize("flags", [("--wait",), ()])
-def test_an_interrupted_wait_leaves_the_servers_as_they_are(lab: Lab, flags: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "left"),
+    [
+        (
+            ("--wait",),
+            ["Server/a: not ready yet; all changes were made", "  hint: vsprov wait --for ready a"],
+        ),
+        (
+            (),
+            [
+                "Server/a: not ready yet",
+                "Server/web: not begun",
+                "  hint: the same command again does what is left",
+            ],
+        ),
+    ],
+)
+def test_an_interrupted_wait_leaves_the_servers_as_they_are_and_says_what_is_left(
+    lab: Lab, flags: tuple[str, ...], left: list[str]
+) -> None:
     more = () if flags else (server("web", dependsOn=after("a", "ready")),)
     with applying(lab, image(), server("a", readiness=READY), *more, flags=flags) as it:
         wait_until(lambda: states(lab).get("a") == "Starting" and it.is_waiting())
         os.kill(it.process.pid, signal.SIGINT)
         code, said = it.ended()
         assert code == 130, said
+        assert said.splitlines()[-len(left) - 1 :] == ["vsprov: interrupted", *left]
         assert states(lab) == {"a": "Starting"}
         (lab.root("a") / "tmp/go").touch()
         lab.converge(image(), server("a", readiness=READY), *more)

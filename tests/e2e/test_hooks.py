@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.applying import applying
 from tests.e2e.verbs import HOST
 from tests.features import requires
 from tests.lab import Document, Lab, members, server, status, to_yaml, wait_for, wait_until
@@ -280,6 +281,34 @@ def test_a_command_killed_in_the_middle_of_a_hook_leaves_nothing_after_the_next(
     if name == "preStart":
         expected = ["preStart begins", "postStop ", "preStart begins", "postStart running"]
         assert log.read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize(("name", "state"), [("preStart", "Exited (SIGKILL)"), ("postStart", "Running")])
+def test_an_interrupted_restart_says_in_which_state_the_server_is(
+    lab: Lab, tmp_path: Path, name: str, state: str
+) -> None:
+    fast, begun = tmp_path / "fast", tmp_path / "begun"
+    fast.touch()
+    slow = hook(f"[ -e {fast} ] || {{ touch {begun}; sleep 1h; }}")
+    documents = HOST, hooked({name: [slow]}), server("other")
+    lab.apply(*documents)
+    fast.unlink()
+    with applying(lab, verb=("restart", "web1")) as it:
+        wait_until(begun.exists)
+        it.process.send_signal(signal.SIGINT)
+        code, said = it.ended()
+    assert (code, said.splitlines()) == (
+        130,
+        [
+            "vsprov: interrupted",
+            f"Server/web1: interrupted; its state is {state}",
+            "  hint: vsprov restart web1",
+        ],
+    )
+    assert bool(lab.running("web1")) == (state == "Running")
+    fast.touch()
+    lab.vsprov("restart", "web1")
+    assert lab.is_settled(*documents)
 
 
 def test_a_plan_has_the_hooks_among_its_steps_and_runs_none(lab: Lab, tmp_path: Path) -> None:

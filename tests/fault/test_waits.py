@@ -153,10 +153,17 @@ def test_a_signal_ends_the_wait_for_a_server_that_does_not_stop(
     stubborn = server("a", "/bin/sh", "-c", script, init={"stopTimeout": "1h"})
     lab.converge(image(), stubborn)
     lab.wait_until(lambda: lab.console("a") == "ready\n")
-    stopping = subprocess.Popen(lab.vsprov.command("stop", "a"), env=lab.vsprov.environment)
-    lab.wait_until(lambda: lab.console("a") == "ready\nasked\n")
-    stopping.send_signal(number)
-    assert stopping.wait(SECONDS) == 128 + number
+    with subprocess.Popen(
+        lab.vsprov.command("restart", "a"), env=lab.vsprov.environment, stderr=subprocess.PIPE, text=True
+    ) as stopping:
+        lab.wait_until(lambda: lab.console("a") == "ready\nasked\n")
+        stopping.send_signal(number)
+        _, said = stopping.communicate(timeout=SECONDS)
+    assert stopping.returncode == 128 + number
+    assert said.splitlines()[1:] == [
+        "Server/a: was asked to stop, and is not killed if it does not",
+        "  hint: vsprov restart a",
+    ]
     assert lab.init("a") and lab.is_settled(image(), stubborn)
     lab.vsprov("stop", "a", "--timeout", "1ms")
 

@@ -19,7 +19,7 @@ import click
 from vsprov.cli import shells
 from vsprov.cli.program import program
 from vsprov.errors import EXHAUSTED, ManifestError, UsageError, VsprovError, path_of
-from vsprov.render.screen import err
+from vsprov.render.screen import clean, err
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED, TERMINATED = 70, 130, 141, 143
 
@@ -84,11 +84,9 @@ def _explain(error: BaseException) -> int:
         case BrokenPipeError():
             raise error
         case KeyboardInterrupt() | click.Abort():
-            err("vsprov: interrupted")
-            return INTERRUPTED
+            return _explain_signal(error, "interrupted", INTERRUPTED)
         case Terminated():
-            err("vsprov: terminated")
-            return TERMINATED
+            return _explain_signal(error, "terminated", TERMINATED)
         case ManifestError():
             from vsprov.render.problems import lines
 
@@ -124,6 +122,14 @@ def _explain(error: BaseException) -> int:
             return TERMINATED
         case _:
             return _explain_fault(error)
+
+
+def _explain_signal(error: BaseException, how: str, code: int) -> int:
+    """Print how a signal ended the command, and what it left undone."""
+    err(f"vsprov: {how}")
+    for line in getattr(error, "__notes__", ()):
+        err(clean(line))
+    return code
 
 
 def _is_of_output(error: OSError) -> bool:

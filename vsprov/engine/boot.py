@@ -7,7 +7,7 @@ pools. Which servers ran before the shutdown does not matter.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from vsprov.engine import lifecycle
@@ -15,6 +15,7 @@ from vsprov.engine.apply import converge
 from vsprov.engine.apply.conditions import ready
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.exclusive import exclusive
+from vsprov.engine.apply.interrupted import explained, not_begun
 from vsprov.engine.apply.report import Report
 from vsprov.engine.desired.choice import Choice
 from vsprov.engine.lifecycle import Changed
@@ -47,7 +48,8 @@ def boot(instance: Instance, report: Report, *, work: WorkOptions = DEFAULT) -> 
         if not start.left:
             return start.changed()
         if start.aims:
-            start.give_up(next(ready.decide(instance, start.aims, work.wait_timeout, report)))
+            with explained(start.lines):
+                start.give_up(next(ready.decide(instance, start.aims, work.wait_timeout, report)))
         # Other commands may hold the lock by now, and the rest has to start nevertheless.
         work = replace(work, lock_timeout=max(work.lock_timeout, work.wait_timeout))
 
@@ -88,6 +90,11 @@ class _Start:
     def left(self) -> dict[str, Object]:
         """The servers that are still to be started, by address."""
         return {one: want for one, want in (self._left or {}).items() if one not in self._errors}
+
+    def lines(self) -> Iterator[str]:
+        """Lines for the user about what is left, if a signal ends the wait."""
+        left = (_start_of(address) for address in self.left)
+        return not_begun(left, self.aims, Request("start", frozenset(), host=True))
 
     def go_on(self, work: WorkOptions) -> None:
         """Start those that need not wait any longer, under the lock."""
@@ -149,7 +156,7 @@ class _Start:
 
     def _refuse(self, refused: Mapping[str, VsprovError]) -> None:
         for address, error in refused.items():
-            self._fail(Change("Server", address.partition("/")[2], "update", "none", "start"), error)
+            self._fail(_start_of(address), error)
 
     def _fail(self, change: Change, error: VsprovError) -> None:
         if change.key not in self._errors:
@@ -189,6 +196,11 @@ def _recorded(
         except FailedError as error:
             refused[f"Server/{seen.name}"] = error
     return objects, refused
+
+
+def _start_of(address: str) -> Change:
+    """The change of a server that is left out of the plans."""
+    return Change("Server", address.partition("/")[2], "update", "none", "start")
 
 
 def _propose(

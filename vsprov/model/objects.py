@@ -142,7 +142,7 @@ class Object:
         return f"{self.kind}/{self.name}"
 
 
-def few(names: Iterable[str]) -> str:
-    """The addresses of servers in a message, of three at most: "Server/a, Server/b, Server/c and 2 more"."""
-    found = [f"Server/{name}" for name in sorted(names)]
+def few(names: Iterable[str], kind: str = "Server") -> str:
+    """The addresses of objects in a message, of three at most: "Server/a, Server/b, Server/c and 2 more"."""
+    found = [f"{kind}/{name}" for name in sorted(names)]
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

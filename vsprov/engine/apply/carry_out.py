@@ -32,6 +32,7 @@ def run(
     budget = Budget(os.environ.get(FAIL_AFTER))
 
     def done(key: str, error: VsprovError | None) -> None:
+        context.unfinished.pop(key, None)
         if isinstance(error, Skipped):
             error = explain_skip(by_key[key], by_key[error.cause])
             if error is None:
@@ -73,6 +74,7 @@ def explain_skip(change: Change, cause: Change) -> VsprovError | None:
 def perform_change(context: ApplyContext, change: Change, report: Report, budget: Budget) -> Work:
     """Carry out the steps of one change. If one fails, undo the earlier ones and raise StepError."""
     report.started(change)
+    context.begun.add(change.key)
     finished: list[Step] = []
     try:
         _refuse_restart_without_disk(context, change)

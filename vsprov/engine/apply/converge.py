@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import keeping, preflight, recover, settle
+from vsprov.engine.apply import interrupted, keeping, preflight, recover, settle
 from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation
@@ -163,8 +163,9 @@ def perform(
         automatic=first.wanted.automatic,
         restarting=frozenset(each.name for each in plan.changes if _restarts(each)),
         waits=waits or Waits(),
+        unfinished={change.key: change for change in first.plan.changes},
     )
-    with closing(context):
+    with interrupted.explained(lambda: interrupted.left_of(context, first.wanted.request)), closing(context):
         errors: dict[str, VsprovError] = {}
         exits: dict[str, str] = {}
         second: Proposal | None = None if later else first

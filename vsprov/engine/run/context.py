@@ -28,6 +28,7 @@ from vsprov.store.sources import Resolved
 if TYPE_CHECKING:
     from vsprov.engine.run.spawn import Spawner
     from vsprov.guest.wire import Event
+    from vsprov.plan.plan import Change
 
 SECONDS_TO_DIE = 10.0  # a process still running this long after SIGKILL is blocked in the kernel
 
@@ -46,7 +47,9 @@ class ApplyContext:
     of the image that they run, if that is not the one which now has its name. `oom_kills` are the counts of
     servers' groups before they were started. `dying` are the links of the host, {name: alias}, that go with
     the network namespaces of stopped servers, and `orphans` those that do not.
-    `stopping` are servers that have got their stop signal, and that no notice has named yet.
+    `stopping` are servers that have got their stop signal, with whether a notice has named them. `unfinished`
+    are the changes of the plan that are neither carried out nor have failed, by key, and `begun` the keys of
+    those that were begun.
     `given` are the addresses that interfaces have or are about to get. `kept` is what the keeper was told of
     servers, `looked_at_consoles` is whether it was looked for terminals that are lost. `stop_by` is the time,
     on the monotonic clock, after which servers that stop are killed.
@@ -75,7 +78,9 @@ class ApplyContext:
     unhandled: dict[str, str] = field(default_factory=dict)
     overdue: dict[str, str] = field(default_factory=dict)
     released: dict[str, float] = field(default_factory=dict)
-    stopping: set[str] = field(default_factory=set)
+    stopping: dict[str, bool] = field(default_factory=dict)
+    unfinished: dict[str, Change] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
     pinned: dict[str, str] = field(default_factory=dict)
     oom_kills: dict[str, int] = field(default_factory=dict)
     dying: dict[str, str] = field(default_factory=dict)

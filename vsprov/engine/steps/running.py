@@ -87,18 +87,19 @@ def _wait_for_end(
     context: ApplyContext, server: str, pidfd: int, seconds: float
 ) -> Generator[Wait, Any, bool]:
     """Wait until init has ended; whether it has in time. A notice says for which servers that takes long."""
-    context.stopping.add(server)
+    context.stopping[server] = False
     try:
         if (yield Readable(pidfd, min(seconds, SECONDS_TO_NOTICE))):
             return True
         if seconds <= SECONDS_TO_NOTICE:
             return False
-        if server in context.stopping:  # else an earlier notice has named it
-            context.notice(f"waiting for {few(context.stopping)} to stop")
-            context.stopping.clear()
+        if not context.stopping[server]:
+            unnamed = [name for name, named in context.stopping.items() if not named]
+            context.notice(f"waiting for {few(unnamed)} to stop")
+            context.stopping.update(dict.fromkeys(unnamed, True))
         return bool((yield Readable(pidfd, seconds - SECONDS_TO_NOTICE)))
     finally:
-        context.stopping.discard(server)
+        del context.stopping[server]
 
 
 def _elapsed(seconds: float) -> str:

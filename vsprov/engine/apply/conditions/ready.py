@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 
 from vsprov.engine.apply.converge import perform, propose
 from vsprov.engine.apply.exclusive import exclusive
+from vsprov.engine.apply.interrupted import explained
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run import keeper
 from vsprov.engine.run.waits import SECONDS_TO_NOTICE, Aim
@@ -16,7 +17,7 @@ from vsprov.engine.servers.watch import Seen, ServerWatch
 from vsprov.engine.work import DEFAULT
 from vsprov.errors import FailedError, VsprovError
 from vsprov.model.kinds.server import Server
-from vsprov.model.objects import Object
+from vsprov.model.objects import Object, few
 from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
@@ -37,10 +38,19 @@ MOST_NAMED = 3
 def wait(instance: Instance, wanted: Iterable[Object], seconds: float, report: Report) -> dict[str, str]:
     """Wait until all servers that are to run are ready. Returns {server: why it is not}."""
     names = [each.name for each in wanted if isinstance(each.spec, Server) and each.spec.state == "Running"]
-    began = time.monotonic()
+    began, pending = time.monotonic(), dict.fromkeys(names)
     failures: dict[str, str] = {}
-    for decided in decide(instance, {(name, "ready"): began for name in names}, seconds, report):
-        failures |= {name: why for (name, _), why in decided.items() if why}
+
+    def left() -> Iterator[str]:
+        yield f"{few(pending)}: not ready yet; all changes were made"
+        yield f"  hint: vsprov wait --for ready {' '.join(pending)}"
+
+    with explained(left):
+        for decided in decide(instance, {(name, "ready"): began for name in names}, seconds, report):
+            for (name, _), why in decided.items():
+                del pending[name]
+                if why:
+                    failures[name] = why
     return failures
 
 
@@ -53,10 +63,11 @@ def wait_for_dependencies(instance: Instance, seen: ObservedServer, seconds: flo
     aims: dict[Aim, float] = {
         (one.name, one.condition): now for one in spec.depends_on if one.condition != "started"
     }
-    for decided in decide(instance, aims, seconds, report):
-        for (name, _), why in decided.items():
-            if why:
-                raise FailedError(f"Server/{seen.name}: not restarted: Server/{name} {why}")
+    with explained(lambda: [f"Server/{seen.name}: nothing was changed"]):
+        for decided in decide(instance, aims, seconds, report):
+            for (name, _), why in decided.items():
+                if why:
+                    raise FailedError(f"Server/{seen.name}: not restarted: Server/{name} {why}")
 
 
 def decide(

@@ -9,7 +9,7 @@ it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from vsprov.engine.apply.conditions import ready
 from vsprov.engine.apply.conditions.postponed import aims
 from vsprov.engine.apply.converge import Outcome, Proposal
 from vsprov.engine.apply.exclusive import exclusive
+from vsprov.engine.apply.interrupted import explained, not_begun
 from vsprov.engine.apply.report import Report
 from vsprov.engine.run.waits import Aim, Rolled, Waits
 from vsprov.engine.work import WorkOptions
@@ -39,7 +40,8 @@ def finish(
     work = replace(work, lock_timeout=max(work.lock_timeout, work.wait_timeout))
     rest = _Rest(begun, report)
     while rest.keys:
-        rest.decided(next(ready.decide(instance, rest.aims(), work.wait_timeout, report)))
+        with explained(rest.lines):
+            rest.decided(next(ready.decide(instance, rest.aims(), work.wait_timeout, report)))
         with exclusive(instance, work, report):
             proposal = rest.restrict(plan())
             outcome = converge.perform(instance, proposal, report, work=work, waits=rest.waits)
@@ -80,6 +82,11 @@ class _Rest:
         self._reached: set[Aim] = set()  # since the last round
         self._remember(begun)
         self._skip()
+
+    def lines(self) -> Iterator[str]:
+        """Lines for the user about what is left, if a signal ends the wait."""
+        left = (change for change in self._approved.values() if change.key in self.keys)
+        return not_begun(left, self.aims(), self._first.wanted.request)
 
     def aims(self) -> dict[Aim, float]:
         """The waits that come next, with the times when they began."""
