@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Lab, hierarchy, image, server, to_yaml, wait_until
+from tests.lab import Lab, hierarchy, image, server, to_yaml, version, wait_until
 from vsprov.store.disk import sealed
 
 LOOKING = (("plan", "-"), ("get",), ("ps",), ("image", "ls"), ("stop", "a"), ("destroy", "--all", "-y"))
@@ -77,6 +77,22 @@ def test_in_another_cgroup_namespace_nothing_starts_without_its_limits(lab: Lab)
         wait_until(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
     assert not lab.group("a").exists()
+
+
+def test_where_ip_netns_exec_hides_the_cgroups_nothing_starts_without_its_limits(lab: Lab) -> None:
+    documents = to_yaml(image(), server("a", resources={"memory": {"max": "64Mi"}}))
+    hidden = "umount --lazy /sys; mount -t sysfs sysfs /sys"
+    code, said = within(lab, hidden, "apply", "-y", "-", unshare="--mount", documents=documents)
+    if version("memory") == 2:  # cgroup2 can be mounted again
+        assert code == 0 and lab.limit("a", "memory.max") == str(64 << 20)
+        return
+    assert code == 69
+    assert (
+        "find its root: it is not mounted in this mount namespace\n  hint: `ip netns exec` hides it" in said
+    )
+    assert not lab.group("a").exists()
+    code, said = within(lab, hidden, "doctor", unshare="--mount")
+    assert code == 69 and "it is not mounted in this mount namespace" in said
 
 
 def test_a_state_root_on_an_overlay_is_refused_by_plan_and_doctor(lab: Lab) -> None:

@@ -72,7 +72,8 @@ class Hierarchies:
 def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
     """The hierarchies of this host. If cgroup2 is not mounted, mount it for this process only.
 
-    Raises HostError if the kernel has no cgroup2, or if the root of a hierarchy cannot be reached.
+    Raises HostError if the kernel has no cgroup2, or if the root of a hierarchy cannot be reached: a limit
+    that is written to another hierarchy, or to none, would silently not hold.
     """
     v1: dict[str, str] = {}
     read: set[tuple[str, ...]] = set()
@@ -96,13 +97,20 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
             for name in names:
                 v1.setdefault(name, mount.point)
     for name, (root, point) in parts.items():
-        # A limit that is written to another hierarchy, or to none, would silently not hold.
         if (name not in v1) if name else (not cgroup2 and root.startswith("/..")):
             raise HostError(
                 f"cgroup {f'v1 controller {name}' if name else 'v2'}: find its root: "
                 f"{point} shows the group {root} of it",
                 hint="run vsprov in the cgroup namespace of the host, with its cgroup file systems mounted",
             )
+    for line in proc.lines("/proc/self/cgroup"):
+        number, controllers, _ = line.split(":", 2)
+        for name in controllers.split(",") if number != "0" else ():
+            if name in V1_NAMES.values() and name not in v1:
+                raise HostError(
+                    f"cgroup v1 controller {name}: find its root: it is not mounted in this mount namespace",
+                    hint="`ip netns exec` hides it; use nsenter --net=/run/netns/NAME, or mount it",
+                )
     cgroup2 = cgroup2 or _private_mount()
     with open(f"{cgroup2}/cgroup.controllers") as file:
         return Hierarchies(cgroup2, v1, frozenset(file.read().split()), tuple(sorted(read)))
