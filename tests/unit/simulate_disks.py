@@ -82,7 +82,7 @@ class Disks:
     def _resized(self, step: ResizeDisk, disk: SeenDisk | None, *, runs: bool, grow: bool) -> SeenDisk | None:
         assert disk and disk.space == step.before[0]
         if step.backend != "image":
-            is_left = step.space or step.inodes or disk.pools
+            is_left = step.space or step.inodes or disk.pools or disk.backend == "qgroup"  # a subvolume
             return replace(disk, space=step.space, inodes=step.inodes) if is_left else None
         if step.live != runs:
             raise Refused(f"{step.describe()}: it runs, or does not")
