@@ -303,6 +303,18 @@ def test_files_of_the_kernel_are_named_in_errors_and_directories_without_attribu
     assert os.listdir(tmp_path) == ["debug"]
 
 
+def test_attributes_of_users_are_copied_whatever_their_names(shared: Lab, tmp_path: Path) -> None:
+    """Also those of an overlay that somebody has mounted with userxattr, overlayfs.rst."""
+    attributes = {"user.overlay.opaque": b"y", "user.a=b": b"=", "user.a%3Db": b"%"}
+    (tmp_path / "layer").mkdir()
+    for key, value in attributes.items():
+        os.setxattr(tmp_path / "layer", key, value)
+    shared.vsprov("cp", tmp_path / "layer", "web1:/srv")
+    shared.vsprov("cp", "web1:/srv/layer", tmp_path / "back")
+    for path in (inside(shared, "web1", "/srv/layer"), tmp_path / "back"):
+        assert {key: os.getxattr(path, key) for key in os.listxattr(path)} == attributes
+
+
 def test_a_server_can_be_copied_to_and_from_while_it_is_frozen(lab: Lab, tree: Path) -> None:
     lab.apply(HOST, server("web1"))
     lab.vsprov("freeze", "web1")

@@ -25,6 +25,7 @@ from tests.shop import app
 WRITING = """
 cd /srv; echo one > file; ln file twin; ln -s file link; mkfifo pipe; truncate -s 9M hole; touch .wh.x
 chown 33:34 file; chmod 4751 file; chown -h 5:6 link; touch -d @1000000000 file
+ln -P link link2; ln pipe pipe2; touch -d @-1.25 .wh.x; touch -d @10413792000.000000001 hole
 rm /etc/nsswitch.conf; rm -r /etc/alternatives; mkdir /etc/alternatives
 echo kept > /data/v; chown 65535:7 /data/v
 """
@@ -70,7 +71,9 @@ def test_a_server_is_carried_to_another_instance_with_all_that_it_has_written(
     lab.apply(*manifest)
     lab.shell("web1", WRITING)
     upper = lab.directory("web1") / "upper"
-    os.setxattr(upper / "srv/file", "user.note", b"\0\xff")
+    attributes = {"user.note": b"\0\xff", "user.a=b": b"=", "user.a%3Db": b"%3D"}
+    for key, value in attributes.items():
+        os.setxattr(upper / "srv/file", key, value)
     first, archive = lab.init("team/web1"), tmp_path / "web1.tar.zst"
     machine_id = lab.shell("web1", "cat /etc/machine-id")
     done = lab.vsprov("export", "web1", "-o", archive)
@@ -89,7 +92,10 @@ def test_a_server_is_carried_to_another_instance_with_all_that_it_has_written(
         "one\n33:34:2:4751:1000000000\nfile\n"
     )
     assert other.shell("web1", "cd /srv; stat -c %F:%s:%b pipe hole; stat -c %u:%g link; ls -A | wc -l") == (
-        "fifo:0:0\nregular file:9437184:0\n5:6\n6\n"
+        "fifo:0:0\nregular file:9437184:0\n5:6\n8\n"
+    )
+    assert other.shell("web1", "cd /srv; stat -c %h link2 pipe2; stat -c %.9Y .wh.x hole") == (
+        "2\n2\n-1.250000000\n10413792000.000000001\n"
     )
     assert other.shell("web1", "ls -A /etc/alternatives; ls /etc/nsswitch.conf 2>/dev/null || echo none") == (
         "none\n"
@@ -98,7 +104,10 @@ def test_a_server_is_carried_to_another_instance_with_all_that_it_has_written(
         "kept\n65535:7:644\n33:34:750\n"
     )
     assert other.shell("web1", "cat /etc/machine-id") == machine_id
-    assert os.getxattr(other.directory("web1") / "upper/srv/file", "user.note") == b"\0\xff"
+    file = other.directory("web1") / "upper/srv/file"
+    assert {
+        key: os.getxattr(file, key) for key in os.listxattr(file) if key.startswith("user.")
+    } == attributes
     assert other.limit("team/web1", "pids.max") == "50" and other.limit("team", "pids.max") == "90"
     assert other.is_settled(*manifest)
 

@@ -194,6 +194,35 @@ def test_an_archive_that_debian_tools_make_of_a_real_tree_comes_back_the_same(bo
         subprocess.run(["diff", "-r", "--no-dereference", f"/usr/share/{name}", layer / name], check=True)
 
 
+def test_attributes_come_back_under_the_names_that_tar_writes(box: Box) -> None:
+    """tar(1) quotes = and %, because the key of a record ends at its first =."""
+    (box.folder / "tree").mkdir()
+    names = ("user.plain", "user.a=b=c", "user.a%3Db", "user.100%")
+    for name in names:
+        os.setxattr(box.folder / "tree", name, name.encode())
+    for more in ((), ("--sparse", "--pax-option=comment=x")):
+        (box.folder / "tree/sparse").write_bytes(b"x")
+        os.truncate(box.folder / "tree/sparse", MIB)
+        os.setxattr(box.folder / "tree/sparse", "user.a=b", b"=")
+        command = [
+            "tar",
+            "--xattrs",
+            "--format=pax",
+            *more,
+            "-C",
+            box.folder / "tree",
+            "-cf",
+            box.folder / "x.tar",
+            ".",
+        ]
+        subprocess.run(command, check=True)
+        tree, _ = box.opened(box.folder / "x.tar")
+        assert {name: os.getxattr(tree, name) for name in os.listxattr(tree)} == {
+            name: name.encode() for name in names
+        }
+        assert os.listxattr(tree / "sparse") == ["user.a=b"]
+
+
 def test_the_same_archive_makes_the_same_tree_at_any_time(box: Box) -> None:
     first = listing(box.unpacked(member("a/b/c", b"no directory is in the archive", mtime=9)))
     assert {name: found.modified for name, found in first.items()} == {

@@ -88,8 +88,8 @@ def export(
 
         written = write.write(out, header, documents.to_text(objects), trees, label, progress)
     if written.left_out:
-        note = left_out_note(list(written.left_out.items())[:SHOWN], len(written.left_out))
-        report.notice(f"{label}: {note.replace('images keep', 'an export has')}")
+        some, why = list(written.left_out.items())[:SHOWN], "an export has no devices"
+        report.notice(f"{label}: {left_out_note(some, len(written.left_out), why)}")
     return Exported(header, written)
 
 

@@ -159,7 +159,9 @@ def image_entries(
             left_out[entry.path] = KINDS[entry.kind]
 
 
-def left_out_note(found: Sequence[Sequence[str]], count: int) -> str:
+def left_out_note(
+    found: Sequence[Sequence[str]], count: int, why: str = "images keep no devices, FIFOs and sockets"
+) -> str:
     """A message about `count` special files, "" for none; `found` are some of them: (path, what it is)."""
     if not count:
         return ""
@@ -169,7 +171,7 @@ def left_out_note(found: Sequence[Sequence[str]], count: int) -> str:
         named.append(f"{more} more")
     *first, last = named
     files = f"{', '.join(first)} and {last}" if first else last
-    return f"left out, because images keep no devices, FIFOs and sockets: {files}"
+    return f"left out, because {why}: {files}"
 
 
 def image_reject_reason(most: Limits) -> RejectReason:

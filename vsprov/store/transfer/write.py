@@ -22,7 +22,7 @@ from vsprov.store.transfer import header as headers
 from vsprov.store.transfer.header import Header, Part
 from vsprov.store.unpack.exported.layout import DEPTH, HEADER, MANIFEST, SUMS, sums_text
 from vsprov.store.unpack.files.packing import Packing, read_attributes
-from vsprov.store.unpack.headers import ATTRIBUTE, BLOCK, NAMES
+from vsprov.store.unpack.headers import BLOCK, NAMES, attribute_key
 from vsprov.store.unpack.refused import Refused
 
 LEVEL = 3  # of zstd(1), its default
@@ -73,7 +73,7 @@ def write(
     """
     import zstandard
 
-    meter = Meter(progress, "packed", header.bytes)
+    meter = Meter(progress, "packed", min(header.bytes, header.disk_bytes))  # holes are not packed
     sink = _Sink(out)
     compressor = zstandard.ZstdCompressor(LEVEL, write_checksum=True, threads=os.cpu_count() or 1)
     left_out: dict[str, str] = {}
@@ -209,6 +209,7 @@ class _Exporting(Packing):
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFIFO:
             self.add_header(path, status, tarfile.FIFOTYPE)
+            self.note_linked(path, status)
         elif kind == stat.S_IFCHR and status.st_rdev == 0:
             self.add_header(path, status, tarfile.CHRTYPE)
         elif kind != stat.S_IFSOCK:  # programs make new sockets when they start
@@ -234,5 +235,5 @@ class _Exporting(Packing):
                     raise Refused(f"{path!r}: {name}: {error}") from error
             elif not name.startswith("user.") and (name, value) != (OPAQUE, b"y"):
                 continue
-            found[f"{ATTRIBUTE}{name}"] = value.decode(*NAMES)
+            found[attribute_key(name)] = value.decode(*NAMES)
         return found

@@ -106,7 +106,7 @@ class Members:
             raise Refused("it is truncated or damaged: the end of the archive is missing") from error
         self.end = self.tar.offset
         attributes = (
-            (key.removeprefix(ATTRIBUTE), value.encode(*NAMES))
+            (attribute_name(key), value.encode(*NAMES))
             for key, value in info.pax_headers.items()
             if key.startswith(ATTRIBUTE) or key in acl.TEXTS
         )
@@ -184,13 +184,25 @@ def common(block: bytes, extended: dict[str, bytes]) -> Member | None:
         if "mtime" in extended:
             mtime = modified(extended["mtime"].decode("ascii"), seconds)
         attributes = tuple(
-            (key.removeprefix(ATTRIBUTE), value)
+            (attribute_name(key), value)
             for key, value in extended.items()
             if key.startswith(ATTRIBUTE) or key in acl.TEXTS
         )
     special = kind in (tarfile.CHRTYPE, tarfile.BLKTYPE)
     device = (number(block[329:337]), number(block[337:345])) if special else (0, 0)
     return Member(name, kind, mode, uid, gid, size, mtime, target, device, attributes, None)
+
+
+def attribute_key(name: str) -> str:
+    """The key of an extended attribute in a record, as GNU tar writes it: a key ends at its first "="."""
+    return ATTRIBUTE + name.replace("%", "%25").replace("=", "%3D")
+
+
+def attribute_name(key: str) -> str:
+    """The inverse of `attribute_key`; another key is its own name."""
+    if not key.startswith(ATTRIBUTE):
+        return key
+    return key.removeprefix(ATTRIBUTE).replace("%3D", "=").replace("%25", "%")
 
 
 def modified(exact: str, seconds: int) -> int:
@@ -200,7 +212,8 @@ def modified(exact: str, seconds: int) -> int:
     if found:
         when = int(found[2]) * 10**9 + int(((found[3] or "") + "000000000")[:9])
         when = -when if found[1] else when
-    return max(min(when, 2**62), -(2**62))
+    most = 2**62 * 10**9  # more seconds are no time_t
+    return max(min(when, most), -most)
 
 
 class Header(tarfile.TarInfo):

@@ -83,8 +83,8 @@ def copy(
         copying = _Copying(instance, opened.server, source.path, target.path, keep_owners, follow, progress)
         copied = copying.to_server() if target.server else copying.from_server()
     if copied.left_out_count:
-        note = left_out_note(copied.left_out, copied.left_out_count)
-        report.notice(f"Server/{name}: {note.replace('images keep', 'cp copies')}")
+        why = "cp copies no devices, FIFOs and sockets"
+        report.notice(f"Server/{name}: {left_out_note(copied.left_out, copied.left_out_count, why)}")
     if copied.stripped:
         files = ", ".join(map(repr, copied.stripped))
         report.notice(f"Server/{name}: without setuid, setgid and capabilities: {files}")

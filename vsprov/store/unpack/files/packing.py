@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from vsprov.store.disk import acl
 
-from ..headers import ATTRIBUTE, BLOCK, NAMES
+from ..headers import BLOCK, NAMES, attribute_key
 from ..holes import stored
 from ..refused import Refused
 from ..stream import PIECE
@@ -70,15 +70,16 @@ class Packing:
         try:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             kind = stat.S_IFMT(status.st_mode)
-            if kind not in KINDS:
-                self.add_special(path, status)
-                return
             first = self.linked.get((status.st_dev, status.st_ino))
             if first is not None:
                 self.add_header(path, status, tarfile.LNKTYPE, first)
                 return
+            if kind not in KINDS:
+                self.add_special(path, status)
+                return
             if kind == stat.S_IFLNK:
                 self.add_header(path, status, tarfile.SYMTYPE, os.readlink(name, dir_fd=folder))
+                self.note_linked(path, status)
                 return
             fd = os.open(name, OPEN, dir_fd=folder)
         except FileNotFoundError:
@@ -100,6 +101,11 @@ class Packing:
         """Add a device, FIFO or socket, or leave it out."""
         self.left_out[path] = LEFT_OUT.get(stat.S_IFMT(status.st_mode), "a special file")
 
+    def note_linked(self, path: str, status: os.stat_result) -> None:
+        """Make further names of the file, if it has any, hard links to this one."""
+        if status.st_nlink > 1:
+            self.linked[status.st_dev, status.st_ino] = path
+
     def note_removed(self, path: str) -> None:
         """Something was removed since its directory was read."""
 
@@ -110,7 +116,7 @@ class Packing:
     def attributes(self, fd: int, path: str) -> dict[str, str]:
         """The extended attributes to copy, as pax records: capabilities, access control lists, user.*."""
         return {
-            f"{ATTRIBUTE}{name}": value.decode(*NAMES)
+            attribute_key(name): value.decode(*NAMES)
             for name, value in read_attributes(fd)
             if name == CAPABILITY or name in acl.ATTRIBUTES or name.startswith("user.")
         }
@@ -120,8 +126,7 @@ class Packing:
         if stat.S_IFMT(status.st_mode) != kind:
             raise Refused(f"{path!r}: changed while it was being read", "try again when nothing writes to it")
         if kind == stat.S_IFREG:
-            if status.st_nlink > 1:
-                self.linked[status.st_dev, status.st_ino] = path
+            self.note_linked(path, status)
             self._file(fd, path, status)
             return
         self.add_header(path, status, tarfile.DIRTYPE, attributes=self.attributes(fd, path))
@@ -160,8 +165,9 @@ class Packing:
         seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
         info.mtime = seconds
         info.pax_headers = dict(attributes or {})
-        if seconds >= 0 and nanoseconds:
-            info.pax_headers["mtime"] = f"{seconds}.{nanoseconds:09}"
+        if nanoseconds:
+            whole, part = divmod(abs(status.st_mtime_ns), 10**9)
+            info.pax_headers["mtime"] = f"{'-' if seconds < 0 else ''}{whole}.{part:09}"
         self.files += kind != tarfile.DIRTYPE
         self.write(info.tobuf(tarfile.PAX_FORMAT, *NAMES))
 

@@ -14,6 +14,7 @@ from .packing import MOST_NAMED
 from .replacing import is_mount, kept_kind
 
 NO_LIMIT = 1 << 62
+USER_OVERLAY = "user.overlay."
 
 
 class Changes(NamedTuple):
@@ -101,6 +102,15 @@ class Copying(Unpacking):
             self.rename(place, temporary, name)
         finally:
             self.remove(place, temporary)  # of two links to one file, rename(2) removes neither
+        self.tree.by_link.clear()  # it may be one to a symbolic link
+
+    def kept(self, member: Member) -> dict[str, bytes]:
+        """Also the attributes of an overlay that somebody has mounted with `userxattr`, such as podman in the
+        server or on the host: overlays of servers take no notice of them.
+        """
+        overlay = [one for one in member.attributes if one[0].startswith(USER_OVERLAY)]
+        others = tuple(one for one in member.attributes if one not in overlay)
+        return super().kept(member._replace(attributes=others)) | dict(overlay)
 
     def temporary(self) -> str:
         return f".vsprov-{os.getpid()}"
