@@ -10,7 +10,7 @@ import dataclasses
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,7 +92,10 @@ def to_server(
 def archive_of(
     server: ServerRoot, path: str, name: str, out: int, *, follow: bool, progress: Progress
 ) -> Copied:
-    """Write a tar archive of `path` in the server to the descriptor `out`, in which it is called `name`."""
+    """Write a tar archive of `path` in the server to the descriptor `out`, in which it is called `name`.
+
+    BrokenPipeError if nobody reads it.
+    """
     with _packing(server, path, name, out, follow) as found:
         return _result(found, progress)
 
@@ -182,7 +185,10 @@ def from_server(
             try:
                 copied = _result(unpacking, progress)
             except FailedError:
-                _result(packing, progress)  # if that has failed too, this is the consequence
+                with suppress(BrokenPipeError):
+                    _result(
+                        packing, progress
+                    )  # if that has failed for a reason of its own, this is the consequence
                 raise
         sent = _result(packing, progress)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -47,8 +48,12 @@ def worker(
 
 
 def _checked(label: str, target: str | None, found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The messages of a worker, up to its result. FailedError if it reports an error or ends without one."""
+    """The messages of a worker, up to its result. FailedError if it reports an error or ends without one,
+    BrokenPipeError if nobody reads what it writes.
+    """
     for message in found:
+        if "unread" in message:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if "error" in message:
             raise FailedError(f"{label}: {message['error']}", hint=hint_of(message, target))
         yield message

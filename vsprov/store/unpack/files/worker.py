@@ -1,7 +1,8 @@
 """Copies files out of a server, or into one, or to a directory of the host, as a tar archive.
 
 JOB is the `Job` as JSON. It prints lines of JSON to descriptor 1: {"is_folder"} for what is packed, then
-{"bytes"} so far; at the end {"files", "bytes", "left_out", "stripped"} or {"error", "hint"}.
+{"bytes"} so far; at the end {"files", "bytes", "left_out", "stripped"}, {"error", "hint"}, or {"unread"} if
+whoever reads what is packed has gone.
 """
 
 from __future__ import annotations
@@ -86,7 +87,10 @@ def _pack(job: Job) -> dict[str, Any]:
     if job.path.endswith("/") and kind != stat.S_IFDIR:
         raise Refused(f"{job.path!r}: is not a directory")
     report({"is_folder": kind == stat.S_IFDIR})
-    packing.add(folder, name, source.name)
+    try:
+        packing.add(folder, name, source.name)
+    except BrokenPipeError:
+        return {"unread": True}
     os.close(job.out)
     return _done(packing.files, packing.bytes, packing.left_out)
 
