@@ -40,6 +40,62 @@ def test_bash_completes_verbs_options_and_kinds(words: str, position: int, offer
     assert set(out.split()) == {f"plain,{word}" for word in offered}
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("apply d", ["file,d"]),
+        ("plan --values d", ["file,d"]),
+        ("plan --out d", ["file,d"]),
+        ("validate -f d", ["file,d"]),
+        ("show d", ["file,d"]),
+        ("init d", ["dir,d"]),
+        ("--root d", ["dir,d"]),
+        ("import d", ["file,d"]),
+        ("export db1 d", ["file,d"]),
+        ("export db1 -o d", ["file,d"]),
+        ("export db1 -o ", ["file,", "plain,text", "plain,json"]),
+        ("cp d", ["file,d", "plain,db1:"]),
+        ("cp . d", ["file,d", "plain,db1:"]),
+        ("clone db1 db2 --snapshot ", ["plain,monday", "plain,sunday"]),
+        ("clone db1 db2 --snapshot m", ["plain,monday"]),
+        ("snapshot rm db1 m", ["plain,monday"]),
+        ("snapshot restore db1 ", ["plain,monday", "plain,sunday"]),
+    ],
+)
+def test_files_are_completed_where_files_are_named_and_snapshots_of_the_server(
+    words: str, offered: list[str], tmp_path: Path
+) -> None:
+    for name in ("monday", "sunday"):
+        (tmp_path / "servers/db1/snapshots" / name).mkdir(parents=True)
+    env = {
+        "VSPROV_ROOT": str(tmp_path),
+        "_VSPROV_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"vsprov {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+    }
+    out, _ = process(env=env).communicate()
+    assert out.splitlines() == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [("cp w", "default\nnospace\nweb1:\n"), ("cp file x", "default\n\n")]
+)
+def test_bash_completes_a_file_or_the_beginning_of_a_path_in_a_server(
+    cli: Cli, words: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "servers/web1").mkdir(parents=True)
+    (tmp_path / "vsprov").write_text(f'#!/bin/sh\nexec {sys.executable} -m vsprov "$@"\n')
+    (tmp_path / "vsprov").chmod(0o755)
+    asked = f"""{cli("--show-completion", "bash").out}
+        compopt() {{ echo "$2"; }}
+        COMP_WORDS=(vsprov {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _vsprov_completion vsprov; echo "$COMPREPLY" """
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT), "VSPROV_ROOT": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, env=env)
+    assert (done.stdout, done.stderr) == (told, "")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_completes_names_of_servers(shell: str, tmp_path: Path) -> None:
     for name in ("web1", "web2", "db1", ".making-web3"):

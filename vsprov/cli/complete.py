@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import click
 
+from vsprov.cli import complete_paths
 from vsprov.cli import schemas as packaged
 from vsprov.cli.verb import instance_of
 from vsprov.store.instance import Instance
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
 
@@ -25,16 +30,20 @@ def servers(ctx: click.Context) -> list[str]:
     return _names(_instance(ctx).servers, "")
 
 
-def places(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
-    """Names of servers, as the beginning of SERVER:PATH."""
-    return [f"{name}:" for name in servers(ctx, param, typed)]
+def places(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Files of the host, and names of servers as the beginning of SERVER:PATH."""
+    from click.shell_completion import CompletionItem
+
+    names = [CompletionItem(f"{name}:") for name in servers(ctx, param, typed)]
+    return complete_paths.files(ctx, param, typed) + names
 
 
 def snapshots(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
     """Names of the snapshots of the server that is on the command line."""
     from vsprov.store.disk.folders import SNAPSHOTS
 
-    server = str(ctx.params.get("name", "")).rpartition("/")[2]
+    # While the value of an option is missing, click has assigned no arguments.
+    server = str(ctx.params.get("name") or next(iter(ctx.args), "")).rpartition("/")[2]
     found = _names(f"{_instance(ctx).servers}/{server}/{SNAPSHOTS}", "")
     return [name for name in found if name.startswith(typed)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vsprov.cli import complete
+from vsprov.cli import complete, complete_paths
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import UsageError
 
@@ -24,15 +24,29 @@ def manifest_inputs(function: Function) -> Function:
     """Add the options that name manifests; the verb gets them as `inputs`, an `Inputs`."""
 
     @click.argument(
-        "paths", nargs=-1, metavar="[PATH...]", help="Manifest files or directories; - for standard input."
+        "paths",
+        nargs=-1,
+        metavar="[PATH...]",
+        help="Manifest files or directories; - for standard input.",
+        shell_complete=complete_paths.files,
     )
     @click.option(
-        "--filename", "-f", "files", metavar="PATH", multiple=True, help="The same as PATH; may be repeated."
+        "--filename",
+        "-f",
+        "files",
+        metavar="PATH",
+        multiple=True,
+        help="The same as PATH; may be repeated.",
+        shell_complete=complete_paths.files,
     )
     @click.option("--recursive", "-R", is_flag=True, help="Read directories recursively.")
     @click.option("--template", is_flag=True, help="Render every file with Jinja2, not only *.j2.")
     @click.option(
-        "--values", metavar="FILE", multiple=True, help="YAML file of template values; may be repeated."
+        "--values",
+        metavar="FILE",
+        multiple=True,
+        help="YAML file of template values; may be repeated.",
+        shell_complete=complete_paths.files,
     )
     @click.option(
         "--set",

@@ -16,6 +16,11 @@ _PLACES = {
     "zsh": (".zfunc/_vsprov", ".zshrc", "fpath+=~/.zfunc; autoload -Uz compinit; compinit"),
     "fish": (".config/fish/completions/vsprov.fish", "", ""),
 }
+# `odd:` is the beginning of a word, after which bash sets no blank then.
+_NO_BLANK = (
+    "    return 0\n",
+    "    [[ ${COMPREPLY[0]} == *: ]] && compopt -o nospace\n    return 0\n",
+)
 
 
 def script(program: click.Command, shell: str) -> str:
@@ -24,7 +29,8 @@ def script(program: click.Command, shell: str) -> str:
 
     found = get_completion_class(shell)
     assert found is not None
-    return found(program, {}, "vsprov", VARIABLE).source()
+    text = found(program, {}, "vsprov", VARIABLE).source()
+    return text.replace(*_NO_BLANK) if shell == "bash" else text
 
 
 def install(program: click.Command, shell: str) -> str:

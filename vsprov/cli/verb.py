@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vsprov.cli import complete_paths
 from vsprov.errors import UsageError
 from vsprov.render.screen import Screen, clean, err, screen_of
 from vsprov.store.instance import DEFAULT, Instance
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from vsprov.manifest.load import Manifest
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -89,10 +92,15 @@ def instance_of(name: str | None, root: str | None) -> Instance:
     return Instance(name, os.path.abspath(root or os.environ.get("VSPROV_ROOT") or f"/var/lib/{name}"))
 
 
-def complete_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_output(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The words that may follow -o."""
+    from click.shell_completion import CompletionItem
+
     outputs: tuple[str, ...] = getattr(ctx.command, "outputs", _FORMATS)
-    return [word for word in outputs if word.startswith(incomplete)]
+    words = [CompletionItem(word) for word in outputs if word.startswith(incomplete)]
+    if getattr(ctx.command, "to_file", False):
+        return complete_paths.files(ctx, param, incomplete) + words
+    return words
 
 
 SETTINGS: tuple[click.Parameter, ...] = (
@@ -105,6 +113,7 @@ SETTINGS: tuple[click.Parameter, ...] = (
     click.Option(
         ["--root"],
         metavar="DIR",
+        shell_complete=complete_paths.folders,
         help="Directory for images and servers. [env: VSPROV_ROOT; default: /var/lib/INSTANCE]",
     ),
     click.Option(["--output", "-o"], metavar="FORMAT", help="Output format.", shell_complete=complete_output),
@@ -123,8 +132,10 @@ SETTINGS: tuple[click.Parameter, ...] = (
 class Verb(click.Command):
     """A command that also takes `SETTINGS`, before or after its name, and gets them as `settings`.
 
-    `outputs` are the words that -o takes, the default first.
+    `outputs` are the words that -o takes, the default first. With `to_file`, it takes a file, too.
     """
+
+    to_file = False
 
     def __init__(self, *given: Any, examples: str, outputs: tuple[str, ...], **named: Any) -> None:
         super().__init__(*given, **named)

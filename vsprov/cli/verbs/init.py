@@ -7,6 +7,7 @@ import re
 
 import click
 
+from vsprov.cli import complete_paths
 from vsprov.cli.schemas import packaged
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.desired.project import DEFAULT_SET
@@ -74,7 +75,12 @@ vsprov init demo
 cd demo && sudo vsprov apply servers
 """
 )
-@click.argument("folder", metavar="DIR", help="Directory to create the repository in.")
+@click.argument(
+    "folder",
+    metavar="DIR",
+    help="Directory to create the repository in.",
+    shell_complete=complete_paths.folders,
+)
 def init(settings: Settings, folder: str) -> None:
     """Creates a directory with a project file, an example server, a README, the schema for editors and a
     .gitignore. Existing files are kept.

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from vsprov.cli import options
+from vsprov.cli import complete_paths, options
 from vsprov.cli.approval import losses_of
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.apply import converge
@@ -34,6 +34,7 @@ vsprov plan servers/ -o json --detailed-exitcode
     "file",
     metavar="FILE",
     help="Save the plan to FILE, for `vsprov apply FILE`. Only a saved plan is replaced.",
+    shell_complete=complete_paths.files,
 )
 @options.detailed_exitcode_option
 @options.selector_option
@@ -102,7 +103,12 @@ vsprov show tonight.plan -o json | jq .summary
 """,
     outputs=("text", "json"),
 )
-@click.argument("path", metavar="PLANFILE", help="A plan that was saved by `vsprov plan --out`.")
+@click.argument(
+    "path",
+    metavar="PLANFILE",
+    help="A plan that was saved by `vsprov plan --out`.",
+    shell_complete=complete_paths.files,
+)
 def show(settings: Settings, path: str) -> None:
     """Prints a saved plan as `plan` printed it, with -v also its steps. It does not need root, and does not
     check whether the plan still fits: `vsprov apply PLANFILE` does.

@@ -25,6 +25,8 @@ STANDARD = "-"
 class _ToFile(Verb):
     """A verb for which -o may also be the name of the file to write, as for tar and curl."""
 
+    to_file = True
+
     def invoke(self, ctx: click.Context) -> Any:
         given = ctx.params["output"]
         if given and given not in self.outputs:
