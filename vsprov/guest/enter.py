@@ -162,20 +162,7 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
     ids = known(request["user"]) or resolve(request["user"], root)
     if request["home"]:
         request["env"].setdefault("HOME", home(request["user"], root))
-    if request["tty"]:
-        at("terminal")
-        master, slave = open_terminal(root, request["rows"], request["cols"], base + ids[0])
-        os.dup2(slave, FIRST_STREAM, False)
-        client.send({"event": "terminal", "id": 0}, master)
-        os.close(master)
-        os.close(slave)
-    else:
-        at("streams")
-        for number, fd in enumerate(client.fds, FIRST_STREAM):
-            if S_ISFIFO(os.fstat(fd).st_mode):  # what else there is may have a name on the host
-                os.fchown(fd, base + ids[0], -1)  # so that it may open /dev/stdout
-            os.dup2(fd, number, False)
-            os.close(fd)
+    connect(client, request, root, base + ids[0])
     at("cgroup")
     cgroup = os.open(request["cgroup"]["payload"], O_PATH | os.O_DIRECTORY)
     at("start")
@@ -198,6 +185,27 @@ def run(client: Client, request: Enter, in_python: bool) -> int:
         at(step)
         raise OSError(number, message, path)
     return code
+
+
+def connect(client: Client, request: Enter, root: int, owner: int) -> None:
+    """Place the command's streams at their fds: those of the client, or a terminal of the server at `root`.
+
+    `owner` is the user of the command, as the host sees it.
+    """
+    if request["tty"]:
+        at("terminal")
+        master, slave = open_terminal(root, request["rows"], request["cols"], owner)
+        os.dup2(slave, FIRST_STREAM, False)
+        client.send({"event": "terminal", "id": 0}, master)
+        os.close(master)
+        os.close(slave)
+        return
+    at("streams")
+    for number, fd in enumerate(client.fds, FIRST_STREAM):
+        if S_ISFIFO(os.fstat(fd).st_mode):  # what else there is may have a name on the host
+            os.fchown(fd, owner, -1)  # so that it may open /dev/stdout
+        os.dup2(fd, number, False)
+        os.close(fd)
 
 
 def open_pidfd(pid: int, start_time: int) -> int:

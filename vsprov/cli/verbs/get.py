@@ -82,32 +82,29 @@ def get(
     match = selector.parse(labels) if labels is not None else None
     if match is not None and "Server" not in wanted:
         raise UsageError(f"get {clean(kind)}: -l selects servers only", hint="vsprov get servers -l LABELS")
-    shape = _Shape(form == "wide", show_labels, given.split(",") if given else [])
-    if (given or show_labels) and form not in ("text", "wide"):
-        raise UsageError(f"get -o {form}: --columns and --show-labels are for tables")
-    if given and (len(wanted) > 1 or form == "wide"):
-        raise UsageError("get --columns: takes a single kind, and not -o wide", hint="vsprov get servers …")
+    shape = _shape(form, given, show_labels, len(wanted))
     sort = columns.sorting(field) if field else list
     disk = any("disk" in word.lower() for word in (field or "", *shape.columns))
     process.require_root("get: reading the state of servers")
     now = documents.look(settings.instance, ask_keeper="Server" in wanted)
     items: dict[str, list[dict[str, Any]]] = {}
     for each, chosen_names in wanted.items():
-        made = []
-        for name in _names(each, chosen_names, documents.names(each, now)):
+        of_volumes = each == "Volume" and len(wanted) == 1
+        asked = disk or form == "wide" or of_volumes or (form == "json" and chosen_names)
+        made = [
             # In a manifest, fields that other programs may change keep the applied value.
-            ignore = documents.left_to_others(each, name, now) if form == "yaml" else frozenset[str]()
-            of_volumes = each == "Volume" and len(wanted) == 1
-            asked = disk or form == "wide" or of_volumes or (form == "json" and chosen_names)
-            measured = settings.instance if asked else None
-            made.append(documents.document(each, name, now, ignore, measured=measured))
-        items[each] = sort(
-            [
-                one
-                for one in made
-                if match is None or (each == "Server" and match(one["metadata"].get("labels", {})))
-            ]
-        )
+            documents.document(
+                each,
+                name,
+                now,
+                documents.left_to_others(each, name, now) if form == "yaml" else frozenset(),
+                measured=settings.instance if asked else None,
+            )
+            for name in _names(each, chosen_names, documents.names(each, now))
+        ]
+        if match is not None:
+            made = [one for one in made if each == "Server" and match(one["metadata"].get("labels", {}))]
+        items[each] = sort(made)
     flat = [one for made in items.values() for one in made]
     match form:
         case "json":
@@ -157,6 +154,15 @@ class _Shape:
         else:
             table = tables.objects(kind, documents, wide=self.wide)
         return columns.with_labels(table, documents) if self.labels else table
+
+
+def _shape(form: str, given: str | None, labels: bool, kinds: int) -> _Shape:
+    """The form of the tables of so many kinds; UsageError for options that exclude each other."""
+    if (given or labels) and form not in ("text", "wide"):
+        raise UsageError(f"get -o {form}: --columns and --show-labels are for tables")
+    if given and (kinds > 1 or form == "wide"):
+        raise UsageError("get --columns: takes a single kind, and not -o wide", hint="vsprov get servers …")
+    return _Shape(form == "wide", labels, given.split(",") if given else [])
 
 
 def _tables(items: Mapping[str, list[dict[str, Any]]], screen: Screen, shape: _Shape) -> None:

@@ -146,25 +146,7 @@ def perform(
 
         later = postponed.later(plan, first.wanted.objects, first.now.observed, waits)
         plan = plan.without(later)
-    context = ApplyContext(
-        instance,
-        first.now.hierarchies,
-        first.now.machine,
-        first.now.observed,
-        first.wanted.owner,
-        {o.address: o for o in first.wanted.objects},
-        first.resolved,
-        report.notice,
-        Threads(report.progressed),
-        work=work,
-        stop_by=None if work.stop_within is None else time.monotonic() + work.stop_within,
-        pinned=dict(first.wanted.pinned),
-        verb=first.wanted.verb,
-        automatic=first.wanted.automatic,
-        restarting=frozenset(each.name for each in plan.changes if _restarts(each)),
-        waits=waits or Waits(),
-        unfinished={change.key: change for change in first.plan.changes},
-    )
+    context = _context(instance, first, plan, report, work, waits or Waits())
     with interrupted.explained(lambda: interrupted.left_of(context, first.wanted.request)), closing(context):
         errors: dict[str, VsprovError] = {}
         exits: dict[str, str] = {}
@@ -189,6 +171,31 @@ def perform(
         servers.tidy(instance)
     left = second.plan if second and second is not first else None
     return Outcome(first, True, errors, left, later, exits, context.overdue, context.unhandled)
+
+
+def _context(
+    instance: Instance, first: Proposal, plan: Plan, report: Report, work: WorkOptions, waits: Waits
+) -> ApplyContext:
+    """What the steps of the plan are carried out with; `plan` is what is left of the proposed one."""
+    return ApplyContext(
+        instance,
+        first.now.hierarchies,
+        first.now.machine,
+        first.now.observed,
+        first.wanted.owner,
+        {o.address: o for o in first.wanted.objects},
+        first.resolved,
+        report.notice,
+        Threads(report.progressed),
+        work=work,
+        stop_by=None if work.stop_within is None else time.monotonic() + work.stop_within,
+        pinned=dict(first.wanted.pinned),
+        verb=first.wanted.verb,
+        automatic=first.wanted.automatic,
+        restarting=frozenset(each.name for each in plan.changes if _restarts(each)),
+        waits=waits,
+        unfinished={change.key: change for change in first.plan.changes},
+    )
 
 
 def _carry_out(context: ApplyContext, plan: Plan, report: Report, parallelism: int) -> dict[str, VsprovError]:

@@ -33,6 +33,12 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
     """
     for one in folders.restrict_to_root(instance):
         notice(f"{one.path}: {one.message}: restricted to root")
+    _sweep_groups(instance, notice)
+    _sweep_files(instance, notice)
+
+
+def _sweep_groups(instance: Instance, notice: Callable[[str], None]) -> None:
+    """End the spawner, hooks and builds, and remove the groups that have no mark yet."""
     hierarchies = cgroup.find()
     end_spawner(instance, hierarchies)
     top = hierarchies.directory("", instance.name)
@@ -49,6 +55,10 @@ def sweep(instance: Instance, notice: Callable[[str], None]) -> None:
             if exists and mark is None and not cgroup.children(directory) and not cgroup.processes(directory):
                 cgroup.remove(directory)
                 notice(f"removed {directory}, left by an interrupted apply")
+
+
+def _sweep_files(instance: Instance, notice: Callable[[str], None]) -> None:
+    """Repair and complete what was being written, and remove what has a temporary name."""
 
     def keep(error: FailedError) -> None:
         notice(f"{error}; not removed")

@@ -34,7 +34,7 @@ from vsprov.store.space.disks import place
 if TYPE_CHECKING:
     from vsprov.engine.guests.host_sources import OpenSources
     from vsprov.engine.run.context import ApplyContext
-    from vsprov.guest.wire import Enter, Groups, Guest, Mount, Process
+    from vsprov.guest.wire import Enter, Groups, Guest, Hierarchy, Mount, Process
 
 # Files of /proc and /sys that concern the host, beyond what the kernel denies to an unprivileged root; the
 # list of the OCI runtimes.
@@ -64,11 +64,7 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         hint = "init: {command: [/bin/sh, -c, …]}"
         raise StepError(lacks_command(spec.image), hint=hint)
     path = f"{context.instance.servers}/{server.name}"
-    v1 = sorted({context.directory(name, group) for name in context.hierarchies.v1})
-    groups: Groups = {
-        "payload": f"{context.directory('', group)}/payload",
-        "attach": [directory for directory in v1 if os.path.isdir(directory)],
-    }
+    groups = _groups(context, group)
     own_id = machine_id.provide(path)
     if is_system(init.style):
         init = replace(init, env={**_boot_variables(init.style, own_id), **init.env})
@@ -96,23 +92,42 @@ def for_server(context: ApplyContext, server: Object, group: str, sources: OpenS
         ),
         console=f"{path}/console",
     )
-    own = {name for name in context.hierarchies.v1 if context.directory(name, group) in groups["attach"]}
-    guest["hierarchies"] = [
-        {"controllers": list(names), "own": not own.isdisjoint(names)} for names in context.hierarchies.read
-    ]
+    guest["hierarchies"] = _hierarchies(context, group, groups)
     guest["own_memory"] = _may_run_out(spec, init, context.directory("memory", group), guest["mounts"])
     guest["root"]["read_only"] = spec.security.read_only_root
     guest["host_network"] = any(context.network(one.network).type == "host" for one in spec.interfaces)
     guest["reaper"] = _reaper() if spec.init.reaper else None
     guest["shm_size"] = _shm_size(spec)
     if is_system(init.style):
-        guest["system"], guest["systemd"] = True, init.style == "systemd"
-        # The kernel lets a server write only to what belongs to its own namespaces. That includes the limit
-        # by which one without SYS_ADMIN may make no user namespaces.
-        guest["read_only_paths"].remove("/proc/sys")
-        if "SYS_ADMIN" not in spec.security.kept(init.style):
-            guest["read_only_paths"].append("/proc/sys/user")
+        _boot_system(guest, spec, init.style)
     return guest
+
+
+def _groups(context: ApplyContext, group: str) -> Groups:
+    """The control groups that a server joins; those of cgroup v1 only as far as they exist."""
+    v1 = sorted({context.directory(name, group) for name in context.hierarchies.v1})
+    return {
+        "payload": f"{context.directory('', group)}/payload",
+        "attach": [directory for directory in v1 if os.path.isdir(directory)],
+    }
+
+
+def _hierarchies(context: ApplyContext, group: str, groups: Groups) -> list[Hierarchy]:
+    """The cgroup v1 hierarchies of the host, and in which of them the server has a group of its own."""
+    own = {name for name in context.hierarchies.v1 if context.directory(name, group) in groups["attach"]}
+    return [
+        {"controllers": list(names), "own": not own.isdisjoint(names)} for names in context.hierarchies.read
+    ]
+
+
+def _boot_system(guest: Guest, spec: Server, style: str) -> None:
+    """Let the guest boot the init of its image."""
+    guest["system"], guest["systemd"] = True, style == "systemd"
+    # The kernel lets a server write only to what belongs to its own namespaces. That includes the limit by
+    # which one without SYS_ADMIN may make no user namespaces.
+    guest["read_only_paths"].remove("/proc/sys")
+    if "SYS_ADMIN" not in spec.security.kept(style):
+        guest["read_only_paths"].append("/proc/sys/user")
 
 
 def _shm_size(spec: Server) -> int | None:

@@ -71,9 +71,33 @@ def write_server(
     `console`: the fd of its log; `ids`: None to ask the spawner for them once the root is mounted;
     `directories`: for each bind whether its source is a directory.
     """
-    root = guest["root"]
-    layers = layers_to_attach(root)
-    free = FIRST_MOUNT + 2 + layers + len(directories)
+    layers = layers_to_attach(guest["root"])
+    dev = FIRST_MOUNT + 1 + layers
+    free = dev + 1 + len(directories)
+    _write_beginning(p, guest, console)
+    _receive(p, free - FIRST_MOUNT)
+    _write_namespaces(p, guest, layers, free)
+    free = _write_system(p, guest, dev, free)
+    # Before the declared mounts, because the server may have chosen what those are made on.
+    _write_hiding(p, guest, dev, free)
+    add_part(p, ("boot id", dev, free), lambda q: write_boot_id(q, dev, free))
+    record_mount(p, FIRST_MOUNT)
+    record_mount(p, dev, b"shm")
+    write_declared_mounts(p, guest["mounts"], dev, free, directories)
+    _finish_root(p, guest["cwd"], guest["root"]["read_only"], free)
+    if guest["system"]:
+        share_mounts(p)
+    if ids is None:
+        p.step = f"user {guest['user']}"
+        p.ask(WHO)
+    write_confinement(p, guest, free, ids or (0, 0, []))
+    p.step = "gate"
+    p.ask(READY)
+    write_execution(p, guest, guest["reaper"])
+
+
+def _write_beginning(p: ChildProgram, guest: Guest, console: int) -> None:
+    """Connect the log, join the groups of cgroup v1, open the directory that the root is mounted at."""
     p.step = "console"
     p.call("dup3", console, 1, 0)
     p.call("dup3", console, 2, 0)
@@ -81,10 +105,13 @@ def write_server(
     for group in guest["cgroup"]["attach"]:
         p.step = f"cgroup {group}"
         p.write_file(MOUNT_AT, f"{group}/cgroup.procs", b"0")
-    p.step, path = "mount root", root["mount_at"]
+    p.step, path = "mount root", guest["root"]["mount_at"]
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     p.call("openat", AT_FDCWD, os.fsencode(path), flags, 0, want=MOUNT_AT, path=path)
-    _receive(p, free - FIRST_MOUNT)
+
+
+def _write_namespaces(p: ChildProgram, guest: Guest, layers: int, free: int) -> None:
+    """Enter the namespaces, with the server's hostname, root and limits."""
     mapped = guest["id_map"] is not None
     # Only the owner of a network namespace may mount its /sys and configure its links.
     network = not guest["host_network"]
@@ -97,8 +124,13 @@ def write_server(
     if network:
         last = guest["id_map"]["size"] - 1 if guest["id_map"] else LARGEST_GROUP
         add_part(p, ("ping", last, free), lambda q: _allow_ping(q, last, free))
-    dev = FIRST_MOUNT + 1 + layers
-    shm = guest["shm_size"]
+
+
+def _write_system(p: ChildProgram, guest: Guest, dev: int, free: int) -> int:
+    """Mount /dev and what else of the kernel a server has, and connect its standard input; the next free fd,
+    as a terminal stays open.
+    """
+    shm, network = guest["shm_size"], not guest["host_network"]
     add_part(p, ("dev", dev, free, shm), lambda q: _dev(q, dev, free, shm))
     if guest["system"]:
         may = CAP_SYS_ADMIN in guest["capabilities"]
@@ -112,29 +144,18 @@ def write_server(
     if guest["system"]:
         p.terminal = free
         add_part(p, ("terminal", dev, free), lambda q: write_terminal(q, dev, p.terminal))
-        free += 1
-    else:
-        add_part(p, ("stdin", dev, free), lambda q: _stdin(q, dev, free))
-    # Before the declared mounts, because the server may have chosen what those are made on.
+        return free + 1
+    add_part(p, ("stdin", dev, free), lambda q: _stdin(q, dev, free))
+    return free
+
+
+def _write_hiding(p: ChildProgram, guest: Guest, dev: int, free: int) -> None:
+    """Mask files of the kernel and make others read-only."""
     masks, read_only = tuple(guest["masks"]), tuple(guest["read_only_paths"])
     if len(masks) + len(read_only) < 100:
         add_part(p, ("hide", masks, read_only, dev, free), lambda q: _hide(q, masks, read_only, dev, free))
     else:
         _hide(p, masks, read_only, dev, free)
-    add_part(p, ("boot id", dev, free), lambda q: write_boot_id(q, dev, free))
-    record_mount(p, FIRST_MOUNT)
-    record_mount(p, dev, b"shm")
-    write_declared_mounts(p, guest["mounts"], dev, free, directories)
-    _finish_root(p, guest["cwd"], root["read_only"], free)
-    if guest["system"]:
-        share_mounts(p)
-    if ids is None:
-        p.step = f"user {guest['user']}"
-        p.ask(WHO)
-    write_confinement(p, guest, free, ids or (0, 0, []))
-    p.step = "gate"
-    p.ask(READY)
-    write_execution(p, guest, guest["reaper"])
 
 
 def _finish_root(p: ChildProgram, cwd: str, read_only: bool, free: int) -> None:

@@ -138,11 +138,16 @@ def _plan(builder: PlanBuilder, want: Object) -> None:
             change = renames.adapt(builder, want, change, _stop(old, builder), spec.state == "Running")
         if request:
             change = replace(change, reason=request.action)
-        if change.action == "replace" and prevents_deletion(want.annotations):
-            keys = ", ".join(path.path for path in change.paths if path.cost == "recreate")
-            message = f"a change of {keys} would remove its files: it has the annotation {PROTECTED}"
-            builder.problem(want.address, message, "remove the annotation as well, if its files may be lost")
+        _refuse_loss(builder, want, change)
     builder.add(want.address, change)
+
+
+def _refuse_loss(builder: PlanBuilder, want: Object, change: Change) -> None:
+    """A problem if the change would remove the files of a protected server."""
+    if change.action == "replace" and prevents_deletion(want.annotations):
+        keys = ", ".join(path.path for path in change.paths if path.cost == "recreate")
+        message = f"a change of {keys} would remove its files: it has the annotation {PROTECTED}"
+        builder.problem(want.address, message, "remove the annotation as well, if its files may be lost")
 
 
 def _share(builder: PlanBuilder, address: str, spec: Server, pool: Mapping[str, object]) -> Share | None:

@@ -9,7 +9,7 @@ import select
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,26 @@ def unpack(
         "parent": os.getpid(),
         "limits": dataclasses.asdict(limits),
     }
+    last, code = _run(archive, job, lambda read: progress("unpacked", read, total))
+    if "needs_below" in last:
+        raise NeedsBelow(f"{label}: {last['needs_below']}")
+    if "error" in last:
+        raise ImageError(f"{label}: {last['error']}", hint=hint_of(last, target))
+    if "sha256" not in last:
+        raise ImageError(f"{label}: the unpacking process ended unexpectedly (status {code})")
+    if below:
+        _strip(target)
+    note = tree.left_out_note(last["left_out"], last["left_out_count"])
+    return Unpacked(last["sha256"], last["diff_id"], note)
+
+
+def _run(
+    archive: int, job: Mapping[str, Any], progress: Callable[[int], None]
+) -> tuple[dict[str, Any], int | None]:
+    """Run the worker: its last message, {} if it has sent none, and its exit code.
+
+    `progress` gets the bytes of the archive that were read.
+    """
     flags = ["-P", "-X", "utf8"] + (["-B"] if sys.dont_write_bytecode else [])
     last: dict[str, Any] = {}
     # Not subprocess.DEVNULL: where no descriptor is left for it, Python before 3.11.4 forgets to close the
@@ -112,19 +132,10 @@ def unpack(
             for message in messages(child.stdout.fileno()):
                 last = message or last
                 read = last.get("read", read)
-                progress("unpacked", read, total)
+                progress(read)
         finally:
             child.kill()
-    if "needs_below" in last:
-        raise NeedsBelow(f"{label}: {last['needs_below']}")
-    if "error" in last:
-        raise ImageError(f"{label}: {last['error']}", hint=hint_of(last, target))
-    if "sha256" not in last:
-        raise ImageError(f"{label}: the unpacking process ended unexpectedly (status {child.returncode})")
-    if below:
-        _strip(target)
-    note = tree.left_out_note(last["left_out"], last["left_out_count"])
-    return Unpacked(last["sha256"], last["diff_id"], note)
+    return last, child.returncode
 
 
 def messages(pipe: int) -> Iterator[dict[str, Any]]:

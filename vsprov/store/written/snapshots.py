@@ -127,12 +127,9 @@ def create(
     `copied` is called as soon as they may run again. When this returns, the snapshot is safe from power
     failure. FailedError if there is one of this name; nothing is left then, or if `progress` raises.
     """
-    from vsprov.store.written import replica
-
     folder, label = _folder(instance, made.server), f"Server/{made.server}: snapshot {made.name}"
     path = folders.place(folder, made.name)
     making = f"{folder}/{durable.MAKING}{made.name}"
-    source = servers.path_of(instance, made.server)
     if os.path.lexists(path):
         raise FailedError(f"{label}: exists", hint=f"vsprov snapshot rm {made.server} {made.name}")
     try:
@@ -141,19 +138,7 @@ def create(
         durable.remove_tree(making)
         os.mkdir(making, 0o700)
         try:
-            files = replica.Size()
-            with disks.upper(source, made.id_base) as upper:
-                files = replica.copy(upper, f"{making}/upper", label, progress)
-            if made.volumes:
-                os.mkdir(f"{making}/volumes", 0o700)
-            for volume in made.volumes:
-                with directory.opened(instance, volume) as tree:
-                    files += replica.copy(
-                        tree,
-                        f"{making}/{volume_tree(volume)}",
-                        f"{label}: volume {volume}",
-                        replica.after(files, progress),
-                    )
+            files = _copy_trees(instance, made, making, label, progress)
             copied()
             made = replace(made, files=files.entries, bytes=files.bytes)
             _write_record(making, made)
@@ -167,6 +152,27 @@ def create(
     except OSError as error:
         raise durable.failed(path, "make", error) from error
     return made
+
+
+def _copy_trees(
+    instance: Instance, made: Snapshot, making: str, label: str, progress: Callable[[int], None]
+) -> Size:
+    """Copy what the server has written, and the files of the snapshot's volumes, into `making`."""
+    from vsprov.store.written import replica
+
+    with disks.upper(servers.path_of(instance, made.server), made.id_base) as upper:
+        files = replica.copy(upper, f"{making}/upper", label, progress)
+    if made.volumes:
+        os.mkdir(f"{making}/volumes", 0o700)
+    for volume in made.volumes:
+        with directory.opened(instance, volume) as tree:
+            files += replica.copy(
+                tree,
+                f"{making}/{volume_tree(volume)}",
+                f"{label}: volume {volume}",
+                replica.after(files, progress),
+            )
+    return files
 
 
 def _write_record(path: str, made: Snapshot) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +20,9 @@ from vsprov.render.problems import dump
 from vsprov.render.progress import progress
 from vsprov.render.screen import clean, err, out
 from vsprov.render.tables import amount, size
+
+if TYPE_CHECKING:
+    from vsprov.engine.transfer.exporting import Exported
 
 STANDARD = "-"
 
@@ -100,6 +105,10 @@ def export(
             with_volumes=not no_volumes,
             with_snapshots=with_snapshots,
         )
+    _report_export(settings, server, file, done)
+
+
+def _report_export(settings: Settings, server: str, file: str, done: Exported) -> None:
     header, written = done.header, done.written
     if settings.output == "json":
         out(
@@ -123,6 +132,23 @@ def export(
         what += [f"snapshot {one.name}" for one in header.snapshots]
         where = "standard output" if file == STANDARD else clean(file)
         err(f"Server/{server}: exported {', '.join(what)} to {where}, {size(written.bytes)}")
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[int]:
+    """The archive to import, open for reading. UsageError for a terminal as standard input."""
+    if file == STANDARD and os.isatty(0):
+        raise UsageError(
+            "import: standard input is a terminal", hint="ssh HOST vsprov export web1 | vsprov import -"
+        )
+    try:
+        archive = os.dup(0) if file == STANDARD else os.open(file, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FailedError(f"{file}: open: {reason(error)}") from error
+    try:
+        yield archive
+    finally:
+        os.close(archive)
 
 
 def _volume_names(given: tuple[str, ...]) -> dict[str, str]:
@@ -204,23 +230,12 @@ def import_server(
     except units.UnitError as error:
         raise UsageError(f"--max-size {error}", hint=error.hint) from error
     choice = Choice(name and server_name(name), image, _volume_names(volumes), trust, most)
-    if file == STANDARD and os.isatty(0):
-        raise UsageError(
-            "import: standard input is a terminal", hint="ssh HOST vsprov export web1 | vsprov import -"
-        )
     label = "standard input" if file == STANDARD else file
     since = time.monotonic()
-    try:
-        archive = os.dup(0) if file == STANDARD else os.open(file, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise FailedError(f"{file}: open: {reason(error)}") from error
-    try:
-        with progress(settings.stderr, quiet=settings.quiet) as report:
-            done = importing.import_server(
-                settings.instance, archive, label, owner_set(set_name, ()), choice, report, work
-            )
-    finally:
-        os.close(archive)
+    with _opened(file) as archive, progress(settings.stderr, quiet=settings.quiet) as report:
+        done = importing.import_server(
+            settings.instance, archive, label, owner_set(set_name, ()), choice, report, work
+        )
     if settings.output == "json":
         document = {"server": done.server, "exported": done.header.server, "volumes": list(done.volumes)}
         out(dump({**document, "outcome": outcome_document(done.outcome)}))
