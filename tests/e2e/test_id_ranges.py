@@ -6,12 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.instance import own_instance
 from tests.lab import Lab, image, server, to_yaml
 from vsprov.plan.ranges import BLOCK, RANGE
 from vsprov.store.disk import sealed
@@ -132,13 +130,6 @@ def test_a_copied_server_directory_gives_no_two_servers_the_same_ids(lab: Lab) -
     base = base_of(lab, "a")
     assert f"Server/b: ids {base}-{base + 65535} are also those of Server/a" in said
     shutil.rmtree(lab.directory("b"))
-
-
-@pytest.fixture
-def other() -> Iterator[Lab]:
-    """A second instance."""
-    with own_instance() as made:
-        yield Lab(made)
 
 
 def with_subuid(

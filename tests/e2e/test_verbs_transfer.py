@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,8 @@ import zstandard
 
 from tests import shop
 from tests.archives import NET_RAW
+from tests.e2e.transfers import members, staged
 from tests.e2e.verbs import HOST
-from tests.instance import own_instance
 from tests.lab import Document, Lab, image, mounted, pool, server, volume
 from tests.shop import app
 
@@ -32,27 +29,8 @@ echo kept > /data/v; chown 65535:7 /data/v
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > /srv/one; echo $i > /data/two; done"
 
 
-@pytest.fixture
-def other(lab: Lab) -> Iterator[Lab]:
-    """Another host, as far as vsprov can tell: an instance with a store of its own."""
-    with own_instance() as instance:
-        yield Lab(instance)
-
-
 def base(lab: Lab, name: str) -> int:
     return os.stat(lab.directory(name) / "work").st_uid
-
-
-def members(path: Path) -> dict[str, tarfile.TarInfo]:
-    """What a tar program finds in an export."""
-    data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(path.read_bytes()), read_across_frames=True)
-    with tarfile.open(fileobj=io.BytesIO(data.read())) as tar:
-        return {one.name: one for one in tar.getmembers()}
-
-
-def staged(lab: Lab) -> list[str]:
-    found = lab.vsprov.root / "transfers"
-    return sorted(os.listdir(found)) if found.exists() else []
 
 
 @pytest.mark.vm_subset
@@ -231,66 +209,6 @@ def test_networks_come_along_and_a_copy_beside_the_original_gets_other_addresses
     assert other.is_settled(*manifest)
 
 
-def test_a_stopped_server_and_one_of_another_name_keep_their_disk_limits(
-    lab: Lab, other: Lab, tmp_path: Path
-) -> None:
-    resources = {"disk": {"space": "16Mi", "backend": "image"}}
-    lab.apply(HOST, server("web1", resources=resources))
-    lab.shell(
-        "web1",
-        "echo one > /srv/file; head -c 3000000 /dev/urandom > /srv/big; sha256sum < /srv/big > /srv/sum",
-    )
-    lab.vsprov("stop", "web1")
-    lab.vsprov("export", "web1", tmp_path / "web1")
-    other.vsprov("import", tmp_path / "web1")
-    assert (other.directory("web1") / "disk.img").exists()
-    other.vsprov("start", "web1")
-    assert (
-        other.shell("web1", "cat /srv/file; sha256sum < /srv/big | cmp - /srv/sum && echo same")
-        == "one\nsame\n"
-    )
-    assert int(other.shell("web1", "stat -f -c %b%S /srv | wc -c")) > 0
-    assert "No space" in other.vsprov(
-        "exec", "web1", "--", "sh", "-c", "head -c 20000000 /dev/zero > /srv/more", check=False
-    ).stderr  # fmt: skip
-
-
-@pytest.mark.requires("loop", "ext4", "mkfs_ext4")
-def test_a_limited_volume_keeps_its_limit(lab: Lab, other: Lab, tmp_path: Path) -> None:
-    data = volume("data", size="16Mi", backend="image", mode="0700")
-    lab.apply(HOST, data, server("web1", mounts=[mounted("data")]))
-    lab.shell("web1", "echo one > /data/file; chown 1000:1001 /data/file")
-    lab.vsprov("export", "web1", tmp_path / "web1")
-    other.vsprov("import", tmp_path / "web1")
-    other.vsprov("start", "web1")
-    assert other.shell("web1", "cat /data/file; stat -c %u:%g:%a /data/file /data") == (
-        "one\n1000:1001:644\n0:0:700\n"
-    )
-    done = other.run("web1", "sh", "-c", "head -c 20000000 /dev/zero > /data/more", check=False)
-    assert "No space left on device" in done.stderr
-    assert other.is_settled(HOST, data, server("web1", mounts=[mounted("data")]))
-
-
-@pytest.mark.vm_subset
-@pytest.mark.requires("project_quota")
-def test_limits_by_quota_are_set_for_what_is_imported(lab: Lab, other: Lab, tmp_path: Path) -> None:
-    disk = {"disk": {"space": "16Mi", "backend": "project"}}
-    data = volume("data", size="16Mi", backend="project")
-    manifest = (HOST, data, server("web1", resources=disk, mounts=[mounted("data")]))
-    lab.apply(*manifest)
-    lab.shell("web1", "head -c 3000000 /dev/urandom > /srv/file; head -c 2000000 /dev/urandom > /data/file")
-    lab.vsprov("snapshot", "create", "web1", "first")
-    lab.vsprov("export", "web1", "--snapshots", tmp_path / "web1")
-    other.vsprov("import", tmp_path / "web1")
-    other.vsprov("start", "web1")
-    assert other.shell("web1", "stat -c %s /srv/file /data/file") == "3000000\n2000000\n"
-    for target in ("/srv/more", "/data/more"):
-        done = other.run("web1", "dd", "if=/dev/zero", f"of={target}", "bs=64k", check=False)
-        assert "Disk quota exceeded" in done.stderr or "No space left" in done.stderr, target
-        assert 4_000_000 < int(other.shell("web1", f"stat -c %s {target}")) < 15_000_000
-    assert other.is_settled(*manifest)
-
-
 def test_a_server_that_depends_on_others_is_imported_without_them(
     lab: Lab, other: Lab, tmp_path: Path
 ) -> None:
@@ -351,93 +269,3 @@ def test_without_its_image_a_server_is_refused_and_runs_with_another_one_if_aske
     assert f"was exported with image {digest.removeprefix('sha256:')[:12]}, and gets built" in done.stderr
     other.vsprov("start", "web1")
     assert other.shell("web1", "cat /srv/file /etc/version") == "one\ntwo"
-
-
-# ---- refused
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (("export", "nobody", "x"), 1, "Server/nobody"),
-        (("export", "web1", "-o", "json"), 64, "hint: specify a file: vsprov export web1 FILE -o json"),
-        (("export", "web1", "x", "-o", "y"), 64, "FILE is already x"),
-        (("export", "web1", "/dev/full"), 1, "/dev/full: write the export: No space left on device"),
-        (("export", "web1", "/nowhere/x"), 1, "/nowhere/x: write the export: No such file or directory"),
-        (("export", "web1", "/"), 64, "/: write the export: it is a directory"),
-        (("import", "/nowhere"), 1, "/nowhere: open: No such file or directory"),
-        (("import", "/etc/passwd"), 1, "/etc/passwd: it is damaged, or not a tar archive"),
-        (("import", "/etc/passwd", "--name", "../x"), 64, "not a name that a server can have"),
-        (("import", "/etc/passwd", "--name", "web1"), 1, "Server/web1 exists"),
-        (("import", "/etc/passwd", "--volume", "a"), 64, "--volume a: not OLD=NEW"),
-        (("import", "/etc/passwd", "--volume", "a=../b"), 64, "not a name that a volume can have"),
-        (("import", "/etc/passwd", "--max-size", "1x"), 64, "--max-size"),
-    ],
-)
-def test_what_cannot_be_done_changes_nothing(
-    shared_lab: Lab, tmp_path: Path, words: tuple[str, ...], code: int, message: str
-) -> None:
-    if not shared_lab.directory("web1").exists():
-        shared_lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
-    first = shared_lab.init("web1")
-    done = shared_lab.vsprov(*words, check=False, cwd=tmp_path)
-    assert done.returncode == code and message in done.stderr, done.stderr
-    assert os.listdir(tmp_path) == [] and shared_lab.init("web1") == first
-    assert staged(shared_lab) == [] and [
-        each.name for each in shared_lab.directory("x").parent.iterdir()
-    ] == ["web1"]
-
-
-def test_a_file_is_replaced_only_if_that_is_asked(lab: Lab, tmp_path: Path) -> None:
-    lab.apply(HOST, server("web1"))
-    archive = tmp_path / "web1"
-    archive.write_text("mine")
-    done = lab.vsprov("export", "web1", archive, check=False)
-    assert done.returncode == 64 and "it exists" in done.stderr and archive.read_text() == "mine"
-    lab.vsprov("export", "web1", archive, "--force")
-    assert next(iter(members(archive))) == "vsprov-export.json" and os.listdir(tmp_path) == ["web1"]
-
-
-def test_names_that_are_taken_are_refused(lab: Lab, tmp_path: Path) -> None:
-    lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
-    lab.shell("web1", "echo v > /data/file")
-    archive = tmp_path / "web1"
-    lab.vsprov("export", "web1", archive)
-    for words, message in (
-        ((), "Server/web1 exists"),
-        (("--name", "web2"), "Volume/data exists"),
-        (("--name", "web2", "--volume", "other=x"), "the archive has data"),
-    ):
-        done = lab.vsprov("import", archive, *words, check=False)
-        assert done.returncode in (1, 64) and message in done.stderr, done.stderr
-    assert lab.shell("web1", "cat /data/file") == "v\n"
-    assert os.listdir(lab.vsprov.root / "volumes") == ["data"] and staged(lab) == []
-    lab.vsprov("export", "web1", archive, "--force", "--no-volumes")
-    lab.vsprov("import", archive, "--name", "web2", "--trust")  # which shares the volume
-    lab.vsprov("start", "web2")
-    assert lab.shell("web2", "cat /data/file") == "v\n"
-
-
-def test_what_reaches_the_host_needs_trust(lab: Lab, other: Lab, tmp_path: Path) -> None:
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    spec = {
-        "mounts": [{"type": "bind", "source": str(folder), "target": "/mnt", "readOnly": True}],
-        "hooks": {"preStart": [{"exec": ["touch", str(tmp_path / "touched")]}]},
-        "security": {"capabilities": {"add": ["SYS_PTRACE"]}},
-    }
-    lab.apply(HOST, server("web1", **spec))
-    (tmp_path / "touched").unlink()
-    lab.vsprov("export", "web1", tmp_path / "web1")
-    done = other.vsprov("import", tmp_path / "web1", check=False)
-    assert done.returncode == 1 and "--trust" in done.stderr
-    for line in (
-        f"Server/web1: spec.mounts[0]: {folder} of the host (read-only)",
-        f"Server/web1: spec.hooks.preStart: runs touch {tmp_path}/touched on the host, as root",
-        "Server/web1: spec.security.capabilities.add: SYS_PTRACE",
-    ):
-        assert line in done.stderr, done.stderr
-    assert not other.vsprov.root.exists() and not (tmp_path / "touched").exists()
-    other.vsprov("import", tmp_path / "web1", "--trust")
-    other.vsprov("start", "web1")
-    assert (tmp_path / "touched").exists()
