@@ -42,7 +42,7 @@ def stop(context: ApplyContext, step: Stop) -> Work:
     """
     init = context.inits.pop(step.server, None)
     context.released.pop(step.server, None)
-    group, killed = context.groups[step.server], ""
+    group = context.groups[step.server]
     pidfd = process.open_pidfd(init.pid, init.start) if init else None
     thaw(context, group)
     if init is None or pidfd is None:
@@ -50,20 +50,8 @@ def stop(context: ApplyContext, step: Stop) -> Work:
         if init:  # it has ended since the plan, for example by its preStop hook
             last_exit.record_stop(context.directory("", group), None, context.verb, "", step.failed)
     else:
-        number = signal_number(step.signal)
         try:
-            if not process.receives(init.pid, number):
-                if not process.is_ending(init.pid):  # by itself, or by its preStop hook
-                    context.unhandled[step.server] = step.signal
-                    killed = f"no handler for SIG{step.signal}"
-            elif number != signal.SIGKILL:
-                process.send_signal(pidfd, number)
-                seconds = step.timeout / 1_000_000
-                if context.stop_by is not None:
-                    seconds = max(0.0, min(seconds, context.stop_by - time.monotonic()))
-                if not (yield from _wait_for_end(context, step.server, pidfd, seconds)):
-                    killed = f"{_elapsed(seconds)} after SIG{step.signal}"
-                    context.overdue[step.server] = killed
+            killed = yield from _ask_to_end(context, step, init.pid, pidfd)
             # Init may be outside its group. When it exits, the kernel kills all of its pid namespace.
             process.send_signal(pidfd, signal.SIGKILL)
             yield from kill_group(context, group)
@@ -81,6 +69,27 @@ def stop(context: ApplyContext, step: Stop) -> Work:
         from vsprov.engine.networks import vanish
 
         vanish.expect(context, context.observed.networks, step.server)
+
+
+def _ask_to_end(context: ApplyContext, step: Stop, pid: int, pidfd: int) -> Generator[Wait, Any, str]:
+    """Send the stop signal and wait. Returns why the server did not end by it, "" if nothing failed."""
+    number = signal_number(step.signal)
+    if not process.receives(pid, number):
+        if process.is_ending(pid):  # by itself, or by its preStop hook
+            return ""
+        context.unhandled[step.server] = step.signal
+        return f"no handler for SIG{step.signal}"
+    if number == signal.SIGKILL:
+        return ""
+    process.send_signal(pidfd, number)
+    seconds = step.timeout / 1_000_000
+    if context.stop_by is not None:
+        seconds = max(0.0, min(seconds, context.stop_by - time.monotonic()))
+    if (yield from _wait_for_end(context, step.server, pidfd, seconds)):
+        return ""
+    killed = f"{_elapsed(seconds)} after SIG{step.signal}"
+    context.overdue[step.server] = killed
+    return killed
 
 
 def _wait_for_end(
