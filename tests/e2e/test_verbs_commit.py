@@ -19,8 +19,9 @@ from vsprov.engine.images import commit as committing
 from vsprov.engine.images.commit import Options
 from vsprov.engine.work import WorkOptions
 from vsprov.model.kinds.image import ImageLimits
-from vsprov.store.disk import acl, marks
+from vsprov.store.disk import marks
 from vsprov.store.instance import Instance
+from vsprov.store.trees import acl
 
 HOST = image()
 COUNT = "cd /srv; i=0; while :; do i=$((i+1)); for f in one two; do echo $i > .n; mv .n $f; done; done"

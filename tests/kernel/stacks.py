@@ -18,8 +18,8 @@ from tests import registry
 from tests.archives import archive
 from tests.trees import Found, listing
 from vsprov.errors import ImageError
-from vsprov.store.disk.limits import LIMITS, Limits
 from vsprov.store.layers.unpacking import NeedsBelow, Unpacked, unpack
+from vsprov.store.trees.limits import LIMITS, Limits
 
 MIB = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)

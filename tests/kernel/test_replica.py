@@ -15,7 +15,7 @@ from tests.archives import NET_RAW
 from tests.btrfs import btrfs_disk
 from tests.kernel.layers import disk, first_block, mounted
 from vsprov.errors import FailedError
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 from vsprov.store.written import replica
 
 __all__ = ["btrfs_disk"]

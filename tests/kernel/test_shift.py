@@ -13,8 +13,8 @@ import pytest
 from tests.archives import NET_RAW
 from tests.trees import listing
 from vsprov.errors import ImageError
-from vsprov.store.disk.limits import LIMITS, Limits
 from vsprov.store.layers import shift
+from vsprov.store.trees.limits import LIMITS, Limits
 
 BASE = 1 << 20
 # linux/capability.h, struct vfs_ns_cap_data: as NET_RAW, but revision 3, below the user namespace of BASE.

@@ -26,8 +26,8 @@ from tests.kernel.stacks import MIB, Box
 from tests.leaks import children
 from vsprov.errors import ImageError
 from vsprov.store.disk import marks
-from vsprov.store.disk.limits import Limits
 from vsprov.store.layers.unpacking import unpack
+from vsprov.store.trees.limits import Limits
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from tests.unit.oci_examples import (
     said,
 )
 from vsprov.errors import ImageError
-from vsprov.store.disk import limits
-from vsprov.store.disk.limits import Limits
 from vsprov.store.registry import oci_documents, untrusted_json
+from vsprov.store.trees import limits
+from vsprov.store.trees.limits import Limits
 
 
 @pytest.mark.parametrize(

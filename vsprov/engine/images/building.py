@@ -27,8 +27,7 @@ from vsprov.model.kinds.image import Image
 from vsprov.model.sources import SHELL, BuildSource, CopyStep, Step, WriteStep
 from vsprov.plan.steps import ImportImage
 from vsprov.store import images, sources
-from vsprov.store.disk import acl, durable, folders, tree
-from vsprov.store.disk.limits import Limits
+from vsprov.store.disk import durable, folders
 from vsprov.store.disk.marks import Owner
 from vsprov.store.hostimage import TOP_LEVEL
 from vsprov.store.images import Contents, ImageRecord
@@ -36,6 +35,8 @@ from vsprov.store.layers import layers
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved
 from vsprov.store.sources.files import opened_file
+from vsprov.store.trees import acl, tree
+from vsprov.store.trees.limits import Limits
 
 
 def resolve(

@@ -19,10 +19,10 @@ from vsprov.engine.run.schedule import Wait
 from vsprov.errors import StepError
 from vsprov.model.sources import RunStep
 from vsprov.store.disk import durable
-from vsprov.store.disk.limits import Limits
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
 from vsprov.store.layers.layers import Batch
+from vsprov.store.trees.limits import Limits
 
 OUTPUT_LINES = 20  # shown in an error
 

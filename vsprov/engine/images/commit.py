@@ -21,7 +21,6 @@ from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.kinds.image import COMMITTED
 from vsprov.plan.observed import ObservedServer
 from vsprov.store import images, servers
-from vsprov.store.disk.limits import MOST_LAYERS, Limits
 from vsprov.store.disk.marks import Owner
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE, Instance
@@ -29,6 +28,7 @@ from vsprov.store.layers import layers, shift
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import commit as source
 from vsprov.store.space import disks
+from vsprov.store.trees.limits import MOST_LAYERS, Limits
 from vsprov.store.written import replica
 from vsprov.store.written.replica import Size
 

@@ -20,7 +20,6 @@ from vsprov.plan.observed import ObservedServer
 from vsprov.plan.servers.imports import ImportedSnapshot
 from vsprov.plan.volumes.state import volumes as observed_volumes
 from vsprov.store import machine_id, servers
-from vsprov.store.disk.tree import left_out_note
 from vsprov.store.instance import Instance
 from vsprov.store.space import disks
 from vsprov.store.transfer import header as headers
@@ -28,6 +27,7 @@ from vsprov.store.transfer import write
 from vsprov.store.transfer.header import UPPER, VOLUMES, Header
 from vsprov.store.transfer.held_directory import held_directory
 from vsprov.store.transfer.write import Tree, Written
+from vsprov.store.trees.tree import left_out_note
 from vsprov.store.volumes import directory
 from vsprov.store.written import replica, snapshots
 from vsprov.store.written.snapshots import Snapshot

@@ -12,13 +12,13 @@ from vsprov.kernel import overlay, syscall
 from vsprov.kernel.paths import FOLDER, walk_host
 from vsprov.model.kinds.volume import ImageFolder, VolumeSource
 from vsprov.model.sources import TarSource
-from vsprov.store.disk import copying, tree
-from vsprov.store.disk.limits import LIMITS
 from vsprov.store.disk.progress import Progress
 from vsprov.store.hostimage import Bind
 from vsprov.store.images import Contents
 from vsprov.store.layers import layers, unpacking
 from vsprov.store.sources.files import opened_file, plain
+from vsprov.store.trees import copying, tree
+from vsprov.store.trees.limits import LIMITS
 
 _INSIDE = syscall.RESOLVE_IN_ROOT | syscall.RESOLVE_NO_MAGICLINKS | syscall.RESOLVE_NO_XDEV
 

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from vsprov.errors import ImageError
 from vsprov.kernel.paths import GONE, open_beneath
-from vsprov.store.disk import tree
 from vsprov.store.disk.progress import Meter, Progress
 from vsprov.store.instance import LISTING, TREE
 from vsprov.store.layers import linking, listing
 from vsprov.store.layers.linking import Group, Name
 from vsprov.store.layers.listing import Item
+from vsprov.store.trees import tree
 
 # The limit of ext4, the lowest of the supported file systems; a file with as many links is left alone.
 MOST_LINKS = 65_000

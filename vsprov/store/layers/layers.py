@@ -111,7 +111,7 @@ class Batch:
 
     def begin(self, fill: Callable[[str], None]) -> str:
         """Make a layer whose key is not yet known; returns the directory to pass to `keep`."""
-        from vsprov.store.disk import acl
+        from vsprov.store.trees import acl
 
         with self._lock:
             # A name that no process that died can have left with something mounted in it.

@@ -16,11 +16,12 @@ from typing import NamedTuple
 from vsprov.errors import reason
 from vsprov.kernel import syscall
 from vsprov.kernel.paths import FOLDER, GONE, open_beneath
-from vsprov.store.disk import durable, tree
+from vsprov.store.disk import durable
 from vsprov.store.disk.progress import PIECE, Meter
 from vsprov.store.instance import LINKING, LISTING, TREE
 from vsprov.store.layers import listing, reflink, verify
 from vsprov.store.layers.listing import Item, Reader, Unreadable
+from vsprov.store.trees import tree
 
 TEMPORARY = f"{durable.TEMPORARY}linking"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC

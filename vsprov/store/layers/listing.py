@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 from vsprov.errors import ImageError, reason
-from vsprov.store.disk import acl, durable, tree
+from vsprov.store.disk import durable
 from vsprov.store.disk.progress import PIECE, Meter, Progress
+from vsprov.store.trees import acl, tree
 
 HEAD = b"vsprov listing 1\n"
 ANY_HEAD = rb"vsprov listing [0-9]+\n"

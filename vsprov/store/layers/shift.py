@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from vsprov.errors import ImageError
 from vsprov.kernel.paths import GONE, open_beneath
 from vsprov.plan.ranges import RANGE
-from vsprov.store.disk import acl, tree
-from vsprov.store.disk.limits import Limits
-from vsprov.store.disk.tree import CAPABILITY, OPAQUE, OVERLAY
+from vsprov.store.trees import acl, tree
+from vsprov.store.trees.limits import Limits
+from vsprov.store.trees.tree import CAPABILITY, OPAQUE, OVERLAY
 
 # linux/capability.h: a capability of a user namespace (revision 3) contains the root uid of the namespace.
 # An upper directory with these contains less than what the server sees; overlayfs.rst, "redirect_dir".

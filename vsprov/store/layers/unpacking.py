@@ -16,10 +16,10 @@ from typing import Any
 from vsprov import PACKAGE
 from vsprov.errors import EXHAUSTED, ImageError
 from vsprov.kernel.storage import full
-from vsprov.store.disk import tree
-from vsprov.store.disk.limits import LIMITS, Limits
 from vsprov.store.disk.progress import PACE, Progress
-from vsprov.store.disk.tree import OPAQUE, OVERLAY
+from vsprov.store.trees import tree
+from vsprov.store.trees.limits import LIMITS, Limits
+from vsprov.store.trees.tree import OPAQUE, OVERLAY
 
 PROGRAM = os.path.join(PACKAGE, "store", "unpack", "__main__.py")
 

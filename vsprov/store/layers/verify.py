@@ -6,11 +6,11 @@ import os
 import stat
 from collections.abc import Iterator
 
-from vsprov.store.disk import tree
 from vsprov.store.disk.progress import Meter, Progress
 from vsprov.store.instance import LINKING, LISTING, TREE
 from vsprov.store.layers import listing
 from vsprov.store.layers.listing import IN_WORDS, Item, Reader, Unreadable
+from vsprov.store.trees import tree
 
 MOST = 100  # differences listed one by one
 

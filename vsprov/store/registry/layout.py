@@ -19,11 +19,11 @@ from vsprov.kernel.paths import open_host
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.model.values.units import UnitError, short
-from vsprov.store.disk.limits import MOST_LAYERS
 from vsprov.store.disk.progress import Progress
-from vsprov.store.disk.tree import unusable
 from vsprov.store.registry import oci_documents, untrusted_json
 from vsprov.store.registry.oci_documents import Descriptor, Entry, Found, Manifest, Parts
+from vsprov.store.trees.limits import MOST_LAYERS
+from vsprov.store.trees.tree import unusable
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -20,10 +20,10 @@ from vsprov.errors import ImageError
 from vsprov.model.values import digests
 from vsprov.model.values.names import parse_signal
 from vsprov.model.values.units import UnitError, short
-from vsprov.store.disk import limits
-from vsprov.store.disk.limits import MOST_LAYERS
 from vsprov.store.disk.progress import Progress
 from vsprov.store.registry import untrusted_json
+from vsprov.store.trees import limits
+from vsprov.store.trees.limits import MOST_LAYERS
 
 _DEEPEST = 4  # nested indexes
 

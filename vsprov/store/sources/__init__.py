@@ -16,13 +16,13 @@ from vsprov.model.kinds.image import Image
 from vsprov.model.sources import Source
 from vsprov.store import images
 from vsprov.store.disk import folders
-from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.marks import Owner
 from vsprov.store.disk.progress import Progress
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers import layers
 from vsprov.store.layers.layers import Batch
+from vsprov.store.trees.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)

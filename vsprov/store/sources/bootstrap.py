@@ -25,13 +25,13 @@ from vsprov.kernel.paths import FOLDER
 from vsprov.model import fields
 from vsprov.model.kinds.image import Image
 from vsprov.model.sources import BootstrapSource
-from vsprov.store.disk.limits import Limits
 from vsprov.store.disk.progress import PACE, Progress
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers import unpacking
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
+from vsprov.store.trees.limits import Limits
 
 PROGRAMS = ("mmdebstrap", "debootstrap")
 # The kernel kills unshare(1) when the thread that started it ends, prctl(2), PR_SET_PDEATHSIG. That ends its

@@ -6,12 +6,12 @@ import os
 
 from vsprov.errors import ImageError
 from vsprov.model.kinds.image import Image
-from vsprov.store.disk import copying, tree
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import Instance
 from vsprov.store.layers.layers import Batch
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import plain, wait_past_mtime
+from vsprov.store.trees import copying, tree
 
 
 def resolve(instance: Instance, image: Image, known: ImageRecord | None, refresh: bool) -> Resolved:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from vsprov.errors import ImageError, reason
 from vsprov.kernel.paths import open_host
-from vsprov.store.disk.tree import unusable
 from vsprov.store.images import ImageRecord
 from vsprov.store.sources import Resolved
+from vsprov.store.trees.tree import unusable
 
 _COARSE = 5  # CLOCK_REALTIME_COARSE, the clock of file timestamps
 

@@ -20,8 +20,6 @@ from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
 from vsprov.store.disk import durable, folders
-from vsprov.store.disk.limits import Limits
-from vsprov.store.disk.tree import unusable
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import LISTING, Instance
 from vsprov.store.layers import listing, unpacking
@@ -30,6 +28,8 @@ from vsprov.store.registry import layout
 from vsprov.store.registry.oci_documents import Descriptor, Found, Parts
 from vsprov.store.sources import Resolved, limits_of
 from vsprov.store.sources.files import opened_file, plain, resolve_file
+from vsprov.store.trees.limits import Limits
+from vsprov.store.trees.tree import unusable
 
 RAISE = "raise spec.limits of the Image"
 AT_ONCE = 4  # downloads, as in other tools; registries limit connections

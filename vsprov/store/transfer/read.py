@@ -12,9 +12,9 @@ from vsprov.kernel.paths import FOLDER
 from vsprov.model.values.units import format_rough
 from vsprov.store.disk import durable
 from vsprov.store.disk.progress import Progress
-from vsprov.store.disk.tree import OPAQUE
 from vsprov.store.transfer import header as headers
 from vsprov.store.transfer.header import Header
+from vsprov.store.trees.tree import OPAQUE
 from vsprov.store.unpack.exported.layout import HEADER
 from vsprov.store.written.workers import worker
 

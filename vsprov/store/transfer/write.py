@@ -13,13 +13,13 @@ from typing import IO, Any, cast
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
 from vsprov.plan.ranges import RANGE
-from vsprov.store.disk import acl, tree
 from vsprov.store.disk.durable import hint_for
 from vsprov.store.disk.progress import Meter, Progress
-from vsprov.store.disk.tree import CAPABILITY, OPAQUE, WITHOUT_LIMIT
 from vsprov.store.layers.shift import of_any_namespace
 from vsprov.store.transfer import header as headers
 from vsprov.store.transfer.header import Header, Part
+from vsprov.store.trees import acl, tree
+from vsprov.store.trees.tree import CAPABILITY, OPAQUE, WITHOUT_LIMIT
 from vsprov.store.unpack.exported.layout import DEPTH, HEADER, MANIFEST, SUMS, sums_text
 from vsprov.store.unpack.files.packing import Packing, read_attributes
 from vsprov.store.unpack.headers import BLOCK, NAMES, attribute_key

@@ -11,7 +11,7 @@ import re
 import tarfile
 from typing import Any, NamedTuple
 
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 
 from .refused import Refused
 from .stream import Stream

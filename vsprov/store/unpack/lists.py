@@ -7,7 +7,7 @@ import stat
 import tarfile
 from errno import EOPNOTSUPP
 
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 
 from .headers import NAMES, Member
 from .refused import NeedsBelow, Refused

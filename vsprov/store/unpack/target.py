@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 
 from .refused import NeedsBelow, Refused
 

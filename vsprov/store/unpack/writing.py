@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 
 from .headers import Member, Members
 from .lists import MAX_ID, Lists
@@ -32,7 +32,7 @@ SPECIAL = {
 
 
 class Limits(NamedTuple):
-    """Like vsprov.store.disk.limits.Limits."""
+    """Like vsprov.store.trees.limits.Limits."""
 
     entries: int
     bytes: int

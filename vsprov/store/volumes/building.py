@@ -60,7 +60,7 @@ def make_root(top: str) -> None:
 
 
 def _mark_root(top: str) -> None:
-    from vsprov.store.disk import acl
+    from vsprov.store.trees import acl
 
     acl.remove(top)  # inherited from the state root
     os.chmod(top, 0o755)  # whatever the umask is

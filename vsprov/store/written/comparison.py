@@ -17,7 +17,7 @@ from typing import Literal
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER, GONE
-from vsprov.store.disk.tree import OPAQUE
+from vsprov.store.trees.tree import OPAQUE
 
 DEPTH = 256  # of nested directories, each of which is open in every layer
 _WHITEOUT = "trusted.overlay.whiteout"

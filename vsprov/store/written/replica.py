@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from vsprov.errors import FailedError, path_of, reason
 from vsprov.kernel.paths import FOLDER
 from vsprov.plan.ranges import RANGE
-from vsprov.store.disk import acl, tree
-from vsprov.store.disk.copying import NEW_FILE, copy_content
 from vsprov.store.disk.durable import hint_for
-from vsprov.store.disk.limits import Limits
-from vsprov.store.disk.tree import CAPABILITY, WITHOUT_LIMIT, Entry
 from vsprov.store.layers.shift import with_root
+from vsprov.store.trees import acl, tree
+from vsprov.store.trees.copying import NEW_FILE, copy_content
+from vsprov.store.trees.limits import Limits
+from vsprov.store.trees.tree import CAPABILITY, WITHOUT_LIMIT, Entry
 
 # Paths have to fit behind the descriptor that they are relative to.
 LIMITS = Limits(WITHOUT_LIMIT.entries, WITHOUT_LIMIT.bytes, depth=256, path=4000)

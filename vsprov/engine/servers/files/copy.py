@@ -13,8 +13,8 @@ from vsprov.engine.servers.files import root
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError, UsageError, path_of, reason
 from vsprov.store.disk.output_file import descriptor_of
-from vsprov.store.disk.tree import left_out_note
 from vsprov.store.instance import Instance
+from vsprov.store.trees.tree import left_out_note
 from vsprov.store.unpack.files.packing import MOST_NAMED
 from vsprov.store.unpack.files.placement import Source
 from vsprov.store.written import copies, staging

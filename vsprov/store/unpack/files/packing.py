@@ -11,7 +11,7 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 
-from vsprov.store.disk import acl
+from vsprov.store.trees import acl
 
 from ..headers import BLOCK, NAMES, attribute_key
 from ..holes import stored

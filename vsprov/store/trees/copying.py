@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 
 from vsprov.kernel.paths import FOLDER
-from vsprov.store.disk import acl, tree
+from vsprov.store.trees import acl, tree
 
 FICLONE = 0x40049409  # linux/fs.h
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

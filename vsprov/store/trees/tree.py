@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from vsprov.errors import ImageError, path_of, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, open_beneath, open_host
-from vsprov.store.disk import acl, limits
 from vsprov.store.disk.durable import hint_for
-from vsprov.store.disk.limits import Limits
+from vsprov.store.trees import acl, limits
+from vsprov.store.trees.limits import Limits
 
 KINDS = {
     stat.S_IFBLK: "a block device",
