@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vsprov.engine.apply import interrupted, keeping, preflight, recover, settle
+from vsprov.engine.apply import interrupted, keeping, preflight, recover
+from vsprov.engine.apply.conditions import settle
 from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.images import imports
 from vsprov.engine.look import devices, situation

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from vsprov.engine.apply import keeping, settle
+from vsprov.engine.apply import keeping
+from vsprov.engine.apply.conditions import settle
 from vsprov.engine.apply.put_back import restore
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.look import observe
