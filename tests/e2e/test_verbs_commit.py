@@ -6,6 +6,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,3 +299,25 @@ def test_an_image_without_an_owner_mark_is_not_replaced(lab: Lab) -> None:
     done = lab.vsprov("commit", "web1", "saved", "--replace", check=False)
     assert done.returncode == 1 and "Image/saved: exists, and belongs to nobody that is known" in done.stderr
     os.unlink(f"{lab.vsprov.root}/images/saved.json")
+
+
+def test_a_file_that_belongs_to_the_host_is_named_and_what_to_do_about_it(
+    lab: Lab, box: Document, tmp_path: Path
+) -> None:
+    lab.apply(box, server("web1", image="box"))
+    lab.shell("web1", "mkdir -p /srv/own")
+    (lab.directory("web1") / "upper/srv/own/host").mkdir()
+    base = os.lstat(lab.directory("web1") / "upper").st_uid
+    for words in (("commit", "web1", "saved"), ("export", "web1", "-o", tmp_path / "archive")):
+        done = lab.vsprov(*words, check=False)
+        assert done.returncode == 1
+        assert re.search(r"srv/own/host'?: belongs to 0:0, none of the server's ids\n", done.stderr)
+        assert (
+            f"  hint: remove it, or give it to the server's root by `chown -R {base}:{base}` on"
+            in done.stderr
+        )
+    subprocess.run(
+        ["chown", "-R", f"{base}:{base}", lab.directory("web1") / "upper/srv/own/host"], check=True
+    )
+    lab.vsprov("commit", "web1", "saved")
+    lab.vsprov("export", "web1", "-o", tmp_path / "archive")

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from vsprov.errors import ImageError
+from vsprov.errors import FailedError, ImageError
 from vsprov.kernel.paths import GONE, open_beneath
 from vsprov.plan.ranges import RANGE
 from vsprov.store.trees import acl, tree
@@ -70,10 +70,10 @@ def _is_shifted(status: os.stat_result, base: int) -> bool:
 
 
 def _inside(status: os.stat_result, base: int, label: str) -> tuple[int, int]:
-    uid, gid = status.st_uid - base, status.st_gid - base
-    if not (0 <= uid < RANGE and 0 <= gid < RANGE):
-        raise ImageError(f"{label}: belongs to {status.st_uid}:{status.st_gid}, none of the server's ids")
-    return uid, gid
+    try:
+        return tree.ids_inside(status, base)
+    except FailedError as error:
+        raise ImageError(f"{label}: {error}", hint=error.hint) from None
 
 
 def _shift(fd: int, base: int, label: str) -> None:

@@ -216,12 +216,12 @@ class _Exporting(Packing):
             super().add_special(path, status)
 
     def owner(self, status: os.stat_result, path: str) -> tuple[int, int]:
-        uid, gid = status.st_uid - self.base, status.st_gid - self.base
-        if 0 <= uid < RANGE and 0 <= gid < RANGE:
-            return uid, gid
-        if stat.S_ISCHR(status.st_mode):  # a whiteout, which belongs to whoever mounted the overlay
-            return 0, 0
-        raise Refused(f"{path!r}: belongs to {status.st_uid}:{status.st_gid}, none of the server's ids")
+        try:
+            return tree.ids_inside(status, self.base)
+        except FailedError as error:
+            if stat.S_ISCHR(status.st_mode):  # a whiteout, which belongs to whoever mounted the overlay
+                return 0, 0
+            raise Refused(f"{path!r}: {error}", error.hint) from None
 
     def attributes(self, fd: int, path: str) -> dict[str, str]:
         found = {}

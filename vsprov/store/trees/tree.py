@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import NamedTuple
 
-from vsprov.errors import ImageError, path_of, reason
+from vsprov.errors import FailedError, ImageError, path_of, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, open_beneath, open_host
+from vsprov.plan.ranges import RANGE
 from vsprov.store.disk.durable import hint_for
 from vsprov.store.trees import acl, limits
 from vsprov.store.trees.limits import Limits
@@ -205,6 +206,17 @@ def foreign_ids(entry: Entry) -> str:
     if uid > limits.MAX_ID or gid > limits.MAX_ID:
         return f"belongs to {uid}:{gid}; the highest id in a server is {limits.MAX_ID}"
     return ""
+
+
+def ids_inside(status: os.stat_result, base: int) -> tuple[int, int]:
+    """(uid, gid) of a file as a server sees them whose ids begin at `base`. FailedError if it has none."""
+    uid, gid = status.st_uid - base, status.st_gid - base
+    if not (0 <= uid < RANGE and 0 <= gid < RANGE):
+        raise FailedError(
+            f"belongs to {status.st_uid}:{status.st_gid}, none of the server's ids",
+            hint=f"remove it, or give it to the server's root by `chown -R {base}:{base}` on the host",
+        )
+    return uid, gid
 
 
 def over_limit(most: Limits, entry: Entry, device: int, count: int, size: int, depth: int) -> str:
