@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,17 @@ def test_a_stopped_server_moves_without_being_started(lab: Lab) -> None:
     assert disks(lab) == {"disk.img"} and lab.running("a") is None
     lab.vsprov("start", "a")
     assert lab.shell("a", LOOK) == before
+
+
+@pytest.mark.requires("loop", "ext4", "mkfs_ext4")
+@pytest.mark.parametrize("limit", [{}, {"inodes": 3000}])
+def test_a_server_with_more_inodes_than_its_new_disk_would_have_goes_on(lab: Lab, limit: Any) -> None:
+    now = limited(backend="image", **limit) if limit else limited(free=True)
+    lab.converge(image(), now)
+    lab.shell("a", "mkdir /many; cd /many; for i in $(seq 60); do echo >$i; done; sync")
+    init = lab.init("a")
+    said = lab.refused(image(), limited(backend="image", inodes=50))
+    assert re.search(r"Server/a: spec.resources.disk.inodes: 50 is less than what the server", said)
+    assert said.count("50 is less than") == 1 and lab.init("a") == init
+    lab.shell("a", "rm -r /many; sync")
+    lab.converge(image(), limited(backend="image", inodes=50))

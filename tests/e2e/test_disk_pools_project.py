@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def test_a_pool_limits_its_servers_together_and_servers_join_leave_and_move(quot
     lab.shell("a", "rm /big; echo x >/small")
 
     # Its files are moved into the project of its pool, from one pool to another, and out.
+    lab.shell("free", "mkdir /many; cd /many; for i in $(seq 60); do echo >$i; done")
+    said = lab.refused(image(), team(inodes=60), member("a"), member("free"))
+    assert re.search(
+        r"status.disk.pool: the server uses \d+ inodes, but the limit of pool team leaves \d+", said
+    )
+    lab.shell("free", "rm -r /many")
     look = "cat /written; stat -c %h /linked; test ! -e /srv"
     lab.converge(image(), team(), member("a"), member("free"))
     assert lab.shell("free", look) == "kept\n2\n" and not fill(lab, "free", 70)

@@ -140,6 +140,19 @@ def test_servers_that_join_leave_or_move(quota_lab: Lab) -> None:
     lab.wait_until(lambda: limits(lab) == [])
 
 
+def test_what_a_server_has_in_an_image_counts_when_it_joins_a_pool(quota_lab: Lab) -> None:
+    lab, small = quota_lab, team(space="32Mi")
+    lab.converge(image(), small, member("own", None, space="96Mi", backend="image"))
+    lab.shell("own", "echo kept >/written; dd if=/dev/zero of=/big bs=1M count=40 2>/dev/null; sync")
+    said = lab.refused(image(), small, member("own"))
+    assert "Server/own: status.disk.pool: the server uses 4" in said and "of pool team leaves 32.0Mi" in said
+    assert lab.init("own")
+    lab.shell("own", "rm /big; sync")
+    lab.converge(image(), small, member("own"))
+    assert lab.shell("own", "cat /written") == "kept\n"
+    assert limits(lab) == [["own", str(32 * MI)]]
+
+
 @pytest.mark.parametrize(
     ("documents", "told"),
     [

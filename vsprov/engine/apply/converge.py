@@ -117,7 +117,7 @@ def propose(
     problems = (
         *unusable,
         *devices.refusals(wanted.objects),
-        *preflight.problems(instance.root, plan, wanted.objects, image_config),
+        *preflight.problems(instance.root, plan, wanted.objects, now.observed.servers, image_config),
         *(Problem(one.message, None, one.path, hint=one.hint) for one in folders.unsafe_folders(instance)),
         *plan.problems,
     )

@@ -15,8 +15,10 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.plan.aspects.mounts import ChangeVolume
 from vsprov.plan.builder import Wanted
+from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change, Plan
 from vsprov.plan.reconcile import reconcile
+from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.steps import Spawn
 
 
@@ -35,16 +37,21 @@ def problems(
     root: str,
     plan: Plan,
     objects: tuple[Object, ...],
+    seen: Mapping[str, ObservedServer],
     image_config: Callable[[str], Mapping[str, Any] | None],
 ) -> Iterator[Problem]:
-    """The reasons why servers that the plan starts could not start; `root` is the state root.
+    """The reasons why servers that the plan starts could not start; `root` is the state root, and `seen` are
+    the servers by name.
 
     `image_config` returns the defaults of an image by its name; None if they are not known yet.
     """
     starting = {step.server for change in plan.changes for step in change.steps if isinstance(step, Spawn)}
-    moved = [change for change in plan.changes if any(path.path in _DISK for path in change.paths)]
+    moved = [change for change in plan.changes if any(path.path.startswith(_DISK) for path in change.paths)]
     if moved:
-        yield from _of_disks(root, moved)
+        known = {(problem.subject, problem.path) for problem in plan.problems}
+        for problem in _of_disks(root, moved, seen):
+            if (problem.subject, problem.path) not in known:
+                yield problem
     servers = [
         (want, want.spec) for want in objects if isinstance(want.spec, Server) and want.name in starting
     ]
@@ -97,31 +104,51 @@ def _of_root(root: str) -> Iterator[Problem]:
         yield Problem(message, None, "", "Host", "choose another --root; see vsprov doctor", lack=True)
 
 
-_DISK = ("spec.resources.disk.space", "status.disk.pool")
+_DISK = ("spec.resources.disk.", "status.disk.pool")
 
 
-def _of_disks(root: str, changes: Iterable[Change]) -> Iterator[Problem]:
+def _of_disks(root: str, changes: Iterable[Change], seen: Mapping[str, ObservedServer]) -> Iterator[Problem]:
     """Whether what servers have written fits in the disks that they are moved to, and in what is left of the
-    limits of pools. If a server has a limit of its own, the plan knows what it uses.
+    limits of pools.
     """
+    from vsprov.model.values.units import format_rough
     from vsprov.plan.servers import disk, disk_steps
+
+    left: dict[str, disk_steps.Room] = {}
+    for change in changes:
+        for step in change.steps:
+            if not isinstance(step, disk_steps.MoveDisk):
+                continue
+            now = seen.get(change.name)
+            used, inodes = _written(
+                f"{os.path.realpath(root)}/servers/{change.name}", now.space if now else None
+            )
+            if 0 < step.space < used:
+                yield disk.too_small(change.address, step.space, used)
+            if step.inodes is not None and step.inodes < inodes:
+                yield disk.too_few(change.address, step.inodes, inodes)
+            room, room_inodes = left.get(step.pool, step.room)
+            if room is not None and used > room:
+                yield disk.no_room(change.address, step.pool, format_rough(used), format_rough(room))
+            elif room_inodes is not None and inodes > room_inodes:
+                counts = f"{inodes} inodes", str(room_inodes)
+                yield disk.no_room(change.address, step.pool, *counts)
+            left[step.pool] = (
+                None if room is None else max(0, room - used),
+                None if room_inodes is None else max(0, room_inodes - inodes),
+            )
+
+
+def _written(folder: str, disk: SeenDisk | None) -> tuple[int, int]:
+    """The bytes and inodes that a server has written, at least. The file system of an image knows it."""
     from vsprov.store.layers import sizes
     from vsprov.store.space.disks import has_image, place
 
-    left: dict[str, int] = {}
-    steps = [(change, step) for change in changes for step in change.steps]
-    for change, step in steps:
-        folder = f"{os.path.realpath(root)}/servers/{change.name}"
-        if not isinstance(step, disk_steps.MoveDisk) or has_image(folder):
-            continue
-        used = sizes.written_size(f"{place(folder)}/upper")
-        if 0 < step.space < used:
-            yield disk.too_small(change.address, step.space, used)
-        if step.room is not None:
-            room = left.get(step.pool, step.room)
-            left[step.pool] = max(0, room - used)
-            if used > room:
-                yield disk.no_room(change.address, step.pool, used, room)
+    if not has_image(folder):
+        return sizes.written(f"{place(folder)}/upper")
+    from vsprov.store.space.image import RESERVED
+
+    return (disk.used, max(0, (disk.used_inodes or 0) - RESERVED)) if disk else (0, 0)
 
 
 def _of_server(address: str, spec: Server, silent: Container[str]) -> Iterator[Problem]:

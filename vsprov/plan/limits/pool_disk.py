@@ -17,6 +17,7 @@ from vsprov.plan.limits.disk import MOST_INODES, DiskLimit, Keys, choose, imposs
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.plan import PathChange
 from vsprov.plan.seen_disk import SeenDisk
+from vsprov.plan.servers.disk_steps import Room
 from vsprov.plan.step import Step
 
 SPACE, INODES, BACKEND = "spec.disk.space", "spec.disk.inodes", "spec.disk.backend"
@@ -60,14 +61,15 @@ class ReleasePool(Step):
 class Share:
     """What a server shares with the others of its `pool`, "" for none: the backend that limits it, UNLIMITED
     for none, and the number of its project or quota group, 0 if it has none yet. `names` are those of all
-    pools by their numbers. `room` are the bytes that are left of the limit, None without one.
+    pools by their numbers. `room` are the bytes, and the inodes, that are left of the limit, None without
+    one.
     """
 
     pool: str = ""
     backend: str = UNLIMITED
     number: int = 0
     names: Mapping[int, str] = field(default_factory=dict)
-    room: int | None = None
+    room: Room = (None, None)
 
     @property
     def limited(self) -> bool:
@@ -103,9 +105,14 @@ def share_of(
     limit = DiskLimit.of(resources)
     backend = choose(limit, seen, machine, SHARED) if limit else UNLIMITED
     same = seen is not None and (backend == seen.backend or limit is None)
-    space = limit.space if limit else None
-    room = None if space is None else max(0, space - (seen.used if seen and same else 0))
+    used = (seen.used, seen.used_inodes or 0) if seen and same else (0, 0)
+    most = (limit.space, limit.inodes) if limit else (None, None)
+    room = (_left(most[0], used[0]), _left(most[1], used[1]))
     return Share(pool, backend, seen.pools[0] if seen and same else 0, names, room)
+
+
+def _left(most: int | None, used: int) -> int | None:
+    return None if most is None else max(0, most - used)
 
 
 def is_lost(share: Share, resources: Mapping[str, Any]) -> bool:

@@ -157,8 +157,9 @@ def _move(
     share: Share | None = None,
 ) -> DiskDelta:
     space, inodes = ((limit.space or 0), limit.inodes) if limit else (0, None)
-    shared = (share.pool, share.room) if share and share.limited else ("", None)
-    step = MoveDisk(name, backend, space, inodes, *shared)
+    step = MoveDisk(name, backend, space, inodes)
+    if share and share.limited:
+        step = replace(step, pool=share.pool, room=share.room)
     return DiskDelta(tuple(paths), new, (step,), (ForgetDisk(name),))
 
 
@@ -255,8 +256,7 @@ def problems(
     elif limit.space is not None and limit.space < disk.used and limit.space != disk.space:
         yield too_small(address, limit.space, disk.used)
     elif (limit.inodes or MOST_INODES) < (disk.used_inodes or 0) and limit.inodes != disk.inodes:
-        message = f"{limit.inodes} is less than what the server uses, {disk.used_inodes}"
-        yield Problem(message, None, INODES, address, "remove files in the server, or choose a higher limit")
+        yield too_few(address, limit.inodes or 0, disk.used_inodes or 0)
 
 
 def too_small(address: str, space: int, used: int) -> Problem:
@@ -265,11 +265,15 @@ def too_small(address: str, space: int, used: int) -> Problem:
     return Problem(message, None, SPACE, address, "remove files in the server, or choose a higher limit")
 
 
-def no_room(address: str, pool: str, used: int, room: int) -> Problem:
+def too_few(address: str, inodes: int, used: int) -> Problem:
+    """A limit below the number of inodes in use."""
+    message = f"{inodes} is less than what the server uses, {used}"
+    return Problem(message, None, INODES, address, "remove files in the server, or choose a higher limit")
+
+
+def no_room(address: str, pool: str, used: str, room: str) -> Problem:
     """A pool that cannot take what a server has written."""
-    message = (
-        f"the server uses {format_rough(used)}, but the limit of pool {pool} leaves {format_rough(room)}"
-    )
+    message = f"the server uses {used}, but the limit of pool {pool} leaves {room}"
     hint = "remove files in the servers, or raise the limit of the pool"
     return Problem(message, None, POOL, address, hint)
 

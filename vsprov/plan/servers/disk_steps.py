@@ -8,6 +8,8 @@ from vsprov.model.disk_backends import IMAGE, UNLIMITED
 from vsprov.model.values.units import MAX, format_bytes, format_number
 from vsprov.plan.step import Step
 
+Room = tuple[int | None, int | None]  # bytes and inodes, None for no limit
+
 
 @dataclass(frozen=True, slots=True)
 class MakeDisk(Step):
@@ -58,7 +60,7 @@ class ResizeDisk(Step):
 @dataclass(frozen=True, slots=True)
 class MoveDisk(Step):
     """Move what a stopped server has written to a new disk of another sort, UNLIMITED for none in particular,
-    which counts in the limit of `pool`, "" for none; `room` are the bytes that are left of that.
+    which counts in the limit of `pool`, "" for none; `room` is what is left of that.
 
     It has the one or the other at any moment. The former disk remains until `ForgetDisk`.
     """
@@ -68,7 +70,7 @@ class MoveDisk(Step):
     space: int
     inodes: int | None
     pool: str = ""
-    room: int | None = None
+    room: Room = (None, None)
 
     def describe(self) -> str:
         if self.backend == UNLIMITED:

@@ -85,6 +85,12 @@ def written_size(path: str) -> int:
     return sum(status.st_blocks * BLOCK for status in inodes(path) if not stat.S_ISDIR(status.st_mode))
 
 
+def written(path: str) -> tuple[int, int]:
+    """(`written_size`, the number of inodes below the path)."""
+    found = [0 if stat.S_ISDIR(status.st_mode) else status.st_blocks * BLOCK for status in inodes(path)]
+    return sum(found), max(0, len(found) - 1)
+
+
 def inodes(path: str) -> Iterator[os.stat_result]:
     """The status of `path` and of each inode below it, once each, on one file system.
 
