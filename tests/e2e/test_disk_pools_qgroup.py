@@ -109,6 +109,20 @@ def test_what_was_changed_by_hand_is_repaired(quota_lab: Lab) -> None:
     assert not fill(lab, "a")
 
 
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_a_pool_whose_record_is_damaged_keeps_its_quota_group(quota_lab: Lab, damage: bytes | None) -> None:
+    lab, documents = quota_lab, (image(), team(), member("a"))
+    lab.converge(*documents)
+    before, init = groups(lab), lab.init("team/a")
+    record = lab.vsprov.root / "pools/team.disk"
+    record.write_bytes(record.read_bytes()[:-9] if damage is None else damage)
+    assert lab.is_settled(*documents)
+    lab.converge(image(), team(space="48Mi"), member("a"))
+    assert groups(lab) == {group: ["a", str(48 * MI)] for group in before} and lab.init("team/a") == init
+    lab.vsprov("destroy", "--all", "-y")
+    lab.wait_until(lambda: limits(lab) == [])
+
+
 def test_servers_that_join_leave_or_move(quota_lab: Lab) -> None:
     lab = quota_lab
     lab.converge(image(), pool("team"), pool("other"), member("free"), member("own", space="32Mi"))

@@ -1,6 +1,6 @@
 """The disk limits of pools: a project, or a quota group of btrfs, that all servers of a pool are in.
 
-    pools/<name>.disk     its backend and its number, sealed
+    pools/<name>.disk     its backend and its number, sealed; and once more as its mark `disk`
 
 The number, one of `project.OF_POOLS` for quota groups too, is recorded before the kernel knows anything by
 it, and until it does not any more: a crash leaves nothing that nobody knows of.
@@ -16,13 +16,15 @@ from itertools import chain
 from vsprov.errors import FailedError
 from vsprov.kernel import paths, syscall
 from vsprov.kernel.storage import btrfs, quota
-from vsprov.model.disk_backends import PROJECT, QGROUP
+from vsprov.model.disk_backends import PROJECT, QGROUP, SHARED
 from vsprov.plan.seen_disk import SeenDisk
-from vsprov.store.disk import durable, folders, ownership, sealed
+from vsprov.store.disk import durable, folders, marks, ownership, sealed
 from vsprov.store.disk.marks import Owner
 from vsprov.store.instance import DISK_OF_POOL, Instance
 from vsprov.store.space import project
 from vsprov.store.space.project import OF_POOLS
+
+MARK = "disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,17 @@ class Group:
 
 
 def find(instance: Instance, name: str) -> Group | None:
-    """The project or quota group of a pool; None if its disk was never limited."""
-    found, _ = sealed.read(f"{instance.pools}/{name}{DISK_OF_POOL}")
-    return Group(str(found["backend"]), int(found["number"])) if found else None
+    """The project or quota group of a pool; None if its disk was never limited, or nothing of the file can be
+    read.
+    """
+    path = f"{instance.pools}/{name}{DISK_OF_POOL}"
+    found, _ = sealed.read(path)
+    if found:
+        return Group(str(found["backend"]), int(found["number"]))
+    # If it is damaged, the pool must not get another number: nobody would ever remove this one.
+    backend, _, number = (marks.find_mark(path, MARK) or "").partition(" ")
+    known = backend in SHARED and number.isdecimal() and int(number) in OF_POOLS
+    return Group(backend, int(number)) if known else None
 
 
 def must_find(instance: Instance, name: str) -> Group:
@@ -77,7 +87,7 @@ def limit(instance: Instance, name: str, owner: Owner, backend: str, space: int,
             number = found.number if found else _choose(fd, instance, name, backend)
             if not found:
                 written = sealed.seal({"backend": backend, "number": number})
-                durable.write_file(path, written, owner=owner)
+                durable.write_file(path, written, owner=owner, more={MARK: f"{backend} {number}"})
             if backend == PROJECT:
                 quota.set_limits(fd, number, space, inodes or 0)
             else:
