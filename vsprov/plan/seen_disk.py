@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vsprov.model.disk_backends import PROJECT
+from vsprov.model.disk_backends import IMAGE, PROJECT, RESERVED
 from vsprov.plan.plan import FIGURE
 
 
@@ -31,6 +31,12 @@ class SeenDisk:
     read_only: bool = False
     problem: str = ""
     pools: tuple[int, ...] = ()
+
+    @property
+    def written_inodes(self) -> int:
+        """The inodes that would be in use on another disk, at least; 0 if they are not counted."""
+        reserved = RESERVED if self.backend == IMAGE else 0
+        return max(0, (self.used_inodes or 0) - reserved)
 
     @property
     def counted(self) -> bool:

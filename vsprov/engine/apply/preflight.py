@@ -146,9 +146,7 @@ def _written(folder: str, disk: SeenDisk | None) -> tuple[int, int]:
 
     if not has_image(folder):
         return sizes.written(f"{place(folder)}/upper")
-    from vsprov.store.space.image import RESERVED
-
-    return (disk.used, max(0, (disk.used_inodes or 0) - RESERVED)) if disk else (0, 0)
+    return (disk.used, disk.written_inodes) if disk else (0, 0)
 
 
 def _of_server(address: str, spec: Server, silent: Container[str]) -> Iterator[Problem]:

@@ -255,8 +255,8 @@ def problems(
         yield Problem(disk.problem, None, "status.disk", address, hint)
     elif limit.space is not None and limit.space < disk.used and limit.space != disk.space:
         yield too_small(address, limit.space, disk.used)
-    elif (limit.inodes or MOST_INODES) < (disk.used_inodes or 0) and limit.inodes != disk.inodes:
-        yield too_few(address, limit.inodes or 0, disk.used_inodes or 0)
+    elif (limit.inodes or MOST_INODES) < disk.written_inodes and limit.inodes != disk.inodes:
+        yield too_few(address, limit.inodes or 0, disk.written_inodes)
 
 
 def too_small(address: str, space: int, used: int) -> Problem:

@@ -165,8 +165,8 @@ def _problems(
     if disk and after.space and after.space < disk.used and after.space != before.space:
         less = f"{format_bytes(after.space)} is less than what the volume contains"
         yield Problem(f"{less}, {format_rough(disk.used)}", None, "spec.size", address, hint)
-    elif disk and (after.inodes or MOST_INODES) < (disk.used_inodes or 0) and after.inodes != before.inodes:
-        message = f"{after.inodes} is less than what the volume contains, {disk.used_inodes}"
+    elif disk and (after.inodes or MOST_INODES) < disk.written_inodes and after.inodes != before.inodes:
+        message = f"{after.inodes} is less than what the volume contains, {disk.written_inodes}"
         yield Problem(message, None, "spec.inodes", address, hint)
     elif step and _takes_restart(step, used_by):
         yield _in_use(address, before, after, disk, step, used_by)

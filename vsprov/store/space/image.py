@@ -23,13 +23,13 @@ from contextlib import contextmanager, suppress
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.storage import ext4, loop
+from vsprov.model.disk_backends import RESERVED
 from vsprov.store.disk import durable, marks
 from vsprov.store.space import blank, programs
 from vsprov.store.space.image_state import MARK, Made, made_with, mounted_at, opened_device, path, problem
 from vsprov.store.space.parts import MODES
 
 SECONDS_TO_DETACH = 120.0  # the kernel writes back what the server has left in memory
-RESERVED = 16  # inodes that are taken before the server makes one: those of ext4, upper/ and work/
 _FIXED = (0, 1)  # exit codes of e2fsck: nothing was wrong, or not any more
 
 
