@@ -55,19 +55,21 @@ def test_a_file_is_replaced_only_if_that_is_asked(lab: Lab, tmp_path: Path) -> N
 
 
 def test_names_that_are_taken_are_refused(lab: Lab, tmp_path: Path) -> None:
-    lab.apply(HOST, volume("data"), server("web1", mounts=[mounted("data")]))
+    lab.apply(HOST, volume("data"), volume("taken"), server("web1", mounts=[mounted("data")]))
     lab.shell("web1", "echo v > /data/file")
     archive = tmp_path / "web1"
     lab.vsprov("export", "web1", archive)
+    hint = "\n  hint: import under other names: "
     for words, message in (
-        ((), "Server/web1 exists"),
-        (("--name", "web2"), "Volume/data exists"),
+        ((), f"Server/web1, Volume/data exist{hint}--name NAME --volume data=NAME\n"),
+        (("--name", "web2"), f"Volume/data exists{hint}--volume data=NAME\n"),
+        (("--name", "web2", "--volume", "data=taken"), f"Volume/taken exists{hint}--volume data=NAME\n"),
         (("--name", "web2", "--volume", "other=x"), "the archive has data"),
     ):
         done = lab.vsprov("import", archive, *words, check=False)
         assert done.returncode in (1, 64) and message in done.stderr, done.stderr
     assert lab.shell("web1", "cat /data/file") == "v\n"
-    assert os.listdir(lab.vsprov.root / "volumes") == ["data"] and staged(lab) == []
+    assert sorted(os.listdir(lab.vsprov.root / "volumes")) == ["data", "taken"] and staged(lab) == []
     lab.vsprov("export", "web1", archive, "--force", "--no-volumes")
     lab.vsprov("import", archive, "--name", "web2", "--trust")  # which shares the volume
     lab.vsprov("start", "web2")

@@ -19,8 +19,13 @@ def refuse_name(command: str, new: str) -> None:
         )
 
 
-def refuse_taken(what: str, observed: Observed, new: str, hint: str = "") -> None:
+def refuse_taken(what: str, observed: Observed, new: str) -> None:
     """FailedError if something has the name."""
-    for kind, known in (("Server", observed.servers), ("Quota", observed.pools)):
-        if new in known:
-            raise FailedError(f"{what}: {kind}/{new} exists", hint=hint)
+    for found in taken(observed, new):
+        raise FailedError(f"{what}: {found} exists")
+
+
+def taken(observed: Observed, name: str) -> list[str]:
+    """What a server of this name would clash with, such as Server/web1."""
+    kinds = (("Server", observed.servers), ("Quota", observed.pools))
+    return [f"{kind}/{name}" for kind, known in kinds if name in known]

@@ -74,7 +74,7 @@ def import_server(
     with ExitStack() as held:
         with exclusive(instance, work, report):
             if choice.name:
-                packages.refuse_names(label, situation.look(instance).observed, choice.name, ())
+                packages.refuse_names(label, situation.look(instance).observed, choice.name, {})
             place = held.enter_context(held_directory(instance))
         patient = replace(work, lock_timeout=max(work.lock_timeout, SECONDS_TO_LOCK))
         try:

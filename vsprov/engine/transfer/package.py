@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files.clone import copy_of, unprotected, with_volumes
-from vsprov.engine.servers.names import refuse_taken
+from vsprov.engine.servers.names import taken
 from vsprov.engine.transfer import documents, trust
 from vsprov.engine.transfer.image import Chosen, choose
 from vsprov.errors import FailedError, UsageError
@@ -97,7 +97,7 @@ def adapt(
     """
     name = choice.name or package.header.server
     names = _names(package, choice)
-    refuse_names(label, observed, name, names.values())
+    refuse_names(label, observed, name, names)
     image = choose(instance, package.server, package.image, package.header.image, choice.image, report)
     is_copy = package.server.name != name and package.server.name in observed.servers
     server = _server(package, name, names, image, report, is_copy=is_copy)
@@ -121,16 +121,16 @@ def _names(package: Package, choice: Choice) -> dict[str, str]:
     return names
 
 
-def refuse_names(label: str, observed: Observed, name: str, new: Iterable[str]) -> None:
-    """FailedError if something has the name of the server, or of one of its volumes."""
-    refuse_taken(f"{label}: import", observed, name, hint="--name gives it another name")
+def refuse_names(label: str, observed: Observed, name: str, names: Mapping[str, str]) -> None:
+    """FailedError if something has the name of the server, or of one of its volumes, {in archive: here}."""
     known = observed_volumes(observed)
-    for volume in new:
-        if volume in known:
-            raise FailedError(
-                f"{label}: import: Volume/{volume} exists",
-                hint=f"--volume {volume}=NAME gives the imported one another name",
-            )
+    volumes = {old: new for old, new in names.items() if new in known}
+    found = taken(observed, name)
+    options = ["--name NAME"] * bool(found) + [f"--volume {old}=NAME" for old in volumes]
+    found += [f"Volume/{new}" for new in volumes.values()]
+    if found:
+        exist = f"{', '.join(found)} {'exists' if len(found) == 1 else 'exist'}"
+        raise FailedError(f"{label}: import: {exist}", hint=f"import under other names: {' '.join(options)}")
 
 
 def _server(
