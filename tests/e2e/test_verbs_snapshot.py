@@ -83,6 +83,9 @@ def test_snapshots_are_listed_by_age_and_removed_by_name(lab: Lab) -> None:
     lab.apply(HOST, server("a"), server("b"))
     made = json.loads(lab.vsprov("snapshot", "create", "a", "-o", "json").stdout)
     assert re.fullmatch(r"\d{8}-\d{6}", made["name"]) and made["bytes"] > 0
+    assert (
+        made["image"] == json.loads(lab.vsprov("get", "server", "a", "-o", "json").stdout)["status"]["image"]
+    )
     lab.vsprov("snapshot", "create", "b", "first")
     lab.vsprov("snapshot", "create", "a", "second")
     assert snapshots(lab) == [("a", made["name"]), ("a", "second"), ("b", "first")]
@@ -102,9 +105,9 @@ def test_snapshots_are_listed_by_age_and_removed_by_name(lab: Lab) -> None:
         (("create", "web1", "first"), 1, "Server/web1: snapshot first: exists"),
         (("create", "web1", "../x"), 64, "not a name that a snapshot can have"),
         (("create", "nobody"), 1, "Server/nobody"),
-        (("restore", "web1", "none", "-y"), 1, "Server/web1: no snapshot none: first"),
+        (("restore", "web1", "none", "-y"), 1, "Server/web1: no snapshot none: it has first"),
         (("restore", "web1", "first"), 64, "cannot ask for confirmation"),
-        (("rm", "web1", "first", "none"), 1, "Server/web1: no snapshot none: first"),
+        (("rm", "web1", "first", "none"), 1, "Server/web1: no snapshot none: it has first"),
         (("rm", "web1", "first"), 64, "cannot ask for confirmation"),
         (("ls", "nobody"), 1, "Server/nobody"),
     ],

@@ -88,12 +88,16 @@ def _observe(server: str, name: str, path: str) -> Snapshot:
     return Snapshot(server, name, problem=f"{missing[0]}/ is missing") if missing else found
 
 
+def unknown(server: str, name: str, known: Iterable[str]) -> FailedError:
+    """The error that a server has no snapshot of this name, with those that it has."""
+    return FailedError(f"Server/{server}: no snapshot {name}: it has {', '.join(known) or 'none'}")
+
+
 def find(instance: Instance, server: str, name: str) -> Snapshot:
     """One snapshot, which is not damaged. FailedError if there is none of this name."""
     found = {one.name: one for one in observe(instance, server)}
     if name not in found:
-        known = ", ".join(found) or "it has none"
-        raise FailedError(f"Server/{server}: no snapshot {name}: {known}")
+        raise unknown(server, name, found)
     if found[name].problem:
         raise FailedError(f"Server/{server}: snapshot {name}: {found[name].problem}")
     return found[name]

@@ -36,7 +36,7 @@ def _document(one: Snapshot) -> dict[str, Any]:
         "createdAt": created,
         "bytes": one.bytes,
         "files": one.files,
-        "image": one.image or None,
+        "image": digests.full(one.image) or None,
         "volumes": list(one.volumes),
         "scheduled": one.scheduled,
         "problem": one.problem or None,

@@ -124,7 +124,7 @@ def named(instance: Instance, name: str, chosen: Iterable[str]) -> list[Snapshot
     known = {one.name: one for one in listing(instance, [name])}
     for one in chosen:
         if one not in known:
-            raise FailedError(f"Server/{name}: no snapshot {one}: {', '.join(known) or 'it has none'}")
+            raise stored.unknown(name, one, known)
     return [known[one] for one in chosen]
 
 
