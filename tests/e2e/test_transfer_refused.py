@@ -76,6 +76,22 @@ def test_names_that_are_taken_are_refused(lab: Lab, tmp_path: Path) -> None:
     assert lab.shell("web2", "cat /data/file") == "v\n"
 
 
+def test_an_image_that_was_committed_on_another_host_needs_a_substitute(
+    lab: Lab, other: Lab, tmp_path: Path
+) -> None:
+    lab.apply(HOST, server("web1"))
+    lab.vsprov("commit", "web1", "saved")
+    lab.apply(server("web2", image="saved"))
+    lab.vsprov("export", "web2", tmp_path / "web2")
+    other.apply(HOST)
+    done = other.vsprov("import", tmp_path / "web2", "--trust", check=False)
+    assert done.returncode == 1
+    assert "Image/saved: import: was made by vsprov commit on another host: sha256:" in done.stderr
+    assert "hint: --image NAME uses another image" in done.stderr
+    other.vsprov("import", tmp_path / "web2", "--image", HOST["metadata"]["name"])
+    other.vsprov("start", "web2")
+
+
 def test_what_reaches_the_host_needs_trust(lab: Lab, other: Lab, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()

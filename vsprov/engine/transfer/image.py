@@ -68,6 +68,11 @@ def choose(
         raise FailedError(f"Image/{name}: import: {have}, not {wanted}", hint=HINT)
     if image is None or not isinstance(image.spec, Image):
         raise FailedError(f"Image/{name}: import: is not in the store: {wanted}", hint=HINT)
+    if image.spec.source.commit is not None:
+        raise FailedError(
+            f"Image/{name}: import: was made by vsprov commit on another host: {wanted}",
+            hint="--image NAME uses another image of this host instead",
+        )
     return Chosen(name, digest, _pinned(image, digest))
 
 
