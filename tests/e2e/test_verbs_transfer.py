@@ -184,6 +184,19 @@ def test_an_archive_is_a_tar_with_checksums_of_its_parts(lab: Lab, tmp_path: Pat
     assert (header["format"], header["server"], header["image"]) == (1, "web1", made["image"])
 
 
+def test_tar_unpacks_files_with_the_holes_that_they_have(lab: Lab, tmp_path: Path) -> None:
+    lab.apply(HOST, server("web1"))
+    lab.shell("web1", "cd /srv; truncate -s 9M hole; truncate -s 2M end; echo x >> end")
+    lab.shell("web1", "cd /srv; echo x > start; truncate -s 3M start")
+    lab.vsprov("export", "web1", tmp_path / "web1")
+    subprocess.run(["tar", "--zstd", "-xf", tmp_path / "web1", "-C", tmp_path, "upper/srv"], check=True)
+    for name, size, blocks in (("hole", 9 << 20, 0), ("end", (2 << 20) + 2, 8), ("start", 3 << 20, 8)):
+        unpacked = tmp_path / "upper/srv" / name
+        status = unpacked.stat()
+        assert (status.st_size, status.st_blocks) == (size, blocks)
+        assert unpacked.read_bytes() == (lab.directory("web1") / "upper/srv" / name).read_bytes()
+
+
 @pytest.mark.requires("nft")
 def test_networks_come_along_and_a_copy_beside_the_original_gets_other_addresses(
     lab: Lab, other: Lab, tmp_path: Path

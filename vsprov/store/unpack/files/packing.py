@@ -141,6 +141,8 @@ class Packing:
             self.add_header(path, status, tarfile.REGTYPE, attributes=attributes, size=size)
             self._content(fd, [(0, size)])
             return
+        if not parts or sum(parts[-1]) < size:
+            parts.append((size, 0))  # tar(1) ends the file where its last part ends
         numbers = [len(parts), *(number for part in parts for number in part)]
         text = "".join(f"{number}\n" for number in numbers).encode()
         text += bytes(-len(text) % BLOCK)
