@@ -168,7 +168,7 @@ def test_what_cannot_be_imported_is_refused_before_the_files_are_sent(written: L
         with suppress(BrokenPipeError):
             running.stdin.write(large[:-1000])
             running.stdin.flush()
-        assert b"Server/web1 exists" in running.stderr.read() and running.wait() == 1
+        assert b"Server/web1, Volume/data exist" in running.stderr.read() and running.wait() == 1
         with suppress(BrokenPipeError):
             running.stdin.close()
 
