@@ -18,6 +18,7 @@ from tests.lab import (
 @pytest.mark.vm_subset
 def test_what_get_prints_as_yaml_is_a_manifest_whose_plan_is_empty(shop: Lab, tmp_path: Path) -> None:
     (tmp_path / "now.yaml").write_text(shop.vsprov("get", "-o", "yaml").stdout)
+    assert "    maxSize: 10Mi\n" in (tmp_path / "now.yaml").read_text()
     done = shop.vsprov("plan", "--detailed-exitcode", tmp_path / "now.yaml")
     assert done.stdout == "Nothing to do: 4 servers, 1 image, 1 quota match the manifest.\n"
     assert shop.vsprov("diff", tmp_path / "now.yaml").stdout == ""

@@ -76,6 +76,8 @@ def readable(spec: Mapping[str, Any]) -> dict[str, Any]:
         out["mounts"] = [_readable_mount(mount) for mount in spec["mounts"]]
     if spec.get("resources"):
         out["resources"] = resources.readable_tree(spec["resources"])
+    if console := spec.get("console"):
+        out["console"] = {**console, "maxSize": format_bytes(console["maxSize"])}
     return out
 
 
