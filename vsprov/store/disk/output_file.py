@@ -258,4 +258,5 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _failed(path: str, what: str, error: OSError) -> FailedError:
-    return FailedError(f"{path}: write {what}: {reason(error)}", hint=hint_for(error, path))
+    place = 1 if path == "-" else path
+    return FailedError(f"{path}: write {what}: {reason(error)}", hint=hint_for(error, place))

@@ -21,7 +21,7 @@ from vsprov.store.transfer.header import Header, Part
 from vsprov.store.trees import acl, tree
 from vsprov.store.trees.tree import CAPABILITY, OPAQUE, WITHOUT_LIMIT
 from vsprov.store.unpack.exported.layout import DEPTH, HEADER, MANIFEST, SUMS, sums_text
-from vsprov.store.unpack.files.packing import Packing, read_attributes
+from vsprov.store.unpack.files.packing import Packing, Unwritable, read_attributes, write_all
 from vsprov.store.unpack.headers import BLOCK, NAMES, attribute_key
 from vsprov.store.unpack.refused import Refused
 
@@ -89,7 +89,7 @@ def write(
             _add_text(sums, SUMS, sums_text(sums.finish()), header.created)
             sums.write(bytes(2 * BLOCK))
             sums.flush()
-    except _Unwritable as error:
+    except Unwritable as error:
         raise error.error from error
     return Written(sink.bytes, sink.sha256.hexdigest(), left_out)
 
@@ -111,14 +111,6 @@ def _add_tree(sums: _Sums, one: Tree, label: str, meter: Meter) -> dict[str, str
     return packing.left_out
 
 
-class _Unwritable(Exception):
-    """The archive cannot be written; that is no error of the tree."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 class _Sink:
     """What takes the compressed data, and counts them."""
 
@@ -130,12 +122,7 @@ class _Sink:
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
         self.bytes += len(data)
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self.out, rest) :]
-        except OSError as error:
-            raise _Unwritable(error) from error
+        write_all(self.out, data)
         return len(data)
 
 

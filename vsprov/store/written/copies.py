@@ -19,7 +19,7 @@ from vsprov.kernel.paths import FOLDER
 from vsprov.store.disk.durable import hint_for
 from vsprov.store.instance import Instance
 from vsprov.store.unpack.files import placement, replacing
-from vsprov.store.unpack.files.packing import Packing
+from vsprov.store.unpack.files.packing import Packing, Unwritable
 from vsprov.store.unpack.files.placement import Source
 from vsprov.store.unpack.refused import Refused
 from vsprov.store.written import staging
@@ -139,6 +139,8 @@ def pack(source: str, name: str, out: int, *, follow: bool, progress: Progress) 
             os.close(folder)
     except Refused as error:
         raise FailedError(f"{source}: {error}", hint=error.hint) from error
+    except Unwritable as error:
+        raise error.error from error
     return packing
 
 

@@ -36,6 +36,14 @@ LEFT_OUT = {
 }
 
 
+class Unwritable(Exception):
+    """The archive cannot be written; that is no error of what is packed."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Packing:
     """An archive that is written to the descriptor `out`; `report` is called with the bytes of files so far.
 
@@ -185,9 +193,17 @@ class Packing:
         self.write(bytes(-sum(size for _, size in parts) % BLOCK))
 
     def write(self, data: bytes) -> None:
-        rest = memoryview(data)
+        write_all(self.out, data)
+
+
+def write_all(out: int, data: bytes) -> None:
+    """Write data of an archive to a descriptor; raises Unwritable."""
+    rest = memoryview(data)
+    try:
         while rest:
-            rest = rest[os.write(self.out, rest) :]
+            rest = rest[os.write(out, rest) :]
+    except OSError as error:
+        raise Unwritable(error) from error
 
 
 def read_attributes(fd: int) -> Iterator[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ whoever reads what is packed has gone.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from ..target import Tree
 from ..worker import failure, report
 from ..writing import Limits
 from .entering import enter
-from .packing import MOST_NAMED, Packing
+from .packing import MOST_NAMED, Packing, Unwritable
 from .placement import ABSENT, FILE, FOLDER, Source, place
 from .writing import NO_LIMIT, Changes, Copying
 
@@ -89,8 +90,10 @@ def _pack(job: Job) -> dict[str, Any]:
     report({"is_folder": kind == stat.S_IFDIR})
     try:
         packing.add(folder, name, source.name)
-    except BrokenPipeError:
-        return {"unread": True}
+    except Unwritable as error:
+        if error.error.errno == errno.EPIPE:
+            return {"unread": True}
+        return failure(error.error, "write the archive")
     os.close(job.out)
     return _done(packing.files, packing.bytes, packing.left_out)
 
