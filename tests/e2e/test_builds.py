@@ -79,6 +79,14 @@ def test_a_file_that_the_hosts_own_would_hide_is_refused(lab: Lab, path: str) ->
     assert done.returncode == 1 and "would hide the file" in done.stderr
 
 
+def test_holes_are_copied_as_holes(lab: Lab, box: Document, tmp_path: Path) -> None:
+    (tmp_path / "disk").touch()
+    os.truncate(tmp_path / "disk", 64 << 20)
+    lab.converge(box, built({"copy": {"source": str(tmp_path / "disk"), "target": "/srv/"}}))
+    status = os.stat(top(lab) / "srv/disk")
+    assert (status.st_size, status.st_blocks) == (64 << 20, 0)
+
+
 def test_what_no_image_keeps_is_not_copied(lab: Lab, box: Document, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     os.mkfifo(tmp_path / "odd/fifo")

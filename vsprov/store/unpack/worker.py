@@ -73,6 +73,7 @@ def unpack(job: Job) -> dict[str, Any]:
     tree = Tree(top, limits.depth, limits.path, alone=job.below is None)
     members = Members(stream, may_lack_end=not job.whole)
     unpacking = Unpacking(tree, stream, limits, whole=job.whole, merge=job.merge, below=job.below)
+    unpacking.sparse = job.merge  # what a build copies comes without its holes
     unpacking.run(members)
     diff_id = stream.diff_id()  # first: it reads what follows the end mark, which belongs to both sums
     left_out = {path: what for path, what in unpacking.left_out.items() if not path.startswith("dev/")}

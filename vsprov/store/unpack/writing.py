@@ -43,7 +43,7 @@ class Limits(NamedTuple):
 class Unpacking:
     """The unpacking of one archive into the tree. With `sparse`, zeros become holes in every file."""
 
-    sparse = False
+    sparse: bool = False
 
     def __init__(
         self,
