@@ -52,6 +52,7 @@ PROGRAMS = {
     "lxcfs": ("lxcfs", "lxcfs"),
     "mkfs_btrfs": ("mkfs.btrfs", "btrfs-progs"),
     "mkfs_ext4": ("mkfs.ext4", "e2fsprogs"),
+    "mkfs_xfs": ("mkfs.xfs", "xfsprogs"),
     "mmdebstrap": ("mmdebstrap", "mmdebstrap"),
     "modprobe": ("modprobe", "kmod"),
     "nft": ("nft", "nftables"),

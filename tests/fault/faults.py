@@ -64,7 +64,7 @@ class Apply:
                 if self.lab.vsprov.network is not None:
                     world.enter(self.lab.vsprov.network)
                 prepare()
-                code = self._apply(objects)
+                code = self.here(objects)
             except VsprovError as error:
                 print(error, file=sys.stderr)
                 code = error.exit_code
@@ -77,7 +77,8 @@ class Apply:
         assert ended in (0, 1, KILLED), ended
         return ended
 
-    def _apply(self, objects: tuple[Object, ...]) -> int:
+    def here(self, objects: tuple[Object, ...]) -> int:
+        """Do it in this process; 0 when all went well, 1 when something failed."""
         instance = Instance(self.lab.vsprov.name, str(self.lab.vsprov.root))
         owner = f"{instance.name}/default"
         if self.remove:
