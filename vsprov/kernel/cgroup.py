@@ -103,17 +103,26 @@ def find(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
                 f"{point} shows the group {root} of it",
                 hint="run vsprov in the cgroup namespace of the host, with its cgroup file systems mounted",
             )
+    if not (cgroup2 or v1):
+        _refuse_hidden()
+    cgroup2 = cgroup2 or _private_mount()
+    with open(f"{cgroup2}/cgroup.controllers") as file:
+        return Hierarchies(cgroup2, v1, frozenset(file.read().split()), tuple(sorted(read)))
+
+
+def _refuse_hidden() -> None:
+    """Raise HostError if there are hierarchies of v1, none of which is mounted in this mount namespace.
+
+    Servers would have no limits. Where cgroup2 is mounted, but not these, somebody has made a choice.
+    """
     for line in proc.lines("/proc/self/cgroup"):
         number, controllers, _ = line.split(":", 2)
         for name in controllers.split(",") if number != "0" else ():
-            if name in V1_NAMES.values() and name not in v1:
+            if name in V1_NAMES.values():
                 raise HostError(
                     f"cgroup v1 controller {name}: find its root: it is not mounted in this mount namespace",
                     hint="`ip netns exec` hides it; use nsenter --net=/run/netns/NAME, or mount it",
                 )
-    cgroup2 = cgroup2 or _private_mount()
-    with open(f"{cgroup2}/cgroup.controllers") as file:
-        return Hierarchies(cgroup2, v1, frozenset(file.read().split()), tuple(sorted(read)))
 
 
 @functools.cache
