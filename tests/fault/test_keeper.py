@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.applying import applying
 from tests.e2e.test_probes import REPORTS
 from tests.fault.faults import fill
 from tests.lab import Lab, busybox_image, image, members, server, to_yaml, wait_for, wait_until
@@ -254,20 +253,3 @@ def children(pid: int) -> list[int]:
     with suppress(FileNotFoundError):
         return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-def test_a_wait_goes_on_until_a_slow_keeper_has_recorded_that_the_server_is_restarted(lab: Lab) -> None:
-    script = f"test -e /srv/again && touch /tmp/ready && exec sleep 1000; touch /srv/again; {READS}; exit 1"
-    restart, readiness = {"policy": "always", "delay": "0s"}, {"file": "/tmp/ready", "interval": "100ms"}
-    flaky = server("a", "sh", "-c", script, restart=restart, readiness=readiness)
-    with applying(lab, image(), flaky, flags=("--wait",)) as it:
-        wait_until(lambda: it.is_waiting() and (lab.root("a") / "tmp/go").exists())
-        slow, init = lab.keeper(), os.pidfd_open(lab.init("a").pid)
-        os.kill(slow, signal.SIGSTOP)
-        (lab.root("a") / "tmp/go").write_text("\n")
-        wait_for(init)
-        with pytest.raises(subprocess.TimeoutExpired):
-            it.process.wait(1.5)
-        os.kill(slow, signal.SIGCONT)
-        it.succeeds()
-    assert lab.shell("a", "ls /tmp/ready") == "/tmp/ready\n"

@@ -52,19 +52,17 @@ def keep(context: ApplyContext, name: str, init: Process, spec: Mapping[str, Any
         _replace(context)
 
 
-def settle(context: ApplyContext, name: str | None = None) -> None:
-    """Wait until the logs and exits of all servers, or of one, are complete; notices about those of all that
-    are not.
-    """
+def settle(context: ApplyContext) -> None:
+    """Wait until the logs and exits of servers are complete; notices about those that are not."""
     if context.keeper is None:
         return
     try:
-        settled = context.keeper.settle(name)
+        settled = context.keeper.settle()
     except keeper.KeeperGone:
         if not os.path.isdir(context.directory("", context.instance.name)):
             return  # it has ended with the last server
-        settled = _replace(context).settle(name)
-    for problem in settled["problems"] if name is None else ():
+        settled = _replace(context).settle()
+    for problem in settled["problems"]:
         context.notice(problem)
 
 

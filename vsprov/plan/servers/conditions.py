@@ -25,6 +25,8 @@ FAILED: Mapping[str, str] = {
     "completed": "did not complete",
 }
 
+GRACE = 1.0  # seconds within which the keeper records how a server has ended, and whether it starts it again
+
 
 @dataclass(frozen=True, slots=True)
 class Await(Step):
@@ -55,7 +57,7 @@ def holds(seen: ObservedServer | None, condition: str) -> bool:
 
 def is_unknown(seen: ObservedServer | None) -> bool:
     """Whether a server has ended, and nobody has recorded how, or whether it is started again; the keeper may
-    just be about to, which it has done when it answers.
+    just be about to.
     """
     if seen is None or seen.init or not seen.ended or seen.applied is None:
         return False

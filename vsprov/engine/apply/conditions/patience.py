@@ -15,6 +15,7 @@ from vsprov.engine.run.waits import SECONDS_TO_NOTICE
 from vsprov.errors import StepError
 from vsprov.plan.servers.conditions import (
     FAILED,
+    GRACE,
     Await,
     holds,
     hopeless,
@@ -39,26 +40,23 @@ def await_condition(context: ApplyContext, step: Await) -> Work:
 def _await(context: ApplyContext, step: Await) -> Work:
     key, limit = f"{step.server} {step.condition}", context.work.wait_timeout
     began = context.waits.since.get((step.server, step.condition), time.monotonic())
-    noticed = asked = False  # the keeper, for how it has ended, and whether it starts it again
+    noticed, unknown = False, 0.0  # since when nobody has recorded how it ended
     if step.server in context.groups:
         context.watcher.watch(context.directory("", context.groups[step.server]), key)
     try:
         while True:
             settle.record_one(context, step.server)  # how it has ended, if we have seen it
             seen = observe.find(context.instance, context.hierarchies, context.machine, step.server)
-            if is_unknown(seen) and not asked:
-                asked = True
-                keeping.settle(context, step.server)
-                continue
-            asked, now = is_unknown(seen), time.monotonic()
+            now = time.monotonic()
             unsettled = context.released.get(step.server, 0.0) + context.work.settle - now
             if holds(seen, step.condition):
                 if step.condition != "started" or unsettled <= 0:
                     return
                 yield Changed(key, unsettled)
                 continue
-            waited = now - began
-            if why := hopeless(seen, step.condition):
+            waited, unknown = now - began, (unknown or now) if is_unknown(seen) else 0.0
+            why, left = hopeless(seen, step.condition), unknown + GRACE - now
+            if why and left <= 0:
                 raise StepError(f"{FAILED[step.condition]}: {why}")
             if waited >= limit:
                 raise StepError(too_late(seen, step.condition, limit))
@@ -66,6 +64,7 @@ def _await(context: ApplyContext, step: Await) -> Work:
                 noticed = True
                 context.notice(f"Server/{step.server}: waiting until it is {step.condition}")
             keeping.attend(context)
-            yield Changed(key, min(limit - waited, limit if noticed else SECONDS_TO_NOTICE - waited))
+            times = (limit - waited, limit if noticed else SECONDS_TO_NOTICE - waited, left if why else limit)
+            yield Changed(key, min(times))
     finally:
         context.watcher.forget(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 
 from vsprov.engine.apply.converge import perform, propose
@@ -23,6 +23,7 @@ from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.servers.conditions import (
     FAILED,
+    GRACE,
     holds,
     hopeless,
     is_unknown,
@@ -80,8 +81,7 @@ def decide(
     with closing(_Looks(instance, aims)) as looks, closing(_Keeper(instance)) as keeping:
         due: Iterable[str] = looks.conditions
         while pending:
-            decided = looks.decided(due, lambda name: keeping.settle(name, report))
-            found = {aim: why for aim, why in decided.items() if aim in pending}
+            found = {aim: why for aim, why in looks.decided(due).items() if aim in pending}
             now, ends = time.monotonic(), min(pending.values()) + seconds
             if now >= ends:
                 late = {aim for aim, began in pending.items() if now >= began + seconds} - found.keys()
@@ -99,7 +99,12 @@ def decide(
                 for what in dict.fromkeys(what for _, what in pending):
                     names = [name for name, other in pending if other == what]
                     report.notice(f"waiting until {_listed(names)} {what}")
-            times = (ends, math.inf if noticed else since + SECONDS_TO_NOTICE, keeping.retry)
+            times = (
+                ends,
+                math.inf if noticed else since + SECONDS_TO_NOTICE,
+                looks.next_time(),
+                keeping.retry,
+            )
             due, gone = looks.changed(max(0.0, min(times) - now), keeping.fileno())
             if gone or time.monotonic() >= keeping.retry:
                 keeping.revive(report)
@@ -113,6 +118,7 @@ class _Looks:
         for name, condition in aims:
             self.conditions.setdefault(name, []).append(condition)
         self.last: dict[str, Seen] = {}
+        self._unknown: dict[str, float] = {}  # until when the keeper may record what becomes of a server
         self._watch = ServerWatch(instance, self.conditions)
 
     def close(self) -> None:
@@ -120,21 +126,22 @@ class _Looks:
 
     def changed(self, seconds: float, keeper: int) -> tuple[Iterable[str], bool]:
         """Wait, up to so many seconds; (names of the servers to look at, whether the keeper has died)."""
+        now = time.monotonic()
+        unknown = [name for name, until in self._unknown.items() if until > now]
         names, ready = self._watch.changed(seconds, keeper)
-        return names, bool(ready)
+        return {*names, *unknown}, bool(ready)
 
-    def decided(self, names: Iterable[str], settle: Callable[[str], None]) -> dict[Aim, str]:
-        """Look at servers. {aim: "" if it is reached, or why it is not} of those of which that is known.
+    def next_time(self) -> float:
+        """When to look again although nothing has changed, on the monotonic clock."""
+        now = time.monotonic()
+        return min((until for until in self._unknown.values() if until > now), default=math.inf)
 
-        `settle` has the keeper record how a server has ended, and whether it starts it again.
-        """
+    def decided(self, names: Iterable[str]) -> dict[Aim, str]:
+        """Look at servers. {aim: "" if it is reached, or why it is not} of those of which that is known."""
         found: dict[Aim, str] = {}
         for name in names:
             self.last[name], settled = self._watch.look(name)
-            if settled and is_unknown(self.last[name]):
-                settle(name)
-                self.last[name], settled = self._watch.look(name)
-            if not settled:
+            if self._may_be_recorded(name) or not settled:
                 continue
             for condition in self.conditions[name]:
                 if holds(self.last[name], condition):
@@ -142,6 +149,14 @@ class _Looks:
                 elif why := _why_not(self.last[name], condition):
                     found[name, condition] = f"{FAILED[condition]}: {why}"
         return found
+
+    def _may_be_recorded(self, name: str) -> bool:
+        """Whether the keeper may be about to record how a server has ended, or that it starts it again."""
+        now = time.monotonic()
+        if is_unknown(self.last[name]):
+            return now < self._unknown.setdefault(name, now + GRACE)
+        self._unknown.pop(name, None)
+        return False
 
 
 def _why_not(seen: Seen, condition: str) -> str:
@@ -182,16 +197,6 @@ class _Keeper:
         with suppress(VsprovError):
             _keep(self._instance, report)
         self._connect()
-
-    def settle(self, name: str, report: Report) -> None:
-        """Wait until it has recorded how a server has ended. If it does not answer, nobody will."""
-        self.revive(report)
-        if self._keeper is not None:
-            try:
-                self._keeper.settle(name)
-            except keeper.KeeperGone:  # its answer may still come, and would look like its death
-                self.close()
-                self._connect()
 
     def close(self) -> None:
         """End the connection."""
