@@ -131,7 +131,9 @@ def test_a_full_disk_stops_no_server_and_the_log_says_what_is_missing(
     small_lab: Lab, small_disk: Path, tmp_path: Path
 ) -> None:
     top = busybox_image(tmp_path / "busybox")
-    script = "mkfifo /go; echo one; while read line < /go; do seq $line; echo said > /dev/shm/told; done"
+    # Open for writing too: its reader would meet the end of the file when a writer closes it late.
+    script = "mkfifo /go; exec 3<>/go; echo one; "
+    script += "while read line <&3; do seq $line; echo said > /dev/shm/told; done"
     documents = image("busybox", directory=str(top)), server("a", "sh", "-c", script, image="busybox")
     small_lab.apply(*documents)
     ballast = fill(small_disk, 0)

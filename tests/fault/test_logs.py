@@ -12,7 +12,8 @@ from tests.lab import Lab, busybox_image, image, server, wait_for, wait_until
 from vsprov.engine.logs import files
 from vsprov.store.instance import Instance
 
-TALKS = "mkfifo /tmp/go; while read count < /tmp/go; do seq $count; echo end of $count; done"
+# Its FIFO is open for writing too: a reader would meet the end of the file when a writer closes it late.
+TALKS = "mkfifo /tmp/go; exec 3<>/tmp/go; while read count <&3; do seq $count; echo end of $count; done"
 KILLS = 4
 SMALL = {"maxSize": "64Ki", "maxFiles": 100}
 
