@@ -187,10 +187,9 @@ def from_server(
             try:
                 copied = _result(unpacking, progress)
             except FailedError:
+                # If packing has failed for a reason of its own, this is the consequence.
                 with suppress(BrokenPipeError):
-                    _result(
-                        packing, progress
-                    )  # if that has failed for a reason of its own, this is the consequence
+                    _result(packing, progress)
                 raise
         sent = _result(packing, progress)
         try:
