@@ -22,8 +22,8 @@ from tests.lab import Lab, wait_until
 from vsprov.store.instance import Instance
 
 # Not once in a while, and not what replaces another file either: the kernel would hide that we do not flush.
-# A mount namespace that was made meanwhile may hold the disk from before the power cut, and XFS mounts no second
-# file system with its UUID unless told to.
+# A mount namespace that was made meanwhile may hold the disk from before the power cut, and XFS mounts no
+# second file system with its UUID unless told to.
 OPTIONS = {"ext4": "commit=900,noauto_da_alloc", "btrfs": "commit=900", "xfs": "nouuid"}
 SIZE = {"ext4": 512 << 20, "btrfs": 1 << 30, "xfs": 512 << 20}
 FLAGS = {"ext4": ("-J", "size=8"), "btrfs": (), "xfs": ()}
