@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from vsprov.errors import FailedError
 from vsprov.model.suggest import not_found
 from vsprov.plan.observed import FROZEN
 from vsprov.store.instance import Instance
+
+MOST_ASKED = 5  # times, each of which gives the init of a server that has ended a second to end as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,9 @@ def _with_exit(instance: Instance, watch: ServerWatch, name: str, seen: Seen) ->
     if seen is None or seen.init or not seen.ended or seen.last_exit:
         return seen
     if keeping := keeper.connect(instance):
-        try:
-            keeping.settle(name)
-        finally:
-            keeping.close()
+        with closing(keeping), suppress(keeper.KeeperGone):
+            for _ in range(MOST_ASKED):
+                if name not in keeping.settle(name)["kept"]:
+                    break
         return watch.look(name)[0]
     return seen

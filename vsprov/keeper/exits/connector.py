@@ -17,7 +17,8 @@ _NLMSG_DONE, _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 3, 26, 33
 _ROOM = 4 << 20  # bytes: for five thousand events, should so many servers end at once
 _PROC_EVENT_EXIT = 0x80000000
 _WHAT, _PID = 36, 52  # where the event's kind is in a message, and in an exit the pid, tgid and status
-_LATE = 100  # milliseconds: the event is sent right after a pidfd has become readable
+# Milliseconds: the event is sent right after a pidfd has become readable, if the process gets a processor.
+_LATE, _LATE_AFTER_LOSS = 3000, 100
 _LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/filter.h
 _TAKE, _DROP = (_RETURN, 0, 0, 0xFFFFFFFF), (_RETURN, 0, 0, 0)
 
@@ -29,6 +30,7 @@ class Exits:
         self._socket = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, _NETLINK_CONNECTOR)
         self._found: dict[int, int] = {}
         self._watched: frozenset[int] = frozenset()
+        self._late = _LATE
         self._socket.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         self._socket.bind((0, _CN_IDX_PROC))
         self.watch(())
@@ -60,10 +62,11 @@ class Exits:
         """The wait status of a watched process that has just ended; None if its event was lost."""
         waits = poll()
         waits.register(self._socket.fileno(), POLLIN)
-        while pid not in self._found and waits.poll(_LATE):
+        while pid not in self._found and waits.poll(self._late):
             try:
                 message = self._socket.recv(4096, MSG_DONTWAIT)
-            except OSError:  # ENOBUFS: events were lost
+            except OSError:  # ENOBUFS: events were lost, and none may be worth waiting for
+                self._late = _LATE_AFTER_LOSS
                 continue
             ended, _tgid, status = unpack_from("=3I", message, _PID)
             if ended in self._watched:

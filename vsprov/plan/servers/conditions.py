@@ -25,7 +25,7 @@ FAILED: Mapping[str, str] = {
     "completed": "did not complete",
 }
 
-GRACE = 1.0  # seconds within which the keeper records how a server has ended, and whether it starts it again
+GRACE = 5.0  # seconds within which the keeper records how a server has ended, and whether it starts it again
 
 
 @dataclass(frozen=True, slots=True)
