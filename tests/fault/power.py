@@ -17,7 +17,7 @@ from tests import leaks
 from tests.e2e.reboot import lose_power
 from tests.fault.killing import run
 from tests.instance import own_instance
-from tests.kernel.layers import disk, mounted
+from tests.kernel.layers import clone, disk, mounted
 from tests.lab import Lab, wait_until
 from vsprov.store.instance import Instance
 
@@ -86,7 +86,7 @@ class Power:
     def begin(self) -> None:
         """It is as prepared, and nothing runs."""
         self._down()
-        _clone(self.disk.prepared, self.disk.current)
+        clone(self.disk.prepared, self.disk.current)
         self.disk.mount()
 
     def cut_after(self, work: Callable[[Instance], object], number: int) -> int:
@@ -96,7 +96,7 @@ class Power:
         self.begin()
         ended = run(self.lab, work, number)
         after = self.disk.folder / "after"
-        _clone(self.disk.current, after)
+        clone(self.disk.current, after)
         self._down()
         after.rename(self.disk.current)
         self.disk.mount()
@@ -107,12 +107,6 @@ class Power:
             lose_power(self.lab)
         if self.disk.current.exists():
             self.disk.unmount()
-
-
-def _clone(source: Path, target: Path) -> None:
-    """As a new file: mount(8) would use the loop device of the old one, if that is still there."""
-    target.unlink(missing_ok=True)
-    subprocess.run(["cp", "--reflink=always", source, target], check=True)
 
 
 @contextmanager

@@ -82,6 +82,14 @@ def disk(kind: str, folder: Path, size: int, *flags: str) -> Iterator[Path]:
         image.unlink()
 
 
+def clone(source: Path, target: Path) -> None:
+    """A copy of a file as it is at one moment, even while a file system writes to it. It is a new file:
+    mount(8) would use the loop device of the old one, if that is still there.
+    """
+    target.unlink(missing_ok=True)
+    subprocess.run(["cp", "--reflink=always", source, target], check=True)
+
+
 def by_key(*layers: Path) -> dict[str, str]:
     return {layer.name: str(layer) for layer in layers}
 

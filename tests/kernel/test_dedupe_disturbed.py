@@ -20,6 +20,7 @@ from tests.conftest import Instance
 from tests.kernel.layers import (
     WHEN,
     by_key,
+    clone,
     differences,
     disk,
     forget,
@@ -111,17 +112,23 @@ def test_killed_at_any_step_it_leaves_whole_trees_and_the_next_run_ends_it(root:
 
 
 @ON_EXT4
+@pytest.mark.requires("btrfs", "mkfs_btrfs")
 def test_after_a_power_cut_at_any_step_the_disk_holds_whole_trees(root: Path) -> None:
-    """The disk is copied as the dead process left it: what the kernel had not yet written is lost."""
+    """The disk is cloned as the dead process left it: what the kernel had not yet written is lost."""
+    with disk("btrfs", root / "disks", 256 * MIB) as disks:
+        cut_power_at_each_step(disks)
+
+
+def cut_power_at_each_step(disks: Path) -> None:
     files = {"usr/bin/a": b"a", "usr/lib/x/c": bytes(5000)}
     marked = 0
     for step in range(1, 1000):
-        with disk("ext4", root / "disk", 16 * MIB, "-J", "size=1") as point:
+        with disk("ext4", disks / "disk", 16 * MIB, "-J", "size=1") as point:
             one, two = pair(point, files)
             durable.flush_all(str(point))
             died = dies_at(step, by_key(one, two))
-            shutil.copyfile(root / "disk/ext4.disk", root / "copy")
-        with mounted("ext4", root / "copy", root / "after", "loop") as point:
+            clone(disks / "disk/ext4.disk", disks / "clone")
+        with mounted("ext4", disks / "clone", disks / "after", "loop") as point:
             one, two = point / "one", point / "two"
             for layer in (one, two):
                 assert differences(layer) == [], f"cut at step {step}"
