@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
+
+class Position(Struct, frozen=True, order=True):
     """A position in a file; lines and columns are counted from 1."""
 
     file: str
@@ -36,8 +36,7 @@ class Position:
         return f"{self.file}:{self.line}:{self.column}"
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One error or warning about the input.
 
     `subject` is the object ("Server/web1"), `path` the key in it ("spec.memory.max"); both may be empty.

@@ -8,7 +8,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from vsprov.kernel.links import host, interfaces, netlink, observe, read
 from vsprov.plan.network import ruleset
 from vsprov.plan.network.ruleset import bridge
 from vsprov.plan.network.state import FirewallNetwork, HostLink, Member, Opening
+from vsprov.records import replace
 
 GATEWAY = "02:00:00:00:00:01"
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from vsprov.cli import main
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects.observer import RunningServer, observes
@@ -42,14 +44,12 @@ class Note:
     text: str = value(doc="What to keep in mind.", schema={"maxLength": 100})
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedNote:
+class ObservedNote(Struct, frozen=True):
     owner: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class WriteNote(Step):
+class WriteNote(Step, frozen=True):
     name: str
     owner: str
     text: str
@@ -58,8 +58,7 @@ class WriteNote(Step):
         return f"write note {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveNote(Step):
+class RemoveNote(Step, frozen=True):
     name: str
 
     def describe(self) -> str:
@@ -152,8 +151,7 @@ class ServerWithScore(Server):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SetScore(Step):
+class SetScore(Step, frozen=True):
     server: str
     score: int
     before: int

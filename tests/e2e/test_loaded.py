@@ -11,7 +11,7 @@ from tests.instance import Instance
 
 # Needed only to report errors, to change something, or on a terminal.
 FORBIDDEN = (
-    "jsonschema referencing attr jinja2 rich requests urllib3 http email ssl asyncio shutil textwrap "
+    "jsonschema referencing attr jinja2 rich requests urllib3 http email ssl asyncio shutil "
     "vsprov.engine.apply.carry_out vsprov.engine.steps vsprov.engine.guests vsprov.engine.networks "
     "vsprov.engine.run.spawn vsprov.engine.destroy vsprov.engine.show "
     "vsprov.kernel.links vsprov.kernel.firewall vsprov.plan.network.changes vsprov.plan.network.desired "

@@ -7,11 +7,12 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.kernel.links import netlink
 from vsprov.plan.network.state import HostLink, Interface, Route
+from vsprov.records import replace
 
 OURS = "vsprov:t:web"
 BRIDGE = HostLink(

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -15,6 +14,7 @@ from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, exchange, interface, lan, namespace
 from vsprov.kernel.links import host, interfaces, machine, netlink, observe
 from vsprov.plan.network.state import HostLink, HostRoute, Route
+from vsprov.records import replace
 
 T = TypeVar("T")
 pytestmark = pytest.mark.requires("ip", "bridge", "veth")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 import pytest
+from msgspec.structs import fields
 
 from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, Net, exchange, interface, lan, namespace

@@ -6,7 +6,6 @@ The two share no code: a number that is wrong in vsprov's encoder and in its dec
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import pytest
 from pyroute2 import IPRoute
@@ -16,6 +15,7 @@ from tests.kernel.networks import BRIDGE, OURS, Lan, Net, interface, lan
 from tests.kernel.test_links_kinds import MACVLAN, ROUTED
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network.state import HostLink, Interface
+from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "bridge", "veth")
 POOLS = {"vqtestegress": 80_000_000, "vqtestingress": 160_000_000}

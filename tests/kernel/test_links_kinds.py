@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from tests.kernel.networks import OURS, Lan, Net, exchange, lan
 from vsprov.kernel.links import host, interfaces, machine, observe
 from vsprov.plan.network.state import HostRoute, Interface, Route
+from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "veth")
 ROUTED = Interface(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tests.kernel.networks import BRIDGE, Lan, Net, interface, lan
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network import rates
 from vsprov.plan.network.state import HostLink, Interface
+from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")
 SECONDS = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.unit.simulate_disks import Directory, Disks
@@ -61,6 +61,7 @@ from vsprov.plan.steps import (
     WriteMark,
     WriteRecord,
 )
+from vsprov.records import replace
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tests.unit.simulate_networks import Refused
 from vsprov.model.kinds.server import Server
@@ -12,6 +12,7 @@ from vsprov.plan.limits.pool_disk import LimitPool, ReleasePool
 from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, MoveDiskBack, ResizeDisk, ShareDisk
 from vsprov.plan.step import Step
+from vsprov.records import replace
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.plan.network import naming, ruleset
@@ -36,6 +36,7 @@ from vsprov.plan.network.steps import (
     WriteNames,
 )
 from vsprov.plan.steps import Step
+from vsprov.records import replace
 
 
 class Refused(Exception):

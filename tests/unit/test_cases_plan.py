@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +28,7 @@ from vsprov.plan.network.state import HostLink, HostRoute, Listener
 from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
+from vsprov.records import replace
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import event, given
@@ -24,6 +23,7 @@ from vsprov.model.sources import HostSource, Source
 from vsprov.plan.builder import Wanted
 from vsprov.plan.network import naming
 from vsprov.plan.network.steps import ChangePool, MakePool, RemoveShares
+from vsprov.records import replace
 
 POOLS = ("p", "q")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -30,6 +29,7 @@ from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Spawn, Step
+from vsprov.records import replace
 
 IMAGE = Object(kind="Image", name="i", spec=Image(source=Source(host=HostSource())))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark
+from vsprov.records import replace
 
 few = settings(
     examples(20),

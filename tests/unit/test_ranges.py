@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed, ObservedServer, Parts
 from vsprov.plan.ranges import BLOCK, END, FIRST_ID, RANGE, Entry, Ranges
 from vsprov.plan.reconcile import reconcile
+from vsprov.records import replace
 from vsprov.store import claims
 from vsprov.store.instance import Instance
 

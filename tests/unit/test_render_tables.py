@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from vsprov.records import replace
 from vsprov.render import tables
 from vsprov.render.screen import Screen
 from vsprov.render.tables import Table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from vsprov.plan.limits import resources
 from vsprov.plan.network.state import Interface, SeenNetworks
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer, Process
 from vsprov.plan.reconcile import reconcile
+from vsprov.records import replace
 
 MI = 2**20
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from vsprov.plan.volumes import space
 from vsprov.plan.volumes.space import SpaceDelta
 from vsprov.plan.volumes.state import UNLIMITED, ObservedVolume, Space
 from vsprov.plan.volumes.steps import MoveVolume, ResizeVolume
+from vsprov.records import replace
 
 MI = 1 << 20
 BOUNDED = replace(V2, ceilings={"nofile": 4096})  # without CAP_SYS_RESOURCE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,6 +27,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.builder import Wanted
 from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine
+from vsprov.records import replace
 
 INSTANCE = "vsprov"
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from vsprov.model.kinds.network import (
 )
 from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink
+from vsprov.records import replace
 
 Draw = Callable[..., Any]
 SHARED: list[dict[str, int]] = [

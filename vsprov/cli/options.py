@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from vsprov.cli import complete, complete_paths
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import UsageError
+from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.engine.desired.inputs import Inputs

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import click
+from msgspec import Struct, field
 
 from vsprov.cli.verb import Settings
 from vsprov.errors import VsprovError
@@ -13,8 +13,7 @@ from vsprov.render.problems import dump, error_lines, errors_as_json
 from vsprov.render.screen import clean, err, out
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """The result of a verb.
 
     `done` and `already` are addresses: of servers that were changed, and of those that needed no change.
@@ -30,8 +29,7 @@ class Result:
     unready: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
+class Words(Struct, frozen=True):
     """The words of a verb: "start", "already running" and, unless progress was shown meanwhile, "started".
 
     `nothing` is said if there are no servers, `others` of some instead of `already`, by address.

@@ -6,10 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from vsprov.cli import complete_paths
 from vsprov.errors import UsageError
@@ -26,8 +26,7 @@ _FORMATS = ("text", "wide", "name", "yaml", "json", "sarif", "junit")  # of any 
 _INSTANCE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """The values of the options that every verb takes."""
 
     instance: Instance

@@ -8,7 +8,8 @@ repaired when it starts.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from vsprov.engine.apply import command, converge
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -26,11 +27,11 @@ from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.observed import FROZEN, RESCUE, Observed, ObservedServer
+from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True):
     """The `outcome` for servers that had to change, and the names of those `already` in that state."""
 
     outcome: Outcome

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from vsprov.engine.run.spawn import Spawner
@@ -13,8 +14,7 @@ SETTLE = 0.25
 WAIT = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class WorkOptions:
+class WorkOptions(Struct, frozen=True):
     """`parallelism`: the most objects changed at the same time. `lock_timeout`: seconds to wait for the lock
     of the instance. `settle`: seconds for which started servers are watched, see `settle.watch`.
     `wait`: whether to wait until started servers are ready, and `wait_timeout` how many seconds at most; also

@@ -14,7 +14,8 @@ import select
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import HostError
 from vsprov.kernel import proc, syscall
@@ -40,8 +41,7 @@ OOM_COUNTERS = ("memory.events", "memory.oom_control")  # the files that count O
 BUSY_TRIES = 12  # attempts at rmdir; with pauses doubling from 1 ms, about 4 s in total
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchies:
+class Hierarchies(Struct, frozen=True):
     """Where the controllers of this host are.
 
     `cgroup2` is the mount point of cgroup2, `v1` those of the v1 hierarchies by controller, `v2` the set of

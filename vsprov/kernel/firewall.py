@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from vsprov.plan.network.ruleset import canonical, command, members_of, table_name
 from vsprov.plan.network.state import Member, Tables
@@ -28,8 +29,7 @@ _CHAINS = "-j list chains"
 OUR_LINKS = ("vb", "vs")  # how the names of our bridges and interfaces begin
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The nft tables of an instance in their canonical form, by family; {} if there are none.
 
     `foreign` are descriptions of rulesets of others that drop forwarded packets, and what to do about each.

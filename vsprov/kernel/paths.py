@@ -8,7 +8,8 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.kernel import syscall
 
@@ -54,8 +55,7 @@ class UnsafePathError(OSError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
-class HostPath:
+class HostPath(Struct, frozen=True):
     """A descriptor of what a path of the host leads to; `private`: only root can enter a folder above it."""
 
     fd: int

@@ -10,7 +10,8 @@ import signal
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import NotPermittedError
 from vsprov.kernel import proc, syscall
@@ -45,8 +46,7 @@ def require_root(doing: str) -> None:
         raise NotPermittedError(f"{doing} needs root", hint="run it with sudo")
 
 
-@dataclass(frozen=True, slots=True)
-class ExitInfo:
+class ExitInfo(Struct, frozen=True):
     """How a process ended: its exit code, or the signal that killed it."""
 
     code: int | None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import UsageError
 from vsprov.manifest.schema import document_schema
@@ -14,8 +15,7 @@ from vsprov.model.suggest import did_you_mean
 from vsprov.model.traits import cost_of
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
+class KeyInfo(Struct, frozen=True):
     """A key: its path in a document ("spec.mounts[].source", "" for the document), its schema, whether it is
     required, and what its change costs a running server; "" if that does not apply.
     """

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from vsprov.errors import ManifestError, Position, Problem
@@ -22,6 +22,7 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values import digests
+from vsprov.records import replace
 
 MOST_PROBLEMS = 200
 

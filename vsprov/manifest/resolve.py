@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import parsers, position_of, problem_at, subject_of, validate
@@ -22,20 +23,19 @@ from vsprov.model.values import units
 from vsprov.model.values.styles import EXEC, SYSTEM_DEFAULTS, is_system
 from vsprov.model.values.units import UnitError
 from vsprov.model.values.value_kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
+from vsprov.records import replace
 
 _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a value comes from: "manifest", "default" or a quota ("Quota/small")."""
 
     text: str
     position: Position | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """A document and the object read from it.
 
     `address` is "" if kind or name cannot be read, `object` is None if anything else cannot. `quota`: the

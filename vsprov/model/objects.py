@@ -10,6 +10,8 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from vsprov.model import fields
 from vsprov.model.fields import mapping, value
 from vsprov.model.kinds.image import Image
@@ -27,8 +29,7 @@ DELETION, PREVENT = "vsprov/deletion", "prevent"
 Spec = Image | Quota | Network | Volume | Server
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectKind:
+class ObjectKind(Struct, frozen=True):
     """A kind of object that a manifest can describe.
 
     `doc` describes it and `keys_doc` introduces its keys in the reference. `costs`: its keys have costs,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
 
 from vsprov.errors import Problem
 from vsprov.model.kinds.quota import Quota
@@ -15,6 +16,7 @@ from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed, ObservedServer, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
+from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.network.desired.result import Desired
@@ -27,8 +29,7 @@ EVERY_SET = "*"  # instead of the name of a set: all sets of the instance
 RequestedAction = Literal["start", "stop", "restart"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A request to start, stop or restart servers without changing their specs.
 
     `servers` are their names. Servers without a record are not among the wanted objects and can only be
@@ -46,8 +47,7 @@ class Request:
     rescue: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The wanted state, as input of planning.
 
     `owner` is "instance/set", or "instance/*" for all sets. `digests` are the current digests of image
@@ -103,8 +103,7 @@ class Wanted:
         return self.owner.endswith(f"/{EVERY_SET}")
 
 
-@dataclass(slots=True)
-class PlanBuilder:
+class PlanBuilder(Struct):
     """A plan under construction.
 
     `needed` are the controllers (v2 names) that groups of the plan need. `populated` is whether the plan
@@ -129,7 +128,7 @@ class PlanBuilder:
     pools: dict[str, Object] = field(default_factory=dict)
     networks: Desired | None = None
     renamed: Mapping[str, ObservedServer] = field(default_factory=dict)
-    range_problems: Mapping[str, Problem] = field(init=False)
+    range_problems: Mapping[str, Problem] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.range_problems = range_problems.problems(self.observed.servers, self.machine.ranges)

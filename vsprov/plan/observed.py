@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from signal import SIGHUP, SIGINT
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from vsprov.model.limits.encodings import Host, Side
 from vsprov.model.limits.knobs import KNOBS, Knob
@@ -32,8 +34,7 @@ _REBOOT: Mapping[int | None, str] = {SIGINT: "Halted", SIGHUP: "Rebooted"}
 RESTARTING = "Restarting"
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """The properties of the host that planning needs.
 
     `versions` is the cgroup version of each controller of the host, by v2 name. `missing` are the controller
@@ -53,13 +54,13 @@ class Machine:
     ceilings: Mapping[str, Any] = field(default_factory=dict)
     ranges: Ranges = Ranges()
     disks: Mapping[str, str] = field(default_factory=dict)
-    rows: tuple[tuple[Knob, Side], ...] = field(init=False, compare=False)
-    _sides: Mapping[str, Side] = field(init=False, compare=False)
+    rows: tuple[tuple[Knob, Side], ...] = ()
+    _sides: Mapping[str, Side] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = tuple((knob, side) for knob in KNOBS if (side := self._find(knob)))
-        object.__setattr__(self, "rows", rows)
-        object.__setattr__(self, "_sides", {knob.path: side for knob, side in rows})
+        force_setattr(self, "rows", rows)
+        force_setattr(self, "_sides", {knob.path: side for knob, side in rows})
 
     def _find(self, knob: Knob) -> Side | None:
         side = knob.side(self.versions[knob.controller]) if knob.controller in self.versions else None
@@ -82,8 +83,7 @@ class Machine:
         return f"this kernel has no {', '.join(absent)}"
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedGroup:
+class ObservedGroup(Struct, frozen=True):
     """A control group of this instance, or another group that has its name.
 
     `path` is relative to the root of every hierarchy ("vsprov/web1"). `owner` is the owner mark
@@ -105,8 +105,7 @@ class ObservedGroup:
     space: SeenDisk | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A process by its pid on the host, and its start time in clock ticks since boot.
 
     The start time distinguishes it from a later process with the same pid.
@@ -116,8 +115,7 @@ class Process:
     start: int
 
 
-@dataclass(frozen=True, slots=True)
-class LastExit:
+class LastExit(Struct, frozen=True):
     """How the init of a server ended: its exit code, or the signal that killed it; and when, in Unix time.
 
     Code and signal are both None if neither the kernel nor a process of vsprov knows. `oom` is whether the
@@ -163,8 +161,7 @@ class LastExit:
         return self.signal in _REBOOT
 
 
-@dataclass(frozen=True, slots=True)
-class Restarts:
+class Restarts(Struct, frozen=True):
     """What the keeper has decided about a server that has ended: it is started again (`due`) at a Unix time
     `at`, or not any more. `count` is the number of restarts within the interval of its policy, `reason` why
     it is started again: "exit", "reboot" or "unhealthy". `error` is why the last attempt failed, "" if it
@@ -183,8 +180,7 @@ class Restarts:
         return f"gave up after {self.count} restart{plural} in {policy.get('interval', '')}"
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True):
     """What a probe of a running server has found out: `ok`, None if nothing yet, since `at`, in Unix time.
 
     `message` is why the last probe failed, "" if it did not. `unknown`: the host could not make the last
@@ -197,8 +193,7 @@ class Probed:
     unknown: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What is in the directory of a server.
 
     `recorded` is the first id of its range according to its record, None if that has none. `upper` and `work`
@@ -214,8 +209,7 @@ class Parts:
         return tuple(name for name in ("upper", "work") if getattr(self, name) is None)
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedServer:
+class ObservedServer(Struct, frozen=True):
     """A server, or what exists of it.
 
     `applied` is the record of what was applied ({"spec", "labels", "annotations", "image"}), from the mark on
@@ -343,8 +337,7 @@ def set_of(owner: str | None) -> str | None:
     return owner.partition("/")[2] if owner else None
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedImage:
+class ObservedImage(Struct, frozen=True):
     """An image in the store, with the spec that it was imported with; `digest` is "" if it is broken.
 
     `owners` are the owner marks of the sets that have it in their manifests, () without a mark. `protected`
@@ -358,8 +351,7 @@ class ObservedImage:
     protected: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """All objects of one instance.
 
     `parent` is the parent group of all servers. `subtree` are the controllers that the root of cgroup2

@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost
 from vsprov.model.values import digests
 from vsprov.plan.step import Step
+from vsprov.records import replace
 
 FORMAT_VERSION = "1.0"
 Action = Literal["no-op", "create", "update", "replace", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class PathChange:
+class PathChange(Struct, frozen=True):
     """One key that changes.
 
     `path` is dotted ("spec.resources.memory.max"). `shown` are both values as the plan prints them; if the
@@ -63,8 +66,7 @@ def show(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """The change of one object.
 
     `after` are the keys of the changes that must succeed first, and `follows` of those that come first even
@@ -111,8 +113,7 @@ def removal(
     return Change(kind, name, "delete", cost, "not in the manifest", before=before, steps=steps)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """All changes, in an order that respects their `after`. A plan with `problems` cannot be applied.
 
     `notes` are remarks by address, also on objects that do not change. `unchanged` and `unlisted` are
@@ -214,6 +215,8 @@ def digest(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Struct):
+        return asdict(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: getattr(value, each.name) for each in fields(value) if FIGURE != each.metadata}
     return sorted(value) if isinstance(value, frozenset | set) else dict(value)

@@ -8,7 +8,8 @@ all instances of vsprov. Instances do not see each other's servers, so each of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.errors import Problem
 
@@ -20,8 +21,7 @@ END = 2**32 - RANGE  # the last id, (uid_t) -1, means no user: setresuid(2)
 SUBUID, SUBGID, SUBUID_USER = "/etc/subuid", "/etc/subgid", "vsprov"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """`count` ids from `first` on that somebody else has: `whose` is "alice in /etc/subuid"."""
 
     first: int
@@ -29,8 +29,7 @@ class Entry:
     whose: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ranges:
+class Ranges(Struct, frozen=True):
     """The ids of this host that servers of one instance may have.
 
     `own` are the entries of user vsprov in /etc/subuid, (first id, count); without any, ids from `FIRST_ID`

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from vsprov.plan import removals
 from vsprov.plan.builder import PlanBuilder, Wanted
@@ -13,6 +12,7 @@ from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Action, Change, Plan
 from vsprov.plan.servers import renames
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step, WriteFile
+from vsprov.records import replace
 
 
 def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:

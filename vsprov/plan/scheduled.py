@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+
+from msgspec import Struct
 
 from vsprov.model.kinds.sections.snapshots import Keep
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduled:
+class Scheduled(Struct, frozen=True):
     """The snapshots of a server by its schedule, with times in Unix time.
 
     `due` is when the next one is, or was, due; None if that is unknown. `made` is the name of the last one

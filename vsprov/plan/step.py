@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 
-@dataclass(frozen=True, slots=True)
-class Step:
+
+class Step(Struct, frozen=True):
     """The interface of all steps."""
 
     def describe(self) -> str:
@@ -24,9 +25,9 @@ class Step:
 
 
 def _plain(value: Any) -> Any:
-    """A value in JSON: objects for dataclasses, sorted lists for sets."""
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    """A value in JSON: objects for records, sorted lists for sets."""
+    if isinstance(value, Struct):
+        return {name: _plain(each) for name, each in asdict(value).items()}
     if isinstance(value, frozenset):
         return [_plain(each) for each in sorted(value)]
     return [_plain(each) for each in value] if isinstance(value, tuple) else value

@@ -11,7 +11,6 @@ To add a step, define a class here or in the module of its aspect, and a functio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vsprov.plan.step import Step as Step
@@ -19,8 +18,7 @@ from vsprov.plan.step import Step as Step
 # -- control groups
 
 
-@dataclass(frozen=True, slots=True)
-class MakeGroup(Step):
+class MakeGroup(Step, frozen=True):
     """Create a group in one hierarchy with an owner mark; `role` is "host", "pool" or "server"."""
 
     hierarchy: str
@@ -35,8 +33,7 @@ class MakeGroup(Step):
         return None if self.hierarchy else RemoveGroup(self.group)
 
 
-@dataclass(frozen=True, slots=True)
-class MakePayload(Step):
+class MakePayload(Step, frozen=True):
     """Create `<group>/payload` for the processes of the server, and delegate it to the guest's root user."""
 
     group: str
@@ -46,8 +43,7 @@ class MakePayload(Step):
         return f"create cgroup {self.group}/payload"
 
 
-@dataclass(frozen=True, slots=True)
-class EnableControllers(Step):
+class EnableControllers(Step, frozen=True):
     """Enable controllers for the children of a cgroup2 group (cgroup.subtree_control)."""
 
     group: str
@@ -57,8 +53,7 @@ class EnableControllers(Step):
         return f"enable {' '.join(self.controllers)} for children of {self.group or 'the root cgroup'}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteFile(Step):
+class WriteFile(Step, frozen=True):
     """Write `data` to a controller file, one write(2) per element; `before` is the data that undoes it."""
 
     controller: str
@@ -75,8 +70,7 @@ class WriteFile(Step):
         return WriteFile(self.controller, self.group, self.file, self.before, self.data, f"undo {self.why}")
 
 
-@dataclass(frozen=True, slots=True)
-class MoveProcesses(Step):
+class MoveProcesses(Step, frozen=True):
     """Move all processes of a running server to its group in one hierarchy."""
 
     hierarchy: str
@@ -86,8 +80,7 @@ class MoveProcesses(Step):
         return f"move processes to cgroup {self.group} ({self.hierarchy or 'cgroup2'})"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveGroup(Step):
+class RemoveGroup(Step, frozen=True):
     """Kill all processes in a group, and remove it with its children from all hierarchies."""
 
     group: str
@@ -96,8 +89,7 @@ class RemoveGroup(Step):
         return f"remove cgroup {self.group}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteMark(Step):
+class WriteMark(Step, frozen=True):
     """Set the extended attribute `trusted.vsprov.<name>` of the group's directory in cgroup2.
 
     `before` is the current text that undoes it, None if there is none.
@@ -118,8 +110,7 @@ class WriteMark(Step):
 # -- images
 
 
-@dataclass(frozen=True, slots=True)
-class ImportImage(Step):
+class ImportImage(Step, frozen=True):
     """Create the layers of an image from its source, and its record."""
 
     image: str
@@ -128,8 +119,7 @@ class ImportImage(Step):
         return f"import image {self.image}"
 
 
-@dataclass(frozen=True, slots=True)
-class ShareImage(Step):
+class ShareImage(Step, frozen=True):
     """Set the owner marks of an image: the sets that have it in their manifests."""
 
     image: str
@@ -143,8 +133,7 @@ class ShareImage(Step):
         return ShareImage(self.image, self.before, self.owners)
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectImage(Step):
+class ProtectImage(Step, frozen=True):
     """Record the names of the sets whose manifests say that an image must not be removed."""
 
     image: str
@@ -158,8 +147,7 @@ class ProtectImage(Step):
         return ProtectImage(self.image, self.before, self.sets)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveImage(Step):
+class RemoveImage(Step, frozen=True):
     """Remove the record of an image. Its layers are collected at the end if they are unused."""
 
     image: str
@@ -171,8 +159,7 @@ class RemoveImage(Step):
 # -- directories of servers
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDirectory(Step):
+class MakeDirectory(Step, frozen=True):
     """Create the server's directory with its upper layer, id range and record."""
 
     server: str
@@ -186,8 +173,7 @@ class MakeDirectory(Step):
         return RemoveDirectory(self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class RenameDirectory(Step):
+class RenameDirectory(Step, frozen=True):
     """Give the directory of a stopped server, with everything in it, another name."""
 
     server: str
@@ -200,8 +186,7 @@ class RenameDirectory(Step):
         return RenameDirectory(self.new, self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class RepairDirectory(Step):
+class RepairDirectory(Step, frozen=True):
     """Create the parts of the server's directory that are missing; record and claim its id range."""
 
     server: str
@@ -210,8 +195,7 @@ class RepairDirectory(Step):
         return f"repair the directory of {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteApplied(Step):
+class WriteApplied(Step, frozen=True):
     """Replace the record in the server's directory; `before` is the old one, "" if it was unreadable."""
 
     server: str
@@ -225,8 +209,7 @@ class WriteApplied(Step):
         return WriteApplied(self.server, self.before, self.applied) if self.before else None
 
 
-@dataclass(frozen=True, slots=True)
-class KeepStopped(Step):
+class KeepStopped(Step, frozen=True):
     """Record who wants the server to stay stopped when the host starts: "manifest", "command", "" for nobody.
 
     `before` is what is recorded now.
@@ -243,8 +226,7 @@ class KeepStopped(Step):
         return KeepStopped(self.server, self.before, self.by)
 
 
-@dataclass(frozen=True, slots=True)
-class DiscardUpper(Step):
+class DiscardUpper(Step, frozen=True):
     """Delete all data that the server has written."""
 
     server: str
@@ -253,8 +235,7 @@ class DiscardUpper(Step):
         return f"discard the upper layer of {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveDirectory(Step):
+class RemoveDirectory(Step, frozen=True):
     """Remove the server's directory with all data that it has written."""
 
     server: str
@@ -263,8 +244,7 @@ class RemoveDirectory(Step):
         return f"remove the directory of {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRecord(Step):
+class WriteRecord(Step, frozen=True):
     """Write the record of a network or pool; `before` is the current one, "" if there is none or it is
     unreadable.
     """
@@ -284,8 +264,7 @@ class WriteRecord(Step):
         return WriteRecord(self.kind, self.name, self.owner, self.before, self.applied)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveRecord(Step):
+class RemoveRecord(Step, frozen=True):
     """Remove the record of a network or pool."""
 
     kind: str
@@ -298,8 +277,7 @@ class RemoveRecord(Step):
 # -- processes of servers
 
 
-@dataclass(frozen=True, slots=True)
-class Stop(Step):
+class Stop(Step, frozen=True):
     """Send `signal` to the server's init, and after `timeout` microseconds SIGKILL to all its processes.
 
     `failed` is what of its start has failed, "" if it is stopped for another reason.
@@ -314,8 +292,7 @@ class Stop(Step):
         return f"stop {self.server} (SIG{self.signal})"
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn(Step):
+class Spawn(Step, frozen=True):
     """Create the server's namespaces, mounts and init process. Init waits at its gate for `Release`.
 
     `host_network`: it has no network namespace of its own. `rescue`: a shell waits instead of its own init.
@@ -332,8 +309,7 @@ class Spawn(Step):
         return KillUnstarted(self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class KillUnstarted(Step):
+class KillUnstarted(Step, frozen=True):
     """End a server that waits at its gate."""
 
     server: str
@@ -342,8 +318,7 @@ class KillUnstarted(Step):
         return f"end {self.server} before it is started"
 
 
-@dataclass(frozen=True, slots=True)
-class MarkInit(Step):
+class MarkInit(Step, frozen=True):
     """Set the mark `init` on the home group: the process that waits at the gate. `rescue` as in `Spawn`."""
 
     server: str
@@ -353,8 +328,7 @@ class MarkInit(Step):
         return f"record the init of {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class InformKeeper(Step):
+class InformKeeper(Step, frozen=True):
     """Tell the keeper the part of a running server's spec that it works by; `before` is the current one."""
 
     server: str
@@ -368,8 +342,7 @@ class InformKeeper(Step):
         return InformKeeper(self.server, self.before, self.spec)
 
 
-@dataclass(frozen=True, slots=True)
-class Release(Step):
+class Release(Step, frozen=True):
     """Open the gate: init executes the server's command. `stop` undoes it, if a later step can fail."""
 
     server: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.values import digests
 from vsprov.model.values.names import signal_name
@@ -20,16 +21,14 @@ Document = Mapping[str, Any]
 Rows = Iterable[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(Struct, frozen=True):
     """A titled part of the text. `make` returns its lines or table; it is left out if that is empty."""
 
     title: str
     make: Callable[[Document], Sequence[str] | Table]
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(Struct, frozen=True):
     """How objects of a kind are described.
 
     `head` are the lines at the top, (label, text). `status` are the keys of the status that they or the

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, reason
 
@@ -30,8 +31,7 @@ _VISIBLE |= {
 }  # bytes that are not valid UTF-8
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
+class Screen(Struct, frozen=True):
     """What an output stream can show.
 
     `width` is in columns; `color` and `unicode`: whether they may be used.

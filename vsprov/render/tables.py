@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.objects import require_rows
 from vsprov.model.values import digests, units
@@ -30,8 +31,7 @@ _COLORS = {
 NARROWEST = 12  # columns to which the text of a column may be wrapped
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(Struct, frozen=True):
     """`right` names the columns that are aligned to the right; `optional` those that are left out on a
     terminal that is too narrow, the least important first. A `wide` table is never narrowed.
     """
@@ -106,8 +106,7 @@ def _painted(lines: list[str], row: Sequence[str], screen: Screen) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True, slots=True)
-class KindTable:
+class KindTable(Struct, frozen=True):
     """The table of `vsprov get` for a kind: the columns, those of `-o wide` besides, and which hold numbers.
 
     `row` returns the cells of a document; the second argument asks for those of the wide table too.

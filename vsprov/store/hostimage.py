@@ -11,7 +11,8 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import ImageError, reason
 from vsprov.model.sources import HostSource
@@ -81,8 +82,7 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(Struct, frozen=True):
     """A directory of the host that is bound read-only at `target` in every server of the image."""
 
     source: str

@@ -14,8 +14,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from vsprov.errors import ConflictError, FailedError, ImageError, reason
 from vsprov.model.values import digests
@@ -31,8 +33,7 @@ _SUFFIX = ".json"
 _writing = threading.Lock()  # images imported concurrently may have the same digest
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(Struct, frozen=True):
     """The contents of an image: keys of layers, lowest first; bind mounts over them; and defaults for servers
     (`model.defaults`).
     """
@@ -42,8 +43,7 @@ class Contents:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(Struct, frozen=True):
     """An image as imported.
 
     `owners` are the sets that have it in their manifests, () without a valid mark, `protected` the names
@@ -244,8 +244,7 @@ def remove(instance: Instance, name: str) -> None:
         raise durable.failed(path, "remove", error) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Unused:
+class Unused(Struct, frozen=True):
     """What is not used: digests of manifests, keys of layers, and names of downloads."""
 
     manifests: tuple[str, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.plan.ranges import FIRST_ID, RANGE
 
@@ -20,8 +21,7 @@ DISK_OF_POOL = ".disk"  # how the names of files end that say what limits the di
 LOCK = "lock"  # in the run directory
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Struct, frozen=True):
     """`name` is also the name of the top cgroup in each hierarchy and of the directory in /run."""
 
     name: str = DEFAULT

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import reason
 from vsprov.store.disk import durable, folders, marks, ownership, sealed
@@ -21,8 +22,7 @@ from vsprov.store.instance import Instance
 _SUFFIX = ".json"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """The record of an object.
 
     `owner` is None for a file that vsprov did not create. `applied` is what was last passed to `write`; None

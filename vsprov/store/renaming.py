@@ -7,7 +7,8 @@ the directory of all servers, so a reboot of the host does not lose it: `vsprov 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.kernel import proc
 from vsprov.store.disk import durable, marks
@@ -17,8 +18,7 @@ MARK = "renaming"
 _RUNS, _STOPPED = "runs", "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Renaming:
+class Renaming(Struct, frozen=True):
     """The names of a server before and after, and whether it is to run then: it ran before, and the host has
     not been rebooted since. What runs after a reboot, `boot` decides.
     """

@@ -22,8 +22,9 @@ import os
 import stat
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from vsprov.errors import ConflictError, FailedError, reason
 from vsprov.plan.observed import Parts
@@ -44,8 +45,7 @@ _RANGE = "idBase"  # in server.json, beside the keys of the spec as last applied
 _STOPPED = "stopped"  # a mark: written without another file, and in the inode even if the disk is full
 
 
-@dataclass(frozen=True, slots=True)
-class ServerDirectory:
+class ServerDirectory(Struct, frozen=True):
     """The state of a server on disk.
 
     `owner` is None for a directory (or a file) that vsprov did not create. `id_base` is the first host id of

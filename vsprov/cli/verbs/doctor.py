@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 
 import click
+from msgspec.structs import asdict
 
 from vsprov.cli.verb import Settings, verb
 from vsprov.engine.doctor.examine import examine

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import click
+from msgspec import Struct
 
 from vsprov.cli import complete, options
 from vsprov.cli.kinds import chosen
@@ -139,8 +139,7 @@ def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
     return given or known
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(Struct, frozen=True):
     """The form of the tables: all columns, the labels, only some columns."""
 
     wide: bool

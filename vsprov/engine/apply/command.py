@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from vsprov.engine.apply.converge import Outcome, Proposal, perform, propose
 from vsprov.engine.apply.exclusive import approved
@@ -11,6 +10,7 @@ from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.run.waits import Waits
 from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.plan.builder import Wanted
+from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

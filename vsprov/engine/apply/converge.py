@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.engine.apply import interrupted, keeping, preflight, recover
 from vsprov.engine.apply.conditions import settle
@@ -41,14 +42,14 @@ from vsprov.plan.steps import (
     Stop,
     WriteApplied,
 )
+from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance
 from vsprov.store.sources import Resolved
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """A plan and everything it was made from; `resolved` are the image sources, by name of the image."""
 
     plan: Plan
@@ -65,8 +66,7 @@ class Proposal:
         return replace(self, plan=replace(self.plan, changes=changes))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The result of an apply.
 
     `approved` is False if the user declined. `errors` are by key of the change. `left` is the second plan,

@@ -49,12 +49,6 @@ def function_of(kind: type[Step]) -> Function:
 
 def refuse_missing() -> None:
     """Raise TypeError if a class of steps has no function: plans with such steps could not be applied."""
-    # dataclass(slots=True) creates a second class; the original remains in __subclasses__().
-    kinds = [
-        kind
-        for kind in Step.__subclasses__()
-        if getattr(modules[kind.__module__], kind.__name__, None) is kind
-        and LATE.get(kind.__module__, __name__) in modules
-    ]
+    kinds = [kind for kind in Step.__subclasses__() if LATE.get(kind.__module__, __name__) in modules]
     if missing := [kind.__name__ for kind in kinds if kind not in FUNCTIONS]:
         raise TypeError(f"no function of vsprov.engine carries out {', '.join(sorted(missing))}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from vsprov.plan import aspects as _aspects  # noqa: F401
 from vsprov.plan.aspects.aspect import ASPECTS
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from vsprov.engine.volumes.mounted import VolumeMounts
 
 
-@dataclass(frozen=True, slots=True)
-class RunningServer:
+class RunningServer(Struct, frozen=True):
     """A running server to observe: the pid of its init, its home group and its recorded spec, {} without a
     record. `volumes` recognizes what is mounted in it.
     """

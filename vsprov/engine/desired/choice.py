@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from vsprov.model.suggest import not_found
 
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from vsprov.plan.observed import Observed, ObservedServer
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """A selection of servers: by name, by labels, or all."""
 
     names: tuple[str, ...] = ()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(Struct, frozen=True):
     """Where a manifest comes from; see `vsprov.manifest.load.load`."""
 
     paths: tuple[str, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from vsprov.engine.desired.project import folders, project_folder, upward
@@ -17,6 +16,7 @@ from vsprov.model.objects import Object
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
+from vsprov.records import replace
 
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest.files import PROJECT, STDIN
@@ -16,8 +17,7 @@ KEYS = ("set",)
 _SET_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Project:
+class Project(Struct, frozen=True):
     """The project of a file: the path of the project file, and the name of the set in it.
 
     Files without a project file have `path` "" and belong to the set "default".

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from vsprov.engine.desired.inputs import Inputs, read, stored_images
 from vsprov.engine.desired.lockfile import locked
@@ -17,12 +18,12 @@ from vsprov.manifest.load import Manifest
 from vsprov.model.kinds.image import Image
 from vsprov.model.objects import API_VERSION, DELETION, PREVENT, Object
 from vsprov.plan.observed import set_of
+from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class ImagesToPull:
+class ImagesToPull(Struct, frozen=True):
     """Images, their owner ("instance/set"), and the manifest they come from; empty if from elsewhere."""
 
     owner: str

@@ -9,8 +9,10 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from vsprov import __version__
 from vsprov.engine.apply.converge import Proposal
@@ -22,6 +24,7 @@ from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import FORMAT_VERSION, Change, PathChange, Plan, digest, to_document
+from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 LARGEST = 256 << 20
@@ -70,8 +73,7 @@ def recorded(proposal: Proposal, given: Inputs) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedStep:
+class RecordedStep(Struct, frozen=True):
     """A step of a saved plan, as its plan describes it."""
 
     text: str
@@ -128,8 +130,7 @@ def write(path: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> boo
     return write_output(path, data, "the plan", mode=0o600, replaces=is_plan, inputs=inputs)
 
 
-@dataclass(frozen=True, slots=True)
-class SavedPlan:
+class SavedPlan(Struct, frozen=True):
     """A plan that was read from a file. `known_images` are the images that its servers use."""
 
     path: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from vsprov.engine.apply.converge import PlanError
 from vsprov.engine.desired import inputs, lockfile, selector
@@ -15,8 +15,7 @@ from vsprov.plan.builder import Wanted
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(Struct, frozen=True):
     """What an apply is asked for, the manifest it comes from, and the name of its set."""
 
     manifest: Manifest
@@ -24,8 +23,7 @@ class Desired:
     wanted: Wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Volumes:
+class Volumes(Struct, frozen=True):
     """Which volumes may be removed: those that are `empty`, and with their data those of these names."""
 
     empty: bool = False

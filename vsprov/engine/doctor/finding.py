@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from vsprov.errors import HostError, reason
 
 State = Literal["ok", "degraded", "missing"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One feature. `found` is what was found or the error; `cost` is what does not work without it."""
 
     feature: str

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from errno import EACCES, ENOENT, ENOTDIR, ENOTSUP, EPERM, EROFS
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import EXHAUSTED, Problem, StepError, reason
 from vsprov.kernel import paths, proc, syscall
@@ -41,8 +42,7 @@ for path in sys.argv[1:]:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+class IdMap(Struct, frozen=True):
     """How a mount maps ids.
 
     `host`: ids in the server are those of the host. `owner`: the (uid, gid) of the host that is the server's
@@ -53,8 +53,7 @@ class IdMap:
     owner: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """An open source of a bind: where the spawner finds it, and how ids are mapped."""
 
     path: str

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from vsprov.engine.guests import mounts, seccomp
 from vsprov.errors import HostError, StepError
@@ -25,6 +26,7 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
+from vsprov.records import replace
 from vsprov.store import machine_id
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE
@@ -197,8 +199,7 @@ def for_build(
     return guest
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command to run in a running server; None means the server's own."""
 
     argv: tuple[str, ...]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from vsprov.engine.apply import recover
 from vsprov.engine.apply.report import Report
@@ -20,6 +21,7 @@ from vsprov.model.values import digests
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.kinds.image import COMMITTED
 from vsprov.plan.observed import ObservedServer
+from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.disk.marks import Owner
 from vsprov.store.images import Contents
@@ -33,8 +35,7 @@ from vsprov.store.written import replica
 from vsprov.store.written.replica import Size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """What an image gets besides the files: defaults for its servers, and who made it and why. `limits` are
     those of its new layer. `replace`: it may take the name of an image that was made by a commit.
     """
@@ -46,8 +47,7 @@ class Options:
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """An image that was made: its digest, its number of layers, and the size of the new one. `replaced` is
     the digest that the name had before, "" for a new name.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -21,6 +22,7 @@ from vsprov.plan.kinds.image import COMMITTED
 from vsprov.plan.observed import Observed, ObservedImage, is_of, set_of
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.servers import references
+from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.disk.progress import Progress
 from vsprov.store.images import ImageRecord, Unused
@@ -29,8 +31,7 @@ from vsprov.store.layers import dedupe, layers, sizes, verify
 from vsprov.store.layers.sizes import Share
 
 
-@dataclass(frozen=True, slots=True)
-class ImageView:
+class ImageView(Struct, frozen=True):
     """An image in the store, its disk usage, and the addresses of the servers that use it."""
 
     record: ImageRecord
@@ -115,8 +116,7 @@ def _remove(instance: Instance, names: Sequence[str], report: Report) -> Outcome
     return converge.perform(instance, proposal, report)
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(Struct, frozen=True):
     """Images to remove, unused parts of the store, and the disk space in bytes that both take up."""
 
     names: tuple[str, ...]

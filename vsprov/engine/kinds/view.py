@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.store.instance import Instance
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from vsprov.plan.seen_disk import SeenDisk
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """The input of `KindView.status`: the cgroup hierarchies and the observed state.
 
     `unwatched` are the servers that a keeper should watch, and none does. `measure` is the instance if the
@@ -58,8 +58,7 @@ def _no_metadata(seen: Any) -> dict[str, Any]:
     return {}
 
 
-@dataclass(frozen=True, slots=True)
-class KindView:
+class KindView(Struct, frozen=True):
     """How objects of one kind are observed and shown.
 
     `status` returns the status of an object in `get -o json`, `metadata` its recorded labels and annotations.

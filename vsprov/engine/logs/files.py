@@ -11,8 +11,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from vsprov.engine.logs.times import Times
 from vsprov.errors import FailedError, reason
@@ -28,8 +29,7 @@ _WHY = {
 }
 
 
-@dataclass(slots=True)
-class File:
+class File(Struct):
     """An open file of a log: its number, its size when it was opened, and where it begins in the log."""
 
     fd: int

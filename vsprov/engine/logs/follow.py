@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from vsprov.engine.logs.files import Block, File, Log, folder_of, is_same, open_log, path_of, pieces
@@ -17,6 +16,7 @@ from vsprov.kernel.inotify import (
     IN_MOVE_SELF,
     IN_MOVED_TO,
 )
+from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF

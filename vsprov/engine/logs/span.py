@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from vsprov.engine.logs.files import Log
 from vsprov.errors import FailedError
@@ -10,8 +10,7 @@ from vsprov.errors import FailedError
 SHOWN = 1000  # microseconds: times are shown with this precision, and one that was shown includes its line
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """What of a log is asked for: `lines` from the end, None for all; times in microseconds; with `previous`,
     the run before the last start.
     """
@@ -26,8 +25,7 @@ class Asked:
         return self.since is not None or self.until is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """Where the part begins and ends, and how many bytes are left out because their time is not known."""
 
     start: int

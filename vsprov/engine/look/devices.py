@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.errors import FailedError, Problem
@@ -15,6 +14,7 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
+from vsprov.records import replace
 
 KNOB = "io.devices"
 

@@ -7,8 +7,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
 from vsprov.engine.aspects import observer
@@ -37,6 +38,7 @@ from vsprov.plan.observed import (
     Process,
     is_of,
 )
+from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.disk import marks
 from vsprov.store.images import Contents
@@ -49,8 +51,7 @@ if TYPE_CHECKING:
     from vsprov.kernel.firewall import Listing
 
 
-@dataclass(frozen=True, slots=True)
-class Since:
+class Since(Struct, frozen=True):
     """An earlier observation, and the names of the servers that may have changed since."""
 
     observed: Observed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.engine.look import machine, observe
 from vsprov.engine.look.observe import Since
@@ -15,8 +16,7 @@ from vsprov.store import claims
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True):
     """The input of planning: cgroup hierarchies, properties of the host, observed objects."""
 
     instance: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
 
 from vsprov.engine.run import intent
 from vsprov.engine.run.keeper import Keeper
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 SECONDS_TO_DIE = 10.0  # a process still running this long after SIGKILL is blocked in the kernel
 
 
-@dataclass(slots=True)
-class ApplyContext:
+class ApplyContext(Struct):
     """The state of one apply. Mutable.
 
     `wanted` is by address, `resolved` by name of the image, `inits`, `groups` and `bases`, the first ids of

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.engine.run import run_directory
 from vsprov.plan.observed import Process
@@ -20,8 +21,7 @@ NAME = "intent"  # in the run directory
 _NETWORKS = "has networks"
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(Struct, frozen=True):
     """What an interrupted apply was about to create: the paths of groups, and whether it changed networks.
 
     A crash between mkdir(2) and setxattr(2) leaves a group without a mark. Only this file distinguishes it

@@ -15,8 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from vsprov.errors import VsprovError
 from vsprov.kernel import process
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 FILES, FILES_PER_CHANGE = 64, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Readable:
+class Readable(Struct, frozen=True):
     """Wait until `fd` has one of the poll(2) events; `yield` returns False after a timeout of `seconds`."""
 
     fd: int
@@ -39,8 +39,7 @@ class Readable:
     events: int = select.POLLIN
 
 
-@dataclass(frozen=True, slots=True)
-class NextEvent:
+class NextEvent(Struct, frozen=True):
     """Wait for the next event of the spawner for the server with this number; `yield` returns the event.
 
     It returns None after a timeout of `seconds`; without them there is no timeout.
@@ -50,8 +49,7 @@ class NextEvent:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True):
     """Wait until the watcher has seen a change of what is watched with `key`; `yield` returns False after a
     timeout of `seconds`.
     """

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.engine.desired.choice import Choice
 from vsprov.errors import FailedError, VsprovError
 from vsprov.plan.observed import Observed, ObservedServer, Process
 
 
-@dataclass(slots=True)
-class Acted:
+class Acted(Struct):
     """The addresses of servers with which it was `done`, or that had `already` been in the wanted state, and
     {address: error} of the others.
     """
@@ -21,8 +21,7 @@ class Acted:
     errors: dict[str, VsprovError] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class RunningServer:
+class RunningServer(Struct, frozen=True):
     """A server that runs: its init, and the path of its group below the root of every hierarchy."""
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.engine.apply import converge
@@ -22,6 +21,7 @@ from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.steps import Step, WriteApplied
+from vsprov.records import replace
 from vsprov.store import renaming
 from vsprov.store.instance import Instance
 from vsprov.store.renaming import Renaming

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.engine.look import last_exit
 from vsprov.engine.run import keeper
@@ -20,8 +21,7 @@ from vsprov.store.instance import Instance
 MOST_ASKED = 5  # times, each of which gives the init of a server that has ended a second to end as well
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """A state to wait for. `final`: a server that is removed meanwhile can never reach it."""
 
     doc: str
@@ -62,8 +62,7 @@ STATES: Mapping[str, State] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(Struct, frozen=True):
     """A server that is in the state. `seen` is None if it does not exist (any more)."""
 
     name: str

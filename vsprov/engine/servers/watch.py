@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from vsprov.engine.look import machine, observe
 from vsprov.engine.run import lock
@@ -40,8 +41,7 @@ _FOLDER = _CAME | IN_DELETE | IN_MOVED_FROM | IN_ATTRIB | _GONE
 Seen = ObservedServer | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
+class _Watched(Struct, frozen=True):
     """What a watch is on: the home group of a `server`, or a file in it; a `folder` whose entries have names
     of servers; the `top` group, in which there are pools as well; the `lock` file; or a directory `above` a
     folder that does not exist.

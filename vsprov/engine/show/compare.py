@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.engine.show import documents
 from vsprov.engine.show.documents import SituationWithWeights
@@ -16,8 +17,7 @@ from vsprov.plan.limits import resources
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentPair:
+class DocumentPair(Struct, frozen=True):
     """The observed document of an object, None if it does not exist, and the wanted one.
 
     `before` is the address that it was observed with: another one for a server that is to be renamed.

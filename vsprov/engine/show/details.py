@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from typing import Any
+
+from msgspec.structs import asdict
 
 from vsprov.engine.look import last_exit
 from vsprov.engine.show import documents, processes
@@ -17,6 +18,7 @@ from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.reconcile import reconcile
+from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

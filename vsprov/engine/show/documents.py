@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vsprov.engine import kinds as _kinds  # noqa: F401  registers the views
@@ -19,8 +18,7 @@ from vsprov.plan.observed import is_of
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class SituationWithWeights(Situation):
+class SituationWithWeights(Situation, frozen=True):
     """A situation with the CPU weights that result from the recorded weights and reservations, by address;
     and the servers that should be watched and are not, as `watched.unwatched` returns them.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.kernel import cgroup, proc
 from vsprov.plan.ranges import RANGE
@@ -13,8 +14,7 @@ from vsprov.store.disk import folders, marks
 from vsprov.store.instance import Instance
 
 
-@dataclass(frozen=True, slots=True)
-class ServerProcess:
+class ServerProcess(Struct, frozen=True):
     """A process of a server.
 
     `inner` is its pid and `user` its user id in the server, None for an id outside its range. `state` is the

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.kernel import cgroup, proc
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.plan.observed import ObservedGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """CPU time since the group was created; current memory and number of threads. None if not counted."""
 
     cpu_seconds: float | None = None

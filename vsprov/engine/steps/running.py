@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from vsprov.engine.apply import keeping
@@ -28,6 +27,7 @@ from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
 from vsprov.plan.steps import InformKeeper, KillUnstarted, MarkInit, Release, Spawn, Stop
+from vsprov.records import replace
 from vsprov.store.disk import marks
 from vsprov.store.space.disks import has_image, has_subvolume
 

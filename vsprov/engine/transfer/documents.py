@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from vsprov.manifest.load import document_of
 from vsprov.manifest.syntax.dump import to_yaml
@@ -12,6 +11,7 @@ from vsprov.model.kinds.volume import Volume
 from vsprov.model.objects import Object
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
+from vsprov.records import replace
 from vsprov.store import images, recorded
 from vsprov.store.instance import Instance
 from vsprov.store.volumes import directory

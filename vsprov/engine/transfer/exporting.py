@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.look.situation import Situation
@@ -35,8 +36,7 @@ from vsprov.store.written.snapshots import Snapshot
 SHOWN = 5  # devices that were left out
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(Struct, frozen=True):
     """What was exported, and the archive as it was written."""
 
     header: Header

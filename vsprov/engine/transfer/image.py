@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
 
 from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.apply.report import Report
@@ -12,14 +12,14 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.suggest import not_found
 from vsprov.model.values import digests
+from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 
 HINT = "apply the manifest of its image here; --image NAME uses another image of this host instead"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """The name of the image, its digest, and the image itself if it has to be `fetched`."""
 
     name: str

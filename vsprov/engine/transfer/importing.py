@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import select
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -22,6 +23,7 @@ from vsprov.kernel import process
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.builder import Wanted
 from vsprov.plan.servers.imports import importing, importing_volume
+from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.instance import Instance
 from vsprov.store.transfer import read
@@ -33,8 +35,7 @@ from vsprov.store.volumes import changes
 SECONDS_TO_LOCK = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """The archive's header, the names of the new server and its new volumes, and what came of it."""
 
     header: Header

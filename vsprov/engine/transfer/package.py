@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files.clone import copy_of, unprotected, with_volumes
@@ -17,6 +18,7 @@ from vsprov.model.objects import Object
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed
 from vsprov.plan.volumes.state import volumes as observed_volumes
+from vsprov.records import replace
 from vsprov.store import recorded
 from vsprov.store.instance import Instance
 from vsprov.store.transfer.header import Header
@@ -25,8 +27,7 @@ from vsprov.store.unpack.exported.layout import MANIFEST
 MOST_BYTES = 64 << 30  # as of images
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """What the user has chosen: another `name` for the server, another `image` of the store, other names of
     `volumes`; "" and {} for those in the archive. `trusted`: the server may reach the host.
     """
@@ -38,8 +39,7 @@ class Choice:
     most_bytes: int = MOST_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """The header and the documents of an archive; `others` are networks and pools."""
 
     header: Header
@@ -70,8 +70,7 @@ class Package:
         return Package(header, server, image, carried, others)
 
 
-@dataclass(frozen=True, slots=True)
-class Adapted:
+class Adapted(Struct, frozen=True):
     """The objects to be made on this host: the `server`, `volumes` by their names in the archive, and what it
     refers to as far as it is `missing` here; and its image.
     """

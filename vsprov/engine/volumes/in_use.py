@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from vsprov.engine.look.situation import Situation
 from vsprov.kernel import cgroup, proc
@@ -13,6 +12,7 @@ from vsprov.plan.aspects.mounts import MOUNTS, ChangeVolume, MountedVolume, may_
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.plan import Plan
+from vsprov.records import replace
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 

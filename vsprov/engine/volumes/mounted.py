@@ -6,8 +6,9 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.kernel import proc
 from vsprov.plan.aspects.mounts import MountedVolume
@@ -15,8 +16,7 @@ from vsprov.store.instance import DISK_IMAGE, Instance
 from vsprov.store.volumes.building import DATA
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A volume that is mounted at `point`, a path without links, by the mount with the ID `number`."""
 
     volume: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import pack
+
+from msgspec import Struct
 
 from vsprov.kernel.links import read, requests
 from vsprov.kernel.links import rtnetlink as rt
@@ -20,8 +21,7 @@ _IFLA_NET_NS_PID = 19
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Indexes:
+class Indexes(Struct, frozen=True):
     """Those of the links of an interface: host's end, its shaper, the link in the server."""
 
     outer: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from vsprov.kernel.links import creation, host, netlink, read, requests
 from vsprov.kernel.links import rtnetlink as rt
@@ -18,6 +17,7 @@ from vsprov.kernel.links.read import Link
 from vsprov.kernel.links.traffic import rates
 from vsprov.plan.network.rates import shaper
 from vsprov.plan.network.state import Interface, Route
+from vsprov.records import replace
 
 _MANY = read.LIMIT // 4  # addresses or routes
 

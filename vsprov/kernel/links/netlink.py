@@ -11,12 +11,14 @@ import errno
 import fcntl
 import os
 import socket
+import struct
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from struct import Struct, pack, unpack_from
+from struct import pack, unpack_from
 from typing import Self
+
+from msgspec import Struct
 
 from vsprov.kernel import syscall
 
@@ -39,8 +41,8 @@ _RTM_GETNSID, _NETNSA_NSID, _NETNSA_PID, _NO_NAMESPACE = 90, 1, 2, 0xFFFFFFFF
 _NLMSGERR_ATTR_MSG = 1
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 _SIOCGIFNAME, _SIOCGIFINDEX, _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8910, 0x8933, 0x8946, 10
-_HEADER = Struct("=IHHII")
-_ATTRIBUTE = Struct("=HH")
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
 _SECONDS = 10  # an answer of the kernel is there when sendto(2) returns; this ends what is a defect
 _PIECE = 1 << 16
 _BATCH = 64  # messages sent at once: their answers have to fit into the socket's buffer
@@ -49,8 +51,7 @@ _ROUNDS = 20  # of a dump that changes meanwhile
 Attributes = dict[int, memoryview]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """A change: `tried` says in errors what it was; errors in `accept` are as good as success."""
 
     tried: str

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from typing import cast
+
+from msgspec import Struct, field
 
 from vsprov.kernel.links import read
 from vsprov.kernel.links.netlink import Socket
 from vsprov.kernel.links.read import Connected, Link
 from vsprov.kernel.links.traffic import rates
 from vsprov.plan.network.state import HostLink, HostRoute, Interface, LinkKind, Route
+from vsprov.records import replace
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """The links and routes of a network namespace, read at once.
 
     `links` are by name; `proxies` are (address in CIDR notation, link): neighbors for which the host answers.

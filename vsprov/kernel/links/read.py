@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from struct import pack, unpack_from
+
+from msgspec import Struct
 
 from vsprov.kernel.links import netlink, settings
 from vsprov.kernel.links.netlink import Attributes, Socket, attribute, attributes, number, text
@@ -62,8 +63,7 @@ LIMIT = 2048
 Connected = set[tuple[int, str]]  # index of a link and a subnet to which the kernel has made a route
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A link as a dump describes it."""
 
     index: int

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from struct import pack
+
+from msgspec import Struct
 
 from vsprov.kernel.links.netlink import Attributes, attribute
 
 NOTHING: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """An attribute of a link, with its name in ip-link(8): `expected` is the value of its bits in `mask`."""
 
     number: int

@@ -12,9 +12,10 @@ import errno
 import fcntl
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import pack, pack_into, unpack_from
 from uuid import UUID
+
+from msgspec import Struct
 
 _SUBVOL_CREATE, _INO_LOOKUP, _FS_INFO = 0x5000940E, 0xD0009412, 0x8400941F
 _GROUP_ASSIGN, _GROUP_CREATE, _GROUP_LIMIT = 0x40189429, 0x4010942A, 0x8030942B
@@ -29,8 +30,7 @@ _NOT_BTRFS = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _GROUPS = "/sys/fs/btrfs/{}/qgroups"
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A quota group: its limit in bytes, 0 for none, what is used, and what the kernel has set aside for
     metadata besides.
     """

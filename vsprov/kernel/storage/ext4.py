@@ -6,10 +6,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from struct import pack, pack_into, unpack_from
+
+from msgspec import Struct
 
 from vsprov.kernel import syscall
 
@@ -24,8 +25,7 @@ _READ_ONLY = frozenset(("ro", "emergency_ro"))
 _FLAGS, _OPTIONS = ("discard", "noinit_itable"), (("errors", b"remount-ro"),)
 
 
-@dataclass(frozen=True, slots=True)
-class Superblock:
+class Superblock(Struct, frozen=True):
     """What a superblock says: the size of blocks in bytes, all blocks, those that are free, and inodes.
 
     `overhead` are the blocks that files cannot use, 0 if unknown. While it is mounted, what is free is not

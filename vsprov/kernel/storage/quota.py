@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-from dataclasses import dataclass
 from struct import pack, unpack, unpack_from
+
+from msgspec import Struct
 
 from vsprov.kernel import syscall
 
@@ -19,8 +20,7 @@ _ENFORCED = 1 << 5  # FS_QUOTA_PDQ_ENFD
 _UNSUPPORTED = (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """Limits of bytes and of inodes, 0 for none, and what is used."""
 
     space: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
+
+from msgspec import Struct
 
 from vsprov.manifest.resolve import Item
 from vsprov.model.objects import Spec
@@ -12,8 +13,7 @@ from vsprov.model.objects import Spec
 T = TypeVar("T", bound=Spec)
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestView:
+class ManifestView(Struct, frozen=True):
     """A manifest during its checks. `images`: names of images in the store, None if unknown."""
 
     items: Sequence[Item]

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import yaml
+from msgspec import Struct
 from yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -90,8 +90,7 @@ class Positions(Mapping[Path, Position]):
         return sum(1 for _ in self)
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A document of a text. Aliases share objects with their anchors, so never modify the value."""
 
     value: Value
@@ -175,8 +174,7 @@ class _EnoughError(Exception):
     """Stops reading the text."""
 
 
-@dataclass(slots=True)
-class _Anchor:
+class _Anchor(Struct):
     """The value of an anchor. `inside`: the number of values below it, None until it is complete."""
 
     value: Value

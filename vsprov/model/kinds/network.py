@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from vsprov.model.fields import many, one, strings, value
 from vsprov.model.values import addresses, dns, interfaces, patterns, ports
+from vsprov.records import replace
 
 Protocol = Literal["tcp", "udp", "icmp", "any"]
 

@@ -11,8 +11,9 @@ scheduler/sched-bwc.rst.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.model.values import units
 from vsprov.model.values.units import MAX
@@ -26,8 +27,7 @@ CPU_QUANTUM = PERIOD // 1000  # microseconds of quota per thousandth of a CPU
 UNLIMITED = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """Properties of the host that encodings use. `devices` maps paths of block devices to "major:minor"."""
 
     page: int = 4096
@@ -36,8 +36,7 @@ class Host:
     devices: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(Struct, frozen=True):
     """A knob on one cgroup version.
 
     `encode` returns the texts for a value, `read` the value from the texts of the whole group; None is the

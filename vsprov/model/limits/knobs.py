@@ -9,8 +9,9 @@ row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.limits.encodings import (
     V1_BANDWIDTH,
@@ -50,8 +51,7 @@ from vsprov.model.values.value_kinds import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
+class Knob(Struct, frozen=True):
     """One row. `path` is the key below `resources` ("memory.max"); `bounds` is the path of a knob that it
     cannot exceed, `default` are the soft and hard limit of a server that sets none (None: those of the host's
     init, which the kernel computes from the size of memory).

@@ -7,7 +7,8 @@ be part of a repository name, because it contains a dot or a colon or is `localh
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.model.values.units import UnitError, short
 
@@ -26,8 +27,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """An image in a registry, by tag, digest (SHA-256 in hexadecimal) or both; "" if not given."""
 
     registry: str

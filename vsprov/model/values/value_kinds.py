@@ -7,8 +7,9 @@ that scalar.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.model.disk_backends import AUTO, BACKENDS
 from vsprov.model.values import units
@@ -23,8 +24,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class ValueKind:
+class ValueKind(Struct, frozen=True):
     """A kind of value.
 
     `schema`: JSON Schema of the value in a manifest. `parse` raises UnitError. `dump` returns JSON that

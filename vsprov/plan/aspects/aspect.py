@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.kinds.server import Server
 from vsprov.plan.observed import Machine
@@ -12,8 +13,7 @@ from vsprov.plan.plan import PathChange
 from vsprov.plan.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """A running server and its wanted spec.
 
     `recorded` is the spec that was last applied, {} if there is no record. `seen` is the result of this
@@ -28,8 +28,7 @@ class Running:
     ignore: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """A difference as the plan shows it, and the step that removes it; None if that takes a restart."""
 
     path: PathChange
@@ -44,8 +43,7 @@ def _no_notes(paths: Iterable[PathChange]) -> tuple[str, ...]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class Aspect:
+class Aspect(Struct, frozen=True):
     """One live aspect.
 
     `keys` are the keys of a server's spec that it covers, including all keys below them. For a running server

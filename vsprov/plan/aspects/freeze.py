@@ -6,7 +6,6 @@ The observer returns whether its processes are frozen. It is no key of the spec,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
@@ -15,8 +14,7 @@ from vsprov.plan.plan import change
 from vsprov.plan.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class Thaw(Step):
+class Thaw(Step, frozen=True):
     """Thaw the processes of a running server, and the groups that it is in."""
 
     server: str

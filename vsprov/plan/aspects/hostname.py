@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running, register
@@ -11,8 +10,7 @@ from vsprov.plan.plan import change
 from vsprov.plan.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class SetHostname(Step):
+class SetHostname(Step, frozen=True):
     """Set the hostname of a running server; `before` is the current one."""
 
     server: str

@@ -45,8 +45,7 @@ class MountedVolume:
         return f"volume {self.volume}{_READ_ONLY if self.read_only else ''}"
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeVolume(Step):
+class ChangeVolume(Step, frozen=True):
     """Mount, unmount or replace a volume at a path of a running server, or make it read-only or writable.
 
     `before` is what is mounted there now and `after` what is to be: volume and "ro" or "rw"; () for nothing.

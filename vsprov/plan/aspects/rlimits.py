@@ -6,7 +6,6 @@ The observer returns the limits of the server's init, {name: (soft, hard)}; {} i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vsprov.model.kinds.server import Server
@@ -19,8 +18,7 @@ from vsprov.plan.plan import PathChange
 from vsprov.plan.step import Step
 
 
-@dataclass(frozen=True, slots=True)
-class SetLimit(Step):
+class SetLimit(Step, frozen=True):
     """Set a resource limit of all processes of a running server; `before` is (soft, hard) of its init."""
 
     server: str

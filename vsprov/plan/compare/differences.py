@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Group
@@ -25,6 +26,7 @@ from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import RESCUE, Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change
 from vsprov.plan.steps import Step, Stop
+from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.limits.pool_disk import Share
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 LOST = "; what the server had written is lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What planning a server needs besides the server itself.
 
     `owner` is the owner mark for new objects, `image` the digest of the server's image, `pool` the resources
@@ -60,8 +61,7 @@ class Context:
     share: Share | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """A wanted server compared with the observed one.
 
     `record` is the record to write and `text` its JSON. `group` is the path of the server's group, `existing`

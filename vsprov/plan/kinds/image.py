@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields, objects
@@ -18,6 +17,7 @@ from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import ObservedImage, is_of, set_of
 from vsprov.plan.plan import Change, PathChange, change, removal, show
 from vsprov.plan.steps import ImportImage, ProtectImage, RemoveImage, ShareImage, Step
+from vsprov.records import replace
 
 SIZE = "limits.size"
 COMMITTED = "(commit)"  # instead of the name of a set: that of images made by `vsprov commit`

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model import fields
 from vsprov.model.objects import KINDS, Object, prevents_deletion
@@ -13,8 +14,7 @@ from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Change
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """The input of `KindPlanner.show`: the observed state and the CPU weights, by address, it results in."""
 
     observed: Observed
@@ -40,8 +40,7 @@ def _as_wanted(want: Object, observed: Mapping[str, Any]) -> dict[str, Any]:
     return fields.write(want.spec)
 
 
-@dataclass(frozen=True, slots=True)
-class KindPlanner:
+class KindPlanner(Struct, frozen=True):
     """How objects of one kind are planned.
 
     `observed` returns the observed objects by name, and `owners` the owner marks of the parts of one of them

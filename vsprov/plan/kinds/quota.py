@@ -7,7 +7,6 @@ recorded on disk, so that it can be made again after a reboot.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.model import fields, objects
@@ -25,6 +24,7 @@ from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import PROTECTION_MARK, Machine, Observed, ObservedGroup, ObservedServer
 from vsprov.plan.plan import Change, PathChange, change, removal
 from vsprov.plan.steps import MakeGroup, RemoveGroup, RemoveRecord, Step, WriteMark, WriteRecord
+from vsprov.records import replace
 
 
 def plan(builder: PlanBuilder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from types import ModuleType
@@ -32,6 +31,7 @@ from vsprov.plan.steps import (
     Step,
     Stop,
 )
+from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.limits.pool_disk import Share

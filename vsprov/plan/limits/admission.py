@@ -10,18 +10,19 @@ same rule: the token rates of all contexts must not exceed the number of CPUs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.values import units
 from vsprov.plan.observed import Machine
+from vsprov.records import replace
 
 HIGHEST_WEIGHT = 10_000
 DEFAULT_WEIGHT = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """What one server or pool requests; `parent` is its pool, "" for none."""
 
     address: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, BACKENDS, IMAGE, QGROUP
@@ -17,8 +18,7 @@ GROUP = "disk."  # of knobs
 MOST_INODES = 1 << 63
 
 
-@dataclass(frozen=True, slots=True)
-class DiskLimit:
+class DiskLimit(Struct, frozen=True):
     """The limit that is wanted: bytes, number of inodes (None for no limit), backend or `auto`."""
 
     backend: str
@@ -38,8 +38,7 @@ class DiskLimit:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(Struct, frozen=True):
     """The paths of the keys that limit an object; `things` is what is limited by them, for people, and
     `backends` are those that can.
     """

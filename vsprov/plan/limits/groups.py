@@ -7,8 +7,9 @@ of cgroup v1 is memory.max + swapMax.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.limits.encodings import Side, Texts, writes
 from vsprov.model.limits.knobs import BY_PATH, KNOBS, Knob
@@ -19,8 +20,7 @@ from vsprov.plan.plan import PathChange
 from vsprov.plan.steps import WriteFile
 
 
-@dataclass(frozen=True, slots=True)
-class KnobDifference:
+class KnobDifference(Struct, frozen=True):
     """A knob whose files differ from the wanted ones; a value is None for the kernel's default."""
 
     knob: Knob
@@ -28,8 +28,7 @@ class KnobDifference:
     after: Any
 
 
-@dataclass(frozen=True, slots=True)
-class GroupDelta:
+class GroupDelta(Struct, frozen=True):
     """The difference between the wanted and the observed state of one group.
 
     `needed` are the controllers it needs, by v2 name; `make` the hierarchies in which its directory is

@@ -7,8 +7,9 @@ when it has no limit any more, and its servers stay in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, HINT_IMAGE, IMAGE, NO_IMAGE, PROJECT, QGROUP, SHARED, UNLIMITED
@@ -25,8 +26,7 @@ OF_POOL = Keys("what several servers write together", SPACE, INODES, BACKEND, SH
 _HINT = "remove files in its servers, or choose a higher limit"
 
 
-@dataclass(frozen=True, slots=True)
-class LimitPool(Step):
+class LimitPool(Step, frozen=True):
     """Limit what the servers of a pool write together; 0 and None for no limit. `before` is the step that
     would set what there is now, None if the pool has no project or quota group yet.
     """
@@ -47,8 +47,7 @@ class LimitPool(Step):
         return self.before or ReleasePool(self.pool)
 
 
-@dataclass(frozen=True, slots=True)
-class ReleasePool(Step):
+class ReleasePool(Step, frozen=True):
     """Remove the project or quota group of a pool that has no servers any more."""
 
     pool: str
@@ -57,8 +56,7 @@ class ReleasePool(Step):
         return f"remove the disk limit of pool {self.pool}"
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """What a server shares with the others of its `pool`, "" for none: the backend that limits it, UNLIMITED
     for none, and the number of its project or quota group, 0 if it has none yet. `names` are those of all
     pools by their numbers. `room` are the bytes, and the inodes, that are left of the limit, None without

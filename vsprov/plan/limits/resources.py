@@ -6,7 +6,6 @@ Resources are {knob path: value}. A *tree* is the nested form that specs have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.model import objects
@@ -19,6 +18,7 @@ from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.limits.admission import DEFAULT_WEIGHT
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.seen_disk import SeenDisk
+from vsprov.records import replace
 
 DISK_BLOCK = 4096  # bytes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _LEAST_BURST = 16384  # bytes: some full packets, and at 1 Mbit/s an eighth of a second
 _LEAST_QUEUE = 65536  # one packet before segmentation
@@ -16,8 +16,7 @@ def round_rate(rate: int) -> int:
     return max(rate // 8, 1) * 8
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """The parameters of a token bucket, tc-tbf(8), in bytes and bytes per second."""
 
     rate: int

@@ -6,14 +6,14 @@ The same types describe what is wanted and what the kernel has, so that a differ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 LinkKind = Literal["bridge", "veth", "macvlan", "ipvlan"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Route:
+class Route(Struct, frozen=True, order=True):
     """A route in a server: destination in CIDR notation or "default", next hop ("" if on the link)."""
 
     to: str
@@ -21,8 +21,7 @@ class Route:
     family: Literal[4, 6] = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Struct, frozen=True):
     """A network interface of a server, and the host's end of it.
 
     `kind`: veth for networks of type bridge and routed. `name` is the name in the server, at most 15 bytes,
@@ -70,8 +69,7 @@ class Interface:
         return self.egress is not None and not self.egress_pool
 
 
-@dataclass(frozen=True, slots=True)
-class HostLink:
+class HostLink(Struct, frozen=True):
     """A link of the host: a network's own bridge, or any other, as observed.
 
     `owner` is the instance and object in the alias ("vsprov:<instance>:<object>"), "" without one.
@@ -101,8 +99,7 @@ class HostLink:
     settings: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class HostRoute:
+class HostRoute(Struct, frozen=True):
     """A route of the host: destination in CIDR notation or "default", link, next hop or ""."""
 
     to: str
@@ -110,8 +107,7 @@ class HostRoute:
     via: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Struct, frozen=True):
     """A socket of the host that has a port: its address ("0.0.0.0", "::" for all) and process, if known."""
 
     protocol: Literal["tcp", "udp"]
@@ -120,8 +116,7 @@ class Listener:
     process: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolver:
+class Resolver(Struct, frozen=True):
     """What the host's /etc/resolv.conf says: name servers that servers may reach, and domains to search.
 
     `unreachable` are name servers of the host that servers do not reach, and `local` are all that it has.
@@ -138,8 +133,7 @@ class Resolver:
 Tables = Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedNetwork:
+class ObservedNetwork(Struct, frozen=True):
     """A network that the instance has: its record on disk, and its own bridge if that exists."""
 
     name: str
@@ -148,8 +142,7 @@ class ObservedNetwork:
     link: HostLink | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SeenNetworks:
+class SeenNetworks(Struct, frozen=True):
     """What the kernel has for the networks of an instance.
 
     `links` are all links of the host by name, `routes` those of its main table, `proxies` the neighbors that
@@ -178,8 +171,7 @@ class SeenNetworks:
     lacking: Mapping[str, str] = field(default_factory=dict)  # {feature: why}: "nft", "ipvlan", "ifb"…
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """A published port, or a range of as many ports on both sides."""
 
     protocol: Literal["tcp", "udp"]
@@ -189,8 +181,7 @@ class Published:
     addresses: tuple[str, ...]  # of the server, without prefix length; one of each family at most
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """One rule of a firewall, with names resolved: `peers` are subnets in CIDR notation, () for everybody;
     `ports` are ranges, () for all. `protocol` is "tcp", "udp", "icmp" or "any"."""
 
@@ -199,8 +190,7 @@ class Opening:
     peers: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A server's interface as the firewall sees it: who may send from it, and what is open.
 
     `ingress` and `egress`: None for no restriction.
@@ -216,8 +206,7 @@ class Member:
     published: tuple[Published, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class FirewallNetwork:
+class FirewallNetwork(Struct, frozen=True):
     """A network as the firewall sees it. `link` is its bridge ("" for routed); `borrowed`: vsprov did not
     create it, so others than servers may be on it."""
 
@@ -232,8 +221,7 @@ class FirewallNetwork:
     borrowed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class WantedNetworks:
+class WantedNetworks(Struct, frozen=True):
     """What the networks of an instance should be.
 
     `bridges` are the bridges to create, by network. `pools` are the intermediate devices of pools, by link;

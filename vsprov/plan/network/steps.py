@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink, Interface
 from vsprov.plan.steps import Step
 
 
-@dataclass(frozen=True, slots=True)
-class MakeBridge(Step):
+class MakeBridge(Step, frozen=True):
     """Create the bridge of a network with its mark, addresses and MTU, and bring it up."""
 
     network: str
@@ -23,8 +20,7 @@ class MakeBridge(Step):
         return RemoveLink(self.link.name, self.link.alias)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveLink(Step):
+class RemoveLink(Step, frozen=True):
     """Remove a link of the host, if it still exists and has this alias."""
 
     link: str
@@ -34,8 +30,7 @@ class RemoveLink(Step):
         return f"remove a link of {naming.address(self.alias)}"
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeLink(Step):
+class ChangeLink(Step, frozen=True):
     """Make a bridge of ours what `link` says; `before` is what it is. Only what differs is changed."""
 
     link: HostLink
@@ -48,8 +43,7 @@ class ChangeLink(Step):
         return ChangeLink(self.before, self.link)
 
 
-@dataclass(frozen=True, slots=True)
-class MakePool(Step):
+class MakePool(Step, frozen=True):
     """Create the intermediate device whose rate (`ingress`) the servers of a pool share."""
 
     link: HostLink
@@ -61,8 +55,7 @@ class MakePool(Step):
         return RemoveLink(self.link.name, self.link.alias)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangePool(Step):
+class ChangePool(Step, frozen=True):
     """Make the intermediate device of a pool what `link` says; without its root queue, that is made anew."""
 
     link: HostLink
@@ -75,8 +68,7 @@ class ChangePool(Step):
         return ChangePool(self.before, self.link) if self.before.ingress else None
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveShares(Step):
+class RemoveShares(Step, frozen=True):
     """Remove the classes of links that no longer share the rate of a pool."""
 
     link: str
@@ -86,8 +78,7 @@ class RemoveShares(Step):
         return f"remove {len(self.shares)} unused shares of a rate"
 
 
-@dataclass(frozen=True, slots=True)
-class MakeInterface(Step):
+class MakeInterface(Step, frozen=True):
     """Create an interface of a server that waits at its gate or runs, with addresses, routes and rates.
 
     What is left of an earlier interface of this name and mark is removed first.
@@ -103,8 +94,7 @@ class MakeInterface(Step):
         return RemoveInterface(self.server, self.interface)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveInterface(Step):
+class RemoveInterface(Step, frozen=True):
     """Remove an interface of a running server."""
 
     server: str
@@ -117,8 +107,7 @@ class RemoveInterface(Step):
         return MakeInterface(self.server, self.interface)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeInterface(Step):
+class ChangeInterface(Step, frozen=True):
     """Make an interface of a running server what `interface` says; `before` is what it is."""
 
     server: str
@@ -132,8 +121,7 @@ class ChangeInterface(Step):
         return ChangeInterface(self.server, self.before, self.interface)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveProxy(Step):
+class RemoveProxy(Step, frozen=True):
     """No longer answer for an address of a server that has ended, on a link of the host."""
 
     address: str
@@ -143,8 +131,7 @@ class RemoveProxy(Step):
         return f"no longer answer for {self.address} on {self.link}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl(Step):
+class SetSysctl(Step, frozen=True):
     """Write a sysctl of the host; `before` is its value."""
 
     path: str
@@ -158,8 +145,7 @@ class SetSysctl(Step):
         return SetSysctl(self.path, self.before, self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeFirewall(Step):
+class ChangeFirewall(Step, frozen=True):
     """Run commands of libnftables-json(5), a JSON list, in one transaction; `before` undoes them."""
 
     commands: str
@@ -173,8 +159,7 @@ class ChangeFirewall(Step):
         return ChangeFirewall(self.before, self.commands, f"undo: {self.why}")
 
 
-@dataclass(frozen=True, slots=True)
-class MountNames(Step):
+class MountNames(Step, frozen=True):
     """Give a running server that had no interfaces its /etc/resolv.conf and /etc/hostname, still empty.
 
     They stay mounted when the change is taken back: without an interface, a server resolves no names by them.
@@ -187,8 +172,7 @@ class MountNames(Step):
         return f"mount /etc/resolv.conf and /etc/hostname in {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteNames(Step):
+class WriteNames(Step, frozen=True):
     """Replace the managed part of a file of each server: (server, "hosts" or "resolv.conf", text, before)."""
 
     files: tuple[tuple[str, str, str, str], ...]

@@ -7,7 +7,6 @@ waited for. What waits comes after it. This module is loaded with the first such
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
@@ -16,6 +15,7 @@ from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import Spawn, Step
+from vsprov.records import replace
 
 # What is said of a server that is not in the condition in time.
 FAILED: Mapping[str, str] = {
@@ -28,8 +28,7 @@ FAILED: Mapping[str, str] = {
 GRACE = 5.0  # seconds within which the keeper records how a server has ended, and whether it starts it again
 
 
-@dataclass(frozen=True, slots=True)
-class Await(Step):
+class Await(Step, frozen=True):
     """Wait until a server is in a condition. `puts_back`: if that fails, the server is started again as it
     was before its change.
     """

@@ -13,8 +13,9 @@ project of the pool, which takes a new disk too, or in its quota group, beside t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, IMAGE, PROJECT, QGROUP, UNLIMITED
@@ -28,6 +29,7 @@ from vsprov.plan.plan import PathChange, change
 from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, ResizeDisk, ShareDisk
 from vsprov.plan.step import Step
+from vsprov.records import replace
 
 SPACE, INODES, BACKEND = (
     "spec.resources.disk.space",
@@ -38,8 +40,7 @@ POOL = "status.disk.pool"  # in whose limit it counts
 OF_SERVER = Keys("disks", SPACE, INODES, BACKEND)
 
 
-@dataclass(frozen=True, slots=True)
-class DiskDelta:
+class DiskDelta(Struct, frozen=True):
     """What differs: the `paths` of a server that exists, the steps for a `new` directory, those for the one
     that it has, and those when the server has `started`.
     """

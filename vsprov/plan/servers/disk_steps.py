@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vsprov.model.disk_backends import IMAGE, UNLIMITED
 from vsprov.model.values.units import MAX, format_bytes, format_number
 from vsprov.plan.step import Step
@@ -11,8 +9,7 @@ from vsprov.plan.step import Step
 Room = tuple[int | None, int | None]  # bytes and inodes, None for no limit
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDisk(Step):
+class MakeDisk(Step, frozen=True):
     """Create the limited disk of a server, with nothing on it; `inodes` None for the default number. It
     counts in the limit of `pool`, "" for none.
     """
@@ -27,8 +24,7 @@ class MakeDisk(Step):
         return f"create the disk of {self.server} ({_described(self)})"
 
 
-@dataclass(frozen=True, slots=True)
-class ResizeDisk(Step):
+class ResizeDisk(Step, frozen=True):
     """Change the limits of a disk, with all that is on it; `live` while the server runs. 0 and None: no
     limit.
 
@@ -57,8 +53,7 @@ class ResizeDisk(Step):
         return ResizeDisk(self.server, self.backend, *self.before, now, self.live)
 
 
-@dataclass(frozen=True, slots=True)
-class MoveDisk(Step):
+class MoveDisk(Step, frozen=True):
     """Move what a stopped server has written to a new disk of another sort, UNLIMITED for none in particular,
     which counts in the limit of `pool`, "" for none; `room` is what is left of that.
 
@@ -81,8 +76,7 @@ class MoveDisk(Step):
         return MoveDiskBack(self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class MoveDiskBack(Step):
+class MoveDiskBack(Step, frozen=True):
     """Give a stopped server the disk that it had before `MoveDisk`."""
 
     server: str
@@ -91,8 +85,7 @@ class MoveDiskBack(Step):
         return f"put back the former disk of {self.server}"
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetDisk(Step):
+class ForgetDisk(Step, frozen=True):
     """Remove the disk that a server had before `MoveDisk`."""
 
     server: str
@@ -106,8 +99,7 @@ def _described(disk: MakeDisk | MoveDisk) -> str:
     return ", ".join([*([format_bytes(disk.space)] if disk.space else []), disk.backend, *shared])
 
 
-@dataclass(frozen=True, slots=True)
-class ShareDisk(Step):
+class ShareDisk(Step, frozen=True):
     """Have what a server writes count in the quota group of a pool, "" for none; `before` is the one that it
     counts in now.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from vsprov.plan.servers.disk_steps import MakeDisk
 from vsprov.plan.step import Step
@@ -12,8 +11,7 @@ from vsprov.plan.volumes.state import UNLIMITED, Space
 from vsprov.plan.volumes.steps import MakeVolume, RemoveVolume
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeFiles(Step):
+class ExchangeFiles(Step, frozen=True):
     """Exchange what a stopped server has written (if `disk`), and the files of volumes, with what was
     prepared: the files of a snapshot.
     """
@@ -32,8 +30,7 @@ class ExchangeFiles(Step):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class CloneDirectory(Step):
+class CloneDirectory(Step, frozen=True):
     """Create a server's directory with a copy of what another server has written, or had in a snapshot, in
     its limited disk if it has one.
     """
@@ -53,8 +50,7 @@ class CloneDirectory(Step):
         return RemoveDirectory(self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class CloneVolume(Step):
+class CloneVolume(Step, frozen=True):
     """Create a volume for the server `clone` with a copy of another one that `server` uses, or that it had in
     a snapshot.
     """

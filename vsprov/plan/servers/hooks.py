@@ -7,7 +7,8 @@ set before the first command of preStart, so that neither a crash nor an end tha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.model import fields
 from vsprov.model.kinds.sections.hooks import Hook, Hooks
@@ -16,8 +17,7 @@ from vsprov.plan.observed import HOOKS, HOOKS_DUE, ObservedServer
 from vsprov.plan.steps import Release, Step, Stop, WriteMark
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A command with its timeout in microseconds, and its environment variables."""
 
     exec: tuple[str, ...]
@@ -25,8 +25,7 @@ class Command:
     env: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunHooks(Step):
+class RunHooks(Step, frozen=True):
     """Run commands on the host, one after the other. After those of postStop, remove the mark.
 
     `cleanup` are the commands of postStop, which undo those of preStart, also if one of these fails.

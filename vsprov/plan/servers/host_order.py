@@ -6,7 +6,6 @@ A server that fails holds up no other one, except that none starts without a ser
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
@@ -14,6 +13,7 @@ from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import Observed
 from vsprov.plan.servers import references
 from vsprov.plan.servers.conditions import holds
+from vsprov.records import replace
 
 
 def arrange(builder: PlanBuilder) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.plan.servers.disk_steps import MakeDisk
 from vsprov.plan.step import Step
@@ -12,8 +13,7 @@ from vsprov.plan.volumes.state import UNLIMITED, Space
 from vsprov.plan.volumes.steps import MakeVolume
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedSnapshot:
+class ImportedSnapshot(Struct, frozen=True):
     """A snapshot of an export: when it was made, in Unix time, and the digest of the image then. `volumes`
     are pairs of names that a volume has in the export and here. `scheduled`: by the schedule of the server.
     """
@@ -25,8 +25,7 @@ class ImportedSnapshot:
     scheduled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ImportDirectory(Step):
+class ImportDirectory(Step, frozen=True):
     """Create a server's directory with the files that `staged`, a directory, has, in its limited disk if it
     has one.
     """
@@ -46,8 +45,7 @@ class ImportDirectory(Step):
         return RemoveDirectory(self.server)
 
 
-@dataclass(frozen=True, slots=True)
-class ImportVolume(Step):
+class ImportVolume(Step, frozen=True):
     """Create a volume with the files of the volume `part` in the directory `staged`, for a `server` that is
     imported with it.
     """

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost, highest
@@ -28,13 +29,13 @@ from vsprov.plan.steps import (
     WriteApplied,
     WriteMark,
 )
+from vsprov.records import replace
 
 FORMERLY = "formerly"  # in the record of a renamed server: the name that its MAC addresses are made from
 NAME = "metadata.name"
 
 
-@dataclass(frozen=True, slots=True)
-class Renames:
+class Renames(Struct, frozen=True):
     """The servers to rename as they are observed, by their new names, and `observed` with the new names."""
 
     observed: Observed

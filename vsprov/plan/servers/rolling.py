@@ -7,7 +7,8 @@ interrupted. This module is loaded with the first update strategy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from vsprov.model.kinds.sections.updates import UpdateStrategy
 from vsprov.model.kinds.server import Server
@@ -19,12 +20,12 @@ from vsprov.plan.plan import Change
 from vsprov.plan.reconcile import in_order
 from vsprov.plan.servers.conditions import Await, add, starts
 from vsprov.plan.steps import Stop
+from vsprov.records import replace
 
 Labels = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A server that is to run, of those that are updated together. `change` is what its change does to it:
     "restart", only "start", or neither ("").
     """

@@ -7,7 +7,6 @@ mount stays when its directory gets another name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from vsprov.errors import Problem
 from vsprov.model.objects import Object
@@ -16,6 +15,7 @@ from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed, ObservedServer, is_of, set_of
 from vsprov.plan.volumes import mounts
 from vsprov.plan.volumes.state import ObservedVolume, volumes
+from vsprov.records import replace
 
 PATH = "metadata.renamedFrom"
 

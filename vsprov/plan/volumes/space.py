@@ -8,8 +8,9 @@ while the file system of an image is not mounted, is refused while a server uses
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost
@@ -32,8 +33,7 @@ KEYS = ("size", "inodes", "backend")
 OF_VOLUME = Keys("volumes", "spec.size", "spec.inodes", "spec.backend")
 
 
-@dataclass(frozen=True, slots=True)
-class SpaceDelta:
+class SpaceDelta(Struct, frozen=True):
     """What differs, the step that changes it, and why that cannot be."""
 
     paths: tuple[PathChange, ...] = ()

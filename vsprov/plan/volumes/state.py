@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
+
+from msgspec import Struct
 
 from vsprov.model.values.units import format_bytes, format_number
 from vsprov.plan.observed import Observed
 from vsprov.plan.seen_disk import SeenDisk
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """What limits a volume: the backend, "" for none; bytes, 0 for no limit; inodes, None for no limit."""
 
     backend: str = ""
@@ -28,8 +28,7 @@ class Space:
 UNLIMITED = Space()
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedVolume:
+class ObservedVolume(Struct, frozen=True):
     """A volume on disk.
 
     `owner` is its owner mark, None without one. `applied` is the record of what was applied ({"spec",

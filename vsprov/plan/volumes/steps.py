@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from vsprov.model.disk_backends import IMAGE
 from vsprov.plan.step import Step
 from vsprov.plan.volumes.state import UNLIMITED, Space
 
 
-@dataclass(frozen=True, slots=True)
-class MakeVolume(Step):
+class MakeVolume(Step, frozen=True):
     """Create a volume with its limit, the contents of its source, and its record."""
 
     volume: str
@@ -22,8 +19,7 @@ class MakeVolume(Step):
         return f"create volume {self.volume}" + (f" of {self.space}" if self.space.backend else "")
 
 
-@dataclass(frozen=True, slots=True)
-class ResizeVolume(Step):
+class ResizeVolume(Step, frozen=True):
     """Change the limits of a volume, with all that is in it; `live` while servers have it mounted.
 
     Nothing undoes it for an image that has grown so: that shrinks only while it is not mounted.
@@ -43,8 +39,7 @@ class ResizeVolume(Step):
         return ResizeVolume(self.volume, self.after, self.before, self.live)
 
 
-@dataclass(frozen=True, slots=True)
-class MoveVolume(Step):
+class MoveVolume(Step, frozen=True):
     """Copy the files of a volume to where another backend limits them. No server has it mounted."""
 
     volume: str
@@ -58,8 +53,7 @@ class MoveVolume(Step):
         return MoveVolume(self.volume, self.after, self.before)
 
 
-@dataclass(frozen=True, slots=True)
-class WriteVolume(Step):
+class WriteVolume(Step, frozen=True):
     """Replace the record of a volume; `before` is the current one, "" if it is unreadable."""
 
     volume: str
@@ -73,8 +67,7 @@ class WriteVolume(Step):
         return WriteVolume(self.volume, self.before, self.applied) if self.before else None
 
 
-@dataclass(frozen=True, slots=True)
-class SetVolumeRoot(Step):
+class SetVolumeRoot(Step, frozen=True):
     """Set the owner and the mode of the root directory of a volume; "" leaves one as it is.
 
     `before` are the current ones.
@@ -93,8 +86,7 @@ class SetVolumeRoot(Step):
         return SetVolumeRoot(self.volume, *self.before, (self.owner, self.mode))
 
 
-@dataclass(frozen=True, slots=True)
-class RenameVolume(Step):
+class RenameVolume(Step, frozen=True):
     """Give a volume another name. Servers that have it mounted keep it mounted."""
 
     volume: str
@@ -107,8 +99,7 @@ class RenameVolume(Step):
         return RenameVolume(self.new, self.volume)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveVolume(Step):
+class RemoveVolume(Step, frozen=True):
     """Remove a volume, with its files if `data` is set; otherwise it must have none when this is done."""
 
     volume: str

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.kernel.paths import FOLDER, GONE
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(Struct):
     name: str
     inode: tuple[int, int]  # st_dev, st_ino
     left: list[str]

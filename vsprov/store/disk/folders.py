@@ -10,7 +10,8 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import ConflictError, FailedError, NotPermittedError, reason
 from vsprov.kernel.paths import FOLDER, UnsafePathError, walk_host
@@ -49,8 +50,7 @@ def rename(path: str, new: str, kind: str) -> None:
         raise durable.failed(path, f"rename it to {new}", error) from error
 
 
-@dataclass(frozen=True, slots=True)
-class UnsafeFolder:
+class UnsafeFolder(Struct, frozen=True):
     """Why a directory of the state root is not safe to use.
 
     `mode` is the mode that makes it safe; None if only the administrator can do that.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, HostError, NotPermittedError, reason
 
@@ -17,8 +18,7 @@ PREFIX = "trusted.vsprov."
 OWNER = "owner"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Owner:
+class Owner(Struct, frozen=True, order=True):
     """The owner of an object: an instance of vsprov and a set of manifests."""
 
     instance: str

@@ -11,8 +11,9 @@ import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from vsprov.errors import ImageError
 from vsprov.kernel.paths import GONE, open_beneath
@@ -30,8 +31,7 @@ MOST_LINKS = 65_000
 APART = ("etc/", "home/", "root/", "var/mail/", "var/spool/")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What `apply` would do: link `files` names and free `bytes` on disk.
 
     `layers` are the layers concerned, `left_out` messages about those that were not examined.
@@ -44,8 +44,7 @@ class Plan:
     left_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """What `apply` has done; `failures` are messages about the files left alone."""
 
     files: int

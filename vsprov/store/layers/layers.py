@@ -16,7 +16,8 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.errors import FailedError, ImageError
 from vsprov.store.disk import durable, folders, marks
@@ -78,8 +79,7 @@ def mark_damaged(instance: Instance, key: str, damaged: bool) -> None:
         marks.remove_mark(path(instance, key), DAMAGED)
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """Layers being made for one image, from several threads.
 
     They get their names together, after one wait for the disk. A crash before leaves only what

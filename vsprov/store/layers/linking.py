@@ -10,8 +10,9 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from vsprov.errors import reason
 from vsprov.kernel import syscall
@@ -39,8 +40,7 @@ class Name(NamedTuple):
         return f"{self.layer}: {verify.quoted(self.path)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Files equal to `item` except for the path: `others` are to get the inode of `keep`."""
 
     item: Item

@@ -12,8 +12,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, NamedTuple
+
+from msgspec import Struct
 
 from vsprov.errors import ImageError, reason
 from vsprov.store.disk import durable
@@ -45,8 +46,7 @@ class Item(NamedTuple):
     attributes: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """The number of entries of a tree, and the bytes in its files."""
 
     entries: int

@@ -9,7 +9,8 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.kernel.paths import FOLDER, GONE
 from vsprov.store.disk import durable
@@ -21,8 +22,7 @@ BLOCK = 512  # unit of st_blocks, stat(3type)
 Inode = tuple[int, int]  # st_dev, st_ino
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """Bytes of an image on disk: `shared` with other images, `private` to it."""
 
     shared: int
@@ -33,8 +33,7 @@ class Share:
         return self.shared + self.private
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
+class Sizes(Struct, frozen=True):
     """The inodes in the tree of each layer, with their bytes."""
 
     layers: Mapping[str, Mapping[Inode, int]]

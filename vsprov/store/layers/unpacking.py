@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import select
@@ -10,8 +9,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct, structs
 
 from vsprov import PACKAGE
 from vsprov.errors import EXHAUSTED, ImageError
@@ -38,8 +38,7 @@ class NeedsBelow(Exception):
     """The archive refers to the layers below it, which were not given."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(Struct, frozen=True):
     """The SHA-256 of an archive, and that of its decompressed data (`diff_id`).
 
     `note` says which special files were left out; "" if there were none.
@@ -96,7 +95,7 @@ def unpack(
         "whole": whole,
         "merge": merge,
         "parent": os.getpid(),
-        "limits": dataclasses.asdict(limits),
+        "limits": structs.asdict(limits),
     }
     last, code = _run(archive, job, lambda read: progress("unpacked", read, total))
     if "needs_below" in last:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import socket
 import ssl
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -13,6 +12,7 @@ import requests.adapters
 import requests.certs
 import urllib3
 import urllib3.exceptions
+from msgspec import Struct
 
 from vsprov.errors import ImageError, reason
 from vsprov.model.values.image_reference import Reference
@@ -25,8 +25,7 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 8.0, 20.0
 CERTIFICATES = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Struct, frozen=True):
     """How to reach the registry of one image, once that is known."""
 
     reference: Reference

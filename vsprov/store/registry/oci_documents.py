@@ -13,8 +13,9 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from vsprov.errors import ImageError
 from vsprov.model.values import digests
@@ -59,8 +60,7 @@ _MACHINES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """A reference to a document or a layer: `digest` is its SHA-256 in hex, `size` its bytes."""
 
     media_type: str
@@ -68,8 +68,7 @@ class Descriptor:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One image of an index, with its platform and names; "" and () if the index does not specify them."""
 
     descriptor: Descriptor
@@ -83,8 +82,7 @@ class Entry:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     """The parts of one image; `layers` lowest first, `digest` is the SHA-256 of the manifest in hex."""
 
     digest: str
@@ -92,8 +90,7 @@ class Manifest:
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(Struct, frozen=True):
     """The image's defaults for containers; (), {} and "" for what it does not specify.
 
     `diff_ids` are the SHA-256 (hex) of the uncompressed layers, lowest first.
@@ -122,8 +119,7 @@ class ImageConfig:
         return {key: value for key, value in keys.items() if value}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An image as its source has it now.
 
     `digest` (hex) is that of the index or manifest that the name refers to.

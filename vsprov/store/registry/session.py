@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import ipaddress
 import re
 import time
@@ -22,6 +21,7 @@ from vsprov.errors import ImageError
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import Reference
 from vsprov.model.values.units import short
+from vsprov.records import replace
 from vsprov.store.registry import credentials, untrusted_json
 from vsprov.store.registry.access import Access, Client, Unreachable, denied, translate, trust
 from vsprov.store.registry.credentials import Credentials
@@ -52,7 +52,7 @@ def connect(reference: Reference, insecure: bool) -> Access:
         except Unreachable:
             if not may_be_plain:
                 raise
-        access = dataclasses.replace(access, scheme="http")
+        access = replace(access, scheme="http")
         return _with_login(access, Session(access).challenge())
 
     return _retry(probe)
@@ -75,7 +75,7 @@ def _with_login(access: Access, challenge: str) -> Access:
         return access
     if access.credentials is None or not access.credentials.user:
         raise denied(access)
-    return dataclasses.replace(access, login="basic")
+    return replace(access, login="basic")
 
 
 def _retry(work: Callable[[], T]) -> T:

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
+
+from msgspec import Struct, field
 
 from vsprov.errors import ImageError
 from vsprov.model import fields
@@ -25,8 +26,7 @@ from vsprov.store.layers.layers import Batch
 from vsprov.store.trees.limits import Limits
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Struct, frozen=True):
     """The current state of a source.
 
     `digest` is a SHA-256 over its contents, or over the request where only the import shows the contents.

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError
 from vsprov.model.disk_backends import IMAGE, PROJECT, QGROUP, UNLIMITED
@@ -23,8 +24,7 @@ Fill = Callable[[str], object]
 _FIRST = (DISK_SUBVOLUME, DISK_IMAGE)  # an image goes before a subvolume
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """What limits a server: the backend, UNLIMITED for none, bytes and inodes, as the backends take them, and
     the numbers of the projects or quota groups of pools.
     """

@@ -9,7 +9,8 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.storage import ext4, loop
@@ -26,8 +27,7 @@ def path(folder: str) -> str:
     return f"{folder}/{DISK_IMAGE}"
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Struct, frozen=True):
     """What the mark says, in this order."""
 
     size: int

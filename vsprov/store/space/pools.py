@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from itertools import chain
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError
 from vsprov.kernel import paths, syscall
@@ -27,8 +28,7 @@ from vsprov.store.space.project import OF_POOLS
 MARK = "disk"
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """The project or quota group of a pool."""
 
     backend: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov import __version__
 from vsprov.errors import ImageError
@@ -21,8 +22,7 @@ _LAST = 253_402_300_799  # the end of the year 9999; later times have no text
 _ID = re.compile(r"([0-9a-f]{32})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A directory tree in the archive: its path there, the number of its entries, the bytes of its files, and
     those that they take on disk.
     """
@@ -33,8 +33,7 @@ class Part:
     disk_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What an archive contains. `image` is the digest of the server's image, `machine_id` "" if it had none
     yet, `created` in Unix time.
     """

@@ -7,8 +7,9 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO, Any, cast
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
@@ -29,8 +30,7 @@ LEVEL = 3  # of zstd(1), its default
 PIECE = 1 << 20  # bytes passed on at a time
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """A directory tree on this host that becomes the part `path`. Its ids begin at `base`."""
 
     path: str
@@ -38,8 +38,7 @@ class Tree:
     base: int
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """The size and the SHA-256 of a compressed archive, and the devices that were left out."""
 
     bytes: int

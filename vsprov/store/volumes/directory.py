@@ -7,8 +7,9 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel import syscall
@@ -21,8 +22,7 @@ from vsprov.store.space import disks
 from vsprov.store.volumes.building import CREATED, DATA, RECORD
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeDirectory:
+class VolumeDirectory(Struct, frozen=True):
     """A volume on disk.
 
     `owner` is None for a directory (or a file) that vsprov did not create. `applied` is what was last passed

@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER, GONE
@@ -32,8 +33,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """A path of a server that differs from its image, and the type of what is or was there."""
 
     path: str
@@ -41,8 +41,7 @@ class Change:
     type: str
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(Struct):
     """A directory of the upper layer, and those of the same path below it, topmost first."""
 
     path: str

@@ -6,16 +6,17 @@ than the server's root; what a server sends is unpacked by a process that is con
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
+from vsprov.records import replace
 from vsprov.store.disk.durable import hint_for
 from vsprov.store.instance import Instance
 from vsprov.store.unpack.files import placement, replacing
@@ -29,8 +30,7 @@ from vsprov.store.written.workers import worker
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerRoot:
+class ServerRoot(Struct, frozen=True):
     """Descriptors of the root of a server and of its user namespace; `name` is for messages."""
 
     name: str
@@ -38,8 +38,7 @@ class ServerRoot:
     userns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(Struct, frozen=True):
     """What was copied: the number of files, and the bytes in them. `left_out` are some of the special files
     that were left out, (path, what it is), `stripped` some that have lost setuid, setgid or capabilities.
     """
@@ -197,7 +196,7 @@ def from_server(
         except OSError as error:
             where = error.filename2 or place
             raise FailedError(f"{where}: copy: {reason(error)}", hint=hint_for(error, where)) from error
-        return dataclasses.replace(copied, left_out=sent.left_out, left_out_count=sent.left_out_count)
+        return replace(copied, left_out=sent.left_out, left_out_count=sent.left_out_count)
 
 
 def _kind(path: str) -> str:

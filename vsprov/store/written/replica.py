@@ -12,7 +12,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import FailedError, path_of, reason
 from vsprov.kernel.paths import FOLDER
@@ -28,8 +29,7 @@ from vsprov.store.trees.tree import CAPABILITY, WITHOUT_LIMIT, Entry
 LIMITS = Limits(WITHOUT_LIMIT.entries, WITHOUT_LIMIT.bytes, depth=256, path=4000)
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True):
     """The number of files and directories, and their bytes on disk."""
 
     entries: int = 0

@@ -14,10 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from msgspec import Struct, field
+from msgspec.structs import asdict
+
 from vsprov.errors import FailedError
+from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.disk import durable, folders, sealed
 from vsprov.store.instance import Instance
@@ -32,8 +35,7 @@ _RECORD = "snapshot.json"
 _NAMES = ("server", "name", "problem")  # that the record does not contain
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A snapshot; `created` is in Unix time, `image` the digest of the server's image then, `id_base` the
     first id of the server. `volumes` are the names that its volumes had, with the times at which they were
     created. `bytes` are those on disk, with blocks that are shared with the server or with other snapshots.

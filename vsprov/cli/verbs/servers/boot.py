@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 
 from vsprov.cli import options
@@ -13,6 +11,7 @@ from vsprov.cli.verbs.servers.lifecycle import finish
 from vsprov.engine import boot as hosts
 from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
+from vsprov.records import replace
 from vsprov.render.progress import progress
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +14,7 @@ from vsprov.cli.verbs.servers.choice import server_choice
 from vsprov.engine.run import spawn
 from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
+from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.engine.desired.choice import Choice

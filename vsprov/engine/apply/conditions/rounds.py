@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from vsprov.engine.apply import converge
@@ -29,6 +28,7 @@ from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.servers.conditions import Await
 from vsprov.plan.steps import MakeDirectory, WriteApplied
+from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vsprov.engine.guests import request
@@ -21,6 +20,7 @@ from vsprov.model.suggest import not_found
 from vsprov.model.values.styles import is_system
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import FROZEN, RESCUE, Machine, ObservedServer
+from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 from vsprov.engine.apply import converge
@@ -25,6 +24,7 @@ from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.servers.files import cloning, cloning_volume
 from vsprov.plan.volumes import mounts
 from vsprov.plan.volumes.state import volumes
+from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.instance import Instance
 from vsprov.store.volumes import changes

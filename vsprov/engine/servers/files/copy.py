@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from threading import Thread
+
+from msgspec import Struct
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files import root
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError, UsageError, path_of, reason
+from vsprov.records import replace
 from vsprov.store.disk.output_file import descriptor_of
 from vsprov.store.instance import Instance
 from vsprov.store.trees.tree import left_out_note
@@ -23,8 +25,7 @@ from vsprov.store.written.copies import Copied, ServerRoot
 ARCHIVE = "-"  # standard input or output, as a tar archive
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A path on the host, or in the `server` if that is not "". "-" on the host is an archive."""
 
     path: str
@@ -91,8 +92,7 @@ def copy(
     return copied
 
 
-@dataclass(frozen=True, slots=True)
-class _Copying:
+class _Copying(Struct, frozen=True):
     """A copy between the host and a server, in one direction or the other."""
 
     instance: Instance

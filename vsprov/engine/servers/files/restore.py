@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.conditions import ready
@@ -30,8 +31,7 @@ from vsprov.store.written import snapshots as stored
 from vsprov.store.written.snapshots import Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenVolumes:
+class ChosenVolumes(Struct, frozen=True):
     """Which volumes of a snapshot are to be restored: `every` one that no other server uses, and the `named`
     ones.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.engine.apply.exclusive import exclusive
 from vsprov.engine.apply.report import Report
@@ -29,8 +30,7 @@ from vsprov.store.instance import Instance
 from vsprov.store.written.copies import ServerRoot
 
 
-@dataclass(frozen=True, slots=True)
-class OpenRoot:
+class OpenRoot(Struct, frozen=True):
     """The open root of a server; `check` raises FailedError if the server has ended meanwhile."""
 
     server: ServerRoot

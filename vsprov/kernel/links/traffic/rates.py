@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from struct import pack, unpack_from
+
+from msgspec import Struct, field
 
 from vsprov.kernel.links import netlink
 from vsprov.kernel.links.netlink import Attributes, Request, Socket, attribute, attributes, nest, number, text
@@ -78,8 +79,7 @@ def stop_redirect(index: int, link: str) -> Request:
     return Request(f"remove the ingress queue of {link}", netlink.RTM_DELQDISC, 0, body, _ABSENT)
 
 
-@dataclass(slots=True)
-class Limits:
+class Limits(Struct):
     """The limits of a link, from the point of view of the server at the other end; see `HostLink`.
 
     A limit whose queueing discipline, filter, class or intermediate device is not as it was made is None.

@@ -6,7 +6,8 @@ A network that is not in the manifest may exist in the instance; the plan checks
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.errors import Problem
 from vsprov.manifest.checks.networks.interfaces import PORTS, at_interface, has_own_ipv6
@@ -20,8 +21,7 @@ from vsprov.model.values.addresses import AUTO, DEFAULT, Subnet, address_of, sub
 from vsprov.model.values.interfaces import LEAST_MTU_V6
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Struct, frozen=True):
     """An interface of a server whose network is in the manifest."""
 
     item: Item

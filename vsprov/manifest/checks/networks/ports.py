@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
+
+from msgspec import Struct
 
 from vsprov.errors import Problem
 from vsprov.manifest.checks.networks.connections import connections_of
@@ -32,8 +33,7 @@ def port_families(view: ManifestView) -> Iterator[Problem]:
                 yield item.problem((*PORTS, i), message, f"add an IPv{family} subnet to its network")
 
 
-@dataclass(frozen=True, slots=True)
-class _Use:
+class _Use(Struct, frozen=True):
     """A published port: its place in the manifest, and the first and last port of the host."""
 
     order: int

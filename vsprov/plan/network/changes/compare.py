@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
 
 from vsprov.model.values.units import format_rate
 from vsprov.plan.network.changes.servers import ServerNetwork
@@ -12,10 +13,10 @@ from vsprov.plan.network.state import HostLink, Interface, Route
 from vsprov.plan.network.steps import ChangeInterface, RemoveInterface
 from vsprov.plan.plan import PathChange, show
 from vsprov.plan.steps import Step
+from vsprov.records import replace
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceDelta:
+class InterfaceDelta(Struct, frozen=True):
     """The differences between wanted and observed interfaces, and the steps that remove them."""
 
     paths: tuple[PathChange, ...] = ()

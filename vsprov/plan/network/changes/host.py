@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
@@ -27,6 +28,7 @@ from vsprov.plan.network.steps import (
 )
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
+from vsprov.records import replace
 
 PHASE, POOLS, NAMES, OTHERS, NARROW = (
     "network",
@@ -37,16 +39,14 @@ PHASE, POOLS, NAMES, OTHERS, NARROW = (
 )
 
 
-@dataclass(slots=True)
-class _Work:
+class _Work(Struct):
     """Steps with what they change, as the plan shows it."""
 
     steps: list[Step] = field(default_factory=list)
     paths: list[PathChange] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _All:
+class _All(Struct):
     """The work by phase: `first` is the firewall and what else all networks need, `others` is for running
     servers outside the manifest, `last` removes.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.network import naming
@@ -15,8 +16,7 @@ from vsprov.plan.network.steps import MakeInterface, RemoveInterface, SetSysctl,
 from vsprov.plan.steps import Step
 
 
-@dataclass(frozen=True, slots=True)
-class ServerNetwork:
+class ServerNetwork(Struct, frozen=True):
     """What planning a server needs to know of its networks.
 
     `alias` is the mark of its links; the server may have interfaces of its own without it. `wanted` are its

@@ -8,8 +8,9 @@ on the order in which servers are applied unless two of them meet. Subnets are n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from vsprov.model.values.addresses import AUTO, Address, address_of, subnet_of
 from vsprov.plan.network.naming import _hash
@@ -46,8 +47,7 @@ def overlap(one: str, other: str) -> bool:
     return a.version == b.version and a.overlaps(b)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """An interface that needs addresses.
 
     `given` are those of the manifest, `recorded` those that it was given before. `subnets` are those of its
@@ -63,8 +63,7 @@ class Place:
     single: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why an interface cannot have an address."""
 
     place: Place
@@ -72,8 +71,7 @@ class Refusal:
     hint: str = ""
 
 
-@dataclass(slots=True)
-class Assignment:
+class Assignment(Struct):
     """The addresses of all interfaces, by server and interface, and who has each of them."""
 
     addresses: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.model.kinds.network import Interface as InterfaceSpec
 from vsprov.model.kinds.network import Network
@@ -47,8 +48,7 @@ def bridge(instance: str, name: str, spec: Network) -> HostLink:
     )
 
 
-@dataclass(slots=True)
-class InterfaceMaker:
+class InterfaceMaker(Struct):
     """Makes the interfaces of servers; no two of them get the same MAC address."""
 
     instance: str

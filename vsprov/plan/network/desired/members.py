@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from vsprov.model.kinds.network import Network, Port, Rule
 from vsprov.model.values.addresses import is_name
@@ -12,6 +11,7 @@ from vsprov.plan.network.desired import addresses
 from vsprov.plan.network.desired.addresses import Assignment
 from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import FirewallNetwork, Interface, Member, Opening, Published, Tables
+from vsprov.records import replace
 
 FILTERED = ("bridge", "routed")  # the types of networks whose packets the host filters
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.server import Server
@@ -11,8 +12,7 @@ from vsprov.plan.network import naming
 from vsprov.plan.network.state import Member, SeenNetworks
 
 
-@dataclass(frozen=True, slots=True)
-class Party:
+class Party(Struct, frozen=True):
     """A server that networks have to do with; `listed`: it is among the wanted objects, not only recorded.
 
     `recorded` are the addresses that its interfaces were given, `formerly` is the first name of a server that

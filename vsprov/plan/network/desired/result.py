@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from vsprov.model.kinds.network import Network
 from vsprov.plan.network.desired.addresses import Assignment
@@ -11,8 +12,7 @@ from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import Member, SeenNetworks, WantedNetworks
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(Struct, frozen=True):
     """The wanted state of all networks, and what it was computed from.
 
     `links` are the bridges by network, `names_of_links` the names of networks and pools by their link, and

@@ -7,7 +7,8 @@ running in it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
 
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.values.units import MAX
@@ -16,6 +17,7 @@ from vsprov.plan.limits import resources
 from vsprov.plan.network import naming
 from vsprov.plan.network.rates import round_rate
 from vsprov.plan.network.state import HostLink, Interface, SeenNetworks
+from vsprov.records import replace
 
 DIRECTIONS = ("egress", "ingress")
 LARGEST_SHARE = 0xFFE  # numbers of u32 filters have 12 bits
@@ -37,8 +39,7 @@ def rates(builder: PlanBuilder) -> dict[str, dict[str, int]]:
     return out
 
 
-@dataclass(slots=True)
-class Shares:
+class Shares(Struct):
     """The pools whose rates interfaces share, and the numbers that these have there.
 
     A link keeps the number that it has; others get the lowest one that nothing has.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from vsprov.plan.network.ruleset.text import Object
 from vsprov.plan.network.state import Tables
@@ -28,8 +29,7 @@ _WORDS = {
 }
 
 
-@dataclass(slots=True)
-class _Delta:
+class _Delta(Struct):
     widen: Commands = field(default_factory=list)
     undo: Commands = field(default_factory=list)
     narrow: Commands = field(default_factory=list)
