@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.attack.test_spoofing import checksum, counters, frame, ip4, ip6
 from tests.effort import emulated
@@ -22,7 +23,6 @@ from vsprov.kernel.links import host, interfaces, netlink, observe, read
 from vsprov.plan.network import ruleset
 from vsprov.plan.network.ruleset import bridge
 from vsprov.plan.network.state import FirewallNetwork, HostLink, Member, Opening
-from vsprov.records import replace
 
 GATEWAY = "02:00:00:00:00:01"
 

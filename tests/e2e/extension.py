@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
@@ -22,7 +21,7 @@ from vsprov.engine.kinds.view import register as register_view
 from vsprov.engine.run.context import ApplyContext
 from vsprov.kernel.cgroup import Hierarchies
 from vsprov.model import fields
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import KINDS, ObjectKind
 from vsprov.plan.aspects.aspect import Aspect, Difference, Running
@@ -39,8 +38,7 @@ from vsprov.store.instance import Instance
 # -- a kind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Section):
     text: str = value(doc="What to keep in mind.", schema={"maxLength": 100})
 
 
@@ -144,7 +142,6 @@ TABLES["Note"] = KindTable(("NAME", "TEXT"), (), row)
 # -- a live key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerWithScore(Server):
     oom_score_adj: int = value(
         0, doc="Preference of the OOM killer.", schema={"minimum": 0, "maximum": 1000}, cost="live"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from msgspec.structs import replace
 from pyroute2 import IPRoute
 
 from vsprov.kernel.links import netlink
 from vsprov.plan.network.state import HostLink, HostRoute, Interface, LinkKind, Route
-from vsprov.records import replace
 
 MAIN, UNICAST, KERNEL, ROUTER, PROXY = 254, 1, 2, 9, 8
 BY_KERNEL = (2, 3)  # IFAPROT_KERNEL_RA and _LL: addresses that nobody asked for

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.kernel.links import netlink
 from vsprov.plan.network.state import HostLink, Interface, Route
-from vsprov.records import replace
 
 OURS = "vsprov:t:web"
 BRIDGE = HostLink(

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, exchange, interface, lan, namespace
 from vsprov.kernel.links import host, interfaces, machine, netlink, observe
 from vsprov.plan.network.state import HostLink, HostRoute, Route
-from vsprov.records import replace
 
 T = TypeVar("T")
 pytestmark = pytest.mark.requires("ip", "bridge", "veth")

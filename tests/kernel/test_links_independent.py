@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
+from msgspec.structs import replace
 from pyroute2 import IPRoute
 
 from tests.kernel import independent
@@ -15,7 +16,6 @@ from tests.kernel.networks import BRIDGE, OURS, Lan, Net, interface, lan
 from tests.kernel.test_links_kinds import MACVLAN, ROUTED
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network.state import HostLink, Interface
-from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "bridge", "veth")
 POOLS = {"vqtestegress": 80_000_000, "vqtestingress": 160_000_000}

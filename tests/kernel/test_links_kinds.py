@@ -6,11 +6,11 @@ import errno
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from tests.kernel.networks import OURS, Lan, Net, exchange, lan
 from vsprov.kernel.links import host, interfaces, machine, observe
 from vsprov.plan.network.state import HostRoute, Interface, Route
-from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "veth")
 ROUTED = Interface(

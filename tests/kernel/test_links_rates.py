@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.effort import emulated
 from tests.kernel.networks import BRIDGE, Lan, Net, interface, lan
 from vsprov.kernel.links import host, interfaces, observe
 from vsprov.plan.network import rates
 from vsprov.plan.network.state import HostLink, Interface
-from vsprov.records import replace
 
 pytestmark = pytest.mark.requires("ip", "bridge", "veth", "ifb", "tbf")
 SECONDS = 1

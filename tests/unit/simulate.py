@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.unit.simulate_disks import Directory, Disks
 from tests.unit.simulate_groups import HOME, Groups, Guest, number
 from tests.unit.simulate_networks import Networks, Refused
@@ -61,7 +63,6 @@ from vsprov.plan.steps import (
     WriteMark,
     WriteRecord,
 )
-from vsprov.records import replace
 
 
 @dataclass

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from tests.unit.simulate_networks import Refused
 from vsprov.model.kinds.server import Server
 from vsprov.plan.limits.disk import DiskLimit
@@ -12,7 +14,6 @@ from vsprov.plan.limits.pool_disk import LimitPool, ReleasePool
 from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, MoveDiskBack, ResizeDisk, ShareDisk
 from vsprov.plan.step import Step
-from vsprov.records import replace
 
 
 @dataclass

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.plan.network import naming, ruleset
 from vsprov.plan.network.desired import names, sysctls
 from vsprov.plan.network.state import (
@@ -36,7 +38,6 @@ from vsprov.plan.network.steps import (
     WriteNames,
 )
 from vsprov.plan.steps import Step
-from vsprov.records import replace
 
 
 class Refused(Exception):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from tests.unit.simulate import World, apply
 from tests.unit.simulate_groups import HOME
@@ -28,7 +29,6 @@ from vsprov.plan.network.state import HostLink, HostRoute, Listener
 from vsprov.plan.observed import ObservedGroup, ObservedServer
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
-from vsprov.records import replace
 
 CASES = pathlib.Path(__file__).parents[1] / "cases" / "plan"
 FILES = sorted(CASES.glob("*.yaml"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from vsprov.manifest.schema import model_schema
 from vsprov.model import fields
-from vsprov.model.fields import Path, many, mapping, one, strings, value
+from vsprov.model.fields import Path, Section, many, mapping, one, strings, value
 from vsprov.model.kinds import network
 from vsprov.model.values.units import UnitError
 from vsprov.plan.compare import applied, diff
@@ -22,19 +21,16 @@ def even(raw: Any) -> str:
     return str(int(raw))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(Section):
     size: str = value(doc="Size.", parse=even)
     host_ip: str | None = value(None, doc="Address.", name="hostIP")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inner:
+class Inner(Section):
     numbers: tuple[str, ...] = strings(doc="Numbers.", each=even)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outer:
+class Outer(Section):
     maybe: tuple[Item, ...] | None = many(Item, optional=True, doc="Items, if any are set.")
     items: tuple[Item, ...] = many(
         Item, expand=lambda raw: raw if isinstance(raw, dict) else {"size": raw}, doc="Items."
@@ -120,21 +116,18 @@ def test_of_a_list_of_ports_or_rules_a_plan_shows_what_comes_and_goes() -> None:
     assert diff.texts("firewall.egress", ["tcp 80"], None) == ("tcp 80", "unrestricted")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class Watched(Section):
     often: int = value(5, doc="How often.")
     items: tuple[Item, ...] = many(Item, doc="Items.")
     labels: Mapping[str, str] = mapping(doc="Labels.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Section):
     words: tuple[str, ...] = strings(doc="Words.")
     once: bool = value(False, doc="Once.", kept=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thing:
+class Thing(Section):
     name: str = value("a", doc="Name.")
     command: Command = one(Command, Command(), doc="Command.")
     watched: Watched = one(Watched, Watched(), doc="Watched.", kept=True)

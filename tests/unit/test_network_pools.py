@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import event, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.effort import examples
 from tests.unit import simulate
@@ -23,7 +24,6 @@ from vsprov.model.sources import HostSource, Source
 from vsprov.plan.builder import Wanted
 from vsprov.plan.network import naming
 from vsprov.plan.network.steps import ChangePool, MakePool, RemoveShares
-from vsprov.records import replace
 
 POOLS = ("p", "q")
 

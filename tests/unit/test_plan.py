@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.simulate import World, apply
 from tests.unit.wishes import V1, V2
@@ -29,7 +30,6 @@ from vsprov.plan.observed import Machine
 from vsprov.plan.plan import PathChange
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import Spawn, Step
-from vsprov.records import replace
 
 IMAGE = Object(kind="Image", name="i", spec=Image(source=Source(host=HostSource())))
 

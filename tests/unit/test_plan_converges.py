@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.effort import examples
 from tests.unit import simulate
@@ -23,7 +24,6 @@ from vsprov.plan.observed import Machine
 from vsprov.plan.plan import Plan
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.steps import MakeGroup, MoveProcesses, Step, WriteApplied, WriteMark
-from vsprov.records import replace
 
 few = settings(
     examples(20),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.test_plan import IMAGE, server
 from tests.unit.wishes import V2
@@ -19,7 +20,6 @@ from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed, ObservedServer, Parts
 from vsprov.plan.ranges import BLOCK, END, FIRST_ID, RANGE, Entry, Ranges
 from vsprov.plan.reconcile import reconcile
-from vsprov.records import replace
 from vsprov.store import claims
 from vsprov.store.instance import Instance
 

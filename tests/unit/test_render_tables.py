@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from vsprov.records import replace
 from vsprov.render import tables
 from vsprov.render.screen import Screen
 from vsprov.render.tables import Table

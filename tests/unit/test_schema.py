@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -25,7 +24,7 @@ from vsprov.manifest.reference import main as write_reference
 from vsprov.manifest.schema import document_schema, model_schema, published, to_text
 from vsprov.manifest.syntax.text import Document, parse
 from vsprov.model import objects
-from vsprov.model.fields import keys, value
+from vsprov.model.fields import Section, keys, value
 from vsprov.model.limits.knobs import KNOBS
 from vsprov.model.suggest import did_you_mean
 
@@ -119,7 +118,7 @@ def test_every_key_is_described_and_its_default_fits_it(kind: str) -> None:
 
 
 def kinds_of(spec: type) -> Iterator[type]:
-    """A dataclass of the model and those of the maps in it."""
+    """A section of the model and those of the maps in it."""
     yield spec
     for key in keys(spec).values():
         if inner := key.one or key.many:
@@ -140,8 +139,7 @@ def test_a_default_is_shown_as_people_write_it_and_means_the_same(kind: str) -> 
 
 
 def test_a_field_without_words_is_no_field_of_the_model() -> None:
-    @dataclasses.dataclass
-    class Wordless:
+    class Wordless(Section):
         good: str = value("", doc="A key.")
         bad: str = ""
 

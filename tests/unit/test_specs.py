@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit import simulate
 from tests.unit.simulate import World
@@ -25,7 +26,6 @@ from vsprov.plan.limits import resources
 from vsprov.plan.network.state import Interface, SeenNetworks
 from vsprov.plan.observed import Machine, Observed, ObservedGroup, ObservedServer, Process
 from vsprov.plan.reconcile import reconcile
-from vsprov.records import replace
 
 MI = 2**20
 

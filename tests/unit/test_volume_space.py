@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.wishes import DISKS, V2
 from vsprov.model import fields
@@ -16,7 +17,6 @@ from vsprov.plan.volumes import space
 from vsprov.plan.volumes.space import SpaceDelta
 from vsprov.plan.volumes.state import UNLIMITED, ObservedVolume, Space
 from vsprov.plan.volumes.steps import MoveVolume, ResizeVolume
-from vsprov.records import replace
 
 MI = 1 << 20
 BOUNDED = replace(V2, ceilings={"nofile": 4096})  # without CAP_SYS_RESOURCE

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit import wishes_networks
 from tests.unit.simulate import World
@@ -27,7 +28,6 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.builder import Wanted
 from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine
-from vsprov.records import replace
 
 INSTANCE = "vsprov"
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")

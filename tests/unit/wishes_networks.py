@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.simulate import World
 from vsprov.model.kinds.network import (
@@ -20,7 +21,6 @@ from vsprov.model.kinds.network import (
 )
 from vsprov.plan.network import naming
 from vsprov.plan.network.state import HostLink
-from vsprov.records import replace
 
 Draw = Callable[..., Any]
 SHARED: list[dict[str, int]] = [

@@ -8,11 +8,11 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from vsprov.cli import complete, complete_paths
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import UsageError
-from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.engine.desired.inputs import Inputs

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
+from msgspec.structs import replace
+
 from vsprov.engine import lifecycle
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.conditions import ready
@@ -31,7 +33,6 @@ from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.servers import conditions, host_order
 from vsprov.plan.servers.references import dependencies
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

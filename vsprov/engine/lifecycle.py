@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply import command, converge
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -27,7 +28,6 @@ from vsprov.plan.builder import EVERY_SET, Request, RequestedAction, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.kinds.planner import PLANNERS
 from vsprov.plan.observed import FROZEN, RESCUE, Observed, ObservedServer
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.errors import ManifestError, Position, Problem
 from vsprov.manifest import files
 from vsprov.manifest.checks.manifest import check
@@ -22,7 +24,6 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.objects import API_VERSION, Object
 from vsprov.model.values import digests
-from vsprov.records import replace
 
 MOST_PROBLEMS = 200
 

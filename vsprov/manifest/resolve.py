@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.errors import Position, Problem
 from vsprov.manifest.problems import parsers, position_of, problem_at, subject_of, validate
@@ -23,7 +24,6 @@ from vsprov.model.values import units
 from vsprov.model.values.styles import EXEC, SYSTEM_DEFAULTS, is_system
 from vsprov.model.values.units import UnitError
 from vsprov.model.values.value_kinds import BYTES, ITEM, LIMIT_BYTES, RLIMIT_BYTES
-from vsprov.records import replace
 
 _ORDER = {knob.path: place for place, knob in enumerate(KNOBS)}
 

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from msgspec import NODEFAULT
 
 from vsprov.model import objects
 from vsprov.model.fields import Key, keys
@@ -88,7 +89,7 @@ def to_text(schema: Schema) -> str:
 
 
 def model_schema(kind: type) -> Schema:
-    """The schema of a dataclass of the model: a map with its keys and no others."""
+    """The schema of a section of the model: a map with its keys and no others."""
     hints = get_type_hints(kind)
     properties: dict[str, Schema] = {}
     for name, key in keys(kind).items():
@@ -113,7 +114,7 @@ def _property(key: Key, hint: Any) -> Schema:
     out.update({word: schema for word, schema in key.schema.items() if word != "items" or not key.many})
     if key.default == () and "minItems" in out:
         return out  # a manifest cannot set the default
-    if key.default not in (None, dataclasses.MISSING, {}) and not key.one:
+    if key.default not in (None, NODEFAULT, {}) and not key.one:
         out["default"] = _default(key)
     return out
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.sections.init import Init
 from vsprov.model.sources import Defaults
 from vsprov.model.values.names import parse_signal
 from vsprov.model.values.styles import COMMANDS, STOP_SIGNALS, is_system
-from vsprov.records import replace
 
 
 def init_of(init: Init, config: Mapping[str, Any]) -> Init:

@@ -1,17 +1,17 @@
-"""Between the model's frozen dataclasses and JSON (a manifest's `spec`), driven by the fields themselves.
+"""Between the sections of the model and JSON (a manifest's `spec`), driven by the fields themselves.
 
 A field's name in JSON is its name in camelCase. `value`, `one`, `many`, `strings` and `mapping` declare
-fields with the metadata of their keys, from which reading, writing, the schema, the reference, the cost of
-changes and the checks of references are derived. To add a key, add a field.
+the fields of a `Section` with the metadata of their keys, from which reading, writing, the schema, the
+reference, the cost of changes and the checks of references are derived. To add a key, add a field.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack, dataclass_transform
+
+from msgspec import NODEFAULT, Struct, StructMeta
 
 from vsprov.model.values.units import UnitError
 from vsprov.model.values.value_kinds import ValueKind
@@ -19,7 +19,7 @@ from vsprov.model.values.value_kinds import ValueKind
 if TYPE_CHECKING:
     from vsprov.model.cost import Cost
 
-T = TypeVar("T")
+S = TypeVar("S", bound="Section")
 Path = tuple[str | int, ...]
 Report = Callable[[Path, UnitError], None]
 
@@ -72,8 +72,8 @@ class Key(NamedTuple):
     kind: ValueKind | None = None
     parse: Callable[[Any], Any] | None = None
     dump: Callable[[Any], Any] | None = None
-    one: type | None = None
-    many: type | None = None
+    one: type[Section] | None = None
+    many: type[Section] | None = None
     by: str = ""
     text: Callable[[Mapping[str, Any]], str] | None = None
     expand: Callable[[Any], Any] | None = None
@@ -82,8 +82,38 @@ class Key(NamedTuple):
     inline: bool = False
 
 
+class Declared(NamedTuple):
+    """What `value` and the others declare: the default of a field, NODEFAULT for none, and its metadata."""
+
+    default: Any
+    metadata: Mapping[str, Any]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class SectionMeta(StructMeta):
+    """Makes the Struct of a section: its fields get their defaults, and their metadata is kept aside."""
+
+    declared: Mapping[str, Declared]
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> SectionMeta:
+        own = {field: one for field, one in namespace.items() if isinstance(one, Declared)}
+        for field, (default, _) in own.items():
+            if default is NODEFAULT:
+                del namespace[field]
+            else:
+                namespace[field] = default
+        made = super().__new__(mcls, name, bases, namespace, frozen=True, kw_only=True)
+        inherited = [base.declared for base in bases if isinstance(base, SectionMeta)]
+        made.declared = {**(inherited[0] if inherited else {}), **own}
+        return made
+
+
+class Section(Struct, metaclass=SectionMeta):
+    """A part of a manifest, whose fields are declared with `value`, `one`, `many`, `strings` or `mapping`."""
+
+
 def value(
-    default: Any = MISSING,
+    default: Any = NODEFAULT,
     *,
     doc: str,
     kind: ValueKind | None = None,
@@ -96,23 +126,23 @@ def value(
         parse, dump = parse or kind.parse, dump or kind.dump
         traits["schema"] = {**kind.schema, **traits.get("schema", {})}
     about = {"doc": doc, "kind": kind, "parse": parse, "dump": dump, **traits}
-    return dataclasses.field(default=default, metadata=about)
+    return Declared(default, about)
 
 
 def one(
-    kind: type,
-    default: Any = MISSING,
+    kind: type[Section],
+    default: Any = NODEFAULT,
     *,
     doc: str,
     expand: Callable[[Any], Any] | None = None,
     **traits: Unpack[Traits],
 ) -> Any:
     """A field with an object of the model."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "one": kind, "expand": expand, **traits})
+    return Declared(default, {"doc": doc, "one": kind, "expand": expand, **traits})
 
 
 def many(
-    kind: type,
+    kind: type[Section],
     *,
     doc: str,
     by: str = "",
@@ -123,7 +153,7 @@ def many(
 ) -> Any:
     """A field with a tuple of objects of the model, () by default, or None if `optional`."""
     about = {"doc": doc, "many": kind, "by": by, "text": text, "expand": expand, **traits}
-    return dataclasses.field(default=None if optional else (), metadata=about)
+    return Declared(None if optional else (), about)
 
 
 def strings(
@@ -135,13 +165,13 @@ def strings(
 ) -> Any:
     """A field with a tuple of strings. `each` parses one of them and raises UnitError."""
     about = {"doc": doc, "parse": tuple, "dump": list, "each": each, **traits}
-    return dataclasses.field(default=default, metadata=about)
+    return Declared(default, about)
 
 
 def mapping(*, doc: str, **traits: Unpack[Traits]) -> Any:
     """A field with a map of strings, {} by default."""
     about = {"doc": doc, "parse": dict, "dump": dict, **traits}
-    return dataclasses.field(default_factory=dict, metadata=about)
+    return Declared({}, about)
 
 
 @cache
@@ -151,23 +181,23 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
-_KEYS: dict[type, Mapping[str, Key]] = {}
+_KEYS: dict[type[Section], Mapping[str, Key]] = {}
 
 
-def keys(kind: type) -> Mapping[str, Key]:
-    """{name in JSON: key} of a dataclass, in order. Raises TypeError for a field without metadata."""
+def keys(kind: type[Section]) -> Mapping[str, Key]:
+    """{name in JSON: key} of a section, in order. Raises TypeError for a field without metadata."""
     if kind not in _KEYS:
         _KEYS[kind] = {key.name: key for key in _keys(kind)}
     return _KEYS[kind]
 
 
-def _keys(kind: type) -> Iterator[Key]:
-    for field in dataclasses.fields(kind):
-        if "doc" not in field.metadata:
-            raise TypeError(f"{kind.__name__}.{field.name} has no description of its key")
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        about = {"default": default, "required": default is MISSING, "name": camel(field.name)}
-        yield Key(field=field.name, **{**about, **field.metadata})
+def _keys(kind: type[Section]) -> Iterator[Key]:
+    for field in kind.__struct_fields__:
+        if field not in kind.declared:
+            raise TypeError(f"{kind.__name__}.{field} has no description of its key")
+        default, metadata = kind.declared[field]
+        about = {"default": default, "required": default is NODEFAULT, "name": camel(field)}
+        yield Key(field=field, **{**about, **metadata})
 
 
 def fail(path: Path, error: UnitError) -> None:
@@ -175,7 +205,7 @@ def fail(path: Path, error: UnitError) -> None:
     raise error
 
 
-def read(kind: type[T], raw: Mapping[str, Any], report: Report = fail, at: Path = ()) -> T | None:
+def read(kind: type[S], raw: Mapping[str, Any], report: Report = fail, at: Path = ()) -> S | None:
     """An object of `kind` from JSON that passed its schema.
 
     Calls `report(path, error)` for every field that cannot be read, and uses its default instead. Returns
@@ -194,7 +224,7 @@ def read(kind: type[T], raw: Mapping[str, Any], report: Report = fail, at: Path 
         if found is not None:
             out[key.field] = found
         else:
-            complete &= key.default is not MISSING
+            complete &= key.default is not NODEFAULT
     return kind(**out) if complete else None
 
 
@@ -230,7 +260,7 @@ def write(obj: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, key in keys(type(obj)).items():
         current = getattr(obj, key.field)
-        if current is None or (current in _EMPTY and key.default in (*_EMPTY, MISSING)):
+        if current is None or (current in _EMPTY and key.default in (*_EMPTY, NODEFAULT)):
             continue
         if key.one:
             inner = write(current)
@@ -265,7 +295,7 @@ def kept(obj: Any) -> dict[str, Any]:
 
 
 @cache
-def _has_kept(kind: type) -> bool:
+def _has_kept(kind: type[Section]) -> bool:
     return any(is_kept(key) for key in keys(kind).values())
 
 
@@ -275,7 +305,7 @@ def is_kept(key: Key) -> bool:
 
 
 def _plain(current: Any) -> Any:
-    if dataclasses.is_dataclass(current):
+    if isinstance(current, Section):
         return {name: _plain(getattr(current, key.field)) for name, key in keys(type(current)).items()}
     if isinstance(current, tuple):
         return [_plain(item) for item in current]

@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
 
 from vsprov.model import fields
-from vsprov.model.fields import mapping, value
+from vsprov.model.fields import Section, mapping, value
 from vsprov.model.kinds.image import Image
 from vsprov.model.kinds.network import Network
 from vsprov.model.kinds.quota import Quota
@@ -112,8 +111,7 @@ def read_spec(kind: str, raw: Mapping[str, Any], report: fields.Report = fields.
     return fields.read(KINDS[kind].spec, raw, report)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Object:
+class Object(Section):
     """A named object of a manifest."""
 
     kind: str = value(doc="Kind of the object.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.sections.life import Restart
 from vsprov.model.kinds.server import Server
-from vsprov.records import replace
 
 # As pid 1 it has no default action for signals: it ends by every stop signal that images use, among them
 # RTMIN+3 of systemd and PWR of sysvinit. Without `sleep` it ends, instead of using a CPU.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import many, mapping, one, strings, value
+from vsprov.model.fields import Section, many, mapping, one, strings, value
 from vsprov.model.values import patterns, units
 from vsprov.model.values.names import parse_signal, parse_user
 from vsprov.model.values.units import UnitError
@@ -38,8 +37,7 @@ def parse_owner(raw: Any) -> str:
     return f"{int(parts[0])}:{int(parts[-1])}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostSource:
+class HostSource(Section):
     """Programs and libraries of the host."""
 
     paths: tuple[str, ...] = strings(
@@ -47,8 +45,7 @@ class HostSource:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TarSource:
+class TarSource(Section):
     """An archive."""
 
     path: str = value(
@@ -64,8 +61,7 @@ class TarSource:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OciSource:
+class OciSource(Section):
     """An image of a registry, or of a directory in the OCI layout."""
 
     ref: str | None = value(
@@ -109,8 +105,7 @@ class OciSource:
     insecure: bool = value(False, doc="Allow a registry without TLS or with an untrusted certificate.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootstrapSource:
+class BootstrapSource(Section):
     """A Debian system, made from packages."""
 
     suite: str = value(
@@ -157,8 +152,7 @@ _OWNER_DOC = "Owner of the created files: UID or UID:GID."
 _MODE = patterns.file_mode("0644")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyStep:
+class CopyStep(Section):
     """A file or directory that is copied into an image."""
 
     source: str = value(
@@ -175,8 +169,7 @@ class CopyStep:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteStep:
+class WriteStep(Section):
     """A file with a given text."""
 
     path: str = value(doc="Path of the file in the image.", schema=patterns.ABSOLUTE)
@@ -189,8 +182,7 @@ def _parse_command(raw: Any) -> tuple[str, ...]:
     return tuple(raw) if isinstance(raw, list | tuple) else (*SHELL, str(raw))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStep:
+class RunStep(Section):
     """A command that is run in a server made from the image so far."""
 
     command: tuple[str, ...] = value(
@@ -227,8 +219,7 @@ def _run_of(raw: Any) -> Any:
     return {"command": raw} if isinstance(raw, str) else raw
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Section):
     """A build step, which creates one layer. Exactly one key is set."""
 
     copy: CopyStep | None = one(
@@ -245,8 +236,7 @@ class Step:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
+class Defaults(Section):
     """Defaults for servers that use the image; each overrides the default of `from`."""
 
     command: tuple[str, ...] = strings(doc="Default command of servers.", schema={"items": patterns.TEXT})
@@ -268,8 +258,7 @@ class Defaults:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildSource:
+class BuildSource(Section):
     """Another image and steps that change it."""
 
     from_: str = value(doc="Image to build on.", schema=patterns.NAME, refers="Image")
@@ -281,8 +270,7 @@ class BuildSource:
     defaults: Defaults = one(Defaults, Defaults(), doc="Defaults for servers that use the image.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitSource:
+class CommitSource(Section):
     """An image that was made of a server, by the verb `commit`."""
 
     server: str = value(doc="Server whose files were added to its image.", schema=patterns.NAME)
@@ -291,8 +279,7 @@ class CommitSource:
     author: str | None = value(None, doc="Who made it.", schema={**patterns.TEXT, "maxLength": 200})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(Section):
     """Where an image comes from. Exactly one key is set."""
 
     host: HostSource | None = one(
@@ -334,4 +321,4 @@ class Source:
     @property
     def kind(self) -> str:
         """The key that is set ("host", "oci", …), or ""."""
-        return next((field for field in self.__slots__ if getattr(self, field) is not None), "")
+        return next((field for field in self.__struct_fields__ if getattr(self, field) is not None), "")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
-from vsprov.model.cost import Cost
-from vsprov.model.fields import Key, Path, keys
+from msgspec.structs import replace
 
-T = TypeVar("T")
+from vsprov.model.cost import Cost
+from vsprov.model.fields import Key, Path, Section, keys
+
+S = TypeVar("S", bound=Section)
 Trait = Literal["refers", "relative"]
 
 
-def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
+def lists(kind: type[Section], under: str = "") -> Iterator[tuple[str, Key]]:
     """(dotted path, key) of each list of objects in a `kind`, except those inside other lists."""
     for name, key in keys(kind).items():
         if key.many:
@@ -22,7 +23,7 @@ def lists(kind: type, under: str = "") -> Iterator[tuple[str, Key]]:
             yield from lists(key.one, f"{under}{name}.")
 
 
-def applicable_keys(kind: type, item: Mapping[str, Any]) -> dict[str, Any]:
+def applicable_keys(kind: type[Section], item: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of a `kind` without keys that do not apply to it, such as `size` of a bind mount."""
     limited = ((key.name, key.only) for key in keys(kind).values() if key.only)
     foreign = {name for name, only in limited if item.get(only[0]) not in only[1:]}
@@ -44,7 +45,7 @@ def marked(obj: Any, trait: Trait, at: Path = ()) -> Iterator[tuple[Path, Key, A
             yield (*at, key.name), key, current
 
 
-def replaced(obj: T, trait: Trait, change: Callable[[Any], Any]) -> T:
+def replaced(obj: S, trait: Trait, change: Callable[[Any], Any]) -> S:
     """`obj` with each value that `marked` finds replaced by `change(value)`."""
     new: dict[str, Any] = {}
     for key in _leading_to(type(obj), trait):
@@ -57,13 +58,13 @@ def replaced(obj: T, trait: Trait, change: Callable[[Any], Any]) -> T:
             new[key.field] = tuple(replaced(item, trait, change) for item in current)
         else:
             new[key.field] = change(current)
-    return dataclasses.replace(obj, **new) if new else obj  # type: ignore[type-var]
+    return replace(obj, **new) if new else obj
 
 
 _LEADING: dict[tuple[type, Trait], tuple[Key, ...]] = {}
 
 
-def _leading_to(kind: type, trait: Trait) -> tuple[Key, ...]:
+def _leading_to(kind: type[Section], trait: Trait) -> tuple[Key, ...]:
     """The keys of a `kind` that have the trait or contain keys that do."""
     if (kind, trait) not in _LEADING:
         _LEADING[kind, trait] = tuple(
@@ -74,7 +75,7 @@ def _leading_to(kind: type, trait: Trait) -> tuple[Key, ...]:
     return _LEADING[kind, trait]
 
 
-def cost_of(kind: type, path: str) -> Cost:
+def cost_of(kind: type[Section], path: str) -> Cost:
     """The cost of changing the key at `path` ("init.env.A"). Raises KeyError for a key that `kind` lacks."""
     cost: Cost | None = None
     inside: type | None = kind

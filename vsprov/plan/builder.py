@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.errors import Problem
 from vsprov.model.kinds.quota import Quota
@@ -16,7 +17,6 @@ from vsprov.plan.limits import groups
 from vsprov.plan.observed import Machine, Observed, ObservedServer, is_of
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import EnableControllers, Step
-from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.network.desired.result import Desired

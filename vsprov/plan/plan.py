@@ -6,20 +6,19 @@ phases. `to_document` converts a plan to the JSON that is printed, saved and com
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Container, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost
 from vsprov.model.values import digests
 from vsprov.plan.step import Step
-from vsprov.records import replace
 
 FORMAT_VERSION = "1.0"
 Action = Literal["no-op", "create", "update", "replace", "delete"]
@@ -203,11 +202,8 @@ def _change_document(change: Change) -> dict[str, Any]:
     }
 
 
-FIGURE = {"figure": True}  # metadata of fields that change all the time, and no plan depends on
-
-
 def digest(value: Any) -> str:
-    """The sha256 digest of a value as canonical JSON; dataclasses become objects, without figures, and sets
+    """The sha256 digest of a value as canonical JSON; records become objects, without their FIGURES, and sets
     sorted lists.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
@@ -216,7 +212,8 @@ def digest(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Struct):
-        return asdict(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: getattr(value, each.name) for each in fields(value) if FIGURE != each.metadata}
+        figures = getattr(value, "FIGURES", ())
+        return {name: each for name, each in asdict(value).items() if name not in figures}
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)  # type: ignore[arg-type]
     return sorted(value) if isinstance(value, frozenset | set) else dict(value)

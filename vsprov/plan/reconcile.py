@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from vsprov.plan import removals
 from vsprov.plan.builder import PlanBuilder, Wanted
 from vsprov.plan.kinds.planner import ordered
@@ -12,7 +14,6 @@ from vsprov.plan.observed import Machine, Observed
 from vsprov.plan.plan import Action, Change, Plan
 from vsprov.plan.servers import renames
 from vsprov.plan.steps import MakeGroup, RemoveGroup, Step, WriteFile
-from vsprov.records import replace
 
 
 def reconcile(wanted: Wanted, observed: Observed, machine: Machine) -> Plan:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from msgspec.structs import replace
+
 from vsprov.model.suggest import did_you_mean
 from vsprov.plan.builder import PROTECTED, UNPROTECT, PlanBuilder
 from vsprov.plan.kinds.planner import PLANNERS, KindPlanner, ordered
 from vsprov.plan.observed import is_of
 from vsprov.plan.plan import Change
-from vsprov.records import replace
 
 KEPT = "kept with its files; --volumes removes empty volumes, --delete-data NAME one with its files"
 

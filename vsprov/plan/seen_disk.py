@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import ClassVar
+
+from msgspec import Struct
 
 from vsprov.model.disk_backends import IMAGE, PROJECT, RESERVED
-from vsprov.plan.plan import FIGURE
 
 
-@dataclass(frozen=True, slots=True)
-class SeenDisk:
+class SeenDisk(Struct, frozen=True):
     """What limits what a server writes, by which backend (`disk.backend`), in bytes.
 
     `space` is the limit, `inodes` the number of inodes that was asked for, None for none in particular.
@@ -20,11 +20,13 @@ class SeenDisk:
     own.
     """
 
+    FIGURES: ClassVar = ("used", "used_inodes")  # change all the time, and no plan depends on them
+
     backend: str
     space: int
     inodes: int | None = None
-    used: int = field(default=0, metadata=FIGURE)
-    used_inodes: int | None = field(default=0, metadata=FIGURE)
+    used: int = 0
+    used_inodes: int | None = 0
     all_inodes: int | None = 0
     file_system: int = 0
     attached: bool = False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from vsprov.engine.apply.converge import Outcome, Proposal, perform, propose
 from vsprov.engine.apply.exclusive import approved
 from vsprov.engine.apply.report import Report, report_killed
 from vsprov.engine.run.waits import Waits
 from vsprov.engine.work import DEFAULT, WorkOptions
 from vsprov.plan.builder import Wanted
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

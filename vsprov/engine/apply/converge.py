@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.engine.apply import interrupted, keeping, preflight, recover
 from vsprov.engine.apply.conditions import settle
@@ -42,7 +43,6 @@ from vsprov.plan.steps import (
     Stop,
     WriteApplied,
 )
-from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.disk import folders
 from vsprov.store.instance import Instance

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.engine.desired.project import folders, project_folder, upward
 from vsprov.errors import ManifestError, Problem, UsageError
 from vsprov.manifest.files import LOCK
@@ -16,7 +18,6 @@ from vsprov.model.objects import Object
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
-from vsprov.records import replace
 
 HEAD = "# Written by `vsprov image lock`: the digest of each tag. Commit this file.\n"
 

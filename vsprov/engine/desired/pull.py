@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.desired.inputs import Inputs, read, stored_images
 from vsprov.engine.desired.lockfile import locked
@@ -18,7 +19,6 @@ from vsprov.manifest.load import Manifest
 from vsprov.model.kinds.image import Image
 from vsprov.model.objects import API_VERSION, DELETION, PREVENT, Object
 from vsprov.plan.observed import set_of
-from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

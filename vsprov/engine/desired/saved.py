@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from vsprov import __version__
 from vsprov.engine.apply.converge import Proposal
@@ -24,7 +24,6 @@ from vsprov.manifest import load as manifests
 from vsprov.manifest.load import Manifest
 from vsprov.plan.builder import Wanted
 from vsprov.plan.plan import FORMAT_VERSION, Change, PathChange, Plan, digest, to_document
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 LARGEST = 256 << 20

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from vsprov.engine.doctor.finding import Finding, attempt, in_child
 from vsprov.kernel import idmap, overlay, paths, syscall
 from vsprov.model.disk_backends import BACKENDS, QGROUP, SHARED
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 from vsprov.store.space import disks, subvolume
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.engine.guests import mounts, seccomp
 from vsprov.errors import HostError, StepError
@@ -26,7 +27,6 @@ from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Machine
 from vsprov.plan.observed import Process as InitProcess
 from vsprov.plan.ranges import RANGE
-from vsprov.records import replace
 from vsprov.store import machine_id
 from vsprov.store.images import Contents
 from vsprov.store.instance import TREE

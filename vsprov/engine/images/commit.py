@@ -6,6 +6,7 @@ import os
 import re
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply import recover
 from vsprov.engine.apply.report import Report
@@ -21,7 +22,6 @@ from vsprov.model.values import digests
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.kinds.image import COMMITTED
 from vsprov.plan.observed import ObservedServer
-from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.disk.marks import Owner
 from vsprov.store.images import Contents

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply import converge, recover
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -22,7 +23,6 @@ from vsprov.plan.kinds.image import COMMITTED
 from vsprov.plan.observed import Observed, ObservedImage, is_of, set_of
 from vsprov.plan.reconcile import reconcile
 from vsprov.plan.servers import references
-from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.disk.progress import Progress
 from vsprov.store.images import ImageRecord, Unused

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
+from msgspec.structs import replace
+
 from vsprov.engine.logs.files import Block, File, Log, folder_of, is_same, open_log, path_of, pieces
 from vsprov.kernel import inotify
 from vsprov.kernel.inotify import (
@@ -16,7 +18,6 @@ from vsprov.kernel.inotify import (
     IN_MOVE_SELF,
     IN_MOVED_TO,
 )
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 WRITTEN, GONE = IN_MODIFY | IN_ATTRIB, IN_DELETE_SELF | IN_MOVE_SELF

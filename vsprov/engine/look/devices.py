@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.errors import FailedError, Problem
 from vsprov.kernel import cgroup
 from vsprov.model.kinds.quota import Quota
@@ -14,7 +16,6 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.plan.limits import resources
 from vsprov.plan.observed import Machine, Observed, ObservedGroup
-from vsprov.records import replace
 
 KNOB = "io.devices"
 

@@ -11,12 +11,11 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from vsprov.kernel import proc
 from vsprov.kernel.process import ExitInfo
 from vsprov.plan.observed import LastExit, Process
-from vsprov.records import replace
 from vsprov.store.disk import marks
 
 MARK, STOPPED, EARLIER, MOST_EARLIER = "exit", "stopped-by", "exits", 5

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine import aspects as _aspects  # noqa: F401  registers the observers
 from vsprov.engine.aspects import observer
@@ -38,7 +39,6 @@ from vsprov.plan.observed import (
     Process,
     is_of,
 )
-from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.disk import marks
 from vsprov.store.images import Contents

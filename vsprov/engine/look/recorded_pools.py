@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from vsprov.model.objects import prevents_deletion
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedGroup
 from vsprov.plan.seen_disk import SeenDisk
-from vsprov.records import replace
 from vsprov.store import recorded
 from vsprov.store.disk import folders
 from vsprov.store.instance import DISK_OF_POOL, Instance

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.apply.report import Report
@@ -21,7 +23,6 @@ from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.steps import Step, WriteApplied
-from vsprov.records import replace
 from vsprov.store import renaming
 from vsprov.store.instance import Instance
 from vsprov.store.renaming import Renaming

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from vsprov.engine.look import last_exit
 from vsprov.engine.show import documents, processes
@@ -18,7 +18,6 @@ from vsprov.plan.builder import EVERY_SET, Wanted
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.reconcile import reconcile
-from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

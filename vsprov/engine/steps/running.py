@@ -8,6 +8,8 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.engine.apply import keeping
 from vsprov.engine.apply.register import carries_out
 from vsprov.engine.aspects import freeze, rescue
@@ -27,7 +29,6 @@ from vsprov.model.values.names import signal_number
 from vsprov.model.values.units import MAX
 from vsprov.plan.observed import Process
 from vsprov.plan.steps import InformKeeper, KillUnstarted, MarkInit, Release, Spawn, Stop
-from vsprov.records import replace
 from vsprov.store.disk import marks
 from vsprov.store.space.disks import has_image, has_subvolume
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from vsprov.manifest.load import document_of
 from vsprov.manifest.syntax.dump import to_yaml
 from vsprov.model.kinds.server import Server
@@ -11,7 +13,6 @@ from vsprov.model.kinds.volume import Volume
 from vsprov.model.objects import Object
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import ObservedServer
-from vsprov.records import replace
 from vsprov.store import images, recorded
 from vsprov.store.instance import Instance
 from vsprov.store.volumes import directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply.converge import Proposal
 from vsprov.engine.apply.report import Report
@@ -12,7 +13,6 @@ from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.suggest import not_found
 from vsprov.model.values import digests
-from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome, Proposal
@@ -23,7 +24,6 @@ from vsprov.kernel import process
 from vsprov.model.values.patterns import NAME_PATTERN
 from vsprov.plan.builder import Wanted
 from vsprov.plan.servers.imports import importing, importing_volume
-from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.instance import Instance
 from vsprov.store.transfer import read

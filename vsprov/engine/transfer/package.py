@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files.clone import copy_of, unprotected, with_volumes
@@ -18,7 +19,6 @@ from vsprov.model.objects import Object
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed
 from vsprov.plan.volumes.state import volumes as observed_volumes
-from vsprov.records import replace
 from vsprov.store import recorded
 from vsprov.store.instance import Instance
 from vsprov.store.transfer.header import Header

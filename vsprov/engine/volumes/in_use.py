@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
+
+from msgspec.structs import replace
 
 from vsprov.engine.look.situation import Situation
 from vsprov.kernel import cgroup, proc
@@ -12,7 +15,6 @@ from vsprov.plan.aspects.mounts import MOUNTS, ChangeVolume, MountedVolume, may_
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.plan import Plan
-from vsprov.records import replace
 
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -55,7 +57,7 @@ def _marked(
             return one
     home = now.hierarchies.directory("", seen.group.path)
     used_by = next(_users(cgroup.all_processes(home), os.path.normpath(one.point), only_writers), "")
-    return replace(one, used_by=used_by)
+    return dataclasses.replace(one, used_by=used_by)
 
 
 def _users(pids: list[int], point: str, only_writers: bool) -> Iterator[str]:

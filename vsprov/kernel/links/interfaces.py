@@ -10,6 +10,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from vsprov.kernel.links import creation, host, netlink, read, requests
 from vsprov.kernel.links import rtnetlink as rt
 from vsprov.kernel.links.netlink import Request, Socket, attribute
@@ -17,7 +19,6 @@ from vsprov.kernel.links.read import Link
 from vsprov.kernel.links.traffic import rates
 from vsprov.plan.network.rates import shaper
 from vsprov.plan.network.state import Interface, Route
-from vsprov.records import replace
 
 _MANY = read.LIMIT // 4  # addresses or routes
 

@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 from typing import cast
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.kernel.links import read
 from vsprov.kernel.links.netlink import Socket
 from vsprov.kernel.links.read import Connected, Link
 from vsprov.kernel.links.traffic import rates
 from vsprov.plan.network.state import HostLink, HostRoute, Interface, LinkKind, Route
-from vsprov.records import replace
 
 
 class Host(Struct, frozen=True):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vsprov.model.fields import one, value
+from vsprov.model.fields import Section, one, value
 from vsprov.model.sources import Source
 from vsprov.model.values.value_kinds import BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLimits:
+class ImageLimits(Section):
     """What an image may contain at most."""
 
     size: int = value(64 << 30, doc="Maximum size in bytes. An import that exceeds it fails.", kind=BYTES)
@@ -21,8 +18,7 @@ class ImageLimits:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class Image(Section):
     """The spec of an image."""
 
     source: Source = one(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import many, one, strings, value
+from msgspec.structs import replace
+
+from vsprov.model.fields import Section, many, one, strings, value
 from vsprov.model.values import addresses, dns, interfaces, patterns, ports
-from vsprov.records import replace
 
 Protocol = Literal["tcp", "udp", "icmp", "any"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Section):
     """One opening of a firewall: traffic that matches all of its keys is allowed."""
 
     protocol: Protocol = value("any", doc="tcp, udp, icmp (ICMPv6 as well), or any.")
@@ -39,8 +38,7 @@ def rule_text(rule: Mapping[str, Any]) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Firewall:
+class Firewall(Section):
     """What is allowed to and from a server. A direction that is not set is not restricted; an empty list
     allows nothing. Answers to what was allowed are always allowed.
     """
@@ -59,8 +57,7 @@ class Firewall:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dns:
+class Dns(Section):
     """The contents of /etc/resolv.conf; resolv.conf(5)."""
 
     nameservers: tuple[str, ...] = strings(
@@ -76,8 +73,7 @@ class Dns:
     options: tuple[str, ...] = strings(doc="Options of the resolver, such as ndots:2.", schema=dns.OPTIONS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class Network(Section):
     """The desired state of a network."""
 
     type: Literal["bridge", "macvlan", "ipvlan", "routed", "host"] = value(
@@ -149,8 +145,7 @@ def without_inapplicable(network: Network) -> Network:
     return replace(network, gateway=gateway, nat=nat)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(Section):
     """A route of a server."""
 
     to: str = value(
@@ -165,8 +160,7 @@ class Route:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interface:
+class Interface(Section):
     """A network interface of a server."""
 
     name: str = value(
@@ -193,8 +187,7 @@ class Interface:
     routes: tuple[Route, ...] = many(Route, by="to", doc="Additional routes.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Port:
+class Port(Section):
     """A port of the host that leads to a server. Also written as in Docker: "127.0.0.1:8080:80/tcp"."""
 
     host_port: str = value(

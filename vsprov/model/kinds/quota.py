@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.limits.resources import knobs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
+class Quota(Section):
     """The spec of a quota."""
 
     scope: Literal["server", "pool"] = value(

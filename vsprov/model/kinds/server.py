@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import many, one, value
+from vsprov.model.fields import Section, many, one, value
 from vsprov.model.kinds.network import Dns, Firewall, Interface, Port, expand_port, port_text
 from vsprov.model.kinds.sections.boot import Boot
 from vsprov.model.kinds.sections.console import Console
@@ -26,8 +25,7 @@ from vsprov.model.values.units import MAX
 from vsprov.model.values.value_kinds import BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class Server(Section):
     """The desired state of a virtual server.
 
     A quota with scope server is already merged into `resources`; `quota` is set only for pools.

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.fields import one, value
+from vsprov.model.fields import Section, one, value
 from vsprov.model.sources import TarSource, parse_mode, parse_owner
 from vsprov.model.values import patterns
 from vsprov.model.values.units import MAX
 from vsprov.model.values.value_kinds import DISK_BACKEND, LIMIT_BYTES, NUMBER_OR_MAX
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(Section):
     """A directory of an image."""
 
     name: str = value(doc="Image that contains the directory.", schema=patterns.NAME, refers="Image")
     path: str = value(doc="Path of the directory in the image.", schema=patterns.ABSOLUTE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeSource:
+class VolumeSource(Section):
     """What a volume contains when it is created. Exactly one key is set."""
 
     image: ImageFolder | None = one(
@@ -33,8 +30,7 @@ class VolumeSource:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume:
+class Volume(Section):
     """The desired state of a volume."""
 
     size: Any = value(

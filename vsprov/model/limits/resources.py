@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from vsprov.model.fields import Path, Report, fail
+from vsprov.model.fields import Declared, Path, Report, fail
 from vsprov.model.limits.knobs import BY_PATH
 from vsprov.model.values.units import UnitError
 
@@ -43,4 +42,4 @@ def write_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
 def knobs(*, doc: str, inline: bool = False, **traits: Unpack[Traits]) -> Any:
     """A field with values of knobs, {} by default. `inline`: the groups are siblings of the other keys."""
     about = {"doc": doc, "read": read_resources, "dump": write_resources, "inline": inline, **traits}
-    return dataclasses.field(default_factory=dict, metadata=about)
+    return Declared({}, about)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.model.limits.encodings import Group
@@ -26,7 +27,6 @@ from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import RESCUE, Machine, ObservedGroup, ObservedServer
 from vsprov.plan.plan import PathChange, change
 from vsprov.plan.steps import Step, Stop
-from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.limits.pool_disk import Share

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.model import fields, objects
 from vsprov.model.kinds.image import Image
 from vsprov.model.objects import DELETION, PREVENT, Object, Spec, prevents_deletion
@@ -17,7 +19,6 @@ from vsprov.plan.kinds.planner import KindPlanner, Shown, register
 from vsprov.plan.observed import ObservedImage, is_of, set_of
 from vsprov.plan.plan import Change, PathChange, change, removal, show
 from vsprov.plan.steps import ImportImage, ProtectImage, RemoveImage, ShareImage, Step
-from vsprov.records import replace
 
 SIZE = "limits.size"
 COMMITTED = "(commit)"  # instead of the name of a set: that of images made by `vsprov commit`

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.model import fields, objects
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
@@ -24,7 +26,6 @@ from vsprov.plan.limits.groups import GroupDelta
 from vsprov.plan.observed import PROTECTION_MARK, Machine, Observed, ObservedGroup, ObservedServer
 from vsprov.plan.plan import Change, PathChange, change, removal
 from vsprov.plan.steps import MakeGroup, RemoveGroup, RemoveRecord, Step, WriteMark, WriteRecord
-from vsprov.records import replace
 
 
 def plan(builder: PlanBuilder) -> None:

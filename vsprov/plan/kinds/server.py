@@ -8,6 +8,8 @@ from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object, prevents_deletion
@@ -31,7 +33,6 @@ from vsprov.plan.steps import (
     Step,
     Stop,
 )
-from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.plan.limits.pool_disk import Share

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.model.values import units
 from vsprov.plan.observed import Machine
-from vsprov.records import replace
 
 HIGHEST_WEIGHT = 10_000
 DEFAULT_WEIGHT = 100

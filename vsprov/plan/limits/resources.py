@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.model import objects
 from vsprov.model.limits.encodings import Group
 from vsprov.model.limits.knobs import BY_PATH, KNOBS
@@ -18,7 +20,6 @@ from vsprov.model.values.value_kinds import BYTES, LIMIT_BYTES, RLIMIT_BYTES
 from vsprov.plan.limits.admission import DEFAULT_WEIGHT
 from vsprov.plan.observed import Machine, ObservedGroup
 from vsprov.plan.seen_disk import SeenDisk
-from vsprov.records import replace
 
 DISK_BLOCK = 4096  # bytes
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.model.values.units import format_duration
@@ -15,7 +17,6 @@ from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.steps import Spawn, Step
-from vsprov.records import replace
 
 # What is said of a server that is not in the condition in time.
 FAILED: Mapping[str, str] = {

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.errors import Problem
 from vsprov.model.disk_backends import AUTO, IMAGE, PROJECT, QGROUP, UNLIMITED
@@ -29,7 +30,6 @@ from vsprov.plan.plan import PathChange, change
 from vsprov.plan.seen_disk import SeenDisk
 from vsprov.plan.servers.disk_steps import ForgetDisk, MakeDisk, MoveDisk, ResizeDisk, ShareDisk
 from vsprov.plan.step import Step
-from vsprov.records import replace
 
 SPACE, INODES, BACKEND = (
     "spec.resources.disk.space",

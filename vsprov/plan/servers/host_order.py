@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.server import Server
 from vsprov.model.objects import Object
 from vsprov.plan.builder import PlanBuilder
 from vsprov.plan.observed import Observed
 from vsprov.plan.servers import references
 from vsprov.plan.servers.conditions import holds
-from vsprov.records import replace
 
 
 def arrange(builder: PlanBuilder) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.errors import Problem
 from vsprov.model.cost import Cost, highest
@@ -29,7 +30,6 @@ from vsprov.plan.steps import (
     WriteApplied,
     WriteMark,
 )
-from vsprov.records import replace
 
 FORMERLY = "formerly"  # in the record of a renamed server: the name that its MAC addresses are made from
 NAME = "metadata.name"

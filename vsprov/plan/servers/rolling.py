@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.model.kinds.sections.updates import UpdateStrategy
 from vsprov.model.kinds.server import Server
@@ -20,7 +21,6 @@ from vsprov.plan.plan import Change
 from vsprov.plan.reconcile import in_order
 from vsprov.plan.servers.conditions import Await, add, starts
 from vsprov.plan.steps import Stop
-from vsprov.records import replace
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -6,7 +6,10 @@ mount stays when its directory gets another name.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+
+from msgspec.structs import replace
 
 from vsprov.errors import Problem
 from vsprov.model.objects import Object
@@ -15,7 +18,6 @@ from vsprov.plan.builder import Wanted
 from vsprov.plan.observed import Observed, ObservedServer, is_of, set_of
 from vsprov.plan.volumes import mounts
 from vsprov.plan.volumes.state import ObservedVolume, volumes
-from vsprov.records import replace
 
 PATH = "metadata.renamedFrom"
 
@@ -68,5 +70,5 @@ def _renamed(server: ObservedServer, names: Mapping[str, str]) -> ObservedServer
     found: tuple[MountedVolume, ...] = server.live.get(MOUNTS, ())
     if not any(one.volume in names for one in found):
         return server
-    now = tuple(replace(one, volume=names.get(one.volume, one.volume)) for one in found)
+    now = tuple(dataclasses.replace(one, volume=names.get(one.volume, one.volume)) for one in found)
     return replace(server, live={**server.live, MOUNTS: now})

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 import requests
 import requests.utils
 import urllib3.exceptions
+from msgspec.structs import replace
 
 from vsprov.errors import ImageError
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import Reference
 from vsprov.model.values.units import short
-from vsprov.records import replace
 from vsprov.store.registry import credentials, untrusted_json
 from vsprov.store.registry.access import Access, Client, Unreachable, denied, translate, trust
 from vsprov.store.registry.credentials import Credentials

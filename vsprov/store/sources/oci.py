@@ -12,13 +12,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from msgspec.structs import replace
+
 from vsprov.errors import ImageError, reason
 from vsprov.kernel.paths import UnsafePathError, open_host
 from vsprov.model.kinds.image import Image
 from vsprov.model.sources import OciSource
 from vsprov.model.values import digests
 from vsprov.model.values.image_reference import parse_reference
-from vsprov.records import replace
 from vsprov.store.disk import durable, folders
 from vsprov.store.images import Contents, ImageRecord
 from vsprov.store.instance import LISTING, Instance

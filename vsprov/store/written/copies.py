@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.errors import FailedError, reason
 from vsprov.kernel.paths import FOLDER
-from vsprov.records import replace
 from vsprov.store.disk.durable import hint_for
 from vsprov.store.instance import Instance
 from vsprov.store.unpack.files import placement, replacing

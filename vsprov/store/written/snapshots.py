@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from vsprov.errors import FailedError
-from vsprov.records import replace
 from vsprov.store import servers
 from vsprov.store.disk import durable, folders, sealed
 from vsprov.store.instance import Instance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from msgspec.structs import replace
 
 from vsprov.cli import options
 from vsprov.cli.options import duration
@@ -11,7 +12,6 @@ from vsprov.cli.verbs.servers.lifecycle import finish
 from vsprov.engine import boot as hosts
 from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
-from vsprov.records import replace
 from vsprov.render.progress import progress
 
 

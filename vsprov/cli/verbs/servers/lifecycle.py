@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
 from vsprov.cli import options
 from vsprov.cli.options import duration
@@ -14,7 +15,6 @@ from vsprov.cli.verbs.servers.choice import server_choice
 from vsprov.engine.run import spawn
 from vsprov.engine.work import WorkOptions
 from vsprov.kernel import process
-from vsprov.records import replace
 
 if TYPE_CHECKING:
     from vsprov.engine.desired.choice import Choice

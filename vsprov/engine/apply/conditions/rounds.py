@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.carry_out import explain_skip
 from vsprov.engine.apply.conditions import ready
@@ -28,7 +30,6 @@ from vsprov.plan.observed import ObservedServer
 from vsprov.plan.plan import Change
 from vsprov.plan.servers.conditions import Await
 from vsprov.plan.steps import MakeDirectory, WriteApplied
-from vsprov.records import replace
 from vsprov.store.instance import Instance
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from vsprov.engine.guests import request
 from vsprov.engine.guests.commands import foreground
 from vsprov.engine.guests.request import Command
@@ -20,7 +22,6 @@ from vsprov.model.suggest import not_found
 from vsprov.model.values.styles import is_system
 from vsprov.plan.compare import applied
 from vsprov.plan.observed import FROZEN, RESCUE, Machine, ObservedServer
-from vsprov.records import replace
 from vsprov.store import images
 from vsprov.store.instance import Instance
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+from msgspec.structs import replace
+
 from vsprov.engine.apply import converge
 from vsprov.engine.apply.converge import Outcome
 from vsprov.engine.apply.report import Report
@@ -24,7 +26,6 @@ from vsprov.plan.observed import Observed, ObservedServer
 from vsprov.plan.servers.files import cloning, cloning_volume
 from vsprov.plan.volumes import mounts
 from vsprov.plan.volumes.state import volumes
-from vsprov.records import replace
 from vsprov.store import images, servers
 from vsprov.store.instance import Instance
 from vsprov.store.volumes import changes

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from threading import Thread
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.engine.apply.report import Report
 from vsprov.engine.servers.files import root
 from vsprov.engine.work import WorkOptions
 from vsprov.errors import FailedError, UsageError, path_of, reason
-from vsprov.records import replace
 from vsprov.store.disk.output_file import descriptor_of
 from vsprov.store.instance import Instance
 from vsprov.store.trees.tree import left_out_note

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 
 MOST = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Boot:
+class Boot(Section):
     """Whether `vsprov boot` starts the server, and when."""
 
     autostart: bool = value(

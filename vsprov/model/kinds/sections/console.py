@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.values import units
 from vsprov.model.values.units import MAX, UnitError
 from vsprov.model.values.value_kinds import LIMIT_BYTES, parse_count
@@ -21,8 +20,7 @@ def _parse_size(raw: Any) -> Any:
     return size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Console:
+class Console(Section):
     max_size: Any = value(
         10 << 20,
         doc="Maximum size of each file of the log, with the times of its lines. A full file is put aside, "

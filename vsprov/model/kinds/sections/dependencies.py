@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.values import patterns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dependency:
+class Dependency(Section):
     """A server that has to be started first."""
 
     name: str = value(doc="Server that this one depends on.", schema=patterns.NAME, refers="Server")

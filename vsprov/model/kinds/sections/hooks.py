@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from vsprov.model.fields import many, mapping, strings, value
+from vsprov.model.fields import Section, many, mapping, strings, value
 from vsprov.model.values import patterns
 from vsprov.model.values.value_kinds import DURATION
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hook:
+class Hook(Section):
     """A command that runs on the host as root."""
 
     exec: tuple[str, ...] = strings(
@@ -33,8 +31,7 @@ class Hook:
 _LIST = {"maxItems": 32}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class Hooks(Section):
     """The hooks of a server, by when they run. The commands of each run one after the other."""
 
     pre_start: tuple[Hook, ...] = many(

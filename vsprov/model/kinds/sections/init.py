@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
-from vsprov.model.fields import mapping, strings, value
+from vsprov.model.fields import Section, mapping, strings, value
 from vsprov.model.values import patterns
 from vsprov.model.values.names import parse_signal, parse_user
 from vsprov.model.values.value_kinds import DURATION
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Init:
+class Init(Section):
     """What runs as PID 1: the command itself or, with `reaper`, a small init that runs it.
 
     Keys that are not set default to those of the image, see `defaults.init_of`.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.values.value_kinds import DURATION, LIMIT_COUNT
 
 POLICIES = ("no", "on-failure", "always", "unless-stopped")
@@ -15,8 +14,7 @@ POLICY = {  # in the short form
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restart:
+class Restart(Section):
     """Whether the keeper starts a server again that has ended, and how often."""
 
     policy: Literal["no", "on-failure", "always", "unless-stopped"] = value(

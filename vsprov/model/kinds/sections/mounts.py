@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.values import patterns
 from vsprov.model.values.value_kinds import BYTES
 
@@ -14,8 +13,7 @@ def _parse_id_map(raw: Any) -> str:
     return {True: "host", False: "none"}[raw] if isinstance(raw, bool) else str(raw)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Virtualize:
+class Virtualize(Section):
     """What a server sees of itself in place of the host."""
 
     proc: Literal["off"] | None = value(
@@ -28,8 +26,7 @@ class Virtualize:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
+class Mount(Section):
     """A file system mounted in a server."""
 
     type: Literal["bind", "tmpfs", "volume"] = value(

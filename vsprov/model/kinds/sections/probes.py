@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from vsprov.model.fields import one, strings, value
+from vsprov.model.fields import Section, one, strings, value
 from vsprov.model.values import patterns
 from vsprov.model.values.value_kinds import DURATION
 
 _PORT = {"minimum": 1, "maximum": 65535}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(Section):
     """A port that a probe connects to."""
 
     port: int = value(doc="Port on the server's loopback interface, 127.0.0.1 or ::1.", schema=_PORT)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpEndpoint(Endpoint):
     """A path that a probe requests."""
 
@@ -33,8 +29,7 @@ class HttpEndpoint(Endpoint):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Section):
     """A probe; exactly one of exec, tcp, http and file is set."""
 
     exec: tuple[str, ...] = strings(
@@ -69,7 +64,6 @@ class Health:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness(Health):
     """A probe, or with `notify` the server's own report."""
 

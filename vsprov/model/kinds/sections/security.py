@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from vsprov.model.fields import one, value
+from vsprov.model.fields import Section, one, value
 from vsprov.model.values import styles
 from vsprov.model.values.names import CAPABILITIES, DEFAULT_CAPABILITIES, parse_capabilities
 
 _CAPABILITIES = {"items": {"type": "string", "examples": list(CAPABILITIES)}}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapabilityChange:
+class CapabilityChange(Section):
     """Capabilities added to and removed from the default ones."""
 
     add: tuple[str, ...] = value(
@@ -32,8 +30,7 @@ class CapabilityChange:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Security:
+class Security(Section):
     """What the processes of a server may do."""
 
     user_namespace: Literal["auto"] = value(

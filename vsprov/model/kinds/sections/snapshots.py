@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.fields import one, value
+from vsprov.model.fields import Section, one, value
 from vsprov.model.values import schedules
 from vsprov.model.values.value_kinds import parse_count
 
@@ -14,8 +13,7 @@ _NUMBER = {"minimum": 1, "maximum": MOST}
 _parse = parse_count(1, MOST)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class Keep(Section):
     """How many snapshots are kept: those that any of the keys keeps."""
 
     last: int | None = value(None, doc="The latest snapshots.", schema=_NUMBER, parse=_parse)
@@ -48,8 +46,7 @@ def expand_keep(raw: Any) -> Any:
     return raw if isinstance(raw, dict) else {"last": raw}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshots:
+class Snapshots(Section):
     """When the keeper makes snapshots of the server while it runs, and how many of them it keeps."""
 
     schedule: str = value(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
-from vsprov.model.fields import value
+from vsprov.model.fields import Section, value
 from vsprov.model.values import units
 from vsprov.model.values.units import UnitError
 
@@ -22,8 +21,7 @@ def parse_most(raw: Any) -> int | str:
     raise UnitError(f"{units.short(raw, repr)} is not a number of servers", "write 1 or 25%")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateStrategy:
+class UpdateStrategy(Section):
     """Rolling updates of the servers that have equal labels and this section."""
 
     max_unavailable: int | str = value(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vsprov.model.values.units import format_rate
 from vsprov.plan.network.changes.servers import ServerNetwork
@@ -13,7 +14,6 @@ from vsprov.plan.network.state import HostLink, Interface, Route
 from vsprov.plan.network.steps import ChangeInterface, RemoveInterface
 from vsprov.plan.plan import PathChange, show
 from vsprov.plan.steps import Step
-from vsprov.records import replace
 
 
 class InterfaceDelta(Struct, frozen=True):

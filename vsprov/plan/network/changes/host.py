@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.model.kinds.server import Server
 from vsprov.plan.builder import PlanBuilder
@@ -28,7 +29,6 @@ from vsprov.plan.network.steps import (
 )
 from vsprov.plan.plan import Change, PathChange, change
 from vsprov.plan.steps import Step
-from vsprov.records import replace
 
 PHASE, POOLS, NAMES, OTHERS, NARROW = (
     "network",

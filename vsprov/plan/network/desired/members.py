@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from vsprov.model.kinds.network import Network, Port, Rule
 from vsprov.model.values.addresses import is_name
 from vsprov.model.values.ports import port_range
@@ -11,7 +13,6 @@ from vsprov.plan.network.desired import addresses
 from vsprov.plan.network.desired.addresses import Assignment
 from vsprov.plan.network.desired.party import Party
 from vsprov.plan.network.state import FirewallNetwork, Interface, Member, Opening, Published, Tables
-from vsprov.records import replace
 
 FILTERED = ("bridge", "routed")  # the types of networks whose packets the host filters
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from vsprov.model.kinds.quota import Quota
 from vsprov.model.values.units import MAX
@@ -17,7 +18,6 @@ from vsprov.plan.limits import resources
 from vsprov.plan.network import naming
 from vsprov.plan.network.rates import round_rate
 from vsprov.plan.network.state import HostLink, Interface, SeenNetworks
-from vsprov.records import replace
 
 DIRECTIONS = ("egress", "ingress")
 LARGEST_SHARE = 0xFFE  # numbers of u32 filters have 12 bits
