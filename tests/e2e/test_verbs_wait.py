@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ import pytest
 
 from tests.e2e.verbs import HOST, web
 from tests.effort import emulated
-from tests.lab import SECONDS, Lab, pool, server
+from tests.lab import SECONDS, Lab, pool, server, wait_for
+from vsprov.engine.run import keeper
+from vsprov.engine.servers import waiting as waiting_for
+from vsprov.store.instance import Instance
 
 
 @contextmanager
@@ -93,6 +97,28 @@ def test_a_wait_for_running_lasts_until_a_frozen_server_is_thawed(lab: Lab) -> N
     with waiting(lab, "web1") as running:
         lab.vsprov("thaw", "web1")
         assert ended(running) == (0, "Server/web1: Running\n")
+
+
+def test_the_exit_that_the_keeper_records_right_before_it_leaves_is_shown(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves with its last server, after the wait has seen that end, and before the wait can ask it."""
+    instance = Instance(lab.vsprov.name, str(lab.vsprov.root))
+    lab.apply(HOST, web(init={"command": ["sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.05; done"]}))
+    paused = os.pidfd_open(lab.keeper())
+    signal.pidfd_send_signal(paused, signal.SIGSTOP)
+    os.kill(lab.init("web1").pid, signal.SIGTERM)
+
+    connect = keeper.connect
+
+    def connect_late(instance: Instance) -> keeper.Keeper | None:
+        signal.pidfd_send_signal(paused, signal.SIGCONT)
+        wait_for(paused)
+        return connect(instance)
+
+    monkeypatch.setattr(keeper, "connect", connect_late)
+    (reached,) = waiting_for.wait(instance, ["web1"], waiting_for.STATES["exited"], SECONDS)
+    assert reached.seen and reached.seen.state == "Exited (3)"
 
 
 def test_a_server_that_ends_without_a_keeper_is_seen_to_end(lab: Lab) -> None:

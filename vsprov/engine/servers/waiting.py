@@ -18,8 +18,6 @@ from vsprov.model.suggest import not_found
 from vsprov.plan.observed import FROZEN
 from vsprov.store.instance import Instance
 
-MOST_ASKED = 5  # times, each of which gives the init of a server that has ended a second to end as well
-
 
 class State(Struct, frozen=True):
     """A state to wait for. `final`: a server that is removed meanwhile can never reach it."""
@@ -118,8 +116,5 @@ def _with_exit(instance: Instance, watch: ServerWatch, name: str, seen: Seen) ->
         return seen
     if keeping := keeper.connect(instance):
         with closing(keeping), suppress(keeper.KeeperGone):
-            for _ in range(MOST_ASKED):
-                if name not in keeping.settle(name)["kept"]:
-                    break
-        return watch.look(name)[0]
-    return seen
+            keeping.settle(name)
+    return watch.look(name)[0]  # also if there is no keeper: it may have recorded the last exit, and left
