@@ -7,12 +7,14 @@ made.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,11 +139,15 @@ def _within(network: int | None, *command: str) -> list[str]:
 
 def loops(root: Path) -> list[str]:
     """Every loop device whose file is, or was, below `root`."""
-    return [
-        f"/dev/{device.parent.parent.name}"
-        for device in Path("/sys/block").glob("loop*/loop/backing_file")
-        if device.read_text().startswith(f"{root}/")
-    ]
+    found = []
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if device.read_text().startswith(f"{root}/"):
+                found.append(f"/dev/{device.parent.parent.name}")
+        except OSError as error:  # another test has just released it
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                raise
+    return found
 
 
 def files(name: str, root: Path) -> Iterator[Path]:
@@ -222,14 +228,12 @@ def remove(name: str, root: Path, network: int | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def descriptors() -> dict[int, str]:
-    """The open files of this process: number and what /proc shows behind it."""
+def descriptors(pid: int | str = "self") -> dict[int, str]:
+    """The open files of a process, this one by default: number and what /proc shows behind it."""
     found = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found[int(entry.name)] = os.readlink(entry)
-        except FileNotFoundError:
-            continue  # the one that was listing the folder
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed since it was listed
+            found[int(entry)] = os.readlink(f"/proc/{pid}/fd/{entry}")
     return found
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
 from tests import world
 from tests.lab import SECONDS, Document, Lab, to_yaml
+from tests.leaks import descriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,7 @@ def applying(
 
 def opened(pid: int) -> str:
     """What a process has open."""
-    found = []
-    with suppress(FileNotFoundError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):
-                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-    return " ".join(found)
+    try:
+        return " ".join(descriptors(pid).values())
+    except FileNotFoundError:  # it has ended
+        return ""

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.applying import opened
 from tests.lab import Document, Lab, image, server, wait_for, wait_until
 
 FAST = {"interval": "100ms", "retries": 2, "timeout": "5s"}
@@ -148,13 +147,6 @@ def test_a_command_waits_until_a_server_is_ready_or_unhealthy(lab: Lab) -> None:
             wait_until(lambda pid=waits.pid: "inotify" in opened(pid))  # type: ignore[misc]
             touch(lab, "a", path)
             assert waits.communicate(timeout=60)[0] == f"Server/a: {shown}\n"
-
-
-def opened(pid: int) -> str:
-    """What a process has open."""
-    with suppress(FileNotFoundError):
-        return " ".join(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
-    return ""
 
 
 def test_an_unhealthy_server_is_restarted_if_its_policy_says_so(lab: Lab) -> None:

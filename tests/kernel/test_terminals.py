@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import hierarchy, members, status, wait_for, wait_until
+from tests.leaks import descriptors
 from vsprov.engine.run import keeper
 from vsprov.keeper.terminals import MISSING, Terminal
 
@@ -99,8 +100,7 @@ class Holder:
 
     def fds(self) -> dict[int, str]:
         """What it has open."""
-        folder = f"/proc/{self.pid}/fd"
-        return {int(fd): os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
+        return descriptors(self.pid)
 
 
 @dataclass(frozen=True, slots=True)
