@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.applying import opened
 from tests.e2e.verbs import HOST, web
 from tests.effort import emulated
 from tests.lab import SECONDS, Lab, pool, server, wait_for
@@ -43,11 +44,10 @@ def waiting(lab: Lab, *words: str) -> Iterator[subprocess.Popen[str]]:
 def is_asleep(pid: int) -> bool:
     """Whether it sleeps in poll(2) with a queue of inotify."""
     try:
-        links = [os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         where = Path(f"/proc/{pid}/wchan").read_text()
-    except OSError:  # a descriptor was closed meanwhile
+    except OSError:  # it has ended
         return False
-    return any("inotify" in link for link in links) and "poll" in where
+    return "inotify" in opened(pid) and "poll" in where
 
 
 def ended(running: subprocess.Popen[str]) -> tuple[int, str]:

@@ -103,8 +103,7 @@ class SectionMeta(StructMeta):
             else:
                 namespace[field] = default
         made = super().__new__(mcls, name, bases, namespace, frozen=True, kw_only=True)
-        inherited = [base.declared for base in bases if isinstance(base, SectionMeta)]
-        made.declared = {**(inherited[0] if inherited else {}), **own}
+        made.declared = {**getattr(bases[0], "declared", {}), **own}
         return made
 
 
